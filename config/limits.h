@@ -1,0 +1,56 @@
+/* limits.h - every bound of the server that is not an option, in one table.
+ *
+ * `eddy --print-limits` prints it, the tests read it. A bound that an operator should be
+ * able to move is an option instead (config/options.c). Any thread. */
+#ifndef CONFIG_LIMITS_H
+#define CONFIG_LIMITS_H
+
+#include <stdio.h>
+
+/* name, value, what it bounds */
+#define LIMITS_TABLE(X)                                                                            \
+    X(HEADER_BYTES, 16 * 1024, "bytes of a request line and its headers; 431")                     \
+    X(HEADER_COUNT, 64, "header fields of a request; 431")                                         \
+    X(URI_BYTES, 2 * 1024, "bytes of a request target; 414")                                       \
+    X(BODY_BYTES, 1024 * 1024, "bytes of a JSON request body; 413")                                \
+    X(CHUNK_EXTENSION_BYTES, 4 * 1024, "bytes of chunk extensions of a request; 413")              \
+    X(CHUNK_COUNT, 65536, "chunks of a request body; 413")                                         \
+    X(TRAILER_BYTES, 2 * 1024, "bytes of trailers, which are ignored; 431")                        \
+    X(HEADER_SECONDS, 10, "seconds for a request's headers to arrive; 408")                        \
+    X(BODY_GRACE_SECONDS, 5, "seconds before a body's rate is looked at")                          \
+    X(BODY_RATE, 1024, "bytes a second that a body must keep after that; 408")                     \
+    X(IDLE_SECONDS, 60, "seconds a kept connection may be silent")                                 \
+    X(STALL_SECONDS, 30, "seconds a client may take none of what waits for it")                    \
+    X(WRITE_QUEUE_BYTES, 256 * 1024, "bytes that may wait for a slow reader of a stream")          \
+    X(PIPELINE_BYTES, 64 * 1024, "bytes read ahead of the request being answered")                 \
+    X(JSON_DEPTH, 32, "containers inside containers in a request; 400")                            \
+    X(JSON_VALUES, 65536, "values in a request's JSON; 400")                                       \
+    X(PROMPTS, 128, "prompts in one completion request; 400")                                      \
+    X(CHOICES, 128, "prompts times n in one completion request; 400")                              \
+    X(MESSAGES, 1024, "messages in one chat request; 400")                                         \
+    X(STOP_STRINGS, 16, "stop strings of a request; 400")                                          \
+    X(STOP_BYTES, 256, "bytes of one stop string; 400")                                            \
+    X(STOP_IDS, 32, "stop token ids of a request; 400")                                            \
+    X(LOGIT_BIASES, 1024, "entries of logit_bias; 400")                                            \
+    X(LOGPROBS, 20, "alternatives reported for a token; 400")                                      \
+    X(FORKS, 256, "children made by one fork request; 400")                                        \
+    X(PENALTY_WINDOW, 1024, "newest tokens that penalties look at")                                \
+    X(ID_BYTES, 64, "bytes of a session or snapshot id; 400")                                      \
+    X(LABEL_BYTES, 256, "bytes of a snapshot's label; 400")                                        \
+    X(METADATA_BYTES, 4096, "bytes of a session's metadata; 400")                                  \
+    X(LIST_ITEMS, 1000, "items in one page of a list; 400")                                        \
+    X(SNAPSHOT_HEADER_BYTES, 64 * 1024, "bytes of a snapshot file before its state; 422")          \
+    X(SAFETENSORS_HEADER_BYTES, 100 * 1000 * 1000, "bytes of a safetensors header")                \
+    X(TENSORS, 1000000, "tensors in a model")                                                      \
+    X(MODEL_JSON_BYTES, 64 * 1024 * 1024, "bytes of a model's JSON file")
+
+enum limits {
+#define LIMIT_ENUM(name, value, about) LIMIT_##name = (value),
+    LIMITS_TABLE(LIMIT_ENUM)
+#undef LIMIT_ENUM
+};
+
+/* One line a limit: NAME VALUE what it bounds. */
+void limits_print(FILE *out);
+
+#endif

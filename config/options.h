@@ -1,0 +1,79 @@
+/* options.h - what an operator can set, in one table.
+ *
+ * The table in options.c drives the command line, the EDDY_* environment, the JSON config
+ * file (--config FILE), --help and the README's table. Later ones lose: command line,
+ * environment, file, default. The struct is filled once at start and read-only afterwards:
+ * any thread. Only this module calls getenv(). */
+#ifndef CONFIG_OPTIONS_H
+#define CONFIG_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+struct error;
+
+enum options_command {
+    OPTIONS_SERVE,
+    OPTIONS_RUN,
+    OPTIONS_INSPECT,
+    OPTIONS_BENCH,
+    OPTIONS_HEALTH, /* asks a running server, for container health checks */
+    OPTIONS_HELP,
+    OPTIONS_VERSION,
+    OPTIONS_PRINT_LIMITS,
+    OPTIONS_PRINT_CONFIG, /* the effective options and where each comes from */
+};
+
+struct options {
+    enum options_command command;
+    char *model; /* folder or file; NULL: the embedded demonstration model */
+
+    /* serve */
+    char *host;
+    int port;
+    int max_connections;
+    char *model_name;    /* as /v1/models shows it; NULL: the folder's name */
+    char *chat_template; /* a built-in one, "none", or "auto": by the model */
+    int drain_seconds;   /* SIGTERM: running turns may finish for so long */
+    int request_seconds; /* a turn's wall-clock limit; finish_reason "length" */
+    int max_tokens;      /* cap of a request's max_tokens */
+    int max_prompt;      /* tokens of one prompt */
+    char *log_level;     /* debug, info, warn, error */
+    bool log_json;
+
+    /* engine */
+    int slots;
+    int max_batch;
+    int row_budget;
+    int max_queue;
+    int max_sessions;
+    size_t host_memory; /* bytes of checkpoints in host memory */
+    int session_ttl;    /* seconds; 0: for ever */
+
+    /* backend */
+    int threads; /* 0: one per core */
+    char *isa;   /* auto, plain, avx2, avx512 */
+
+    /* run */
+    char *prompt;
+    double temperature; /* run's sampling; requests bring their own */
+    int top_k;
+    double top_p;
+    long seed; /* -1: random */
+    int tokens;
+
+    /* bench */
+    char *suite; /* all, decode, prefill, resume, memory */
+};
+
+/* argv[1] is the command; "serve" when it is missing. ERR_INPUT: one sentence that names the
+ * option, its source and its bounds. Free the strings with options_finish() in both cases. */
+bool options_init(struct options *o, int argc, char **argv, struct error *err);
+void options_finish(struct options *o);
+
+void options_print_help(FILE *out);
+void options_print_table(FILE *out); /* Markdown, the README's table */
+void options_print_config(const struct options *o, FILE *out);
+
+#endif

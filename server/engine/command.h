@@ -1,0 +1,166 @@
+/* command.h - what the loop thread asks of the engine, and what comes back.
+ *
+ * A command is one heap object. engine_send() moves it down; every command but a turn comes
+ * back up exactly once, answered, as an EVENT_ANSWER. A turn sends EVENT_TEXT any number of
+ * times per choice, EVENT_FINISH once per choice, and at last comes back itself as an
+ * EVENT_ANSWER. The loop frees it with command_free(). Between send and answer only the
+ * engine touches it, except `cancelled`. */
+#ifndef SERVER_ENGINE_COMMAND_H
+#define SERVER_ENGINE_COMMAND_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "config/limits.h"
+#include "kernels/ops.h"
+#include "models/text/detokenizer.h"
+#include "server/problem.h"
+#include "server/state/id.h"
+
+struct checkpoint;
+
+enum command_kind {
+    COMMAND_TURN,
+    COMMAND_SESSION_CREATE,
+    COMMAND_SESSION_GET,
+    COMMAND_SESSION_LIST,
+    COMMAND_SESSION_DELETE,
+    COMMAND_SESSION_FORK,
+    COMMAND_SESSION_RESTORE,
+    COMMAND_SESSION_EXPORT, /* the head as a checkpoint in host memory */
+    COMMAND_SESSION_IMPORT, /* replaces the head */
+    COMMAND_SNAPSHOT_TAKE,
+    COMMAND_SNAPSHOT_LIST,
+    COMMAND_SNAPSHOT_GET,
+    COMMAND_SNAPSHOT_DELETE,
+    COMMAND_SNAPSHOT_EXPORT,
+    COMMAND_SNAPSHOT_IMPORT,
+};
+
+/* A session as the API shows it; a copy. */
+struct session_info {
+    struct id id, head; /* head: the checkpoint it stands on, "" before the first turn */
+    double created, updated, expires; /* seconds since 1970; expires 0: never */
+    uint64_t position, version;
+    const char *residency; /* "device", "host" or "empty" */
+    size_t state_bytes;
+    bool busy;
+    bool answer_open;                /* the context ends in an unfinished assistant's answer */
+    char tail[LIMIT_STOP_BYTES + 1]; /* text in the context that the client never saw: the
+                                      * stop string that ended the last turn */
+    char *metadata;                  /* JSON text or NULL; from malloc, belongs to this info */
+};
+
+struct snapshot_info {
+    struct id id, session, parent;
+    uint64_t position;
+    size_t bytes;
+    uint8_t fingerprint[16];
+    char label[LIMIT_LABEL_BYTES + 1];
+    const char *tier; /* "device" or "host" */
+    bool pinned;
+    double created;
+};
+
+struct bias {
+    int32_t id;
+    float value;
+};
+
+/* How a turn draws its tokens; meanings as in kernels/ops.h. */
+struct sampling {
+    float temperature, top_p, min_p, typical_p;
+    int top_k;
+    float repetition, presence, frequency, penalty_decay;
+    struct bias *bias; /* owned, from malloc */
+    int biases;
+    bool seeded;
+    uint64_t seed; /* without `seeded` the session's own, or a random one */
+};
+
+enum finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_FAILED };
+
+struct turn {
+    struct id session; /* "" for a turn of its own, which leaves nothing behind */
+    bool has_expected_version;
+    uint64_t expected_version;
+    int32_t *prompt; /* owned, from malloc; ids below the tokenizer's size */
+    size_t prompt_len;
+    size_t lead; /* leading special tokens (BOS), dropped when the session has a context */
+    int choices; /* n; 1 with a session */
+    int max_tokens, min_tokens; /* max_tokens 0: take the prompt in and sample nothing */
+    struct sampling sampling;
+    char (*stop)[LIMIT_STOP_BYTES + 1]; /* owned; stop strings, text bytes */
+    int stops;
+    int32_t *stop_id; /* owned; beside the model's own unless ignore_eos */
+    int stop_ids;
+    bool ignore_eos;
+    bool special; /* emit the text of special tokens */
+    bool chat;    /* the answer stays open when the turn is over */
+    int logprobs; /* alternatives per token, -1: no logprobs at all */
+    bool score;   /* logprobs of the prompt's tokens too, as EVENT_TEXT with `prompt` */
+
+    /* Filled by the engine for the answer. */
+    size_t prompt_tokens, cached_tokens, completion_tokens;
+    struct session_info info; /* of the session after the turn */
+};
+
+struct command {
+    enum command_kind kind;
+    atomic_bool cancelled;  /* set by the loop; the engine ends the turn at its next step */
+    void *owner;            /* the loop's; the engine never looks at it */
+    struct problem problem; /* PROBLEM_NONE: done */
+
+    /* Arguments; what a kind does not name is ignored. */
+    struct id session, snapshot;
+    struct turn turn;
+    bool has_seed, has_ttl, has_expected_version;
+    uint64_t seed, expected_version;
+    double ttl;     /* seconds */
+    char *metadata; /* JSON text, owned; SESSION_CREATE */
+    char label[LIMIT_LABEL_BYTES + 1];
+    int count;                     /* children of a fork; items of a list page */
+    struct id after;               /* list: the last id of the page before */
+    struct checkpoint *checkpoint; /* IMPORT: moves down; EXPORT: moves up, in host memory */
+
+    /* Answers: n items, from malloc, owned by the command. */
+    struct session_info *sessions;
+    struct snapshot_info *snapshots;
+    int items;
+    bool more; /* the list goes on */
+};
+
+struct command *command_create(enum command_kind kind, void *owner); /* NULL: no memory */
+void command_free(struct command *c);                                /* takes NULL */
+
+/* One token with its probabilities, for clients that asked. */
+struct token_score {
+    int32_t id;
+    float logprob; /* NAN for the first token of a context, which nothing predicts */
+    size_t bytes;  /* how much of the event's text this token brought */
+    int tops;
+    int32_t top_id[SAMPLE_TOP_MAX];
+    float top_logprob[SAMPLE_TOP_MAX];
+};
+
+enum event_kind { EVENT_TEXT, EVENT_FINISH, EVENT_ANSWER };
+
+/* One heap object, freed by event_free(). */
+struct event {
+    enum event_kind kind;
+    struct command *command; /* the loop's again only with EVENT_ANSWER */
+    struct event *next;      /* the mailbox's */
+    int choice;
+    bool prompt;               /* the scores are of prompt tokens, text is empty */
+    struct text_buffer text;   /* whole characters only */
+    struct token_score *score; /* owned; one per token when logprobs were asked for */
+    int tokens;                /* how many sampled tokens this event stands for */
+    enum finish finish;        /* EVENT_FINISH */
+    const char *stop;          /* the stop string that matched, or NULL; the command's */
+};
+
+void event_free(struct event *e);
+
+#endif

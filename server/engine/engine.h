@@ -1,0 +1,78 @@
+/* engine.h - the engine thread, as the loop thread sees it.
+ *
+ * The engine owns the scheduler, the sessions, their checkpoints and the state slots, and
+ * drives the model step by step: drain commands, admit, one token for every decoding turn,
+ * then prefill chunks up to the row budget, forward, sample, publish. Two bounded mailboxes
+ * join it to the loop; nothing else is shared but the counters. */
+#ifndef SERVER_ENGINE_ENGINE_H
+#define SERVER_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct backend;
+struct command;
+struct engine;
+struct error;
+struct event;
+struct model;
+struct tokenizer;
+
+struct engine_options {
+    int slots;      /* state slots on the device: turns at once, plus sessions kept there */
+    int max_batch;  /* sequences in one step */
+    int row_budget; /* rows of one step, decode and prefill together */
+    int max_queue;  /* turns waiting for a slot; beyond it queue_full */
+    int max_sessions;
+    size_t host_bytes;  /* checkpoints held in host memory; beyond it no_slot, snapshot_quota */
+    double session_ttl; /* seconds a session lives untouched; 0: for ever */
+};
+
+enum { ENGINE_BUCKETS = 16 };
+
+/* Upper bounds in seconds: 0.0005 1 2.5 5 ... as in histogram_bounds. */
+extern const double engine_bucket_bound[ENGINE_BUCKETS];
+
+struct engine_histogram {
+    uint64_t bucket[ENGINE_BUCKETS + 1]; /* not cumulative; the last is above every bound */
+    double sum;
+    uint64_t count;
+};
+
+/* A copy of the counters; see engine_counters(). */
+struct engine_counters {
+    uint64_t turns_started, turns_finished, turns_failed, turns_cancelled;
+    uint64_t prompt_tokens, cached_tokens, completion_tokens, steps, rows;
+    uint64_t slots_zeroed, parks, unparks;
+    int queued, running, batch; /* batch: sequences in the newest step */
+    int sessions, slots, slots_used, snapshots;
+    size_t device_bytes, host_bytes, state_bytes;              /* state_bytes: of one record */
+    struct engine_histogram first_token, between_tokens, step; /* seconds */
+    double heartbeat; /* monotonic seconds when the engine last turned its loop */
+};
+
+/* Starts the thread. model, backend and tokenizer are borrowed and must outlive the engine;
+ * they belong to the engine's thread until engine_destroy(). wake(arg) is called from the
+ * engine's thread, at most once per step, when events wait. ERR_NOMEM names what did not
+ * fit. */
+struct engine *engine_create(struct model *model, struct backend *backend,
+                             const struct tokenizer *tokenizer,
+                             const struct engine_options *options, void (*wake)(void *arg),
+                             void *arg, struct error *err);
+/* Ends the thread; running turns are dropped, undelivered commands and events are freed. */
+void engine_destroy(struct engine *e); /* takes NULL */
+
+/* Moves the command down. false when the mailbox is full: it stays the caller's, who answers
+ * queue_full. */
+bool engine_send(struct engine *e, struct command *c);
+/* Tells the engine to look at its commands' `cancelled` flags. */
+void engine_nudge(struct engine *e);
+/* The next event, moved to the caller; NULL when there is none now. */
+struct event *engine_receive(struct engine *e);
+/* No turn is running or queued and no event waits. */
+bool engine_idle(struct engine *e);
+
+struct engine_counters engine_counters(struct engine *e);
+
+#endif

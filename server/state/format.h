@@ -1,0 +1,49 @@
+/* format.h - the file form of a checkpoint (DESIGN section 3).
+ *
+ *   offset size
+ *        0    8  magic "EDDYSTAT"
+ *        8    4  format version, 1
+ *       12    4  header length: the bytes before the description, 128
+ *       16    8  total length of the file
+ *       24    8  description length (JSON), at most LIMIT_SNAPSHOT_HEADER_BYTES
+ *       32    8  tokens section length: the recent tokens
+ *       40    8  record length, a constant of the model; 0 at position 0
+ *       48    8  layout id
+ *       56   16  model fingerprint
+ *       72    8  position
+ *       80    8  seed
+ *       88    4  pending token, -1 for none
+ *       92   20  zero, reserved
+ *      112   16  XXH3-128 of everything before and after these 16 bytes
+ *      128       description, tokens (int32 each, sampled ones with bit 31 set), record
+ *
+ * All numbers are little-endian. The lengths must add up to the file's own, and the record's
+ * must equal the model's before anything is allocated from it. Any thread. */
+#ifndef SERVER_STATE_FORMAT_H
+#define SERVER_STATE_FORMAT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "server/problem.h"
+
+struct checkpoint;
+struct model_info;
+
+/* The checkpoint must have its record in host memory. *file is from malloc.
+ * PROBLEM_OUT_OF_MEMORY. */
+bool format_encode(const struct checkpoint *c, const struct model_info *model, void **file,
+                   size_t *len, struct problem *p);
+
+/* Proves every byte and gives a checkpoint in host memory. Refused with snapshot_invalid
+ * (magic, lengths, description), unsupported_version, snapshot_checksum, snapshot_shape (a
+ * record of another length), model_mismatch (fingerprint or layout, both named) or
+ * state_not_finite. */
+struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
+                                 int vocab, struct problem *p);
+
+/* An upload longer than this cannot be a snapshot of the model. */
+size_t format_max_bytes(const struct model_info *model);
+
+#endif
