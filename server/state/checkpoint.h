@@ -1,13 +1,14 @@
 /* checkpoint.h - an immutable state, with everything that is needed to go on from it.
  *
- * A model's state after `position` tokens is the record of its first position - 1 tokens and
- * the last token, `pending`, which the next step takes in: so no logits need to be kept, and
- * going on is one step. The record lies in a state slot (device), in host memory, or in
- * both. Think of git: checkpoints are commits, sessions are branches (DESIGN section 3).
+ * Think of git: checkpoints are commits, sessions are branches (DESIGN section 3). The record
+ * is the model's state after `position` tokens, except that the newest one may be `pending`:
+ * sampled or appended, and not taken in yet. The next step takes it in and has the logits,
+ * so none need to be kept. The record lies in a state slot (device) or in host memory.
  *
  * Reference-counted without atomics: a checkpoint belongs to one thread at a time. The
- * engine keeps the ones that are in use; an exported one is a copy in host memory that moves
- * to the loop, an imported one moves to the engine. */
+ * engine keeps the ones that are in use, each accounted for by a struct tiers; an exported
+ * one is a copy in host memory that moves to the loop, an imported one moves to the engine
+ * and is adopted. */
 #ifndef SERVER_STATE_CHECKPOINT_H
 #define SERVER_STATE_CHECKPOINT_H
 
@@ -18,36 +19,43 @@
 #include "config/limits.h"
 #include "server/state/id.h"
 
-struct slots;
-
-/* The newest tokens, oldest first: what penalties look at. */
+/* The newest tokens of a context, oldest first: what penalties look at. */
 struct recent {
-    int32_t id[LIMIT_PENALTY_WINDOW];
-    bool sampled[LIMIT_PENALTY_WINDOW]; /* drawn by the model, not given in a prompt */
     int count;
+    uint32_t token[LIMIT_PENALTY_WINDOW]; /* RECENT_SAMPLED marks those the model drew */
 };
+
+#define RECENT_SAMPLED 0x80000000u
 
 struct checkpoint {
     int refs;
     struct id id, parent; /* parent: "" for the first of a context */
     int slot;             /* -1: not on the device */
-    void *record;         /* host bytes or NULL; owned */
-    size_t record_bytes;
-    uint64_t position; /* tokens of the context; 0 has neither record nor pending */
-    int32_t pending;   /* the newest token, not yet in the record; -1 at position 0 */
-    uint64_t seed;     /* of the draws */
+    void *record;         /* host memory, owned; NULL: on the device, or at position 0 */
+    uint64_t position;    /* tokens of the context, a pending one included */
+    int32_t pending;      /* the newest token, not yet in the record, or -1 */
+    int32_t stop;         /* the stop id that ended the newest turn and is not part of the
+                           * context, or -1: a turn without a prompt goes on through it */
+    uint64_t seed;        /* of the draws */
     struct recent recent;
-    bool answer_open;
-    char tail[LIMIT_STOP_BYTES + 1];
-    uint8_t fingerprint[16]; /* of the model */
-    uint64_t layout;         /* struct state_layout id */
-    double created;          /* seconds since 1970 */
+    bool answer_open;                /* the context ends inside an assistant's answer */
+    char tail[LIMIT_STOP_BYTES + 1]; /* text of the context that no client saw: the stop
+                                      * string that ended the newest turn */
+    uint8_t fingerprint[16];         /* of the model */
+    uint64_t layout;                 /* struct state_layout id */
+    double created;                  /* seconds since 1970 */
+    uint64_t used;                   /* tiers.c: when it was last the start of a turn */
 };
 
 /* refs 1, no record, position 0, a fresh id. NULL: no memory. */
 struct checkpoint *checkpoint_create(void);
-struct checkpoint *checkpoint_keep(struct checkpoint *c); /* returns c */
-/* The last release gives the slot back to `slots` (NULL where none can be held). Takes NULL. */
-void checkpoint_release(struct checkpoint *c, struct slots *slots);
+/* Frees one that is in no slot and that nobody else keeps. Takes NULL. */
+void checkpoint_destroy(struct checkpoint *c);
+
+/* Adds the newest token, dropping the oldest when the window is full. */
+void recent_add(struct recent *r, int32_t id, bool sampled);
+
+/* Seconds since 1970. */
+double checkpoint_clock(void);
 
 #endif

@@ -4,21 +4,25 @@
  *        0    8  magic "EDDYSTAT"
  *        8    4  format version, 1
  *       12    4  header length: the bytes before the description, 128
- *       16    8  total length of the file
- *       24    8  description length (JSON), at most LIMIT_SNAPSHOT_HEADER_BYTES
- *       32    8  tokens section length: the recent tokens
- *       40    8  record length, a constant of the model; 0 at position 0
+ *       16    8  length of the file
+ *       24    8  length of the description (JSON), at most LIMIT_SNAPSHOT_HEADER_BYTES
+ *       32    8  length of the tokens: 4 * the number of recent tokens
+ *       40    8  length of the record: a constant of the model, 0 at position 0
  *       48    8  layout id
  *       56   16  model fingerprint
  *       72    8  position
  *       80    8  seed
  *       88    4  pending token, -1 for none
- *       92   20  zero, reserved
- *      112   16  XXH3-128 of everything before and after these 16 bytes
- *      128       description, tokens (int32 each, sampled ones with bit 31 set), record
+ *       92    4  stop token, -1 for none
+ *       96    4  flags: 1 the answer is open
+ *      100    4  length of the tail, at most LIMIT_STOP_BYTES
+ *      104    8  zero
+ *      112   16  XXH3-128 of everything before and after these 16 bytes, as one stream
+ *      128       description, tail, tokens (uint32, bit 31: sampled), record (float32)
  *
  * All numbers are little-endian. The lengths must add up to the file's own, and the record's
- * must equal the model's before anything is allocated from it. Any thread. */
+ * must equal the model's before anything is allocated from it: nothing is ever computed from
+ * a size in the file. The description is for people; nothing reads it back. Any thread. */
 #ifndef SERVER_STATE_FORMAT_H
 #define SERVER_STATE_FORMAT_H
 
@@ -36,14 +40,14 @@ struct model_info;
 bool format_encode(const struct checkpoint *c, const struct model_info *model, void **file,
                    size_t *len, struct problem *p);
 
-/* Proves every byte and gives a checkpoint in host memory. Refused with snapshot_invalid
- * (magic, lengths, description), unsupported_version, snapshot_checksum, snapshot_shape (a
- * record of another length), model_mismatch (fingerprint or layout, both named) or
- * state_not_finite. */
+/* Proves every byte and gives a checkpoint with its record in host memory and an id of its
+ * own. vocab: token ids are below it. Refused with snapshot_invalid (magic, lengths, numbers
+ * out of range), unsupported_version, snapshot_checksum, snapshot_shape (a record of another
+ * length), model_mismatch (fingerprint or layout, both named) or state_not_finite. */
 struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
                                  int vocab, struct problem *p);
 
-/* An upload longer than this cannot be a snapshot of the model. */
+/* The length of a checkpoint's file is at most this. */
 size_t format_max_bytes(const struct model_info *model);
 
 #endif

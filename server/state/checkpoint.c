@@ -1,0 +1,47 @@
+#include "server/state/checkpoint.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct checkpoint *checkpoint_create(void)
+{
+    struct checkpoint *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return NULL;
+    c->refs = 1;
+    c->slot = -1;
+    c->pending = -1;
+    c->stop = -1;
+    c->created = checkpoint_clock();
+    id_generate(&c->id, "ckpt");
+    return c;
+}
+
+void checkpoint_destroy(struct checkpoint *c)
+{
+    if (!c)
+        return;
+    assert(c->slot < 0 && c->refs <= 1);
+    free(c->record);
+    free(c);
+}
+
+void recent_add(struct recent *r, int32_t id, bool sampled)
+{
+    if (r->count == LIMIT_PENALTY_WINDOW) {
+        memmove(r->token, r->token + 1, sizeof(r->token) - sizeof(r->token[0]));
+        r->count--;
+    }
+    r->token[r->count++] = (uint32_t)id | (sampled ? RECENT_SAMPLED : 0);
+}
+
+double checkpoint_clock(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}

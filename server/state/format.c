@@ -1,0 +1,270 @@
+#include "server/state/format.h"
+
+#include <math.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "models/model.h"
+#include "server/state/checkpoint.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the file form is written by copying little-endian numbers"
+#endif
+
+enum {
+    VERSION = 1,
+    HEADER_BYTES = 128,
+    CHECKSUM_AT = 112,
+    FLAG_ANSWER_OPEN = 1,
+    DESCRIPTION_MAX = 1024,
+};
+
+static const char magic[8] = "EDDYSTAT";
+
+/* Exactly the bytes of the table in format.h: every member lies at its natural alignment. */
+struct header {
+    char magic[8];
+    uint32_t version, header_len;
+    uint64_t file_len, description_len, tokens_len, record_len;
+    uint64_t layout;
+    uint8_t fingerprint[16];
+    uint64_t position, seed;
+    int32_t pending, stop;
+    uint32_t flags, tail_len;
+    uint64_t zero;
+    uint8_t checksum[16];
+};
+
+_Static_assert(sizeof(struct header) == HEADER_BYTES, "no padding");
+_Static_assert(offsetof(struct header, checksum) == CHECKSUM_AT, "the checksum comes last");
+
+static void checksum(const unsigned char *file, size_t len, uint8_t out[16])
+{
+    XXH3_state_t state;
+    XXH128_canonical_t canonical;
+
+    XXH3_INITSTATE(&state);
+    XXH3_128bits_reset(&state);
+    XXH3_128bits_update(&state, file, CHECKSUM_AT);
+    XXH3_128bits_update(&state, file + HEADER_BYTES, len - HEADER_BYTES);
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(&state));
+    memcpy(out, canonical.digest, sizeof(canonical.digest));
+}
+
+static void hex(char *out, const uint8_t *bytes, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        snprintf(out + 2 * i, 3, "%02x", bytes[i]);
+}
+
+/* Names and numbers only: none of them needs JSON's escapes but the model's name, which is a
+ * file's; its odd bytes become '?'. */
+static int describe(char *out, const struct checkpoint *c, const struct model_info *model)
+{
+    char name[sizeof(model->name)], print[33];
+    size_t i;
+
+    for (i = 0; model->name[i] && i < sizeof(name) - 1; i++) {
+        unsigned char b = (unsigned char)model->name[i];
+        name[i] = b < 0x20 || b >= 0x7f || b == '"' || b == '\\' ? '?' : (char)b;
+    }
+    name[i] = '\0';
+    hex(print, model->fingerprint, 16);
+    return snprintf(out, DESCRIPTION_MAX,
+                    "{\"model\":\"%s\",\"architecture\":\"%s\",\"fingerprint\":\"%s\","
+                    "\"dtype\":\"F32\",\"position\":%llu,\"checkpoint\":\"%s\",\"created\":%.3f}",
+                    name, model->architecture, print, (unsigned long long)c->position, c->id.text,
+                    c->created);
+}
+
+bool format_encode(const struct checkpoint *c, const struct model_info *model, void **file,
+                   size_t *len, struct problem *p)
+{
+    char description[DESCRIPTION_MAX];
+    struct header h = {
+        .version = VERSION,
+        .header_len = HEADER_BYTES,
+        .description_len = (uint64_t)describe(description, c, model),
+        .tokens_len = (uint64_t)c->recent.count * sizeof(c->recent.token[0]),
+        .record_len = c->record ? model->layout.bytes : 0,
+        .layout = c->layout,
+        .position = c->position,
+        .seed = c->seed,
+        .pending = c->pending,
+        .stop = c->stop,
+        .flags = c->answer_open ? FLAG_ANSWER_OPEN : 0,
+        .tail_len = (uint32_t)strlen(c->tail),
+    };
+    unsigned char *out, *at;
+
+    memcpy(h.magic, magic, sizeof(magic));
+    memcpy(h.fingerprint, c->fingerprint, sizeof(h.fingerprint));
+    h.file_len = HEADER_BYTES + h.description_len + h.tail_len + h.tokens_len + h.record_len;
+    out = malloc(h.file_len);
+    if (!out)
+        return problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for a snapshot of %llu bytes",
+                           (unsigned long long)h.file_len);
+    at = out + HEADER_BYTES;
+    memcpy(at, description, h.description_len);
+    at += h.description_len;
+    memcpy(at, c->tail, h.tail_len);
+    at += h.tail_len;
+    memcpy(at, c->recent.token, h.tokens_len);
+    at += h.tokens_len;
+    if (c->record)
+        memcpy(at, c->record, h.record_len);
+    memcpy(out, &h, sizeof(h));
+    checksum(out, h.file_len, h.checksum);
+    memcpy(out + CHECKSUM_AT, h.checksum, sizeof(h.checksum));
+    *file = out;
+    *len = h.file_len;
+    return true;
+}
+
+/* Everything that can be said without the model. Each length is bounded before the sum. */
+static bool check_frame(const struct header *h, const unsigned char *file, size_t len,
+                        struct problem *p)
+{
+    uint8_t sum[16];
+    uint64_t parts;
+
+    if (h->version != VERSION)
+        return problem_set(p, PROBLEM_SNAPSHOT_VERSION, NULL,
+                           "snapshot format %u; this server reads %d", h->version, VERSION);
+    if (h->header_len != HEADER_BYTES || h->file_len != len)
+        return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
+                           "the snapshot says it has %llu bytes, %zu came",
+                           (unsigned long long)h->file_len, len);
+    if (h->description_len > LIMIT_SNAPSHOT_HEADER_BYTES || h->tail_len > LIMIT_STOP_BYTES ||
+        h->tokens_len > LIMIT_PENALTY_WINDOW * sizeof(uint32_t) ||
+        h->tokens_len % sizeof(uint32_t) || h->record_len > len || h->zero)
+        return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
+                           "a length in the snapshot's header is out of range");
+    parts = HEADER_BYTES + h->description_len + h->tail_len + h->tokens_len + h->record_len;
+    if (parts != len)
+        return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
+                           "the snapshot's parts have %llu bytes, the file has %zu",
+                           (unsigned long long)parts, len);
+    checksum(file, len, sum);
+    if (memcmp(sum, h->checksum, sizeof(sum)) != 0)
+        return problem_set(p, PROBLEM_SNAPSHOT_CHECKSUM, NULL,
+                           "the snapshot's checksum does not match its bytes");
+    return true;
+}
+
+static bool check_model(const struct header *h, const struct model_info *model, struct problem *p)
+{
+    char theirs[33], ours[33];
+
+    if (memcmp(h->fingerprint, model->fingerprint, sizeof(h->fingerprint)) != 0) {
+        hex(theirs, h->fingerprint, 16);
+        hex(ours, model->fingerprint, 16);
+        return problem_set(p, PROBLEM_MODEL_MISMATCH, NULL,
+                           "the snapshot is of the model with fingerprint %s; this is %s (%s)",
+                           theirs, ours, model->name);
+    }
+    if (h->layout != model->layout.id)
+        return problem_set(p, PROBLEM_MODEL_MISMATCH, NULL,
+                           "the snapshot has state layout %016llx; this server uses %016llx",
+                           (unsigned long long)h->layout, (unsigned long long)model->layout.id);
+    if (h->record_len != (h->position ? model->layout.bytes : 0))
+        return problem_set(p, PROBLEM_SNAPSHOT_SHAPE, NULL,
+                           "the snapshot's state has %llu bytes; at position %llu this model's "
+                           "has %zu",
+                           (unsigned long long)h->record_len, (unsigned long long)h->position,
+                           h->position ? model->layout.bytes : 0);
+    return true;
+}
+
+static bool check_numbers(const struct header *h, const unsigned char *tokens,
+                          const unsigned char *record, int vocab, struct problem *p)
+{
+    uint64_t floats = h->record_len / sizeof(float);
+
+    if (h->pending < -1 || h->pending >= vocab || h->stop < -1 || h->stop >= vocab ||
+        (h->pending >= 0 && h->stop >= 0) || (h->position == 0 && h->pending >= 0) ||
+        h->position > INT64_MAX || h->flags > FLAG_ANSWER_OPEN ||
+        h->tokens_len / sizeof(uint32_t) > h->position)
+        return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
+                           "a token or counter in the snapshot is out of range");
+    for (uint64_t i = 0; i < h->tokens_len / sizeof(uint32_t); i++) {
+        uint32_t token;
+
+        memcpy(&token, tokens + i * sizeof(token), sizeof(token));
+        if ((token & ~RECENT_SAMPLED) >= (uint32_t)vocab)
+            return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
+                               "token %u of the snapshot's history is outside the vocabulary",
+                               token & ~RECENT_SAMPLED);
+    }
+    for (uint64_t i = 0; i < floats; i++) {
+        float f;
+
+        memcpy(&f, record + i * sizeof(f), sizeof(f));
+        if (!isfinite(f))
+            return problem_set(p, PROBLEM_STATE_NOT_FINITE, NULL,
+                               "number %llu of the snapshot's state is not finite",
+                               (unsigned long long)i);
+    }
+    return true;
+}
+
+static struct checkpoint *build(const struct header *h, const unsigned char *tail)
+{
+    const unsigned char *tokens = tail + h->tail_len, *record = tokens + h->tokens_len;
+    struct checkpoint *c = checkpoint_create();
+
+    if (!c)
+        return NULL;
+    if (h->record_len) {
+        c->record = malloc(h->record_len);
+        if (!c->record) {
+            checkpoint_destroy(c);
+            return NULL;
+        }
+        memcpy(c->record, record, h->record_len);
+    }
+    memcpy(c->tail, tail, h->tail_len);
+    memcpy(c->recent.token, tokens, h->tokens_len);
+    c->recent.count = (int)(h->tokens_len / sizeof(uint32_t));
+    c->position = h->position;
+    c->pending = h->pending;
+    c->stop = h->stop;
+    c->seed = h->seed;
+    c->answer_open = h->flags & FLAG_ANSWER_OPEN;
+    c->layout = h->layout;
+    memcpy(c->fingerprint, h->fingerprint, sizeof(c->fingerprint));
+    return c;
+}
+
+struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
+                                 int vocab, struct problem *p)
+{
+    const unsigned char *bytes = file, *tail;
+    struct checkpoint *c;
+    struct header h;
+
+    if (len < HEADER_BYTES || memcmp(bytes, magic, sizeof(magic)) != 0) {
+        problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
+                    "not a snapshot: a file of %zu bytes that does not begin with EDDYSTAT", len);
+        return NULL;
+    }
+    memcpy(&h, bytes, sizeof(h));
+    if (!check_frame(&h, bytes, len, p) || !check_model(&h, model, p))
+        return NULL;
+    tail = bytes + HEADER_BYTES + h.description_len;
+    if (!check_numbers(&h, tail + h.tail_len, tail + h.tail_len + h.tokens_len, vocab, p))
+        return NULL;
+    c = build(&h, tail);
+    if (!c)
+        problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the snapshot's state");
+    return c;
+}
+
+size_t format_max_bytes(const struct model_info *model)
+{
+    return HEADER_BYTES + LIMIT_SNAPSHOT_HEADER_BYTES + LIMIT_STOP_BYTES +
+           LIMIT_PENALTY_WINDOW * sizeof(uint32_t) + model->layout.bytes;
+}

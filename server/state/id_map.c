@@ -1,0 +1,110 @@
+#include "server/state/id_map.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+enum { FIRST_BUCKETS = 64 };
+
+void id_map_init(struct id_map *m)
+{
+    *m = (struct id_map){ 0 };
+}
+
+void id_map_finish(struct id_map *m)
+{
+    for (struct id_entry *e = m->first, *next; e; e = next) {
+        next = e->next;
+        free(e);
+    }
+    free(m->bucket);
+    id_map_init(m);
+}
+
+static struct id_entry **bucket_of(const struct id_map *m, const struct id *id)
+{
+    return &m->bucket[XXH3_64bits(id->text, strlen(id->text)) & (m->buckets - 1)];
+}
+
+static struct id_entry *find_entry(const struct id_map *m, const struct id *id)
+{
+    if (!m->buckets)
+        return NULL;
+    for (struct id_entry *e = *bucket_of(m, id); e; e = e->chain)
+        if (id_equal(&e->id, id))
+            return e;
+    return NULL;
+}
+
+void *id_map_find(const struct id_map *m, const struct id *id)
+{
+    struct id_entry *e = find_entry(m, id);
+    return e ? e->value : NULL;
+}
+
+static bool grow(struct id_map *m)
+{
+    size_t buckets = m->buckets ? m->buckets * 2 : FIRST_BUCKETS;
+    struct id_entry **bucket = calloc(buckets, sizeof(*bucket));
+
+    if (!bucket)
+        return false;
+    free(m->bucket);
+    m->bucket = bucket;
+    m->buckets = buckets;
+    for (struct id_entry *e = m->first; e; e = e->next) {
+        struct id_entry **at = bucket_of(m, &e->id);
+        e->chain = *at;
+        *at = e;
+    }
+    return true;
+}
+
+bool id_map_put(struct id_map *m, const struct id *id, void *value)
+{
+    struct id_entry *e, **at;
+
+    if (m->count >= m->buckets && !grow(m))
+        return false;
+    e = malloc(sizeof(*e));
+    if (!e)
+        return false;
+    at = bucket_of(m, id);
+    *e = (struct id_entry){ .id = *id, .value = value, .chain = *at, .before = m->last };
+    *at = e;
+    if (m->last)
+        m->last->next = e;
+    else
+        m->first = e;
+    m->last = e;
+    m->count++;
+    return true;
+}
+
+void *id_map_remove(struct id_map *m, const struct id *id)
+{
+    struct id_entry *e = find_entry(m, id), **at;
+    void *value;
+
+    if (!e)
+        return NULL;
+    for (at = bucket_of(m, id); *at != e; at = &(*at)->chain)
+        ;
+    *at = e->chain;
+    *(e->before ? &e->before->next : &m->first) = e->next;
+    *(e->next ? &e->next->before : &m->last) = e->before;
+    m->count--;
+    value = e->value;
+    free(e);
+    return value;
+}
+
+struct id_entry *id_map_next(const struct id_map *m, const struct id *after)
+{
+    struct id_entry *e;
+
+    if (!after->text[0])
+        return m->first;
+    e = find_entry(m, after);
+    return e ? e->next : NULL;
+}

@@ -1,0 +1,56 @@
+/* tiers.h - where checkpoints live: device slots, and host memory below them.
+ *
+ * Every checkpoint of the engine is created, kept and released through its tiers, which
+ * bound them in bytes and park the least recently used one in host memory when a slot is
+ * needed. Moving between tiers never changes a byte. A running turn works in a slot of its
+ * own that starts as a copy of its checkpoint: so a checkpoint can be parked at any time, and
+ * a turn that fails has moved nothing. Engine thread only. */
+#ifndef SERVER_STATE_TIERS_H
+#define SERVER_STATE_TIERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct backend;
+struct checkpoint;
+struct error;
+struct slots;
+struct tiers;
+
+/* host_bytes bounds the records in host memory. */
+struct tiers *tiers_create(struct backend *backend, size_t record_bytes, int slots,
+                           size_t host_bytes, struct error *err);
+/* After every checkpoint was released. Takes NULL. */
+void tiers_destroy(struct tiers *t);
+
+void *tiers_records(struct tiers *t); /* for model_step() */
+
+/* A slot to work in, holding the state of `from` (NULL or position 0: the empty state). -1
+ * when every slot is worked in, or when host memory has no room for what would be parked. */
+int tiers_start(struct tiers *t, struct checkpoint *from);
+void tiers_drop(struct tiers *t, int slot);
+/* The working slot becomes the record of c, which is accounted for from now on. */
+void tiers_commit(struct tiers *t, struct checkpoint *c, int slot);
+/* Takes over a checkpoint whose record is in host memory. false: no room (c stays the
+ * caller's). */
+bool tiers_adopt(struct tiers *t, struct checkpoint *c);
+
+struct checkpoint *tiers_keep(struct checkpoint *c);       /* returns c */
+void tiers_release(struct tiers *t, struct checkpoint *c); /* takes NULL */
+/* A copy with its record in host memory that is not accounted for: its owner frees it with
+ * checkpoint_destroy(). NULL: no memory. */
+struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c);
+
+/* Whether `more` further checkpoints could be held beside those there are, with one slot
+ * left to work in. */
+bool tiers_has_room(const struct tiers *t, int more);
+
+struct tiers_counts {
+    int slots, slots_used, checkpoints;
+    size_t device_bytes, host_bytes;
+    uint64_t parks, unparks, zeroed;
+};
+struct tiers_counts tiers_counts(const struct tiers *t);
+
+#endif
