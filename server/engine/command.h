@@ -112,6 +112,8 @@ struct command {
     atomic_bool cancelled;  /* set by the loop; the engine ends the turn at its next step */
     void *owner;            /* the loop's; the engine never looks at it */
     struct problem problem; /* PROBLEM_NONE: done */
+    struct event *answer;   /* the engine's: allocated with the command, so that an answer
+                             * never fails for want of memory */
 
     /* Arguments; what a kind does not name is ignored. */
     struct id session, snapshot;

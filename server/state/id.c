@@ -5,20 +5,33 @@
 #include <string.h>
 #include <sys/random.h>
 
-void id_generate(struct id *id, const char *prefix)
+static void fill_random(void *bytes, size_t len)
 {
-    unsigned char raw[16];
     size_t got = 0;
-    int at;
 
-    while (got < sizeof(raw)) { /* below 256 bytes it only fails when interrupted */
-        ssize_t n = getrandom(raw + got, sizeof(raw) - got, 0);
+    while (got < len) { /* below 256 bytes it only fails when interrupted */
+        ssize_t n = getrandom((char *)bytes + got, len - got, 0);
         if (n > 0)
             got += (size_t)n;
     }
-    at = snprintf(id->text, sizeof(id->text), "%s_", prefix);
+}
+
+void id_generate(struct id *id, const char *prefix)
+{
+    unsigned char raw[16];
+    int at = snprintf(id->text, sizeof(id->text), "%s_", prefix);
+
+    fill_random(raw, sizeof(raw));
     for (size_t i = 0; i < sizeof(raw); i++)
         at += snprintf(id->text + at, sizeof(id->text) - (size_t)at, "%02x", raw[i]);
+}
+
+uint64_t id_random(void)
+{
+    uint64_t bits;
+
+    fill_random(&bits, sizeof(bits));
+    return bits;
 }
 
 bool id_parse(struct id *id, const char *text)

@@ -3,6 +3,7 @@
 #define SERVER_STATE_ID_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "config/limits.h"
 
@@ -16,6 +17,9 @@ void id_generate(struct id *id, const char *prefix);
 /* Copies a client's id. false unless it is 1 to LIMIT_ID_BYTES of [A-Za-z0-9._-] and does not
  * begin with a dot. */
 bool id_parse(struct id *id, const char *text);
+
+/* 64 bits of getrandom(), for seeds. */
+uint64_t id_random(void);
 
 bool id_equal(const struct id *a, const struct id *b);
 

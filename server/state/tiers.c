@@ -12,7 +12,8 @@ struct tiers {
     struct slots *slots;
     struct checkpoint **resident; /* [slots] whose record a slot holds; NULL: free or worked in */
     size_t record_bytes, host_limit, host_bytes;
-    int checkpoints, on_device;
+    int checkpoints; /* that have a record */
+    int on_device;
     uint64_t clock, parks, unparks;
 };
 
@@ -126,12 +127,12 @@ void tiers_commit(struct tiers *t, struct checkpoint *c, int slot)
 
 bool tiers_adopt(struct tiers *t, struct checkpoint *c)
 {
-    if (c->record) {
-        if (!tiers_has_room(t, 1) || t->host_bytes + t->record_bytes > t->host_limit)
-            return false;
-        t->host_bytes += t->record_bytes;
-    }
     c->used = ++t->clock;
+    if (!c->record)
+        return true; /* the empty state takes no room */
+    if (!tiers_has_room(t, 1) || t->host_bytes + t->record_bytes > t->host_limit)
+        return false;
+    t->host_bytes += t->record_bytes;
     t->checkpoints++;
     return true;
 }
@@ -146,11 +147,11 @@ void tiers_release(struct tiers *t, struct checkpoint *c)
 {
     if (!c || --c->refs > 0)
         return;
+    t->checkpoints -= c->slot >= 0 || c->record;
     if (c->slot >= 0)
         leave_slot(t, c);
     if (c->record)
         t->host_bytes -= t->record_bytes;
-    t->checkpoints--;
     checkpoint_destroy(c);
 }
 

@@ -1,0 +1,223 @@
+#include "server/engine/engine.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "config/error.h"
+#include "kernels/backend.h"
+#include "models/model.h"
+#include "models/text/tokenizer.h"
+#include "server/engine/engine_internal.h"
+#include "server/state/tiers.h"
+
+#define IDLE_SECONDS  0.1 /* the heartbeat of an engine with nothing to do */
+#define SWEEP_SECONDS 1.0
+
+const double engine_bucket_bound[ENGINE_BUCKETS] = { 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
+                                                     0.05,   0.1,   0.25,   0.5,   1,    2.5,
+                                                     5,      10,    25,     60 };
+
+double engine_clock(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+struct event *engine_event(enum event_kind kind, struct command *c)
+{
+    struct event *event = calloc(1, sizeof(*event));
+
+    if (!event)
+        return NULL;
+    event->kind = kind;
+    event->command = c;
+    return event;
+}
+
+void engine_post(struct engine *e, struct event *event)
+{
+    event_list_add(&e->events, event);
+}
+
+void engine_answer(struct engine *e, struct command *c)
+{
+    struct event *event = c->answer;
+
+    c->answer = NULL;
+    event->kind = EVENT_ANSWER;
+    event->command = c;
+    engine_post(e, event);
+}
+
+static void publish(struct engine *e)
+{
+    struct tiers_counts at = tiers_counts(e->tiers);
+    struct engine_counters *c = &e->counters;
+
+    c->queued = e->queued;
+    c->running = e->running_count;
+    c->sessions = (int)e->sessions.count;
+    c->snapshots = (int)e->snapshots.count;
+    c->slots = at.slots;
+    c->slots_used = at.slots_used;
+    c->slots_zeroed = at.zeroed;
+    c->parks = at.parks;
+    c->unparks = at.unparks;
+    c->device_bytes = at.device_bytes;
+    c->host_bytes = at.host_bytes;
+    c->heartbeat = engine_clock();
+    pthread_mutex_lock(&e->counters_lock);
+    e->published = *c;
+    pthread_mutex_unlock(&e->counters_lock);
+    if (mailbox_publish(&e->mailbox, &e->events))
+        e->wake(e->wake_arg);
+}
+
+static void obey(struct engine *e, struct command *c)
+{
+    if (c->kind == COMMAND_TURN) {
+        turn_begin(e, c);
+        return;
+    }
+    if (c->kind >= COMMAND_SNAPSHOT_TAKE)
+        snapshot_command(e, c);
+    else
+        session_command(e, c);
+    engine_answer(e, c);
+}
+
+/* Everything that waits, then a step; sleeps only when there is nothing to run. */
+static void turn_loop(struct engine *e, bool busy)
+{
+    struct command *c = mailbox_take(&e->mailbox, busy ? 0 : IDLE_SECONDS);
+
+    for (; c; c = mailbox_take(&e->mailbox, 0))
+        obey(e, c);
+    turn_cancel_marked(e);
+    if (engine_clock() >= e->next_sweep) {
+        sessions_sweep(e);
+        e->next_sweep = engine_clock() + SWEEP_SECONDS;
+    }
+}
+
+static void *run(void *arg)
+{
+    struct engine *e = arg;
+    bool busy = false;
+
+    while (!atomic_load(&e->stopping)) {
+        turn_loop(e, busy);
+        busy = scheduler_step(e);
+        publish(e);
+    }
+    scheduler_fail_all(e, &(struct error){ ERR_DEVICE, "the server is stopping" });
+    sessions_clear(e);
+    snapshots_clear(e);
+    publish(e);
+    return NULL;
+}
+
+static bool start(struct engine *e, struct error *err)
+{
+    const struct model_info *info = model_info(e->model);
+    const struct engine_options *o = &e->options;
+
+    e->tiers = tiers_create(e->backend, info->layout.bytes, o->slots, o->host_bytes, err);
+    if (!e->tiers)
+        return false;
+    if (!mailbox_init(&e->mailbox, o->max_queue + o->max_batch) ||
+        !scheduler_init(e, o->max_batch + SCORE_ROWS))
+        return error_set(err, ERR_NOMEM, "no memory for the engine's queues");
+    if (pthread_create(&e->thread, NULL, run, e) != 0)
+        return error_set(err, ERR_NOMEM, "the engine's thread could not be started");
+    e->started = true;
+    return true;
+}
+
+struct engine *engine_create(struct model *model, struct backend *backend,
+                             const struct tokenizer *tokenizer,
+                             const struct engine_options *options, void (*wake)(void *arg),
+                             void *arg, struct error *err)
+{
+    struct engine *e = calloc(1, sizeof(*e));
+    int words = tokenizer_size(tokenizer), rows = model_info(model)->vocab;
+
+    if (!e) {
+        error_set(err, ERR_NOMEM, "no memory for the engine");
+        return NULL;
+    }
+    assert(options->row_budget > options->max_batch && options->slots > 0);
+    e->model = model;
+    e->backend = backend;
+    e->tokenizer = tokenizer;
+    e->options = *options;
+    e->wake = wake;
+    e->wake_arg = arg;
+    e->vocab = words < rows ? words : rows;
+    e->counters.state_bytes = model_info(model)->layout.bytes;
+    e->counters.heartbeat = engine_clock();
+    e->published = e->counters;
+    event_list_init(&e->events);
+    id_map_init(&e->sessions);
+    id_map_init(&e->snapshots);
+    atomic_init(&e->stopping, false);
+    pthread_mutex_init(&e->counters_lock, NULL);
+    if (!start(e, err)) {
+        engine_destroy(e);
+        return NULL;
+    }
+    return e;
+}
+
+void engine_destroy(struct engine *e)
+{
+    if (!e)
+        return;
+    if (e->started) {
+        atomic_store(&e->stopping, true);
+        mailbox_nudge(&e->mailbox);
+        pthread_join(e->thread, NULL);
+    }
+    if (e->mailbox.command)
+        mailbox_finish(&e->mailbox);
+    scheduler_finish(e);
+    tiers_destroy(e->tiers);
+    pthread_mutex_destroy(&e->counters_lock);
+    free(e);
+}
+
+bool engine_send(struct engine *e, struct command *c)
+{
+    return mailbox_put(&e->mailbox, c);
+}
+
+void engine_nudge(struct engine *e)
+{
+    mailbox_nudge(&e->mailbox);
+}
+
+struct event *engine_receive(struct engine *e)
+{
+    return mailbox_take_event(&e->mailbox);
+}
+
+bool engine_idle(struct engine *e)
+{
+    struct engine_counters c = engine_counters(e);
+
+    return !c.running && !c.queued && mailbox_empty(&e->mailbox);
+}
+
+struct engine_counters engine_counters(struct engine *e)
+{
+    struct engine_counters c;
+
+    pthread_mutex_lock(&e->counters_lock);
+    c = e->published;
+    pthread_mutex_unlock(&e->counters_lock);
+    return c;
+}

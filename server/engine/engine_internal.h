@@ -1,0 +1,170 @@
+/* engine_internal.h - what the engine's own files share. Engine thread only, but for the
+ * mailbox and the published counters.
+ *
+ * A turn is a job; a job runs one sequence per choice. A sequence works in a slot of its own
+ * and feeds tokens: first its prompt in chunks, then what it samples, one a step. With more
+ * than one choice a first sequence takes the prompt in and leaves a checkpoint behind, from
+ * which the choices start. */
+#ifndef SERVER_ENGINE_ENGINE_INTERNAL_H
+#define SERVER_ENGINE_ENGINE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "kernels/ops.h"
+#include "models/text/detokenizer.h"
+#include "server/engine/command.h"
+#include "server/engine/engine.h"
+#include "server/engine/mailbox.h"
+#include "server/engine/penalties.h"
+#include "server/engine/stop_match.h"
+#include "server/state/checkpoint.h"
+#include "server/state/id_map.h"
+
+struct tiers;
+
+struct session {
+    struct id id;
+    struct checkpoint *head; /* kept; never NULL, at position 0 before the first turn */
+    struct id snapshot;      /* the newest snapshot on the way to the head, or "" */
+    uint64_t version;
+    double created, updated, ttl; /* ttl 0: for ever */
+    uint64_t seed;
+    bool seeded;     /* the client chose it: forks inherit it */
+    char *metadata;  /* owned, may be NULL */
+    struct job *job; /* the running or queued turn; NULL: idle */
+};
+
+struct snapshot {
+    struct id id, session, parent;
+    struct checkpoint *checkpoint; /* kept */
+    char label[LIMIT_LABEL_BYTES + 1];
+    double created;
+};
+
+struct job {
+    struct command *command;
+    struct session *session; /* NULL: stateless, or deleted meanwhile */
+    int open;                /* sequences not finished */
+    int32_t *bias_id;        /* the command's logit_bias, as the sampler wants it */
+    float *bias;
+    int32_t *stop_id; /* the model's and the request's */
+    int stop_ids;
+    uint64_t seed;
+    bool failed;    /* command->problem says why; the other choices end too */
+    double arrived; /* monotonic seconds */
+};
+
+struct sequence {
+    struct job *job;
+    int choice;
+    bool samples;              /* false: takes its feed in and leaves a checkpoint */
+    struct checkpoint *origin; /* kept; NULL: the empty context */
+    int slot;                  /* -1: queued */
+    int32_t *feed;             /* tokens to take in; owned */
+    size_t feed_len, fed;
+    size_t prompt_at;  /* where the prompt begins in the feed, behind what was pending */
+    uint64_t position; /* of the context, everything in the feed included */
+    int32_t stop;      /* the stop id that ended it, or -1 */
+    struct recent recent;
+    struct penalties *penalties; /* NULL: none asked for */
+    struct detokenizer detokenizer;
+    struct stop_match match;
+    int sampled;         /* tokens drawn so far */
+    int unreported;      /* of those, not yet in an event */
+    double newest_token; /* monotonic seconds */
+    enum finish finish;
+    const char *hit;       /* the stop string that ended it */
+    struct sequence *next; /* in the queue */
+};
+
+/* What one sequence does in the step that is being built. */
+struct pick {
+    struct sequence *sequence;
+    size_t rows;
+    int first_logit, logits;
+};
+
+struct step {
+    struct batch batch;
+    int32_t *token;               /* [row_budget] */
+    int *begin;                   /* [max_batch + 1] */
+    int *slot;                    /* [max_batch] */
+    int *logit_row;               /* [max_logits] */
+    struct pick *pick;            /* [max_batch] */
+    struct sample_row *row;       /* [max_logits] */
+    struct sample_result *result; /* [max_logits] */
+};
+
+enum { SCORE_ROWS = 64 }; /* logits of a step for scoring prompts, beside one per sequence */
+
+struct engine {
+    struct model *model;               /* borrowed */
+    struct backend *backend;           /* borrowed */
+    const struct tokenizer *tokenizer; /* borrowed */
+    struct engine_options options;
+    void (*wake)(void *arg);
+    void *wake_arg;
+    int vocab; /* ids that may be drawn are below */
+
+    struct mailbox mailbox;
+    struct event_list events; /* of this step, not yet published */
+    pthread_t thread;
+    bool started;
+    atomic_bool stopping;
+
+    struct tiers *tiers;
+    struct id_map sessions, snapshots;
+    struct sequence *queue, **queue_end; /* waiting for a slot, oldest first */
+    int queued;
+    struct sequence **running; /* [max_batch], oldest first */
+    int running_count;
+    struct step step;
+
+    struct engine_counters counters;  /* the engine's */
+    struct engine_counters published; /* a copy under the lock */
+    pthread_mutex_t counters_lock;
+    double next_sweep; /* monotonic: when expired sessions are looked for again */
+};
+
+double engine_clock(void); /* monotonic seconds */
+
+/* engine.c */
+void engine_post(struct engine *e, struct event *event);
+void engine_answer(struct engine *e, struct command *c);
+struct event *engine_event(enum event_kind kind, struct command *c); /* NULL: no memory */
+
+/* turns.c: jobs and their sequences. */
+void turn_begin(struct engine *e, struct command *c);
+void turn_cancel_marked(struct engine *e);
+/* The first token of a scored context has no probability: says so once. */
+void sequence_score_first(struct engine *e, struct sequence *s);
+void sequence_scored(struct engine *e, struct sequence *s, const struct sample_result *r);
+void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_result *r);
+/* Everything it had to do is done, or its job failed: leaves the slot, publishes, commits. */
+void sequence_end(struct engine *e, struct sequence *s);
+void job_fail(struct job *job, enum problem_code what, const char *message);
+size_t sequence_goal(const struct sequence *s); /* feed tokens to take in */
+
+/* scheduler.c */
+bool scheduler_init(struct engine *e, int max_logits);
+void scheduler_finish(struct engine *e);
+void scheduler_enqueue(struct engine *e, struct sequence *s, bool front);
+/* Admits, runs one step and handles its results. false: there was nothing to run. */
+bool scheduler_step(struct engine *e);
+void scheduler_fail_all(struct engine *e, const struct error *err);
+
+/* sessions.c and snapshots.c: answer a command; false with c->problem set. */
+bool session_command(struct engine *e, struct command *c);
+bool snapshot_command(struct engine *e, struct command *c);
+struct session *session_find(struct engine *e, const struct id *id, struct problem *p);
+bool session_claim(struct engine *e, const struct command *c, struct session **out,
+                   struct problem *p);
+void session_move(struct engine *e, struct session *s, struct checkpoint *head);
+void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
+void sessions_sweep(struct engine *e);
+void sessions_clear(struct engine *e);
+struct snapshot *snapshot_find(struct engine *e, const struct id *id, struct problem *p);
+void snapshots_clear(struct engine *e);
+
+#endif

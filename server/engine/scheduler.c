@@ -1,0 +1,344 @@
+/* scheduler.c - which rows the next step has, and the step itself.
+ *
+ * Every decoding sequence gets one row. What is left of the row budget goes to prompts, half
+ * of it to the oldest, half of the rest to the next and so on, the remainder to the oldest
+ * again: a long prompt is fast, and a short one behind it does not wait for its end. */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/error.h"
+#include "kernels/backend.h"
+#include "models/model.h"
+#include "server/engine/engine_internal.h"
+#include "server/state/tiers.h"
+
+bool scheduler_init(struct engine *e, int max_logits)
+{
+    size_t batch = (size_t)e->options.max_batch, rows = (size_t)e->options.row_budget;
+    struct step *p = &e->step;
+
+    e->queue_end = &e->queue;
+    e->running = calloc(batch, sizeof(*e->running));
+    p->token = calloc(rows, sizeof(*p->token));
+    p->begin = calloc(batch + 1, sizeof(*p->begin));
+    p->slot = calloc(batch, sizeof(*p->slot));
+    p->logit_row = calloc((size_t)max_logits, sizeof(*p->logit_row));
+    p->pick = calloc(batch, sizeof(*p->pick));
+    p->row = calloc((size_t)max_logits, sizeof(*p->row));
+    p->result = calloc((size_t)max_logits, sizeof(*p->result));
+    return e->running && p->token && p->begin && p->slot && p->logit_row && p->pick && p->row &&
+           p->result;
+}
+
+void scheduler_finish(struct engine *e)
+{
+    free(e->running);
+    free(e->step.token);
+    free(e->step.begin);
+    free(e->step.slot);
+    free(e->step.logit_row);
+    free(e->step.pick);
+    free(e->step.row);
+    free(e->step.result);
+}
+
+void scheduler_enqueue(struct engine *e, struct sequence *s, bool front)
+{
+    if (front) {
+        s->next = e->queue;
+        e->queue = s;
+        if (!s->next)
+            e->queue_end = &s->next;
+    } else {
+        s->next = NULL;
+        *e->queue_end = s;
+        e->queue_end = &s->next;
+    }
+    e->queued++;
+}
+
+static struct sequence *dequeue(struct engine *e)
+{
+    struct sequence *s = e->queue;
+
+    e->queue = s->next;
+    if (!e->queue)
+        e->queue_end = &e->queue;
+    e->queued--;
+    return s;
+}
+
+/* Queued sequences of failed jobs end without ever having had a slot. */
+static void drop_failed(struct engine *e)
+{
+    struct sequence *kept = e->queue;
+    int n = e->queued;
+
+    e->queue = NULL;
+    e->queue_end = &e->queue;
+    e->queued = 0;
+    for (struct sequence *s = kept, *next; n-- > 0; s = next) {
+        next = s->next;
+        if (s->job->failed)
+            sequence_end(e, s);
+        else
+            scheduler_enqueue(e, s, false);
+    }
+}
+
+static void retire(struct engine *e)
+{
+    int kept = 0, n = e->running_count;
+
+    for (int i = 0; i < n; i++) {
+        struct sequence *s = e->running[i];
+        bool over = s->finish != FINISH_NONE || s->job->failed ||
+                    (!s->samples && s->fed == sequence_goal(s));
+
+        if (!over) {
+            e->running[kept++] = s;
+            continue;
+        }
+        sequence_end(e, s);
+    }
+    e->running_count = kept;
+}
+
+static void admit(struct engine *e)
+{
+    while (e->queue && e->running_count < e->options.max_batch) {
+        int slot = tiers_start(e->tiers, e->queue->origin);
+        struct sequence *s;
+
+        if (slot < 0 && e->running_count)
+            return; /* a running one will give its slot back */
+        s = dequeue(e);
+        if (slot < 0) {
+            job_fail(s->job, PROBLEM_NO_SLOT, "no state slot is free, and none can be parked");
+            sequence_end(e, s);
+            continue;
+        }
+        s->slot = slot;
+        sequence_score_first(e, s);
+        e->running[e->running_count++] = s;
+    }
+}
+
+static bool is_decoding(const struct sequence *s)
+{
+    return s->sampled > 0;
+}
+
+static size_t left(const struct pick *p)
+{
+    return sequence_goal(p->sequence) - p->sequence->fed - p->rows;
+}
+
+/* A scored row needs logits of its own, of which a step has few. */
+static size_t row_limit(const struct pick *p)
+{
+    size_t n = left(p);
+    bool scored = p->sequence->job->command->turn.score && !is_decoding(p->sequence);
+
+    return scored && n > SCORE_ROWS ? SCORE_ROWS : n;
+}
+
+/* Sequences beyond the first that score wait: one step scores for one of them. */
+static int plan(struct engine *e)
+{
+    struct pick *pick = e->step.pick;
+    size_t budget = (size_t)e->options.row_budget;
+    bool scoring = false;
+    int n = 0;
+
+    for (int i = 0; i < e->running_count; i++) {
+        struct sequence *s = e->running[i];
+
+        pick[n++] = (struct pick){ .sequence = s, .rows = is_decoding(s) };
+        budget -= is_decoding(s);
+    }
+    for (int i = 0; i < n; i++) {
+        size_t share = (budget + 1) / 2, most = row_limit(&pick[i]);
+        bool scores = pick[i].sequence->job->command->turn.score;
+
+        if (pick[i].rows || !share || (scores && scoring))
+            continue;
+        scoring |= scores;
+        pick[i].rows = most < share ? most : share;
+        budget -= pick[i].rows;
+    }
+    for (int i = 0; i < n && budget; i++) {
+        size_t more = left(&pick[i]);
+
+        if (!pick[i].rows || pick[i].sequence->job->command->turn.score)
+            continue;
+        more = more < budget ? more : budget;
+        pick[i].rows += more;
+        budget -= more;
+    }
+    return n;
+}
+
+static void ask(const struct sequence *s, int32_t forced, struct sample_row *row)
+{
+    const struct turn *turn = &s->job->command->turn;
+    const struct sampling *how = &turn->sampling;
+
+    *row = (struct sample_row){
+        .temperature = how->temperature,
+        .top_p = how->top_p,
+        .min_p = how->min_p,
+        .typical_p = how->typical_p,
+        .top_k = how->top_k,
+        .repetition = 1,
+        .bias_id = s->job->bias_id,
+        .bias = s->job->bias,
+        .biases = how->biases,
+        .seed = s->job->seed + (uint64_t)s->choice,
+        .position = s->position,
+        .top = turn->logprobs > 0 ? turn->logprobs : 0,
+        .forced = forced,
+    };
+    if (forced < 0 && s->sampled < turn->min_tokens) {
+        row->banned = s->job->stop_id;
+        row->banned_count = s->job->stop_ids;
+    }
+    if (!s->penalties)
+        return;
+    penalties_compute(s->penalties, &s->recent, how->penalty_decay);
+    row->repetition = how->repetition;
+    row->presence = how->presence;
+    row->frequency = how->frequency;
+    row->seen_id = s->penalties->id;
+    row->seen_weight = s->penalties->weight;
+    row->seen = s->penalties->count;
+}
+
+/* The logits this sequence wants of its rows: scores of prompt tokens, and the draw. */
+static void want_logits(struct engine *e, struct pick *p, int first_row)
+{
+    struct sequence *s = p->sequence;
+    struct step *step = &e->step;
+    bool scored = s->job->command->turn.score && !is_decoding(s);
+
+    p->first_logit = step->batch.L;
+    for (size_t i = 0; i < p->rows; i++) {
+        size_t next = s->fed + i + 1; /* in the feed: the token that this row predicts */
+        bool draw = next == s->feed_len;
+
+        if (!(draw && s->samples) && !(scored && !draw && next >= s->prompt_at))
+            continue;
+        step->logit_row[step->batch.L] = first_row + (int)i;
+        ask(s, draw ? -1 : s->feed[next], &step->row[step->batch.L++]);
+    }
+    p->logits = step->batch.L - p->first_logit;
+}
+
+static void build(struct engine *e, int n)
+{
+    struct step *step = &e->step;
+    struct batch *in = &step->batch;
+    int used = 0;
+
+    *in = (struct batch){
+        .token = step->token, .begin = step->begin, .slot = step->slot, .logit_row = step->logit_row
+    };
+    for (int i = 0; i < n; i++) {
+        struct pick p = step->pick[i];
+
+        if (!p.rows)
+            continue;
+        step->begin[used] = in->T;
+        step->slot[used] = p.sequence->slot;
+        memcpy(step->token + in->T, p.sequence->feed + p.sequence->fed,
+               p.rows * sizeof(*step->token));
+        want_logits(e, &p, in->T);
+        in->T += (int)p.rows;
+        step->pick[used++] = p;
+    }
+    step->begin[used] = in->T;
+    in->S = used;
+}
+
+static void handle(struct engine *e, const struct pick *p)
+{
+    struct sequence *s = p->sequence;
+
+    s->fed += p->rows;
+    for (int i = 0; i < p->logits && !s->job->failed; i++) {
+        const struct sample_row *row = &e->step.row[p->first_logit + i];
+        const struct sample_result *result = &e->step.result[p->first_logit + i];
+
+        if (row->forced >= 0)
+            sequence_scored(e, s, result);
+        else
+            sequence_sampled(e, s, result);
+    }
+}
+
+static bool forward(struct engine *e, struct error *err)
+{
+    struct step *step = &e->step;
+
+    model_step(e->model, tiers_records(e->tiers), &step->batch);
+    if (step->batch.L)
+        e->backend->ops->sample(e->backend->stream,
+                                &(struct sample){ .logits = model_logits(e->model),
+                                                  .ld = (size_t)model_info(e->model)->vocab,
+                                                  .rows = step->batch.L,
+                                                  .vocab = e->vocab,
+                                                  .row = step->row,
+                                                  .out = step->result });
+    return e->backend->sync(e->backend, err);
+}
+
+void scheduler_fail_all(struct engine *e, const struct error *err)
+{
+    for (struct sequence *s = e->queue; s; s = s->next)
+        job_fail(s->job, PROBLEM_DEVICE_ERROR, err->message);
+    for (int i = 0; i < e->running_count; i++)
+        job_fail(e->running[i]->job, PROBLEM_DEVICE_ERROR, err->message);
+    drop_failed(e);
+    retire(e);
+}
+
+static void count_step(struct engine *e, double seconds)
+{
+    struct engine_histogram *h = &e->counters.step;
+    int i = 0;
+
+    while (i < ENGINE_BUCKETS && seconds > engine_bucket_bound[i])
+        i++;
+    h->bucket[i]++;
+    h->sum += seconds;
+    h->count++;
+    e->counters.steps++;
+    e->counters.rows += (uint64_t)e->step.batch.T;
+    e->counters.batch = e->step.batch.S;
+}
+
+bool scheduler_step(struct engine *e)
+{
+    struct error err;
+    double began;
+
+    drop_failed(e);
+    retire(e);
+    admit(e);
+    retire(e); /* an admitted one may have nothing to take in */
+    if (!e->running_count)
+        return e->queue != NULL;
+    build(e, plan(e));
+    assert(e->step.batch.T > 0);
+    began = engine_clock();
+    if (!forward(e, &err)) {
+        scheduler_fail_all(e, &err);
+        return true;
+    }
+    count_step(e, engine_clock() - began);
+    for (int i = 0; i < e->step.batch.S; i++)
+        handle(e, &e->step.pick[i]);
+    retire(e);
+    return true;
+}

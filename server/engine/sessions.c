@@ -1,0 +1,315 @@
+/* sessions.c - the table of sessions and the verbs on them. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "models/model.h"
+#include "server/engine/engine_internal.h"
+#include "server/state/tiers.h"
+
+struct session *session_find(struct engine *e, const struct id *id, struct problem *p)
+{
+    struct session *s = id_map_find(&e->sessions, id);
+
+    if (!s)
+        problem_set(p, PROBLEM_SESSION_NOT_FOUND, "session_id", "there is no session '%s'",
+                    id->text);
+    return s;
+}
+
+bool session_claim(struct engine *e, const struct command *c, struct session **out,
+                   struct problem *p)
+{
+    struct session *s = session_find(e, &c->session, p);
+
+    if (!s)
+        return false;
+    if (s->job)
+        return problem_set(p, PROBLEM_SESSION_BUSY, "session_id",
+                           "session '%s' has a turn running; it takes one at a time", s->id.text);
+    if (c->has_expected_version && c->expected_version != s->version)
+        return problem_set(p, PROBLEM_VERSION_MISMATCH, "expected_version",
+                           "session '%s' is at version %llu, not %llu", s->id.text,
+                           (unsigned long long)s->version, (unsigned long long)c->expected_version);
+    *out = s;
+    return true;
+}
+
+/* Takes the reference to head over. */
+void session_move(struct engine *e, struct session *s, struct checkpoint *head)
+{
+    tiers_release(e->tiers, s->head);
+    s->head = head;
+    s->version++;
+    s->updated = checkpoint_clock();
+}
+
+void session_describe(const struct engine *e, const struct session *s, struct session_info *info)
+{
+    const struct checkpoint *head = s->head;
+
+    *info = (struct session_info){
+        .id = s->id,
+        .created = s->created,
+        .updated = s->updated,
+        .expires = s->ttl > 0 ? s->updated + s->ttl : 0,
+        .position = head->position,
+        .version = s->version,
+        .residency = head->slot >= 0 ? "device"
+                     : head->record  ? "host"
+                                     : "empty",
+        .state_bytes = model_info(e->model)->layout.bytes,
+        .busy = s->job != NULL,
+        .answer_open = head->answer_open,
+        .metadata = s->metadata ? strdup(s->metadata) : NULL,
+    };
+    if (head->position)
+        info->head = head->id;
+    memcpy(info->tail, head->tail, sizeof(info->tail));
+}
+
+static bool answer_one(struct engine *e, struct command *c, const struct session *s)
+{
+    c->sessions = malloc(sizeof(*c->sessions));
+    if (!c->sessions)
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
+    session_describe(e, s, c->sessions);
+    c->items = 1;
+    return true;
+}
+
+static void session_free(struct engine *e, struct session *s)
+{
+    if (!s)
+        return;
+    tiers_release(e->tiers, s->head);
+    free(s->metadata);
+    free(s);
+}
+
+/* A head at position 0, for which no room is needed. */
+static struct checkpoint *empty_head(struct engine *e)
+{
+    const struct model_info *info = model_info(e->model);
+    struct checkpoint *c = checkpoint_create();
+
+    if (!c)
+        return NULL;
+    memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
+    c->layout = info->layout.id;
+    tiers_adopt(e->tiers, c);
+    return c;
+}
+
+/* Adds a session that stands on `head` (kept here), or on nothing. */
+static struct session *add_session(struct engine *e, const struct id *id, struct checkpoint *head,
+                                   struct problem *p)
+{
+    struct session *s;
+
+    if (e->sessions.count >= (size_t)e->options.max_sessions) {
+        problem_set(p, PROBLEM_SESSION_QUOTA, NULL, "there are %d sessions, the most allowed",
+                    e->options.max_sessions);
+        return NULL;
+    }
+    s = calloc(1, sizeof(*s));
+    if (!s)
+        goto no_memory;
+    s->id = *id;
+    if (!id->text[0])
+        id_generate(&s->id, "sess");
+    s->created = s->updated = checkpoint_clock();
+    s->ttl = e->options.session_ttl;
+    s->seed = id_random();
+    s->head = head ? tiers_keep(head) : empty_head(e);
+    if (!s->head || !id_map_put(&e->sessions, &s->id, s))
+        goto no_memory;
+    return s;
+
+no_memory:
+    session_free(e, s);
+    problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for another session");
+    return NULL;
+}
+
+static bool create(struct engine *e, struct command *c)
+{
+    struct snapshot *from = NULL;
+    struct session *s;
+
+    if (id_map_find(&e->sessions, &c->session))
+        return problem_set(&c->problem, PROBLEM_SESSION_EXISTS, "id",
+                           "there is a session '%s' already", c->session.text);
+    if (c->snapshot.text[0] && !(from = snapshot_find(e, &c->snapshot, &c->problem)))
+        return false;
+    s = add_session(e, &c->session, from ? from->checkpoint : NULL, &c->problem);
+    if (!s)
+        return false;
+    if (from) {
+        s->snapshot = from->id;
+        s->seed = from->checkpoint->seed;
+    }
+    if (c->has_seed) {
+        s->seed = c->seed;
+        s->seeded = true;
+    }
+    if (c->has_ttl)
+        s->ttl = c->ttl;
+    s->metadata = c->metadata;
+    c->metadata = NULL;
+    return answer_one(e, c, s);
+}
+
+static bool get(struct engine *e, struct command *c)
+{
+    struct session *s = session_find(e, &c->session, &c->problem);
+
+    return s && answer_one(e, c, s);
+}
+
+static bool list(struct engine *e, struct command *c)
+{
+    struct id_entry *at = id_map_next(&e->sessions, &c->after);
+
+    c->sessions = calloc((size_t)c->count + 1, sizeof(*c->sessions));
+    if (!c->sessions)
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the list");
+    for (; at && c->items < c->count; at = at->next)
+        session_describe(e, at->value, &c->sessions[c->items++]);
+    c->more = at != NULL;
+    return true;
+}
+
+/* A running turn loses its session and ends. */
+static void remove_session(struct engine *e, struct session *s)
+{
+    id_map_remove(&e->sessions, &s->id);
+    if (s->job) {
+        s->job->session = NULL;
+        job_fail(s->job, PROBLEM_SESSION_NOT_FOUND, "the session was deleted during the turn");
+    }
+    session_free(e, s);
+}
+
+static bool forget(struct engine *e, struct command *c)
+{
+    struct session *s = session_find(e, &c->session, &c->problem);
+
+    if (!s)
+        return false;
+    remove_session(e, s);
+    return true;
+}
+
+/* Children share the checkpoint; each gets a slot of its own when it is written. */
+static bool branch(struct engine *e, struct command *c)
+{
+    struct session *s = session_find(e, &c->session, &c->problem);
+    struct snapshot *from = NULL;
+    const struct id none = { "" };
+
+    if (!s || (c->snapshot.text[0] && !(from = snapshot_find(e, &c->snapshot, &c->problem))))
+        return false;
+    c->sessions = calloc((size_t)c->count, sizeof(*c->sessions));
+    if (!c->sessions)
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
+    while (c->items < c->count) {
+        struct session *child =
+            add_session(e, &none, from ? from->checkpoint : s->head, &c->problem);
+
+        if (!child)
+            return false;
+        child->snapshot = from ? from->id : s->snapshot;
+        child->ttl = s->ttl;
+        if (s->seeded) {
+            child->seeded = true;
+            child->seed = s->seed;
+        }
+        session_describe(e, child, &c->sessions[c->items++]);
+    }
+    return true;
+}
+
+static bool restore(struct engine *e, struct command *c)
+{
+    struct snapshot *from = snapshot_find(e, &c->snapshot, &c->problem);
+    struct session *s;
+
+    if (!from || !session_claim(e, c, &s, &c->problem))
+        return false;
+    session_move(e, s, tiers_keep(from->checkpoint));
+    s->snapshot = from->id;
+    s->seed = from->checkpoint->seed;
+    return answer_one(e, c, s);
+}
+
+static bool copy_out(struct engine *e, struct command *c)
+{
+    struct session *s = session_find(e, &c->session, &c->problem);
+
+    if (!s)
+        return false;
+    c->checkpoint = tiers_export(e->tiers, s->head);
+    if (!c->checkpoint)
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
+                           "no memory for a copy of the state");
+    return answer_one(e, c, s);
+}
+
+static bool take_in(struct engine *e, struct command *c)
+{
+    struct session *s = id_map_find(&e->sessions, &c->session);
+
+    if (s && !session_claim(e, c, &s, &c->problem))
+        return false;
+    if (!s && !(s = add_session(e, &c->session, NULL, &c->problem)))
+        return false;
+    if (!tiers_adopt(e->tiers, c->checkpoint))
+        return problem_set(&c->problem, PROBLEM_NO_SLOT, NULL,
+                           "no room in host memory for another state");
+    s->seed = c->checkpoint->seed;
+    session_move(e, s, c->checkpoint);
+    c->checkpoint = NULL;
+    return answer_one(e, c, s);
+}
+
+bool session_command(struct engine *e, struct command *c)
+{
+    switch (c->kind) {
+    case COMMAND_SESSION_CREATE:
+        return create(e, c);
+    case COMMAND_SESSION_GET:
+        return get(e, c);
+    case COMMAND_SESSION_LIST:
+        return list(e, c);
+    case COMMAND_SESSION_DELETE:
+        return forget(e, c);
+    case COMMAND_SESSION_FORK:
+        return branch(e, c);
+    case COMMAND_SESSION_RESTORE:
+        return restore(e, c);
+    case COMMAND_SESSION_EXPORT:
+        return copy_out(e, c);
+    default:
+        return take_in(e, c);
+    }
+}
+
+void sessions_sweep(struct engine *e)
+{
+    double now = checkpoint_clock();
+
+    for (struct id_entry *at = e->sessions.first, *next; at; at = next) {
+        struct session *s = at->value;
+
+        next = at->next;
+        if (!s->job && s->ttl > 0 && s->updated + s->ttl < now)
+            remove_session(e, s);
+    }
+}
+
+void sessions_clear(struct engine *e)
+{
+    while (e->sessions.first)
+        remove_session(e, e->sessions.first->value);
+    id_map_finish(&e->sessions);
+}

@@ -1,0 +1,183 @@
+/* snapshots.c - checkpoints that a client named, and the verbs on them. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "models/model.h"
+#include "server/engine/engine_internal.h"
+#include "server/state/tiers.h"
+
+struct snapshot *snapshot_find(struct engine *e, const struct id *id, struct problem *p)
+{
+    struct snapshot *s = id_map_find(&e->snapshots, id);
+
+    if (!s)
+        problem_set(p, PROBLEM_SNAPSHOT_NOT_FOUND, "snapshot", "there is no snapshot '%s'",
+                    id->text);
+    return s;
+}
+
+static void describe(const struct engine *e, const struct snapshot *s, struct snapshot_info *info)
+{
+    const struct checkpoint *c = s->checkpoint;
+
+    *info = (struct snapshot_info){
+        .id = s->id,
+        .session = s->session,
+        .parent = s->parent,
+        .position = c->position,
+        .bytes = c->position ? model_info(e->model)->layout.bytes : 0,
+        .tier = c->slot >= 0 ? "device" : "host",
+        .pinned = true,
+        .created = s->created,
+    };
+    memcpy(info->fingerprint, c->fingerprint, sizeof(info->fingerprint));
+    memcpy(info->label, s->label, sizeof(info->label));
+}
+
+static bool answer_one(struct engine *e, struct command *c, const struct snapshot *s)
+{
+    c->snapshots = malloc(sizeof(*c->snapshots));
+    if (!c->snapshots)
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
+    describe(e, s, c->snapshots);
+    c->items = 1;
+    return true;
+}
+
+/* Takes one reference to the checkpoint over, also when it fails. */
+static struct snapshot *add_snapshot(struct engine *e, struct command *c,
+                                     struct checkpoint *checkpoint)
+{
+    struct snapshot *s = calloc(1, sizeof(*s));
+
+    if (s) {
+        id_generate(&s->id, "snap");
+        s->checkpoint = checkpoint;
+        s->created = checkpoint_clock();
+        memcpy(s->label, c->label, sizeof(s->label));
+        if (id_map_put(&e->snapshots, &s->id, s))
+            return s;
+    }
+    free(s);
+    tiers_release(e->tiers, checkpoint);
+    problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for another snapshot");
+    return NULL;
+}
+
+/* A kept head needs room of its own as soon as the session moves on. */
+static bool take(struct engine *e, struct command *c)
+{
+    struct session *from = session_find(e, &c->session, &c->problem);
+    struct snapshot *s;
+
+    if (!from)
+        return false;
+    if (!tiers_has_room(e->tiers, 1))
+        return problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
+                           "no room for another state: delete snapshots or sessions");
+    s = add_snapshot(e, c, tiers_keep(from->head));
+    if (!s)
+        return false;
+    s->session = from->id;
+    s->parent = from->snapshot;
+    from->snapshot = s->id;
+    return answer_one(e, c, s);
+}
+
+static bool list(struct engine *e, struct command *c)
+{
+    struct id_entry *at = id_map_next(&e->snapshots, &c->after);
+
+    if (c->session.text[0] && !session_find(e, &c->session, &c->problem))
+        return false;
+    c->snapshots = calloc((size_t)c->count + 1, sizeof(*c->snapshots));
+    if (!c->snapshots)
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the list");
+    for (; at; at = at->next) {
+        const struct snapshot *s = at->value;
+
+        if (c->session.text[0] && !id_equal(&s->session, &c->session))
+            continue;
+        if (c->items == c->count) {
+            c->more = true;
+            break;
+        }
+        describe(e, s, &c->snapshots[c->items++]);
+    }
+    return true;
+}
+
+static bool get(struct engine *e, struct command *c)
+{
+    struct snapshot *s = snapshot_find(e, &c->snapshot, &c->problem);
+
+    return s && answer_one(e, c, s);
+}
+
+static bool forget(struct engine *e, struct command *c)
+{
+    struct snapshot *s = snapshot_find(e, &c->snapshot, &c->problem);
+
+    if (!s)
+        return false;
+    id_map_remove(&e->snapshots, &s->id);
+    tiers_release(e->tiers, s->checkpoint);
+    free(s);
+    return true;
+}
+
+static bool copy_out(struct engine *e, struct command *c)
+{
+    struct snapshot *s = snapshot_find(e, &c->snapshot, &c->problem);
+
+    if (!s)
+        return false;
+    c->checkpoint = tiers_export(e->tiers, s->checkpoint);
+    if (!c->checkpoint)
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
+                           "no memory for a copy of the state");
+    return answer_one(e, c, s);
+}
+
+static bool take_in(struct engine *e, struct command *c)
+{
+    struct checkpoint *checkpoint = c->checkpoint;
+    struct snapshot *s;
+
+    if (!tiers_adopt(e->tiers, checkpoint))
+        return problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
+                           "no room in host memory for another snapshot");
+    c->checkpoint = NULL;
+    s = add_snapshot(e, c, checkpoint);
+    return s && answer_one(e, c, s);
+}
+
+bool snapshot_command(struct engine *e, struct command *c)
+{
+    switch (c->kind) {
+    case COMMAND_SNAPSHOT_TAKE:
+        return take(e, c);
+    case COMMAND_SNAPSHOT_LIST:
+        return list(e, c);
+    case COMMAND_SNAPSHOT_GET:
+        return get(e, c);
+    case COMMAND_SNAPSHOT_DELETE:
+        return forget(e, c);
+    case COMMAND_SNAPSHOT_EXPORT:
+        return copy_out(e, c);
+    default:
+        return take_in(e, c);
+    }
+}
+
+void snapshots_clear(struct engine *e)
+{
+    struct snapshot *s;
+
+    while (e->snapshots.first) {
+        s = id_map_remove(&e->snapshots, &e->snapshots.first->id);
+        tiers_release(e->tiers, s->checkpoint);
+        free(s);
+    }
+    id_map_finish(&e->snapshots);
+}

@@ -1,0 +1,101 @@
+#include "server/engine/stop_match.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void stop_match_init(struct stop_match *m, const char (*stop)[LIMIT_STOP_BYTES + 1], int stops)
+{
+    *m = (struct stop_match){ .stop = stop, .stops = stops };
+}
+
+void stop_match_finish(struct stop_match *m)
+{
+    free(m->held.bytes);
+    m->held = (struct text_buffer){ 0 };
+}
+
+bool text_append(struct text_buffer *b, const char *bytes, size_t len)
+{
+    if (b->len + len > b->capacity) {
+        size_t capacity = b->capacity * 2 > b->len + len ? b->capacity * 2 : b->len + len + 32;
+        char *grown = realloc(b->bytes, capacity);
+
+        if (!grown)
+            return false;
+        b->bytes = grown;
+        b->capacity = capacity;
+    }
+    if (len)
+        memcpy(b->bytes + b->len, bytes, len);
+    b->len += len;
+    return true;
+}
+
+static void drop_front(struct text_buffer *b, size_t n)
+{
+    memmove(b->bytes, b->bytes + n, b->len - n);
+    b->len -= n;
+}
+
+/* Where the first stop string begins; b->len when there is none. */
+static size_t find_stop(const struct stop_match *m, const char **hit)
+{
+    size_t best = m->held.len;
+
+    *hit = NULL;
+    for (int i = 0; i < m->stops; i++) {
+        const char *at = memmem(m->held.bytes, m->held.len, m->stop[i], strlen(m->stop[i]));
+
+        if (at && (size_t)(at - m->held.bytes) < best) {
+            best = (size_t)(at - m->held.bytes);
+            *hit = m->stop[i];
+        }
+    }
+    return best;
+}
+
+/* How many bytes at the end of the text may be the beginning of a stop string. */
+static size_t open_suffix(const struct stop_match *m)
+{
+    size_t longest = 0;
+
+    for (int i = 0; i < m->stops; i++) {
+        size_t n = strlen(m->stop[i]) - 1;
+
+        for (n = n < m->held.len ? n : m->held.len; n > longest; n--)
+            if (memcmp(m->held.bytes + m->held.len - n, m->stop[i], n) == 0)
+                longest = n;
+    }
+    return longest;
+}
+
+bool stop_match_add(struct stop_match *m, const char *text, size_t len, struct text_buffer *out,
+                    const char **hit)
+{
+    size_t safe;
+
+    *hit = NULL;
+    if (!m->stops)
+        return text_append(out, text, len);
+    if (!text_append(&m->held, text, len))
+        return false;
+    safe = find_stop(m, hit);
+    if (!*hit)
+        safe = m->held.len - open_suffix(m);
+    if (!safe)
+        return true;
+    if (!text_append(out, m->held.bytes, safe))
+        return false;
+    drop_front(&m->held, safe);
+    return true;
+}
+
+bool stop_match_flush(struct stop_match *m, struct text_buffer *out)
+{
+    if (!m->held.len)
+        return true;
+    if (!text_append(out, m->held.bytes, m->held.len))
+        return false;
+    m->held.len = 0;
+    return true;
+}

@@ -1,0 +1,34 @@
+/* stop_match.h - stop strings on a stream of text: found across pieces, never leaked.
+ *
+ * Text that may still become a stop string is held back. Of several that match, the one that
+ * begins first wins, then the one named first. Small and copyable; one thread. */
+#ifndef SERVER_ENGINE_STOP_MATCH_H
+#define SERVER_ENGINE_STOP_MATCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "config/limits.h"
+#include "models/text/detokenizer.h"
+
+struct stop_match {
+    const char (*stop)[LIMIT_STOP_BYTES + 1]; /* borrowed, none of them empty */
+    int stops;
+    struct text_buffer held; /* owned */
+};
+
+void stop_match_init(struct stop_match *m, const char (*stop)[LIMIT_STOP_BYTES + 1], int stops);
+void stop_match_finish(struct stop_match *m);
+
+/* Takes len bytes in and appends to *out what is certain to be no stop string. *hit: the stop
+ * string that was completed, or NULL; then `held` is the text from its first byte on, and
+ * nothing more may be added. false: no memory. */
+bool stop_match_add(struct stop_match *m, const char *text, size_t len, struct text_buffer *out,
+                    const char **hit);
+/* The text ended without a hit: appends what was held. */
+bool stop_match_flush(struct stop_match *m, struct text_buffer *out);
+
+/* Appends to a buffer that grows by doubling; false: no memory, and nothing is appended. */
+bool text_append(struct text_buffer *b, const char *bytes, size_t len);
+
+#endif

@@ -1,0 +1,493 @@
+/* turns.c - the life of a turn: begun, sampled token by token, committed or dropped.
+ *
+ * A session's head moves only in commit(): a turn that fails or is cancelled has touched
+ * nothing but its working slot. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "models/model.h"
+#include "models/text/tokenizer.h"
+#include "server/engine/engine_internal.h"
+#include "server/state/tiers.h"
+
+void job_fail(struct job *job, enum problem_code what, const char *message)
+{
+    if (!job->failed)
+        problem_set(&job->command->problem, what, NULL, "%s", message);
+    job->failed = true;
+}
+
+static void fail_no_memory(struct job *job)
+{
+    job_fail(job, PROBLEM_OUT_OF_MEMORY, "no memory to go on with the turn");
+}
+
+static void job_free(struct job *job)
+{
+    free(job->bias_id);
+    free(job->bias);
+    free(job->stop_id);
+    free(job);
+}
+
+static void sequence_free(struct engine *e, struct sequence *s)
+{
+    tiers_release(e->tiers, s->origin);
+    stop_match_finish(&s->match);
+    free(s->penalties);
+    free(s->feed);
+    free(s);
+}
+
+static bool split_biases(struct job *job, const struct sampling *how)
+{
+    size_t n = (size_t)how->biases;
+
+    job->bias_id = malloc((n + 1) * sizeof(*job->bias_id));
+    job->bias = malloc((n + 1) * sizeof(*job->bias));
+    if (!job->bias_id || !job->bias)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        job->bias_id[i] = how->bias[i].id;
+        job->bias[i] = how->bias[i].value;
+    }
+    return true;
+}
+
+static bool gather_stops(struct engine *e, struct job *job, const struct turn *turn)
+{
+    const struct model_info *info = model_info(e->model);
+
+    job->stop_id = malloc((size_t)(turn->stop_ids + info->stops + 1) * sizeof(*job->stop_id));
+    if (!job->stop_id)
+        return false;
+    for (int i = 0; i < info->stops && !turn->ignore_eos; i++)
+        job->stop_id[job->stop_ids++] = info->stop[i];
+    for (int i = 0; i < turn->stop_ids; i++)
+        job->stop_id[job->stop_ids++] = turn->stop_id[i];
+    return true;
+}
+
+static struct job *job_create(struct engine *e, struct command *c, struct session *session)
+{
+    const struct sampling *how = &c->turn.sampling;
+    struct job *job = calloc(1, sizeof(*job));
+
+    if (!job)
+        return NULL;
+    *job = (struct job){ .command = c, .session = session, .arrived = engine_clock() };
+    job->seed = how->seeded ? how->seed : session ? session->seed : id_random();
+    if (!split_biases(job, how) || !gather_stops(e, job, &c->turn)) {
+        job_free(job);
+        return NULL;
+    }
+    return job;
+}
+
+/* The feed is what was left pending, then the prompt. A turn that brings nothing starts from
+ * the begin-of-text token, or goes on through the stop id that ended the turn before. */
+static bool fill_feed(struct engine *e, struct sequence *s, const int32_t *prompt, size_t n)
+{
+    const struct checkpoint *from = s->origin;
+    const struct model_info *info = model_info(e->model);
+
+    s->feed = malloc((n + 2) * sizeof(*s->feed));
+    if (!s->feed)
+        return false;
+    if (from && from->pending >= 0)
+        s->feed[s->feed_len++] = from->pending;
+    s->prompt_at = s->feed_len;
+    if (n)
+        memcpy(s->feed + s->feed_len, prompt, n * sizeof(*prompt));
+    s->feed_len += n;
+    if (!s->feed_len && s->job->command->turn.max_tokens > 0)
+        s->feed[s->feed_len++] = from && from->stop >= 0 ? from->stop
+                                 : info->bos > 0         ? info->bos
+                                                         : 0;
+    s->position = from ? from->position : 0;
+    s->position += s->feed_len - s->prompt_at;
+    s->recent.count = 0;
+    if (from)
+        s->recent = from->recent;
+    for (size_t i = s->prompt_at; i < s->feed_len; i++)
+        recent_add(&s->recent, s->feed[i], false);
+    s->stop = from && !s->feed_len ? from->stop : -1;
+    return true;
+}
+
+static bool wants_penalties(const struct sampling *how)
+{
+    return how->repetition != 1 || how->presence != 0 || how->frequency != 0;
+}
+
+static struct sequence *sequence_create(struct engine *e, struct job *job, int choice, bool samples,
+                                        struct checkpoint *origin, const int32_t *prompt, size_t n)
+{
+    const struct turn *turn = &job->command->turn;
+    struct sequence *s = calloc(1, sizeof(*s));
+
+    if (!s)
+        return NULL;
+    s->job = job;
+    s->choice = choice;
+    s->samples = samples;
+    s->slot = -1;
+    s->origin = origin ? tiers_keep(origin) : NULL;
+    detokenizer_init(&s->detokenizer, e->tokenizer, turn->special);
+    stop_match_init(&s->match, (const char(*)[LIMIT_STOP_BYTES + 1]) turn->stop, turn->stops);
+    if (!fill_feed(e, s, prompt, n))
+        goto no_memory;
+    if (samples && wants_penalties(&turn->sampling) &&
+        !(s->penalties = malloc(sizeof(*s->penalties))))
+        goto no_memory;
+    job->open++;
+    return s;
+
+no_memory:
+    sequence_free(e, s);
+    return NULL;
+}
+
+size_t sequence_goal(const struct sequence *s)
+{
+    return s->samples || !s->feed_len ? s->feed_len : s->feed_len - 1;
+}
+
+static bool check_turn(struct engine *e, struct command *c, struct session **session)
+{
+    struct turn *turn = &c->turn;
+
+    *session = NULL;
+    if (e->queued >= e->options.max_queue)
+        return problem_set(&c->problem, PROBLEM_QUEUE_FULL, NULL, "%d turns are waiting already",
+                           e->queued);
+    if (!turn->session.text[0])
+        return true;
+    c->session = turn->session;
+    c->has_expected_version = turn->has_expected_version;
+    c->expected_version = turn->expected_version;
+    if (!session_claim(e, c, session, &c->problem))
+        return false;
+    if (!tiers_has_room(e->tiers, 1))
+        return problem_set(&c->problem, PROBLEM_NO_SLOT, NULL,
+                           "no room for another state: delete sessions or snapshots, or give "
+                           "the server more slots or host memory");
+    return true;
+}
+
+void turn_begin(struct engine *e, struct command *c)
+{
+    struct turn *turn = &c->turn;
+    struct session *session;
+    struct checkpoint *head;
+    struct sequence *s;
+    struct job *job;
+    size_t lead;
+
+    if (!check_turn(e, c, &session)) {
+        engine_answer(e, c);
+        return;
+    }
+    head = session ? session->head : NULL;
+    lead = head && head->position ? turn->lead : 0;
+    turn->cached_tokens = head ? head->position : 0;
+    job = job_create(e, c, session);
+    s = job ? sequence_create(e, job, 0, turn->max_tokens > 0 && turn->choices == 1, head,
+                              turn->prompt + lead, turn->prompt_len - lead)
+            : NULL;
+    if (!s) {
+        if (job)
+            job_free(job);
+        problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the turn");
+        engine_answer(e, c);
+        return;
+    }
+    turn->prompt_tokens = s->position;
+    e->counters.prompt_tokens += s->position - turn->cached_tokens;
+    e->counters.cached_tokens += turn->cached_tokens;
+    e->counters.turns_started++;
+    if (session)
+        session->job = job;
+    scheduler_enqueue(e, s, false);
+}
+
+/* Text and scores of one token, or of none. */
+static void report(struct engine *e, struct sequence *s, struct text_buffer *text,
+                   const struct token_score *score, bool prompt)
+{
+    struct event *event;
+
+    if (!text->len && !score) {
+        free(text->bytes);
+        return;
+    }
+    event = engine_event(EVENT_TEXT, s->job->command);
+    if (!event || (score && !(event->score = malloc(sizeof(*score))))) {
+        event_free(event);
+        free(text->bytes);
+        fail_no_memory(s->job);
+        return;
+    }
+    if (score)
+        *event->score = *score;
+    event->choice = s->choice;
+    event->prompt = prompt;
+    event->text = *text;
+    if (!prompt) {
+        event->tokens = s->unreported;
+        s->unreported = 0;
+    }
+    engine_post(e, event);
+}
+
+static struct token_score score_of(const struct turn *turn, const struct sample_result *r)
+{
+    struct token_score score = { .id = r->token, .logprob = r->logprob, .tops = turn->logprobs };
+
+    for (int i = 0; i < score.tops; i++) {
+        score.top_id[i] = r->top_id[i];
+        score.top_logprob[i] = r->top_logprob[i];
+    }
+    return score;
+}
+
+void sequence_score_first(struct engine *e, struct sequence *s)
+{
+    struct token_score score = { .logprob = NAN };
+    struct text_buffer none = { 0 };
+
+    if (!s->job->command->turn.score || s->fed || s->prompt_at || !s->feed_len)
+        return;
+    score.id = s->feed[0];
+    report(e, s, &none, &score, true);
+}
+
+void sequence_scored(struct engine *e, struct sequence *s, const struct sample_result *r)
+{
+    struct token_score score = score_of(&s->job->command->turn, r);
+    struct text_buffer none = { 0 };
+
+    if (!r->finite)
+        job_fail(s->job, PROBLEM_STATE_NOT_FINITE, "the model's output is not finite");
+    else
+        report(e, s, &none, &score, true);
+}
+
+static bool is_stop_id(const struct job *job, int32_t id)
+{
+    for (int i = 0; i < job->stop_ids; i++)
+        if (job->stop_id[i] == id)
+            return true;
+    return false;
+}
+
+static void count_token(struct engine *e, struct sequence *s)
+{
+    double now = engine_clock(), since = s->sampled ? s->newest_token : s->job->arrived;
+    struct engine_histogram *h =
+        s->sampled ? &e->counters.between_tokens : &e->counters.first_token;
+    int i = 0;
+
+    while (i < ENGINE_BUCKETS && now - since > engine_bucket_bound[i])
+        i++;
+    h->bucket[i]++;
+    h->sum += now - since;
+    h->count++;
+    s->newest_token = now;
+    e->counters.completion_tokens++;
+    s->job->command->turn.completion_tokens++;
+    s->sampled++;
+    s->unreported++;
+}
+
+/* The token becomes text; false when that completed a stop string. */
+static bool emit_token(struct engine *e, struct sequence *s, int32_t id, struct token_score *score)
+{
+    struct text_buffer raw = { 0 }, text = { 0 };
+    const char *hit = NULL;
+
+    if (!detokenizer_add(&s->detokenizer, id, &raw) ||
+        !stop_match_add(&s->match, raw.bytes, raw.len, &text, &hit))
+        fail_no_memory(s->job);
+    if (score)
+        score->bytes = raw.len;
+    free(raw.bytes);
+    report(e, s, &text, score, false);
+    s->hit = hit;
+    return hit == NULL;
+}
+
+/* No token comes after this: what was held back is text. */
+static void emit_rest(struct engine *e, struct sequence *s)
+{
+    struct text_buffer raw = { 0 }, text = { 0 };
+    const char *hit = NULL;
+
+    if (!detokenizer_finish(&s->detokenizer, &raw) ||
+        !stop_match_add(&s->match, raw.bytes, raw.len, &text, &hit) ||
+        (!hit && !stop_match_flush(&s->match, &text)))
+        fail_no_memory(s->job);
+    free(raw.bytes);
+    report(e, s, &text, NULL, false);
+}
+
+void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_result *r)
+{
+    const struct turn *turn = &s->job->command->turn;
+    struct token_score score = score_of(turn, r);
+
+    if (!r->finite) {
+        job_fail(s->job, PROBLEM_STATE_NOT_FINITE, "the model's output is not finite");
+        return;
+    }
+    if (is_stop_id(s->job, r->token)) { /* not part of the context */
+        s->stop = r->token;
+        s->finish = FINISH_STOP;
+        emit_rest(e, s);
+        return;
+    }
+    count_token(e, s);
+    s->position++;
+    recent_add(&s->recent, r->token, true);
+    s->feed[0] = r->token;
+    s->feed_len = 1;
+    s->fed = 0;
+    if (!emit_token(e, s, r->token, turn->logprobs >= 0 ? &score : NULL)) {
+        s->finish = FINISH_STOP;
+    } else if (s->sampled >= turn->max_tokens) {
+        s->finish = FINISH_LENGTH;
+        emit_rest(e, s);
+    }
+}
+
+/* The sequence's working slot becomes a checkpoint. NULL: no memory. */
+static struct checkpoint *harvest(struct engine *e, struct sequence *s)
+{
+    const struct turn *turn = &s->job->command->turn;
+    const struct model_info *info = model_info(e->model);
+    struct checkpoint *c = checkpoint_create();
+    size_t hidden = s->match.held.len;
+
+    if (!c)
+        return NULL;
+    if (s->origin)
+        c->parent = s->origin->id;
+    c->position = s->position;
+    c->pending = s->fed < s->feed_len ? s->feed[s->feed_len - 1] : -1;
+    c->stop = s->stop;
+    c->seed = s->job->session ? s->job->session->seed : s->job->seed;
+    c->recent = s->recent;
+    c->answer_open = turn->chat || (s->origin && s->origin->answer_open && !turn->prompt_len);
+    if (s->hit && hidden <= LIMIT_STOP_BYTES)
+        memcpy(c->tail, s->match.held.bytes, hidden);
+    memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
+    c->layout = info->layout.id;
+    tiers_commit(e->tiers, c, s->slot);
+    s->slot = -1;
+    return c;
+}
+
+/* The prompt of several choices is in: each of them starts from there. */
+static void spread(struct engine *e, struct sequence *prompt)
+{
+    struct job *job = prompt->job;
+    struct checkpoint *c = harvest(e, prompt);
+
+    for (int i = job->command->turn.choices - 1; c && i >= 0 && !job->failed; i--) {
+        struct sequence *s = sequence_create(e, job, i, true, c, NULL, 0);
+
+        if (s)
+            scheduler_enqueue(e, s, true);
+        else
+            fail_no_memory(job);
+    }
+    if (!c)
+        fail_no_memory(job);
+    tiers_release(e->tiers, c);
+}
+
+static void commit(struct engine *e, struct sequence *s)
+{
+    struct job *job = s->job;
+    struct checkpoint *c;
+
+    if (!job->session || job->failed)
+        return;
+    c = harvest(e, s);
+    if (c)
+        session_move(e, job->session, c);
+    else
+        fail_no_memory(job);
+}
+
+static void job_end(struct engine *e, struct job *job)
+{
+    struct command *c = job->command;
+
+    if (job->session) {
+        job->session->job = NULL;
+        session_describe(e, job->session, &c->turn.info);
+    }
+    if (c->problem.what == PROBLEM_CANCELLED)
+        e->counters.turns_cancelled++;
+    else if (job->failed)
+        e->counters.turns_failed++;
+    else
+        e->counters.turns_finished++;
+    engine_answer(e, c);
+    job_free(job);
+}
+
+static void post_finish(struct engine *e, struct sequence *s)
+{
+    struct event *event = engine_event(EVENT_FINISH, s->job->command);
+
+    if (!event) {
+        fail_no_memory(s->job);
+        return;
+    }
+    event->choice = s->choice;
+    event->finish = s->job->failed && s->finish != FINISH_CANCELLED ? FINISH_FAILED : s->finish;
+    event->stop = s->hit;
+    event->tokens = s->unreported;
+    engine_post(e, event);
+}
+
+void sequence_end(struct engine *e, struct sequence *s)
+{
+    struct job *job = s->job;
+    const struct turn *turn = &job->command->turn;
+
+    if (!s->samples && turn->max_tokens > 0 && !job->failed) {
+        spread(e, s);
+    } else {
+        if (s->finish == FINISH_NONE)
+            s->finish = FINISH_LENGTH; /* nothing was to be sampled */
+        commit(e, s);
+        post_finish(e, s);
+    }
+    if (s->slot >= 0)
+        tiers_drop(e->tiers, s->slot);
+    sequence_free(e, s);
+    if (--job->open == 0)
+        job_end(e, job);
+}
+
+static void mark_cancelled(struct sequence *s)
+{
+    struct job *job = s->job;
+
+    if (!atomic_load(&job->command->cancelled))
+        return;
+    s->finish = FINISH_CANCELLED;
+    job_fail(job, PROBLEM_CANCELLED, "the turn was cancelled");
+}
+
+void turn_cancel_marked(struct engine *e)
+{
+    for (struct sequence *s = e->queue; s; s = s->next)
+        mark_cancelled(s);
+    for (int i = 0; i < e->running_count; i++)
+        mark_cancelled(e->running[i]);
+}
