@@ -121,6 +121,11 @@ static void *run(void *arg)
     return NULL;
 }
 
+int engine_max_logits(const struct engine_options *options)
+{
+    return options->max_batch + SCORE_ROWS;
+}
+
 static bool start(struct engine *e, struct error *err)
 {
     const struct model_info *info = model_info(e->model);
@@ -130,7 +135,7 @@ static bool start(struct engine *e, struct error *err)
     if (!e->tiers)
         return false;
     if (!mailbox_init(&e->mailbox, o->max_queue + o->max_batch) ||
-        !scheduler_init(e, o->max_batch + SCORE_ROWS))
+        !scheduler_init(e, engine_max_logits(o)))
         return error_set(err, ERR_NOMEM, "no memory for the engine's queues");
     if (pthread_create(&e->thread, NULL, run, e) != 0)
         return error_set(err, ERR_NOMEM, "the engine's thread could not be started");

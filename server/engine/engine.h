@@ -22,7 +22,7 @@ struct tokenizer;
 struct engine_options {
     int slots;      /* state slots on the device: turns at once, plus sessions kept there */
     int max_batch;  /* sequences in one step */
-    int row_budget; /* rows of one step, decode and prefill together */
+    int row_budget; /* rows of one step, decode and prefill together; above max_batch */
     int max_queue;  /* turns waiting for a slot; beyond it queue_full */
     int max_sessions;
     size_t host_bytes;  /* checkpoints held in host memory; beyond it no_slot, snapshot_quota */
@@ -51,6 +51,9 @@ struct engine_counters {
     struct engine_histogram first_token, between_tokens, step; /* seconds */
     double heartbeat; /* monotonic seconds when the engine last turned its loop */
 };
+
+/* What model_options.max_logits has to be for these options; max_rows is row_budget. */
+int engine_max_logits(const struct engine_options *options);
 
 /* Starts the thread. model, backend and tokenizer are borrowed and must outlive the engine;
  * they belong to the engine's thread until engine_destroy(). wake(arg) is called from the

@@ -1,0 +1,241 @@
+#include "tests/server/engine/rig.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "config/error.h"
+#include "kernels/backend.h"
+#include "models/model.h"
+#include "models/text/tokenizer.h"
+#include "server/state/checkpoint.h"
+#include "server/state/format.h"
+
+static void no_wake(void *arg)
+{
+    (void)arg;
+}
+
+void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads)
+{
+    struct error err = { 0 };
+
+    r->backend =
+        backend_open_cpu(&(struct backend_options){ .threads = threads, .isa = "auto" }, &err);
+    assert_non_null(r->backend);
+    r->model = model_open(model, r->backend,
+                          &(struct model_options){ .max_rows = options->row_budget,
+                                                   .max_logits = engine_max_logits(options) },
+                          &err);
+    if (!r->model)
+        fail_msg("%s", err.message);
+    r->tokenizer = tokenizer_open(model, model_info(r->model)->vocab, &err);
+    if (!r->tokenizer)
+        fail_msg("%s", err.message);
+    r->engine = engine_create(r->model, r->backend, r->tokenizer, options, no_wake, NULL, &err);
+    if (!r->engine)
+        fail_msg("%s", err.message);
+}
+
+void rig_close(struct rig *r)
+{
+    engine_destroy(r->engine);
+    tokenizer_close(r->tokenizer);
+    model_close(r->model);
+    backend_close(r->backend);
+}
+
+struct command *rig_command(enum command_kind kind, const char *session, const char *snapshot)
+{
+    struct command *c = command_create(kind, NULL);
+
+    assert_non_null(c);
+    if (session)
+        strcpy(c->session.text, session);
+    if (snapshot)
+        strcpy(c->snapshot.text, snapshot);
+    c->count = 1;
+    return c;
+}
+
+struct command *rig_turn(const char *session, const int32_t *prompt, size_t n, int max_tokens)
+{
+    struct command *c = rig_command(COMMAND_TURN, NULL, NULL);
+
+    strcpy(c->turn.session.text, session);
+    c->turn.prompt = malloc((n + 1) * sizeof(*prompt));
+    if (n)
+        memcpy(c->turn.prompt, prompt, n * sizeof(*prompt));
+    c->turn.prompt_len = n;
+    c->turn.max_tokens = max_tokens;
+    c->turn.logprobs = 0;
+    c->turn.sampling.temperature = 0;
+    return c;
+}
+
+static void take_text(struct outcome *out, const struct event *e)
+{
+    struct token_score *s = e->score;
+
+    if (s && e->prompt) {
+        int i = out->choice[e->choice].scored++;
+
+        out->choice[e->choice].scored_id[i] = s->id;
+        out->choice[e->choice].scored_logprob[i] = s->logprob;
+    } else if (s) {
+        int i = out->choice[e->choice].tokens++;
+
+        out->choice[e->choice].id[i] = s->id;
+        out->choice[e->choice].logprob[i] = s->logprob;
+    }
+    if (e->text.len)
+        memcpy(out->choice[e->choice].text + out->choice[e->choice].len, e->text.bytes,
+               e->text.len);
+    out->choice[e->choice].len += e->text.len;
+}
+
+static void take_answer(struct outcome *out, const struct command *c)
+{
+    out->problem = c->problem;
+    out->prompt_tokens = c->turn.prompt_tokens;
+    out->cached_tokens = c->turn.cached_tokens;
+    out->completion_tokens = c->turn.completion_tokens;
+    out->position = c->turn.info.position;
+    out->version = c->turn.info.version;
+}
+
+void rig_run(struct rig *r, struct command **c, int n, struct outcome *out)
+{
+    struct event *e;
+    int open = n;
+
+    for (int i = 0; i < n; i++) {
+        c[i]->owner = out ? &out[i] : NULL;
+        if (out)
+            memset(&out[i], 0, sizeof(out[i]));
+        assert_true(engine_send(r->engine, c[i]));
+    }
+    while (open) {
+        struct outcome *to;
+
+        e = engine_receive(r->engine);
+        if (!e) {
+            nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
+            continue;
+        }
+        to = e->command->owner;
+        if (e->kind == EVENT_TEXT && to)
+            take_text(to, e);
+        if (e->kind == EVENT_FINISH && to) {
+            to->choice[e->choice].finish = e->finish;
+            to->choice[e->choice].stop = e->stop;
+        }
+        if (e->kind == EVENT_ANSWER) {
+            if (to)
+                take_answer(to, e->command);
+            open--;
+        }
+        event_free(e);
+    }
+}
+
+struct outcome *rig_run_turn(struct rig *r, struct command *c)
+{
+    struct outcome *out = malloc(sizeof(*out));
+
+    rig_run(r, &c, 1, out);
+    command_free(c);
+    return out;
+}
+
+enum problem_code rig_ask(struct rig *r, struct command *c)
+{
+    rig_run(r, &c, 1, NULL);
+    return c->problem.what;
+}
+
+void rig_do(struct rig *r, enum command_kind kind, const char *session)
+{
+    struct command *c = rig_command(kind, session, NULL);
+
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    command_free(c);
+}
+
+static struct checkpoint *export_head(struct rig *r, const char *session)
+{
+    struct command *c = rig_command(COMMAND_SESSION_EXPORT, session, NULL);
+    struct checkpoint *head;
+
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    head = c->checkpoint;
+    c->checkpoint = NULL;
+    command_free(c);
+    return head;
+}
+
+unsigned char *rig_export(struct rig *r, const char *session, size_t *len)
+{
+    struct checkpoint *head = export_head(r, session);
+    struct problem p;
+    void *file;
+
+    assert_true(format_encode(head, model_info(r->model), &file, len, &p));
+    checkpoint_destroy(head);
+    return file;
+}
+
+enum problem_code rig_import(struct rig *r, const char *session, const void *file, size_t len)
+{
+    struct command *c = rig_command(COMMAND_SESSION_IMPORT, session, NULL);
+    struct problem p = { 0 };
+    enum problem_code what;
+
+    c->checkpoint = format_decode(file, len, model_info(r->model), model_info(r->model)->vocab, &p);
+    what = c->checkpoint ? rig_ask(r, c) : p.what;
+    command_free(c);
+    return what;
+}
+
+unsigned char *rig_state(struct rig *r, const char *session, size_t *len)
+{
+    struct checkpoint *head = export_head(r, session);
+    size_t record = head->record ? model_info(r->model)->layout.bytes : 0;
+    struct {
+        uint64_t position;
+        int32_t pending, stop;
+        struct recent recent;
+    } rest;
+    unsigned char *bytes = malloc(record + sizeof(rest));
+
+    memset(&rest, 0, sizeof(rest));
+    rest.position = head->position;
+    rest.pending = head->pending;
+    rest.stop = head->stop;
+    rest.recent.count = head->recent.count;
+    memcpy(rest.recent.token, head->recent.token,
+           (size_t)head->recent.count * sizeof(head->recent.token[0]));
+    if (record)
+        memcpy(bytes, head->record, record);
+    memcpy(bytes + record, &rest, sizeof(rest));
+    *len = record + sizeof(rest);
+    checkpoint_destroy(head);
+    return bytes;
+}
+
+void rig_assert_same_state(struct rig *a, const char *session_a, struct rig *b,
+                           const char *session_b)
+{
+    size_t len_a, len_b;
+    unsigned char *x = rig_state(a, session_a, &len_a), *y = rig_state(b, session_b, &len_b);
+
+    assert_int_equal(len_a, len_b);
+    assert_memory_equal(x, y, len_a);
+    free(x);
+    free(y);
+}

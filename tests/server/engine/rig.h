@@ -1,0 +1,72 @@
+/* rig.h - an engine with a model for tests, driven from the test's own thread. */
+#ifndef TESTS_SERVER_ENGINE_RIG_H
+#define TESTS_SERVER_ENGINE_RIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "server/engine/command.h"
+#include "server/engine/engine.h"
+
+struct backend;
+struct model;
+struct tokenizer;
+
+struct rig {
+    struct backend *backend;
+    struct model *model;
+    struct tokenizer *tokenizer;
+    struct engine *engine;
+};
+
+/* Asserts on failure. threads: of the backend. */
+void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads);
+void rig_close(struct rig *r);
+
+enum { RIG_TOKENS_MAX = 4096, RIG_CHOICES_MAX = 8 };
+
+/* What came of a turn. */
+struct outcome {
+    struct problem problem;
+    size_t prompt_tokens, cached_tokens, completion_tokens;
+    uint64_t position, version;
+    struct {
+        int32_t id[RIG_TOKENS_MAX];
+        float logprob[RIG_TOKENS_MAX];
+        int tokens;
+        char text[RIG_TOKENS_MAX * 4];
+        size_t len;
+        enum finish finish;
+        const char *stop;
+        int scored; /* prompt tokens */
+        int32_t scored_id[RIG_TOKENS_MAX];
+        float scored_logprob[RIG_TOKENS_MAX];
+    } choice[RIG_CHOICES_MAX];
+};
+
+/* A greedy turn of `prompt` for max_tokens, on a session or "" for none; change it, then run
+ * it. Ids are reported (logprobs is 0). */
+struct command *rig_turn(const char *session, const int32_t *prompt, size_t n, int max_tokens);
+
+/* Sends n commands at once and waits for all. out: n outcomes or NULL for commands that are no
+ * turns; the commands come back, to be freed. */
+void rig_run(struct rig *r, struct command **c, int n, struct outcome *out);
+/* One turn; freed. out is from malloc. */
+struct outcome *rig_run_turn(struct rig *r, struct command *c);
+/* One command of another kind: its problem; the command stays the caller's. */
+enum problem_code rig_ask(struct rig *r, struct command *c);
+
+struct command *rig_command(enum command_kind kind, const char *session, const char *snapshot);
+/* Asserts success, and frees. */
+void rig_do(struct rig *r, enum command_kind kind, const char *session);
+/* The session's head as a file, from malloc. */
+unsigned char *rig_export(struct rig *r, const char *session, size_t *len);
+enum problem_code rig_import(struct rig *r, const char *session, const void *file, size_t len);
+/* The head's record, position, pending and stop ids, recent tokens: equal for equal states,
+ * whatever the checkpoint's name. From malloc. */
+unsigned char *rig_state(struct rig *r, const char *session, size_t *len);
+void rig_assert_same_state(struct rig *a, const char *session_a, struct rig *b,
+                           const char *session_b);
+
+#endif

@@ -1,0 +1,258 @@
+/* What a snapshot file may and may not be. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define XXH_STATIC_LINKING_ONLY
+#include <xxhash.h>
+
+#include "models/model.h"
+#include "server/state/checkpoint.h"
+#include "server/state/format.h"
+
+enum { RECORD = 256, VOCAB = 1000, HEADER = 128, SUM_AT = 112 };
+
+static struct model_info model = {
+    .name = "tiny \"model\"\n",
+    .architecture = "mamba2",
+    .vocab = VOCAB,
+    .fingerprint = { 1, 2, 3 },
+    .layout = { .bytes = RECORD, .id = 42 },
+};
+
+static struct checkpoint *make(uint64_t position)
+{
+    struct checkpoint *c = checkpoint_create();
+    float *record;
+
+    assert_non_null(c);
+    c->position = position;
+    c->seed = 7777777777777777777u;
+    c->layout = model.layout.id;
+    memcpy(c->fingerprint, model.fingerprint, sizeof(c->fingerprint));
+    if (!position)
+        return c;
+    record = malloc(RECORD);
+    for (int i = 0; i < RECORD / 4; i++)
+        record[i] = (float)i * 0.37f - 3;
+    c->record = record;
+    c->pending = 17;
+    c->answer_open = true;
+    strcpy(c->tail, "\n\nUser:");
+    for (int i = 0; i < 5; i++)
+        recent_add(&c->recent, i * 11, i & 1);
+    return c;
+}
+
+static unsigned char *encode(const struct checkpoint *c, size_t *len)
+{
+    struct problem p = { 0 };
+    void *file;
+
+    assert_true(format_encode(c, &model, &file, len, &p));
+    return file;
+}
+
+static enum problem_code refusal(const void *file, size_t len)
+{
+    struct problem p = { 0 };
+    struct checkpoint *c = format_decode(file, len, &model, VOCAB, &p);
+
+    if (c) {
+        checkpoint_destroy(c);
+        return PROBLEM_NONE;
+    }
+    assert_true(p.message[0]);
+    return p.what;
+}
+
+/* Makes the checksum right again, as an attacker would. */
+static void reseal(unsigned char *file, size_t len)
+{
+    XXH3_state_t state;
+    XXH128_canonical_t sum;
+
+    XXH3_INITSTATE(&state);
+    XXH3_128bits_reset(&state);
+    XXH3_128bits_update(&state, file, SUM_AT);
+    XXH3_128bits_update(&state, file + HEADER, len - HEADER);
+    XXH128_canonicalFromHash(&sum, XXH3_128bits_digest(&state));
+    memcpy(file + SUM_AT, sum.digest, sizeof(sum.digest));
+}
+
+static void a_file_brings_every_field_back(void **unused)
+{
+    struct checkpoint *c = make(123456789012), *back;
+    struct problem p = { 0 };
+    size_t len;
+    unsigned char *file = encode(c, &len);
+
+    (void)unused;
+    assert_true(len <= format_max_bytes(&model));
+    back = format_decode(file, len, &model, VOCAB, &p);
+    assert_non_null(back);
+    assert_memory_equal(back->record, c->record, RECORD);
+    assert_int_equal(back->position, c->position);
+    assert_int_equal(back->pending, 17);
+    assert_int_equal(back->stop, -1);
+    assert_true(back->seed == c->seed);
+    assert_true(back->answer_open);
+    assert_string_equal(back->tail, c->tail);
+    assert_int_equal(back->recent.count, 5);
+    assert_memory_equal(back->recent.token, c->recent.token, 5 * sizeof(uint32_t));
+    assert_memory_equal(back->fingerprint, c->fingerprint, 16);
+    assert_true(back->layout == 42);
+    checkpoint_destroy(back);
+    checkpoint_destroy(c);
+    free(file);
+}
+
+static void the_empty_state_has_a_file_too(void **unused)
+{
+    struct checkpoint *c = make(0), *back;
+    struct problem p = { 0 };
+    size_t len;
+    unsigned char *file = encode(c, &len);
+
+    (void)unused;
+    back = format_decode(file, len, &model, VOCAB, &p);
+    assert_non_null(back);
+    assert_null(back->record);
+    assert_int_equal(back->position, 0);
+    checkpoint_destroy(back);
+    checkpoint_destroy(c);
+    free(file);
+}
+
+static void every_truncation_and_any_surplus_is_refused(void **unused)
+{
+    struct checkpoint *c = make(9);
+    size_t len;
+    unsigned char *file = encode(c, &len), *copy;
+
+    (void)unused;
+    for (size_t n = 0; n < len; n++) {
+        copy = malloc(n + 1); /* exact, so that a sanitizer sees an over-read */
+        memcpy(copy, file, n);
+        copy = realloc(copy, n ? n : 1);
+        assert_int_equal(refusal(copy, n), PROBLEM_SNAPSHOT_INVALID);
+        free(copy);
+    }
+    copy = calloc(1, len + 1);
+    memcpy(copy, file, len);
+    assert_int_equal(refusal(copy, len + 1), PROBLEM_SNAPSHOT_INVALID);
+    free(copy);
+    checkpoint_destroy(c);
+    free(file);
+}
+
+static void every_flipped_bit_is_found(void **unused)
+{
+    struct checkpoint *c = make(9);
+    size_t len;
+    unsigned char *file = encode(c, &len);
+
+    (void)unused;
+    for (size_t bit = 0; bit < len * 8; bit++) {
+        file[bit / 8] ^= (unsigned char)(1 << bit % 8);
+        assert_int_not_equal(refusal(file, len), PROBLEM_NONE);
+        file[bit / 8] ^= (unsigned char)(1 << bit % 8);
+    }
+    assert_int_equal(refusal(file, len), PROBLEM_NONE);
+    checkpoint_destroy(c);
+    free(file);
+}
+
+/* A valid checksum says nothing about a header's numbers. */
+static void lengths_are_never_believed(void **unused)
+{
+    static const uint64_t value[] = {
+        0, 1, 3, 4, 255, 1u << 31, UINT32_MAX, 1ull << 63, UINT64_MAX
+    };
+    static const size_t at[] = { 16, 24, 32, 40, 104 };
+    struct checkpoint *c = make(9);
+    size_t len;
+    unsigned char *file = encode(c, &len), *copy = malloc(len);
+
+    (void)unused;
+    for (size_t i = 0; i < sizeof(at) / sizeof(at[0]); i++)
+        for (size_t j = 0; j < sizeof(value) / sizeof(value[0]); j++) {
+            memcpy(copy, file, len);
+            memcpy(copy + at[i], &value[j], 8);
+            if (memcmp(copy, file, len) == 0)
+                continue;
+            reseal(copy, len);
+            assert_int_not_equal(refusal(copy, len), PROBLEM_NONE);
+        }
+    free(copy);
+    checkpoint_destroy(c);
+    free(file);
+}
+
+static enum problem_code with(size_t at, const void *bytes, size_t n)
+{
+    struct checkpoint *c = make(9);
+    size_t len;
+    unsigned char *file = encode(c, &len);
+    enum problem_code what;
+
+    memcpy(file + (at == SIZE_MAX ? len - 4 : at), bytes, n);
+    reseal(file, len);
+    what = refusal(file, len);
+    free(file);
+    checkpoint_destroy(c);
+    return what;
+}
+
+static void each_mismatch_has_its_own_refusal(void **unused)
+{
+    const float nan_value = NAN, infinity = INFINITY;
+    const int32_t outside = VOCAB, negative = -2;
+    const uint32_t version = 2;
+    const uint64_t layout = 43, position = 0;
+
+    (void)unused;
+    assert_int_equal(with(8, &version, 4), PROBLEM_SNAPSHOT_VERSION);
+    assert_int_equal(with(48, &layout, 8), PROBLEM_MODEL_MISMATCH);
+    assert_int_equal(with(56, &layout, 8), PROBLEM_MODEL_MISMATCH);
+    assert_int_equal(with(72, &position, 8), PROBLEM_SNAPSHOT_SHAPE);
+    assert_int_equal(with(88, &outside, 4), PROBLEM_SNAPSHOT_INVALID);
+    assert_int_equal(with(88, &negative, 4), PROBLEM_SNAPSHOT_INVALID);
+    assert_int_equal(with(92, &outside, 4), PROBLEM_SNAPSHOT_INVALID);
+    assert_int_equal(with(SIZE_MAX, &nan_value, 4), PROBLEM_STATE_NOT_FINITE);
+    assert_int_equal(with(SIZE_MAX, &infinity, 4), PROBLEM_STATE_NOT_FINITE);
+}
+
+static void a_record_of_another_model_s_length_is_a_shape_error(void **unused)
+{
+    struct checkpoint *c = make(9);
+    size_t len;
+    unsigned char *file = encode(c, &len);
+
+    (void)unused;
+    model.layout.bytes = 2 * RECORD;
+    assert_int_equal(refusal(file, len), PROBLEM_SNAPSHOT_SHAPE);
+    model.layout.bytes = RECORD;
+    checkpoint_destroy(c);
+    free(file);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_file_brings_every_field_back),
+        cmocka_unit_test(the_empty_state_has_a_file_too),
+        cmocka_unit_test(every_truncation_and_any_surplus_is_refused),
+        cmocka_unit_test(every_flipped_bit_is_found),
+        cmocka_unit_test(lengths_are_never_believed),
+        cmocka_unit_test(each_mismatch_has_its_own_refusal),
+        cmocka_unit_test(a_record_of_another_model_s_length_is_a_shape_error),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

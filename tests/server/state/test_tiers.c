@@ -1,0 +1,251 @@
+/* Slots and tiers: nothing changes a byte, nothing is left behind, bounds hold. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "config/error.h"
+#include "kernels/backend.h"
+#include "server/state/checkpoint.h"
+#include "server/state/id_map.h"
+#include "server/state/tiers.h"
+
+enum { RECORD = 192, SLOTS = 3, PARKED = 4 };
+
+static struct backend *backend;
+
+static int open_backend(void **unused)
+{
+    struct error err;
+
+    (void)unused;
+    backend = backend_open_cpu(&(struct backend_options){ .threads = 1, .isa = "plain" }, &err);
+    return backend ? 0 : -1;
+}
+
+static int close_backend(void **unused)
+{
+    (void)unused;
+    backend_close(backend);
+    return 0;
+}
+
+static struct tiers *create(void)
+{
+    struct error err;
+    struct tiers *t = tiers_create(backend, RECORD, SLOTS, PARKED * RECORD, &err);
+
+    assert_non_null(t);
+    return t;
+}
+
+static void write_slot(struct tiers *t, int slot, int byte)
+{
+    unsigned char bytes[RECORD];
+
+    memset(bytes, byte, RECORD);
+    backend->upload(backend, (char *)tiers_records(t) + slot * RECORD, bytes, RECORD);
+}
+
+static bool slot_is(struct tiers *t, int slot, int byte)
+{
+    unsigned char bytes[RECORD];
+
+    backend->download(backend, bytes, (char *)tiers_records(t) + slot * RECORD, RECORD);
+    for (int i = 0; i < RECORD; i++)
+        if (bytes[i] != byte)
+            return false;
+    return true;
+}
+
+/* A turn on `from` that leaves a state of `byte`. NULL: no slot. */
+static struct checkpoint *turn(struct tiers *t, struct checkpoint *from, int byte)
+{
+    int slot = tiers_start(t, from);
+    struct checkpoint *c;
+
+    if (slot < 0)
+        return NULL;
+    write_slot(t, slot, byte);
+    c = checkpoint_create();
+    assert_non_null(c);
+    c->position = 1;
+    c->recent.token[0] = (uint32_t)byte; /* what the record should hold */
+    tiers_commit(t, c, slot);
+    return c;
+}
+
+static void a_reused_slot_equals_a_fresh_one(void **unused)
+{
+    struct tiers *t = create();
+
+    (void)unused;
+    for (int round = 0; round < 10; round++) {
+        int slot = tiers_start(t, NULL);
+
+        assert_true(slot_is(t, slot, 0));
+        write_slot(t, slot, 0xab);
+        tiers_drop(t, slot);
+    }
+    tiers_destroy(t);
+}
+
+static void a_turn_that_is_dropped_has_moved_nothing(void **unused)
+{
+    struct tiers *t = create();
+    struct checkpoint *c = turn(t, NULL, 5);
+    int slot = tiers_start(t, c);
+
+    (void)unused;
+    assert_true(slot_is(t, slot, 5));
+    write_slot(t, slot, 6);
+    tiers_drop(t, slot);
+    slot = tiers_start(t, c);
+    assert_true(slot_is(t, slot, 5));
+    tiers_drop(t, slot);
+    tiers_release(t, c);
+    tiers_destroy(t);
+}
+
+static void what_does_not_fit_is_refused_and_nothing_is_lost(void **unused)
+{
+    struct tiers *t = create();
+    struct checkpoint *all[SLOTS + PARKED + 1];
+    int n = 0, slot;
+
+    (void)unused;
+    while (tiers_has_room(t, 1)) {
+        all[n] = turn(t, NULL, n + 1);
+        assert_non_null(all[n]);
+        n++;
+    }
+    assert_int_equal(n, SLOTS + PARKED - 1); /* one slot is left to work in */
+    for (int i = 0; i < n; i++) {
+        slot = tiers_start(t, all[i]);
+        assert_true(slot >= 0 && slot_is(t, slot, i + 1));
+        tiers_drop(t, slot);
+    }
+    for (int i = 0; i < n; i++)
+        tiers_release(t, all[i]);
+    assert_int_equal(tiers_counts(t).host_bytes, 0);
+    assert_int_equal(tiers_counts(t).slots_used, 0);
+    tiers_destroy(t);
+}
+
+static void an_export_is_a_copy_and_comes_back_by_adoption(void **unused)
+{
+    struct tiers *t = create();
+    struct checkpoint *c = turn(t, NULL, 9), *copy = tiers_export(t, c);
+    int slot;
+
+    (void)unused;
+    tiers_release(t, c);
+    assert_true(tiers_adopt(t, copy));
+    slot = tiers_start(t, copy);
+    assert_true(slot_is(t, slot, 9));
+    tiers_drop(t, slot);
+    tiers_release(t, copy);
+    assert_int_equal(tiers_counts(t).host_bytes, 0);
+    tiers_destroy(t);
+}
+
+static uint64_t state = 88172645463325252u;
+
+static unsigned below(unsigned n)
+{
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (unsigned)(state >> 33) % n;
+}
+
+/* Against the simplest model there is: a checkpoint is the byte its record was filled with. */
+static void random_turns_forks_and_releases_never_mix_states(void **unused)
+{
+    struct tiers *t = create();
+    struct checkpoint *held[12] = { NULL };
+
+    (void)unused;
+    for (int round = 0; round < 20000; round++) {
+        unsigned i = below(12), j = below(12);
+
+        if (below(3) == 0) {
+            tiers_release(t, held[i]);
+            held[i] = NULL;
+        } else if (held[i] && !held[j]) {
+            held[j] = tiers_keep(held[i]);
+        } else if (tiers_has_room(t, 1)) {
+            int slot = tiers_start(t, held[i]);
+
+            assert_true(slot >= 0);
+            assert_true(slot_is(t, slot, held[i] ? (int)held[i]->recent.token[0] : 0));
+            tiers_drop(t, slot);
+            tiers_release(t, held[j]);
+            held[j] = turn(t, NULL, (int)below(255) + 1);
+            assert_non_null(held[j]);
+        }
+    }
+    for (int i = 0; i < 12; i++)
+        tiers_release(t, held[i]);
+    assert_int_equal(tiers_counts(t).checkpoints, 0);
+    assert_int_equal(tiers_counts(t).slots_used, 0);
+    assert_int_equal(tiers_counts(t).host_bytes, 0);
+    tiers_destroy(t);
+}
+
+static void ids_are_found_listed_in_order_and_removed(void **unused)
+{
+    struct id_map m;
+    struct id id[500], none = { "" };
+    int n = 0;
+
+    (void)unused;
+    id_map_init(&m);
+    for (int i = 0; i < 500; i++) {
+        id_generate(&id[i], "t");
+        assert_true(id_map_put(&m, &id[i], &id[i]));
+    }
+    for (int i = 0; i < 500; i += 2)
+        assert_ptr_equal(id_map_remove(&m, &id[i]), &id[i]);
+    for (int i = 0; i < 500; i++)
+        assert_ptr_equal(id_map_find(&m, &id[i]), i % 2 ? &id[i] : NULL);
+    for (struct id_entry *e = id_map_next(&m, &none); e; e = id_map_next(&m, &e->id))
+        assert_ptr_equal(e->value, &id[1 + 2 * n++]);
+    assert_int_equal(n, 250);
+    id_map_finish(&m);
+}
+
+static void only_plain_names_are_ids(void **unused)
+{
+    static const char *const bad[] = { "", ".", "..", "../x", "a/b", "a b", "%2e", "\xc3\xa9" };
+    struct id id;
+    char longest[LIMIT_ID_BYTES + 2];
+
+    (void)unused;
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        assert_false(id_parse(&id, bad[i]));
+    memset(longest, 'a', sizeof(longest));
+    longest[LIMIT_ID_BYTES + 1] = '\0';
+    assert_false(id_parse(&id, longest));
+    longest[LIMIT_ID_BYTES] = '\0';
+    assert_true(id_parse(&id, longest));
+    assert_true(id_parse(&id, "user-42.a_b"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_reused_slot_equals_a_fresh_one),
+        cmocka_unit_test(a_turn_that_is_dropped_has_moved_nothing),
+        cmocka_unit_test(what_does_not_fit_is_refused_and_nothing_is_lost),
+        cmocka_unit_test(an_export_is_a_copy_and_comes_back_by_adoption),
+        cmocka_unit_test(random_turns_forks_and_releases_never_mix_states),
+        cmocka_unit_test(ids_are_found_listed_in_order_and_removed),
+        cmocka_unit_test(only_plain_names_are_ids),
+    };
+    return cmocka_run_group_tests(tests, open_backend, close_backend);
+}
