@@ -42,7 +42,9 @@
     X(SNAPSHOT_HEADER_BYTES, 64 * 1024, "bytes of a snapshot file before its state; 422")          \
     X(SAFETENSORS_HEADER_BYTES, 100 * 1000 * 1000, "bytes of a safetensors header")                \
     X(TENSORS, 1000000, "tensors in a model")                                                      \
-    X(MODEL_JSON_BYTES, 64 * 1024 * 1024, "bytes of a model's JSON file")
+    X(MODEL_JSON_BYTES, 64 * 1024 * 1024, "bytes of a model's JSON file")                          \
+    X(CONFIG_BYTES, 64 * 1024, "bytes of a config file")                                           \
+    X(OPTION_BYTES, 1024 * 1024, "bytes of an option's text")
 
 enum limits {
 #define LIMIT_ENUM(name, value, about) LIMIT_##name = (value),

@@ -2,8 +2,10 @@
  *
  * The table in options.c drives the command line, the EDDY_* environment, the JSON config
  * file (--config FILE), --help and the README's table. Later ones lose: command line,
- * environment, file, default. The struct is filled once at start and read-only afterwards:
- * any thread. Only this module calls getenv(). */
+ * environment, file, default. An option is spelled --row-budget on the command line,
+ * EDDY_ROW_BUDGET in the environment and "row_budget" in the file and in struct options.
+ * The struct is filled once at start and read-only afterwards: any thread. Only this module
+ * calls getenv(). */
 #ifndef CONFIG_OPTIONS_H
 #define CONFIG_OPTIONS_H
 
@@ -22,8 +24,11 @@ enum options_command {
     OPTIONS_HELP,
     OPTIONS_VERSION,
     OPTIONS_PRINT_LIMITS,
-    OPTIONS_PRINT_CONFIG, /* the effective options and where each comes from */
+    OPTIONS_PRINT_CONFIG,  /* the effective options and where each comes from */
+    OPTIONS_PRINT_OPTIONS, /* the README's table */
 };
+
+enum { OPTIONS_MAX = 64 };
 
 struct options {
     enum options_command command;
@@ -65,10 +70,15 @@ struct options {
 
     /* bench */
     char *suite; /* all, decode, prefill, resume, memory */
+
+    char *config;                      /* the file; NULL: none */
+    unsigned char origin[OPTIONS_MAX]; /* options.c's, for --print-config */
 };
 
 /* argv[1] is the command; "serve" when it is missing. ERR_INPUT: one sentence that names the
- * option, its source and its bounds. Free the strings with options_finish() in both cases. */
+ * option, its source and its bounds. Free the strings with options_finish() in both cases.
+ * The commands that only print (but PRINT_CONFIG) look at nothing else, so that they work
+ * whatever the environment says. */
 bool options_init(struct options *o, int argc, char **argv, struct error *err);
 void options_finish(struct options *o);
 

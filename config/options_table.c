@@ -1,0 +1,113 @@
+/* options_table.c - every option: adding one is a field in options.h and a row here.
+ *
+ * The field gives a row its type, so that the two cannot disagree. Rows that the same
+ * commands take stand together: --help makes a paragraph of them. */
+#include <assert.h>
+
+#include "config/options_internal.h"
+
+/* Sets of commands. */
+enum {
+    SERVE = 1 << OPTIONS_SERVE,
+    RUN = 1 << OPTIONS_RUN,
+    INSPECT = 1 << OPTIONS_INSPECT,
+    BENCH = 1 << OPTIONS_BENCH,
+    HEALTH = 1 << OPTIONS_HEALTH,
+    COMPUTE = SERVE | RUN | BENCH,
+    EVERY = COMPUTE | INSPECT | HEALTH,
+};
+
+#define OPTION(field)                                                                              \
+    .name = #field, .offset = offsetof(struct options, field),                                     \
+    .type = _Generic(((struct options *)0)->field,                                                 \
+                     char *: STRING, bool: BOOL, int: INT, long: LONG, size_t: SIZE,               \
+                     double: DOUBLE)
+
+const struct option option_table[] = {
+    { OPTION(config), .commands = EVERY, .value = "FILE", .help = "JSON file with options" },
+    { OPTION(log_level), .def = "info", .choices = "debug|info|warn|error", .commands = EVERY,
+      .value = "LEVEL", .help = "least important lines to log" },
+    { OPTION(log_json), .def = "false", .commands = EVERY, .help = "log JSON objects" },
+
+    { OPTION(model), .brief = 'm', .commands = COMPUTE | INSPECT, .value = "PATH",
+      .help = "model folder or file, also given without --model; without one, the embedded "
+              "demonstration model" },
+
+    { OPTION(threads), .def = "0", .max = 1024, .commands = COMPUTE, .value = "N",
+      .help = "compute threads; 0: one per core" },
+    { OPTION(isa), .def = "auto", .choices = "auto|plain|avx2|avx512", .commands = COMPUTE,
+      .value = "SET", .help = "CPU instructions to use" },
+
+    { OPTION(host), .def = "127.0.0.1", .commands = SERVE | HEALTH, .value = "ADDRESS",
+      .help = "address to listen on, or to ask" },
+    { OPTION(port), .def = "8080", .max = 65535, .commands = SERVE | HEALTH, .value = "N",
+      .help = "port; 0: any free one" },
+
+    { OPTION(model_name), .commands = SERVE, .value = "NAME",
+      .help = "the model's name in the API; without it, the name of its folder" },
+    { OPTION(chat_template), .def = "auto", .commands = SERVE, .value = "NAME",
+      .help = "a built-in chat template, none, or auto: by the model" },
+    { OPTION(slots), .def = "64", .min = 1, .max = 65536, .commands = SERVE, .value = "N",
+      .help = "sessions whose state is on the device at once" },
+    { OPTION(max_batch), .def = "64", .min = 1, .max = 65536, .commands = SERVE, .value = "N",
+      .help = "sequences in one step" },
+    { OPTION(row_budget), .def = "512", .min = 1, .max = 65536, .commands = SERVE, .value = "N",
+      .help = "tokens in one step, prompts' and answers' together" },
+    { OPTION(max_queue), .def = "1024", .min = 1, .max = 1000000, .commands = SERVE, .value = "N",
+      .help = "turns that may wait for a slot; 429" },
+    { OPTION(max_sessions), .def = "100000", .min = 1, .max = 100000000, .commands = SERVE,
+      .value = "N", .help = "sessions; 429" },
+    { OPTION(session_ttl), .def = "0", .max = 315360000, .commands = SERVE, .value = "SECONDS",
+      .help = "life of a session that nobody touches; 0: for ever" },
+    { OPTION(host_memory), .def = "4G", .max = 1LL << 50, .commands = SERVE, .value = "SIZE",
+      .help = "memory for the states of parked sessions and snapshots" },
+    { OPTION(max_prompt), .def = "1048576", .min = 1, .max = 1 << 24, .commands = SERVE,
+      .value = "N", .help = "tokens of one prompt; 400" },
+    { OPTION(max_tokens), .def = "65536", .min = 1, .max = 1 << 24, .commands = SERVE, .value = "N",
+      .help = "tokens of one answer, whatever a request asks for" },
+    { OPTION(max_connections), .def = "16384", .min = 1, .max = 1000000, .commands = SERVE,
+      .value = "N", .help = "open connections; 503" },
+    { OPTION(request_seconds), .def = "600", .min = 1, .max = 86400, .commands = SERVE,
+      .value = "SECONDS", .help = "time limit of a turn, which then ends with \"length\"" },
+    { OPTION(drain_seconds), .def = "20", .max = 86400, .commands = SERVE, .value = "SECONDS",
+      .help = "time that running turns have after SIGTERM" },
+
+    { OPTION(prompt), .brief = 'p', .commands = RUN, .value = "TEXT",
+      .help = "text to continue; without it, standard input" },
+    { OPTION(tokens), .brief = 'n', .def = "256", .min = 1, .max = 1 << 24, .commands = RUN,
+      .value = "N", .help = "tokens to generate" },
+    { OPTION(temperature), .def = "0.8", .max = 100, .commands = RUN, .value = "X",
+      .help = "0: always the likeliest token" },
+    { OPTION(top_k), .def = "40", .max = 1 << 24, .commands = RUN, .value = "N",
+      .help = "draw from the N likeliest tokens; 0: from all" },
+    { OPTION(top_p), .def = "1", .max = 1, .commands = RUN, .value = "X",
+      .help = "draw from the likeliest tokens that together have probability X" },
+    /* JSON numbers carry integers exactly up to this bound. */
+    { OPTION(seed), .def = "-1", .min = -1, .max = (1LL << 53) - 1, .commands = RUN, .value = "N",
+      .help = "of the random numbers; -1: another one each time" },
+
+    { OPTION(suite), .def = "all", .choices = "all|decode|prefill|resume|memory", .commands = BENCH,
+      .value = "NAME", .help = "measurements to take" },
+    { 0 },
+};
+
+static_assert(sizeof(option_table) / sizeof(option_table[0]) <= OPTIONS_MAX + 1,
+              "struct options has no origin for every row");
+
+const struct option_command option_commands[OPTION_COMMANDS] = {
+    [OPTIONS_SERVE] = { "serve", "[MODEL]",
+                        "serve the HTTP API; what eddy does without a command" },
+    [OPTIONS_RUN] = { "run", "[MODEL] [-p TEXT]", "continue a text" },
+    [OPTIONS_INSPECT] = { "inspect", "PATH", "show a model's or a snapshot's parts" },
+    [OPTIONS_BENCH] = { "bench", "[MODEL]", "measure this machine" },
+    [OPTIONS_HEALTH] = { "health", "", "ask a running server; exit code 0: it is well" },
+};
+
+const struct option_notice option_notices[] = {
+    { "--help", OPTIONS_HELP, "print this" },
+    { "--version", OPTIONS_VERSION, "print the version" },
+    { "--print-limits", OPTIONS_PRINT_LIMITS, "print the bounds that are not options" },
+    { "--print-config", OPTIONS_PRINT_CONFIG, "print the options in force and where each is from" },
+    { "--print-options", OPTIONS_PRINT_OPTIONS, "print the options as a Markdown table" },
+    { 0 },
+};
