@@ -18,7 +18,7 @@ static void print_commands(unsigned mask, FILE *out)
     }
 }
 
-enum { HELP_COLUMN = 28, HELP_WIDTH = 96 };
+enum { HELP_COLUMN = 32, HELP_WIDTH = 96 };
 
 /* Words from the help column on, broken at the page's width. */
 static void print_words(const char *text, int *column, FILE *out)
