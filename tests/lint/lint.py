@@ -38,7 +38,9 @@ def read(path):
 
 
 def tracked():
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], check=True, text=True,
+    # The checkout of a CI job or a container may belong to another user.
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-co", "--exclude-standard"]
+    names = subprocess.run(command, check=True, text=True,
                            stdout=subprocess.PIPE).stdout.split("\n")
     return sorted(n for n in names if n and os.path.isfile(n))
 
