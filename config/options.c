@@ -359,6 +359,17 @@ static bool read_defaults(struct options *o, struct error *err)
     return true;
 }
 
+/* What one row cannot say. */
+static bool agree(const struct options *o, struct error *err)
+{
+    if (o->command == OPTIONS_INSPECT && !o->model)
+        return error_set(err, ERR_INPUT, "eddy inspect needs a PATH");
+    if (o->row_budget <= o->max_batch)
+        return error_set(err, ERR_INPUT, "row_budget (%d) is not greater than max_batch (%d)",
+                         o->row_budget, o->max_batch);
+    return true;
+}
+
 /* Returns where the options begin, or -1: argv[1] is no command. */
 static int read_command(struct options *o, int argc, char **argv)
 {
@@ -390,10 +401,8 @@ bool options_init(struct options *o, int argc, char **argv, struct error *err)
         return true;
     }
     if (!read_arguments(o, argc, argv, at, err) || !read_environment(o, err) ||
-        !read_config(o, err) || !read_defaults(o, err))
+        !read_config(o, err) || !read_defaults(o, err) || !agree(o, err))
         return false;
-    if (o->command == OPTIONS_INSPECT && !o->model)
-        return error_set(err, ERR_INPUT, "eddy inspect needs a PATH");
     if (notice)
         o->command = notice->command;
     return true;

@@ -293,6 +293,15 @@ static void sizes_take_binary_suffixes(void **state)
     assert_int_equal(f->o.host_memory, 2 << 20);
 }
 
+static void a_step_has_room_beside_its_batch(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_true(init(f, "eddy serve --row-budget 9 --max-batch 8"));
+    refuses(f, "eddy serve --row-budget 8 --max-batch 8",
+            (const char *[]){ "row_budget (8)", "max_batch (8)", NULL });
+}
+
 static void a_choice_is_one_of_its_words(void **state)
 {
     struct fixture *f = *state;
@@ -534,6 +543,7 @@ int main(void)
         CASE(fractions_keep_their_bounds_and_leave_nothing_over),
         CASE(the_seed_reaches_as_far_as_a_json_number),
         CASE(sizes_take_binary_suffixes),
+        CASE(a_step_has_room_beside_its_batch),
         CASE(a_choice_is_one_of_its_words),
         CASE(an_error_names_its_source),
         CASE(a_config_file_that_is_not_one_is_refused),
