@@ -207,20 +207,24 @@ static enum json_fault remember_key(struct scan *s, const char *at, uint64_t has
 
 static enum json_fault forget_keys(struct scan *s, size_t first)
 {
-    struct key *keys = s->keys + first;
     size_t n = s->key_count - first;
+    struct key *keys;
 
     s->key_count = first;
     if (n < 2)
         return JSON_OK;
+    keys = s->keys + first;
     qsort_r(keys, n, sizeof(*keys), compare_keys, (void *)s->in.end);
     for (size_t i = 1; i < n; i++) {
         if (compare_keys(&keys[i - 1], &keys[i], (void *)s->in.end) == 0) {
             const char *at = keys[i].at > keys[i - 1].at ? keys[i].at : keys[i - 1].at;
-            int shown = (int)strcspn(at, "\""); /* a closing quote is known to follow */
+            size_t shown = strcspn(at, "\""); /* the closing quote bounds it */
 
+            if (shown > 100)
+                for (shown = 100; shown && ((unsigned char)at[shown] & 0xc0) == 0x80;)
+                    shown--;
             error_set(s->in.err, ERR_INPUT, "JSON: byte %zu: the key \"%.*s\" is there twice",
-                      (size_t)(at - s->in.start), shown < 200 ? shown : 200, at);
+                      (size_t)(at - s->in.start), (int)shown, at);
             return JSON_DUPLICATE_KEY;
         }
     }
