@@ -152,6 +152,7 @@ static bool load_file(struct weights *w, const char *path, struct error *err)
     } kinds[] = {
         { ".safetensors", safetensors_load },
         { ".safetensors.index.json", shards_load },
+        { ".pth", pth_load },
     };
 
     for (size_t i = 0; i < sizeof(kinds) / sizeof(*kinds); i++)
