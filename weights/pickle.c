@@ -20,7 +20,7 @@ struct value {
     enum kind kind;
     uint32_t length; /* TUPLE, STORAGE */
     union {
-        int64_t number;  /* BOOL, INT */
+        int64_t number;  /* INT */
         uint32_t string; /* offset in bytes */
         uint32_t global; /* index in globals */
         uint32_t first;  /* TUPLE, STORAGE: index in items */
@@ -37,6 +37,7 @@ struct values {
 struct machine {
     char *bytes;
     size_t len, at;
+    int arg; /* the opcode's, from its row in opcodes[] */
     const char *path;
     struct error *err;
     struct values stack, memo, items;
@@ -95,9 +96,9 @@ static bool push(struct machine *m, struct value v)
     return append(m, &m->stack, v);
 }
 
-static bool push_kind(struct machine *m, enum kind kind, int64_t number)
+static bool push_int(struct machine *m, int64_t number)
 {
-    return push(m, (struct value){ .kind = kind, .number = number });
+    return push(m, (struct value){ .kind = INT, .number = number });
 }
 
 /* Never a mark: those are taken with what stands on them. */
@@ -148,13 +149,13 @@ static bool take_uint(struct machine *m, int bytes, uint64_t *out)
 }
 
 /* The text is moved one byte down, over its length, and ends in a NUL. */
-static bool push_text(struct machine *m, int length_bytes)
+static bool run_text(struct machine *m)
 {
     const char *p;
     uint64_t n;
     char *to;
 
-    if (!take_uint(m, length_bytes, &n) || !take(m, n, &p))
+    if (!take_uint(m, m->arg, &n) || !take(m, n, &p))
         return false;
     if (memchr(p, '\0', n))
         return refuse(m, "a string holds a NUL");
@@ -197,16 +198,6 @@ static bool push_tuple(struct machine *m, const struct value *from, size_t n)
     return push(m, (struct value){ .kind = TUPLE, .length = (uint32_t)n, .first = first });
 }
 
-static bool push_last(struct machine *m, size_t n)
-{
-    struct value v[3] = { 0 };
-
-    for (size_t i = n; i-- > 0;)
-        if (!pop(m, &v[i]))
-            return false;
-    return push_tuple(m, v, n);
-}
-
 static bool set_pairs(struct machine *m, const struct value *from, size_t n)
 {
     struct value dict;
@@ -221,27 +212,6 @@ static bool set_pairs(struct machine *m, const struct value *from, size_t n)
             !append(m, &m->pairs, from[i + 1]))
             return false;
     return true;
-}
-
-static bool put_memo(struct machine *m, uint64_t i)
-{
-    struct value v;
-
-    if (!pop(m, &v) || !push(m, v))
-        return false;
-    if (i > m->memo.count) /* picklers number from 0 on: no gaps, so no large tables */
-        return refuse(m, "expected the next memo number, found a later one");
-    if (i == m->memo.count)
-        return append(m, &m->memo, v);
-    m->memo.v[i] = v;
-    return true;
-}
-
-static bool get_memo(struct machine *m, uint64_t i)
-{
-    if (i >= m->memo.count)
-        return refuse(m, "expected a memo that was put, found another number");
-    return push(m, m->memo.v[i]);
 }
 
 /* Whole numbers of a shape or of strides. */
@@ -382,58 +352,10 @@ static bool run_proto(struct machine *m)
     return (version >= 2 && version <= 5) || refuse(m, "expected protocol 2 to 5, found another");
 }
 
-static bool run_frame(struct machine *m)
-{
-    uint64_t length;
-
-    return take_uint(m, 8, &length);
-}
-
 static bool run_stop(struct machine *m)
 {
     m->stopped = true;
     return true;
-}
-
-static bool run_mark(struct machine *m)
-{
-    return push_kind(m, MARK, 0);
-}
-
-static bool run_none(struct machine *m)
-{
-    return push_kind(m, NONE, 0);
-}
-
-static bool run_newtrue(struct machine *m)
-{
-    return push_kind(m, BOOL, 1);
-}
-
-static bool run_newfalse(struct machine *m)
-{
-    return push_kind(m, BOOL, 0);
-}
-
-static bool run_binint(struct machine *m)
-{
-    uint64_t u;
-
-    return take_uint(m, 4, &u) && push_kind(m, INT, (int32_t)(uint32_t)u);
-}
-
-static bool run_binint1(struct machine *m)
-{
-    uint64_t u;
-
-    return take_uint(m, 1, &u) && push_kind(m, INT, (int64_t)u);
-}
-
-static bool run_binint2(struct machine *m)
-{
-    uint64_t u;
-
-    return take_uint(m, 2, &u) && push_kind(m, INT, (int64_t)u);
 }
 
 /* Two's complement of up to 8 bytes. */
@@ -449,17 +371,73 @@ static bool run_long1(struct machine *m)
         return false;
     if (n > 0 && n < 8 && u >> (8 * n - 1))
         u |= UINT64_MAX << 8 * n;
-    return push_kind(m, INT, (int64_t)u);
+    return push_int(m, (int64_t)u);
 }
 
-static bool run_binunicode(struct machine *m)
+/* A value that needs no more than its kind. */
+static bool run_constant(struct machine *m)
 {
-    return push_text(m, 4);
+    return push(m, (struct value){ .kind = (enum kind)m->arg });
 }
 
-static bool run_short_binunicode(struct machine *m)
+static bool run_skip(struct machine *m)
 {
-    return push_text(m, 1);
+    const char *skipped;
+
+    return take(m, (size_t)m->arg, &skipped);
+}
+
+static bool run_uint(struct machine *m)
+{
+    uint64_t u;
+
+    return take_uint(m, m->arg, &u) && push_int(m, (int64_t)u);
+}
+
+static bool run_int32(struct machine *m)
+{
+    uint64_t u;
+
+    return take_uint(m, 4, &u) && push_int(m, (int32_t)(uint32_t)u);
+}
+
+/* The number of the memo's place has m->arg bytes; MEMOIZE has none and takes the next. */
+static bool run_put(struct machine *m)
+{
+    uint64_t i = m->memo.count;
+    struct value v;
+
+    if (m->arg > 0 && !take_uint(m, m->arg, &i))
+        return false;
+    if (!pop(m, &v) || !push(m, v))
+        return false;
+    if (i > m->memo.count) /* picklers number from 0 on: no gaps, so no large tables */
+        return refuse(m, "expected the next memo number, found a later one");
+    if (i == m->memo.count)
+        return append(m, &m->memo, v);
+    m->memo.v[i] = v;
+    return true;
+}
+
+static bool run_get(struct machine *m)
+{
+    uint64_t i;
+
+    if (!take_uint(m, m->arg, &i))
+        return false;
+    if (i >= m->memo.count)
+        return refuse(m, "expected a memo that was put, found another number");
+    return push(m, m->memo.v[i]);
+}
+
+static bool run_small_tuple(struct machine *m)
+{
+    struct value v[3];
+
+    for (int i = m->arg; i-- > 0;)
+        if (!pop(m, &v[i]))
+            return false;
+    return push_tuple(m, v, (size_t)m->arg);
 }
 
 static bool run_global(struct machine *m)
@@ -478,26 +456,6 @@ static bool run_stack_global(struct machine *m)
     if (module.kind != STRING || name.kind != STRING)
         return refuse(m, "expected a module and a name, found other values");
     return push_global(m, m->bytes + module.string, m->bytes + name.string);
-}
-
-static bool run_empty_tuple(struct machine *m)
-{
-    return push_tuple(m, NULL, 0);
-}
-
-static bool run_tuple1(struct machine *m)
-{
-    return push_last(m, 1);
-}
-
-static bool run_tuple2(struct machine *m)
-{
-    return push_last(m, 2);
-}
-
-static bool run_tuple3(struct machine *m)
-{
-    return push_last(m, 3);
 }
 
 static bool run_tuple(struct machine *m)
@@ -535,86 +493,54 @@ static bool run_build(struct machine *m)
     return push(m, object);
 }
 
-static bool run_binput(struct machine *m)
-{
-    uint64_t i;
-
-    return take_uint(m, 1, &i) && put_memo(m, i);
-}
-
-static bool run_long_binput(struct machine *m)
-{
-    uint64_t i;
-
-    return take_uint(m, 4, &i) && put_memo(m, i);
-}
-
-static bool run_memoize(struct machine *m)
-{
-    return put_memo(m, m->memo.count);
-}
-
-static bool run_binget(struct machine *m)
-{
-    uint64_t i;
-
-    return take_uint(m, 1, &i) && get_memo(m, i);
-}
-
-static bool run_long_binget(struct machine *m)
-{
-    uint64_t i;
-
-    return take_uint(m, 4, &i) && get_memo(m, i);
-}
-
 /* Those without a function are known only to be refused by name. */
 static const struct {
     unsigned char code;
     const char *name;
     bool (*run)(struct machine *m);
+    int arg;
 } opcodes[] = {
-    { 0x80, "PROTO", run_proto },
-    { 0x95, "FRAME", run_frame },
-    { '.', "STOP", run_stop },
-    { '(', "MARK", run_mark },
-    { 'N', "NONE", run_none },
-    { 0x88, "NEWTRUE", run_newtrue },
-    { 0x89, "NEWFALSE", run_newfalse },
-    { 'J', "BININT", run_binint },
-    { 'K', "BININT1", run_binint1 },
-    { 'M', "BININT2", run_binint2 },
-    { 0x8a, "LONG1", run_long1 },
-    { 'X', "BINUNICODE", run_binunicode },
-    { 0x8c, "SHORT_BINUNICODE", run_short_binunicode },
-    { 'c', "GLOBAL", run_global },
-    { 0x93, "STACK_GLOBAL", run_stack_global },
-    { ')', "EMPTY_TUPLE", run_empty_tuple },
-    { 0x85, "TUPLE1", run_tuple1 },
-    { 0x86, "TUPLE2", run_tuple2 },
-    { 0x87, "TUPLE3", run_tuple3 },
-    { 't', "TUPLE", run_tuple },
-    { '}', "EMPTY_DICT", push_dict },
-    { 's', "SETITEM", run_setitem },
-    { 'u', "SETITEMS", run_setitems },
-    { 'R', "REDUCE", run_reduce },
-    { 'b', "BUILD", run_build },
-    { 'Q', "BINPERSID", run_binpersid },
-    { 'q', "BINPUT", run_binput },
-    { 'r', "LONG_BINPUT", run_long_binput },
-    { 0x94, "MEMOIZE", run_memoize },
-    { 'h', "BINGET", run_binget },
-    { 'j', "LONG_BINGET", run_long_binget },
-    { 'i', "INST", NULL },
-    { 'o', "OBJ", NULL },
-    { 0x81, "NEWOBJ", NULL },
-    { 0x92, "NEWOBJ_EX", NULL },
-    { 0x82, "EXT1", NULL },
-    { 0x83, "EXT2", NULL },
-    { 0x84, "EXT4", NULL },
-    { 'P', "PERSID", NULL },
-    { ']', "EMPTY_LIST", NULL },
-    { 'G', "BINFLOAT", NULL },
+    { 0x80, "PROTO", run_proto, 0 },
+    { 0x95, "FRAME", run_skip, 8 },
+    { '.', "STOP", run_stop, 0 },
+    { '(', "MARK", run_constant, MARK },
+    { 'N', "NONE", run_constant, NONE },
+    { 0x88, "NEWTRUE", run_constant, BOOL },
+    { 0x89, "NEWFALSE", run_constant, BOOL },
+    { 'J', "BININT", run_int32, 0 },
+    { 'K', "BININT1", run_uint, 1 },
+    { 'M', "BININT2", run_uint, 2 },
+    { 0x8a, "LONG1", run_long1, 0 },
+    { 'X', "BINUNICODE", run_text, 4 },
+    { 0x8c, "SHORT_BINUNICODE", run_text, 1 },
+    { 'c', "GLOBAL", run_global, 0 },
+    { 0x93, "STACK_GLOBAL", run_stack_global, 0 },
+    { ')', "EMPTY_TUPLE", run_small_tuple, 0 },
+    { 0x85, "TUPLE1", run_small_tuple, 1 },
+    { 0x86, "TUPLE2", run_small_tuple, 2 },
+    { 0x87, "TUPLE3", run_small_tuple, 3 },
+    { 't', "TUPLE", run_tuple, 0 },
+    { '}', "EMPTY_DICT", push_dict, 0 },
+    { 's', "SETITEM", run_setitem, 0 },
+    { 'u', "SETITEMS", run_setitems, 0 },
+    { 'R', "REDUCE", run_reduce, 0 },
+    { 'b', "BUILD", run_build, 0 },
+    { 'Q', "BINPERSID", run_binpersid, 0 },
+    { 'q', "BINPUT", run_put, 1 },
+    { 'r', "LONG_BINPUT", run_put, 4 },
+    { 0x94, "MEMOIZE", run_put, 0 },
+    { 'h', "BINGET", run_get, 1 },
+    { 'j', "LONG_BINGET", run_get, 4 },
+    { 'i', "INST", NULL, 0 },
+    { 'o', "OBJ", NULL, 0 },
+    { 0x81, "NEWOBJ", NULL, 0 },
+    { 0x92, "NEWOBJ_EX", NULL, 0 },
+    { 0x82, "EXT1", NULL, 0 },
+    { 0x83, "EXT2", NULL, 0 },
+    { 0x84, "EXT4", NULL, 0 },
+    { 'P', "PERSID", NULL, 0 },
+    { ']', "EMPTY_LIST", NULL, 0 },
+    { 'G', "BINFLOAT", NULL, 0 },
 };
 
 static bool run_opcode(struct machine *m)
@@ -627,6 +553,7 @@ static bool run_opcode(struct machine *m)
     for (size_t i = 0; i < sizeof(opcodes) / sizeof(*opcodes); i++) {
         if (opcodes[i].code != code)
             continue;
+        m->arg = opcodes[i].arg;
         if (opcodes[i].run)
             return opcodes[i].run(m);
         name = opcodes[i].name;
