@@ -81,8 +81,8 @@ static cJSON *parse(const char *text, size_t len, const char *name, struct error
         rewrite_infinities(copy);
     root = copy ? cJSON_ParseWithLength(copy, len) : NULL;
     free(copy);
-    if (!root) {
-        error_set(err, ERR_NOMEM, "%.200s: out of memory", name);
+    if (!root) { /* the text is JSON: a bound of cJSON's own, on memory or a number's length */
+        error_set(err, ERR_FORMAT, "%.200s: cJSON could not hold it", name);
     } else if (!cJSON_IsObject(root)) {
         error_set(err, ERR_FORMAT, "%.200s: expected an object, found another value", name);
         cJSON_Delete(root);

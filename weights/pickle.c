@@ -158,7 +158,7 @@ static bool run_text(struct machine *m)
     if (!take_uint(m, m->arg, &n) || !take(m, n, &p))
         return false;
     if (memchr(p, '\0', n))
-        return refuse(m, "a string holds a NUL");
+        return refuse(m, "expected a string without NUL, found one");
     to = m->bytes + (p - m->bytes) - 1;
     memmove(to, p, n);
     to[n] = '\0';
@@ -262,7 +262,7 @@ static bool describe_tensor(struct machine *m, const struct value *a, struct pic
         return refuse(m, "expected as many strides as dimensions, found another number");
     t->rank = (int)a[2].length;
     if (!tensor_bytes(t, &t->bytes) || t->bytes > INT64_MAX)
-        return refuse(m, "shape overflow");
+        return refuse(m, "shape overflow: expected fewer than 2^63 bytes, found more");
     if (!is_row_major(t, stride))
         return refuse(m, "expected a contiguous row-major tensor, found other strides");
     elements = t->bytes / dtype_size(t->dtype);
@@ -280,7 +280,7 @@ static bool call_tensor(struct machine *m, const struct value *args)
     if (!describe_tensor(m, &m->items.v[args->first], &p))
         return false;
     if (m->tensor_count == LIMIT_TENSORS)
-        return refuse(m, "too many tensors");
+        return refuse(m, "expected at most as many tensors as limits.h says, found more");
     if (m->tensor_count == m->tensor_room) {
         size_t room = m->tensor_room ? 2 * m->tensor_room : 256;
         struct pickle_tensor *grown = realloc(m->tensors, room * sizeof(*grown));
