@@ -13,6 +13,7 @@ struct archive {
     unsigned char bytes[8192], directory[2048];
     size_t len, directory_len, count;
     int method, flags;
+    bool wide; /* sizes and offsets in their 64-bit places */
 };
 
 static void put(unsigned char *to, size_t *len, uint64_t value, int bytes)
@@ -40,24 +41,33 @@ static void add_entry(struct archive *a, const char *name, const void *data, siz
     put(a->directory, &a->directory_len, (uint64_t)a->flags, 2);
     put(a->directory, &a->directory_len, (uint64_t)a->method, 2);
     put(a->directory, &a->directory_len, 0, 8);
-    put(a->directory, &a->directory_len, n, 4);
-    put(a->directory, &a->directory_len, n, 4);
+    put(a->directory, &a->directory_len, a->wide ? UINT32_MAX : n, 4);
+    put(a->directory, &a->directory_len, a->wide ? UINT32_MAX : n, 4);
     put(a->directory, &a->directory_len, name_len, 2);
-    put(a->directory, &a->directory_len, 0, 12);
-    put(a->directory, &a->directory_len, at, 4);
+    put(a->directory, &a->directory_len, a->wide ? 5 + 28 : 0, 2);
+    put(a->directory, &a->directory_len, 0, 10);
+    put(a->directory, &a->directory_len, a->wide ? UINT32_MAX : at, 4);
     memcpy(a->directory + a->directory_len, name, name_len);
     a->directory_len += name_len;
+    if (a->wide) {
+        put(a->directory, &a->directory_len, 0x00014643, 5); /* a field of another kind first */
+        put(a->directory, &a->directory_len, 1, 2);
+        put(a->directory, &a->directory_len, 24, 2);
+        put(a->directory, &a->directory_len, n, 8);
+        put(a->directory, &a->directory_len, n, 8);
+        put(a->directory, &a->directory_len, at, 8);
+    }
     a->count++;
 }
 
-static void finish(struct archive *a, bool wide)
+static void finish(struct archive *a)
 {
     size_t directory = a->len, end64;
 
     memcpy(a->bytes + a->len, a->directory, a->directory_len);
     a->len += a->directory_len;
     end64 = a->len;
-    if (wide) {
+    if (a->wide) {
         put(a->bytes, &a->len, 0x06064b50, 4);
         put(a->bytes, &a->len, 44, 8);
         put(a->bytes, &a->len, 0, 12);
@@ -72,15 +82,15 @@ static void finish(struct archive *a, bool wide)
     }
     put(a->bytes, &a->len, 0x06054b50, 4);
     put(a->bytes, &a->len, 0, 4);
-    put(a->bytes, &a->len, wide ? 0xffff : a->count, 2);
-    put(a->bytes, &a->len, wide ? 0xffff : a->count, 2);
-    put(a->bytes, &a->len, wide ? 0xffffffff : a->directory_len, 4);
-    put(a->bytes, &a->len, wide ? 0xffffffff : directory, 4);
+    put(a->bytes, &a->len, a->wide ? 0xffff : a->count, 2);
+    put(a->bytes, &a->len, a->wide ? 0xffff : a->count, 2);
+    put(a->bytes, &a->len, a->wide ? 0xffffffff : a->directory_len, 4);
+    put(a->bytes, &a->len, a->wide ? 0xffffffff : directory, 4);
     put(a->bytes, &a->len, 0, 2);
 }
 
 /* The archive of a pickle and of a storage "0" of 24 bytes 0, 1, 2, .. */
-static void pack(struct archive *a, const void *pickle, size_t len, bool wide)
+static void pack(struct archive *a, const void *pickle, size_t len)
 {
     unsigned char data[24];
 
@@ -88,14 +98,14 @@ static void pack(struct archive *a, const void *pickle, size_t len, bool wide)
         data[i] = (unsigned char)i;
     add_entry(a, "m/data.pkl", pickle, len);
     add_entry(a, "m/data/0", data, sizeof(data));
-    finish(a, wide);
+    finish(a);
 }
 
 static const char *write_pickle(const void *pickle, size_t len)
 {
     struct archive a = { 0 };
 
-    pack(&a, pickle, len, false);
+    pack(&a, pickle, len);
     return fixture_write("m.pth", a.bytes, a.len);
 }
 
@@ -141,10 +151,10 @@ static void a_small_archive_opens(void **state)
 
 static void a_64_bit_archive_opens(void **state)
 {
-    struct archive a = { 0 };
+    struct archive a = { .wide = true };
 
     (void)state;
-    pack(&a, DICT(GOOD), sizeof(DICT(GOOD)) - 1, true);
+    pack(&a, DICT(GOOD), sizeof(DICT(GOOD)) - 1);
     expect_good(fixture_write("m.pth", a.bytes, a.len));
 }
 
@@ -165,6 +175,30 @@ static void ordered_dictionaries_parameters_and_shared_tensors_open(void **state
     w = expect_open(write_pickle(memo, sizeof(memo) - 1));
     assert_int_equal(weights_count(w), 2);
     assert_non_null(weights_find(w, "b"));
+    weights_close(w);
+}
+
+static void tensors_of_each_dtype_and_views_of_one_storage_open(void **state)
+{
+    static const char halves[] = "\x80\2}(X\1\0\0\0a" TENSOR(
+        STORAGE("BFloat16", "\x0c"), "K\4", "K\2\x85",
+        "K\1\x85") "X\1\0\0\0b" TENSOR(STORAGE("Half", "\x0c"), "K\5", "K\7K\1\x86",
+                                       "K\1K\1\x86") "X\1\0\0\0c" TENSOR(STORAGE("Long", "\3"),
+                                                                         "K\2", ")", ")") "u.";
+    struct weights *w = expect_open(write_pickle(halves, sizeof(halves) - 1));
+    unsigned char *a = read_tensor(w, "a"), *b = read_tensor(w, "b"), *c = read_tensor(w, "c");
+
+    (void)state;
+    assert_int_equal(weights_find(w, "a")->dtype, DTYPE_BF16);
+    assert_int_equal(weights_find(w, "b")->dtype, DTYPE_F16);
+    assert_int_equal(weights_find(w, "c")->dtype, DTYPE_I64);
+    assert_int_equal(weights_find(w, "b")->bytes, 14);
+    assert_int_equal(weights_find(w, "c")->rank, 0);
+    assert_true(a[0] == 8 && b[0] == 10 && c[0] == 16);
+    assert_string_equal(weights_at(w, 2)->name, "c");
+    free(a);
+    free(b);
+    free(c);
     weights_close(w);
 }
 
@@ -292,21 +326,21 @@ static void what_pytorch_does_not_write_is_refused(void **state)
     struct archive none = { 0 }, two = { 0 }, big = { 0 };
 
     (void)state;
-    pack(&compressed, DICT(GOOD), sizeof(DICT(GOOD)) - 1, false);
+    pack(&compressed, DICT(GOOD), sizeof(DICT(GOOD)) - 1);
     expect_archive_refused(&compressed, "expected stored entries, found a compressed one");
-    pack(&encrypted, DICT(GOOD), sizeof(DICT(GOOD)) - 1, false);
+    pack(&encrypted, DICT(GOOD), sizeof(DICT(GOOD)) - 1);
     expect_archive_refused(&encrypted, "expected plain entries, found an encrypted one");
     add_entry(&twice, "m/data.pkl", "", 0);
-    pack(&twice, DICT(GOOD), sizeof(DICT(GOOD)) - 1, false);
+    pack(&twice, DICT(GOOD), sizeof(DICT(GOOD)) - 1);
     expect_archive_refused(&twice, "two entries have one name");
     add_entry(&two, "n/data.pkl", "", 0);
-    pack(&two, DICT(GOOD), sizeof(DICT(GOOD)) - 1, false);
+    pack(&two, DICT(GOOD), sizeof(DICT(GOOD)) - 1);
     expect_archive_refused(&two, "expected one data.pkl, found several");
     add_entry(&none, "m/other", "", 0);
-    finish(&none, false);
+    finish(&none);
     expect_archive_refused(&none, "expected a data.pkl, found none");
     add_entry(&big, "m/byteorder", "big", 3);
-    pack(&big, DICT(GOOD), sizeof(DICT(GOOD)) - 1, false);
+    pack(&big, DICT(GOOD), sizeof(DICT(GOOD)) - 1);
     expect_archive_refused(&big, "expected byte order little");
     expect_refused(fixture_write("m.pth", "\x80\2\x8a\nl\xfc\x9c", 7), ERR_FORMAT, "too short",
                    NULL);
@@ -318,16 +352,16 @@ static void a_storage_must_be_in_the_archive(void **state)
 
     (void)state;
     add_entry(&a, "m/data.pkl", DICT(GOOD), sizeof(DICT(GOOD)) - 1);
-    finish(&a, false);
+    finish(&a);
     expect_archive_refused(&a, "tensor x: expected an entry data/0, found none");
 }
 
 static void every_beginning_of_a_file_is_refused(void **state)
 {
-    struct archive a = { 0 };
+    struct archive a = { .wide = true };
 
     (void)state;
-    pack(&a, DICT(GOOD), sizeof(DICT(GOOD)) - 1, true);
+    pack(&a, DICT(GOOD), sizeof(DICT(GOOD)) - 1);
     for (size_t n = 0; n < a.len; n++)
         expect_refused(fixture_write("m.pth", a.bytes, n), ERR_FORMAT, "m.pth", NULL);
 }
@@ -339,8 +373,8 @@ static void no_changed_byte_does_harm(void **state)
 
     (void)state;
     for (int wide = 0; wide < 2; wide++) {
-        a = (struct archive){ 0 };
-        pack(&a, DICT(GOOD), sizeof(DICT(GOOD)) - 1, wide);
+        a = (struct archive){ .wide = wide };
+        pack(&a, DICT(GOOD), sizeof(DICT(GOOD)) - 1);
         for (size_t i = 0; i < a.len; i++) {
             unsigned char was = a.bytes[i];
 
@@ -436,6 +470,7 @@ int main(void)
         cmocka_unit_test(a_small_archive_opens),
         cmocka_unit_test(a_64_bit_archive_opens),
         cmocka_unit_test(ordered_dictionaries_parameters_and_shared_tensors_open),
+        cmocka_unit_test(tensors_of_each_dtype_and_views_of_one_storage_open),
         cmocka_unit_test(protocol_4_opens),
         cmocka_unit_test(a_global_that_is_not_of_a_tensor_is_refused_by_name),
         cmocka_unit_test(an_opcode_beyond_a_dictionary_is_refused_by_name),
