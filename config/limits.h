@@ -41,7 +41,7 @@
     X(LIST_ITEMS, 1000, "items in one page of a list; 400")                                        \
     X(SNAPSHOT_HEADER_BYTES, 64 * 1024, "bytes of a snapshot file before its state; 422")          \
     X(SAFETENSORS_HEADER_BYTES, 100 * 1000 * 1000, "bytes of a safetensors header")                \
-    X(PTH_HEADER_BYTES, 16 * 1024 * 1024, "bytes of a .pth file's directory, and of its pickle")          \
+    X(PTH_HEADER_BYTES, 16 * 1024 * 1024, "bytes of a .pth file's directory, and of its pickle")   \
     X(TENSORS, 1000000, "tensors in a model")                                                      \
     X(MODEL_JSON_BYTES, 64 * 1024 * 1024, "bytes of a model's JSON file")                          \
     X(CONFIG_BYTES, 64 * 1024, "bytes of a config file")                                           \

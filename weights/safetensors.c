@@ -7,6 +7,8 @@
  * begins where the one before ends, the last ends with the file. Beyond the reference,
  * a dtype that no model here can use and more than TENSOR_MAX_RANK dimensions are refused.
  * Source: the README, section "Format", and safetensors/src/tensor.rs. */
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,24 +49,34 @@ static bool read_length(const struct source *s, uint64_t *length, struct error *
     return true;
 }
 
+static bool refuse(const char *path, const struct tensor *t, struct error *err, const char *fmt,
+                   ...) __attribute__((format(printf, 4, 5)));
+
+static bool refuse(const char *path, const struct tensor *t, struct error *err, const char *fmt,
+                   ...)
+{
+    char why[160];
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(why, sizeof(why), fmt, args);
+    va_end(args);
+    return error_set(err, ERR_FORMAT, "%.200s: tensor %.100s: %s", path, t->name, why);
+}
+
 static bool parse_dtype(struct json_pull *p, struct tensor *t, const char *path, struct error *err)
 {
     const char *name = json_pull_string(p);
 
     if (!name)
-        return error_set(err, ERR_FORMAT,
-                         "%.200s: tensor %.100s: expected a string as dtype, found another value",
-                         path, t->name);
+        return refuse(path, t, err, "expected a string as dtype, found another value");
     for (int i = 0; i < DTYPE_COUNT; i++) {
         if (strcmp(name, dtype_name((enum dtype)i)) == 0) {
             t->dtype = (enum dtype)i;
             return true;
         }
     }
-    return error_set(
-        err, ERR_FORMAT,
-        "%.200s: tensor %.100s: dtype %.20s is not supported; F32, F16, BF16 and I64 are", path,
-        t->name, name);
+    return refuse(path, t, err, "dtype %.20s is not supported; F32, F16, BF16 and I64 are", name);
 }
 
 static bool parse_shape(struct json_pull *p, struct tensor *t, const char *path, struct error *err)
@@ -73,19 +85,15 @@ static bool parse_shape(struct json_pull *p, struct tensor *t, const char *path,
     uint64_t dim;
 
     if (!json_pull_mark(p, '['))
-        return error_set(err, ERR_FORMAT,
-                         "%.200s: tensor %.100s: expected a list as shape, found another value",
-                         path, t->name);
+        return refuse(path, t, err, "expected a list as shape, found another value");
     while (json_pull_next(p, ']', &first)) {
         if (t->rank == TENSOR_MAX_RANK)
-            return error_set(err, ERR_FORMAT,
-                             "%.200s: tensor %.100s: expected at most %d dimensions, found more",
-                             path, t->name, TENSOR_MAX_RANK);
+            return refuse(path, t, err, "expected at most %d dimensions, found more",
+                          TENSOR_MAX_RANK);
         if (!json_pull_u64(p, &dim) || dim > INT64_MAX)
-            return error_set(err, ERR_FORMAT,
-                             "%.200s: tensor %.100s: shape overflow: expected whole numbers from 0 "
-                             "to 2^63-1, found another value",
-                             path, t->name);
+            return refuse(path, t, err,
+                          "shape overflow: expected whole numbers from 0 to 2^63-1, found another "
+                          "value");
         t->shape[t->rank++] = (int64_t)dim;
     }
     return true;
@@ -96,10 +104,23 @@ static bool parse_place(struct json_pull *p, struct place *at, const struct tens
 {
     if (!json_pull_mark(p, '[') || !json_pull_u64(p, &at->begin) || !json_pull_mark(p, ',') ||
         !json_pull_u64(p, &at->end) || !json_pull_mark(p, ']'))
-        return error_set(err, ERR_FORMAT,
-                         "%.200s: tensor %.100s: invalid offset: expected two whole numbers, found "
-                         "another value",
-                         path, t->name);
+        return refuse(path, t, err,
+                      "invalid offset: expected two whole numbers, found another value");
+    return true;
+}
+
+static bool prove_size(struct tensor *t, const struct place *at, const char *path,
+                       struct error *err)
+{
+    if (at->end < at->begin)
+        return refuse(path, t, err, "invalid offset: expected an end from %llu on, found %llu",
+                      (unsigned long long)at->begin, (unsigned long long)at->end);
+    if (!tensor_bytes(t, &t->bytes))
+        return refuse(path, t, err, "shape overflow: expected less than 2^64 bytes, found more");
+    if (t->bytes != at->end - at->begin)
+        return refuse(path, t, err,
+                      "invalid offset: expected %zu bytes for its dtype and shape, found %llu",
+                      t->bytes, (unsigned long long)(at->end - at->begin));
     return true;
 }
 
@@ -111,9 +132,7 @@ static bool parse_tensor(struct json_pull *p, struct entry *e, const char *path,
     bool first = true, dtype = false, shape = false, place = false, ok = true;
 
     if (!json_pull_mark(p, '{'))
-        return error_set(err, ERR_FORMAT,
-                         "%.200s: tensor %.100s: expected an object, found another value", path,
-                         t->name);
+        return refuse(path, t, err, "expected an object, found another value");
     while (ok && json_pull_next(p, '}', &first)) {
         const char *key = json_pull_key(p);
 
@@ -129,30 +148,12 @@ static bool parse_tensor(struct json_pull *p, struct entry *e, const char *path,
     if (!ok)
         return false;
     if (!dtype || !shape || !place)
-        return error_set(
-            err, ERR_FORMAT,
-            "%.200s: tensor %.100s: expected dtype, shape and data_offsets, found no %s", path,
-            t->name,
-            !dtype   ? "dtype"
-            : !shape ? "shape"
-                     : "data_offsets");
-    if (at.end < at.begin)
-        return error_set(err, ERR_FORMAT,
-                         "%.200s: tensor %.100s: invalid offset: expected an end from %llu on, "
-                         "found %llu",
-                         path, t->name, (unsigned long long)at.begin, (unsigned long long)at.end);
-    if (!tensor_bytes(t, &t->bytes))
-        return error_set(err, ERR_FORMAT,
-                         "%.200s: tensor %.100s: shape overflow: expected less than 2^64 bytes, "
-                         "found more",
-                         path, t->name);
-    if (t->bytes != at.end - at.begin)
-        return error_set(err, ERR_FORMAT,
-                         "%.200s: tensor %.100s: invalid offset: expected %zu bytes for its dtype "
-                         "and shape, found %llu",
-                         path, t->name, t->bytes, (unsigned long long)(at.end - at.begin));
+        return refuse(path, t, err, "expected dtype, shape and data_offsets, found no %s",
+                      !dtype   ? "dtype"
+                      : !shape ? "shape"
+                               : "data_offsets");
     e->offset = at.begin;
-    return true;
+    return prove_size(t, &at, path, err);
 }
 
 static bool parse_metadata(struct json_pull *p, const char *path, struct error *err)
@@ -220,11 +221,9 @@ static bool prove_places(struct weights *w, size_t first, uint64_t base, const s
         struct entry *e = &w->entries[i];
 
         if (e->offset != at)
-            return error_set(err, ERR_FORMAT,
-                             "%.200s: tensor %.100s: invalid offset: expected %llu (no hole, no "
-                             "overlap), found %llu",
-                             s->path, e->tensor.name, (unsigned long long)at,
-                             (unsigned long long)e->offset);
+            return refuse(s->path, &e->tensor, err,
+                          "invalid offset: expected %llu (no hole, no overlap), found %llu",
+                          (unsigned long long)at, (unsigned long long)e->offset);
         at += e->tensor.bytes; /* e->offset + bytes was read as a 64-bit end: no overflow */
         e->offset += base;
     }
