@@ -51,7 +51,7 @@ static bool is_digit(const char *p, const char *end)
     return p < end && *p >= '0' && *p <= '9';
 }
 
-/* Four hexadecimal digits at s->at, or -1; moves past them. */
+/* Four hexadecimal digits at t->at, or -1; moves past them. */
 static int32_t take_hex4(struct text *t)
 {
     int32_t u = 0;
@@ -134,7 +134,7 @@ static enum json_fault take_utf8(struct text *t, uint32_t *out)
     return JSON_OK;
 }
 
-/* One character of a string, unescaped. s->at < s->end. */
+/* One character of a string, unescaped. t->at < t->end. */
 static enum json_fault take_char(struct text *t, uint32_t *out)
 {
     unsigned char c = (unsigned char)*t->at;
