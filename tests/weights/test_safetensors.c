@@ -271,7 +271,7 @@ static void other_members_of_a_tensor_are_passed_over(void **state)
         4)));
 }
 
-/* The names cost nothing to make and 100 bytes of table each to keep. */
+/* A second in a release build; a quadratic search would take hours in any. */
 static void more_tensors_than_the_limit_are_refused_at_once(void **state)
 {
     size_t room = (size_t)(LIMIT_TENSORS + 1) * 64 + 16;
@@ -288,7 +288,7 @@ static void more_tensors_than_the_limit_are_refused_at_once(void **state)
     free(header);
     start = clock();
     expect_refused(fixture_path("bad.safetensors"), ERR_FORMAT, "expected at most 1000000", NULL);
-    assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 20.0);
+    assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 60.0);
     fixture_remove("bad.safetensors");
 }
 
