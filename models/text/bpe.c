@@ -14,8 +14,6 @@
 #include "models/text/text_buffer.h"
 #include "models/text/utf8.h"
 
-static const uint32_t BPE_NONE = UINT32_MAX;
-
 void bpe_init(struct bpe *b, const struct vocabulary *v, const struct added_tokens *added)
 {
     char text[8];
@@ -102,7 +100,8 @@ static bool add_symbol(struct bpe_scratch *s, int32_t id)
         s->symbol_capacity = capacity;
     }
     s->symbol[s->symbols] =
-        (struct bpe_symbol){ id, s->symbols ? (uint32_t)s->symbols - 1 : BPE_NONE, BPE_NONE };
+        (struct bpe_symbol){ id, s->symbols ? (uint32_t)s->symbols - 1 : BPE_NONE, BPE_NONE,
+                             BPE_NO_MERGE };
     if (s->symbols)
         s->symbol[s->symbols - 1].next = (uint32_t)s->symbols;
     s->symbols++;
@@ -150,16 +149,21 @@ static bool split_characters(const struct bpe *b, struct bpe_scratch *s, const c
     return !unknown || add_symbol(s, b->unknown);
 }
 
+/* Four children a node: half the depth of a binary heap, and a node's children share a
+ * cache line. */
 static void sift_down(uint64_t *heap, size_t n, size_t i)
 {
     uint64_t moved = heap[i];
 
-    for (size_t child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && heap[child + 1] < heap[child])
-            child++;
-        if (moved <= heap[child])
+    for (size_t first; (first = 4 * i + 1) < n;) {
+        size_t least = first, end = first + 4 < n ? first + 4 : n;
+
+        for (size_t child = first + 1; child < end; child++)
+            least = heap[child] < heap[least] ? child : least;
+        if (moved <= heap[least])
             break;
-        heap[i] = heap[child];
+        heap[i] = heap[least];
+        i = least;
     }
     heap[i] = moved;
 }
@@ -168,31 +172,24 @@ static void sift_up(uint64_t *heap, size_t i)
 {
     uint64_t moved = heap[i];
 
-    for (; i > 0 && moved < heap[(i - 1) / 2]; i = (i - 1) / 2)
-        heap[i] = heap[(i - 1) / 2];
+    for (; i > 0 && moved < heap[(i - 1) / 4]; i = (i - 1) / 4)
+        heap[i] = heap[(i - 1) / 4];
     heap[i] = moved;
 }
 
-/* The rank and id of the merge of the symbol at `left` with its right neighbour. */
-static bool find_merge(const struct bpe *b, const struct bpe_scratch *s, uint32_t left,
-                       uint64_t *merge)
-{
-    const struct bpe_symbol *l = &s->symbol[left];
-
-    if (l->id < 0 || l->next == BPE_NONE)
-        return false;
-    return number_map_find(&b->merge, (uint64_t)l->id << 32 | (uint32_t)s->symbol[l->next].id,
-                           merge);
-}
-
-/* Room was made by reserve_heap(). */
+/* Looks the symbol and its right neighbour up; a pair that can be merged goes to the end of
+ * the heap, where room was made by reserve_heap(). */
 static bool push(const struct bpe *b, struct bpe_scratch *s, uint32_t left)
 {
-    uint64_t merge;
+    struct bpe_symbol *l = &s->symbol[left];
 
-    if (!find_merge(b, s, left, &merge))
+    l->merge = BPE_NO_MERGE;
+    if (l->next == BPE_NONE)
         return false;
-    s->heap[s->heaped++] = (merge >> 32) << 32 | left;
+    if (!number_map_find(&b->merge, (uint64_t)l->id << 32 | (uint32_t)s->symbol[l->next].id,
+                         &l->merge))
+        return false;
+    s->heap[s->heaped++] = (l->merge >> 32) << 32 | left;
     return true;
 }
 
@@ -214,12 +211,10 @@ static bool reserve_heap(struct bpe_scratch *s)
 
 static void merge_symbols(const struct bpe *b, struct bpe_scratch *s)
 {
-    uint64_t merge;
-
     s->heaped = 0;
-    for (size_t i = 0; i + 1 < s->symbols; i++)
+    for (size_t i = 0; i < s->symbols; i++)
         push(b, s, (uint32_t)i);
-    for (size_t i = s->heaped / 2; i-- > 0;)
+    for (size_t i = s->heaped / 4 + 1; i-- > 0 && s->heaped > 1;)
         sift_down(s->heap, s->heaped, i);
 
     while (s->heaped > 0) {
@@ -230,15 +225,15 @@ static void merge_symbols(const struct bpe *b, struct bpe_scratch *s)
         s->heap[0] = s->heap[--s->heaped];
         if (s->heaped > 0)
             sift_down(s->heap, s->heaped, 0);
-        if (!find_merge(b, s, left, &merge) || merge >> 32 != top >> 32)
+        if (l->merge == BPE_NO_MERGE || l->merge >> 32 != top >> 32)
             continue;
 
         right = l->next;
-        l->id = (int32_t)(uint32_t)merge;
+        l->id = (int32_t)(uint32_t)l->merge;
         l->next = s->symbol[right].next;
         if (l->next != BPE_NONE)
             s->symbol[l->next].prev = left;
-        s->symbol[right].id = -1;
+        s->symbol[right].merge = BPE_NO_MERGE;
         if (push(b, s, left))
             sift_up(s->heap, s->heaped - 1);
         if (l->prev != BPE_NONE && push(b, s, l->prev))

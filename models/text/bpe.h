@@ -18,6 +18,9 @@
 
 enum { BPE_DIRECT = 0x200 };
 
+#define BPE_NONE     UINT32_MAX
+#define BPE_NO_MERGE UINT64_MAX
+
 struct bpe {
     const struct vocabulary *vocabulary; /* borrowed */
     const struct added_tokens *added;    /* borrowed */
@@ -30,9 +33,10 @@ struct bpe {
 
 struct bpe_scratch {
     struct bpe_symbol {
-        int32_t id;          /* -1: merged away */
+        int32_t id;
         uint32_t prev, next; /* BPE_NONE at the ends */
-    } *symbol;
+        uint64_t merge;      /* with the next: rank << 32 | id; BPE_NO_MERGE */
+    } * symbol;
     size_t symbols;
     uint64_t *heap; /* rank << 32 | position of the left symbol; smallest first */
     size_t heaped, symbol_capacity, heap_capacity;

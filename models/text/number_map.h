@@ -14,7 +14,7 @@ struct number_map {
     struct number_map_slot {
         uint64_t key; /* UINT64_MAX: free, so it cannot be a key */
         uint64_t value;
-    } *slot;
+    } * slot;
     size_t capacity; /* 0 or a power of two */
     size_t count;
 };

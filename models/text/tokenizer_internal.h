@@ -22,9 +22,8 @@ struct encoding {
 struct tokenizer {
     const char *kind;
     /* Appends the ids of a text between two added tokens. first: it begins the input. */
-    bool (*encode_part)(const struct tokenizer *t, struct encoding *e, const char *text,
-                        size_t len, bool first, bool special, struct token_list *out,
-                        struct error *err);
+    bool (*encode_part)(const struct tokenizer *t, struct encoding *e, const char *text, size_t len,
+                        bool first, bool special, struct token_list *out, struct error *err);
     struct vocabulary vocabulary; /* added tokens included */
     struct added_tokens added;
     struct token_list lead; /* the post-processor's leading tokens */

@@ -21,7 +21,7 @@ struct vocabulary {
     struct text_buffer arena; /* every text, one after the other */
     struct vocabulary_text {
         uint32_t begin, len; /* in the arena; len 0: no such id */
-    } *text;
+    } * text;
     int32_t size, capacity; /* ids are below size */
     int32_t *bucket;        /* [buckets] ids by the hash of their text, -1: free */
     size_t buckets, count;
