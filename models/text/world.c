@@ -94,7 +94,7 @@ static bool read_literal(struct line *l, struct text_buffer *out, struct error *
 {
     bool bytes = l->at < l->end && *l->at == 'b', escaped;
     char quote, utf8[4];
-    int32_t code;
+    int32_t code = 0;
     size_t len;
 
     out->len = 0;

@@ -13,11 +13,21 @@ struct model {
     int merges;
 };
 
+/* A token's text, copied out of the vocabulary; its length. */
+static size_t copy_text(const struct model *m, int32_t id, char *out)
+{
+    size_t len;
+    const char *text = vocabulary_text(&m->vocabulary, id, &len);
+
+    memcpy(out, text, len);
+    return len;
+}
+
 /* Letters a, b, c and random merges of what there is. */
 static void make_model(struct model *m, uint64_t *seed)
 {
     struct error err = { 0 };
-    size_t ll, rl;
+    size_t ll = 0, rl = 0;
 
     *m = (struct model){ 0 };
     for (int i = 0; i < LETTERS; i++)
@@ -43,11 +53,11 @@ static void make_model(struct model *m, uint64_t *seed)
     }
     bpe_init(&m->bpe, &m->vocabulary, &m->added);
     for (int i = 0; i < m->merges; i++) {
-        char copy[2][64];
+        char left[64], right[64];
 
-        memcpy(copy[0], vocabulary_text(&m->vocabulary, m->left[i], &ll), ll);
-        memcpy(copy[1], vocabulary_text(&m->vocabulary, m->right[i], &rl), rl);
-        assert_true(bpe_add_merge(&m->bpe, copy[0], ll, copy[1], rl, &err));
+        ll = copy_text(m, m->left[i], left);
+        rl = copy_text(m, m->right[i], right);
+        assert_true(bpe_add_merge(&m->bpe, left, ll, right, rl, &err));
     }
 }
 
@@ -103,16 +113,16 @@ static void the_heap_agrees_with_the_definition(void **state)
 static void a_merge_needs_its_tokens_and_comes_once(void **state)
 {
     struct error err = { 0 };
+    char left[64], right[64];
     uint64_t seed = 1;
     struct model m;
     size_t ll, rl;
-    char copy[2][64];
     (void)state;
 
     make_model(&m, &seed);
-    memcpy(copy[0], vocabulary_text(&m.vocabulary, m.left[0], &ll), ll);
-    memcpy(copy[1], vocabulary_text(&m.vocabulary, m.right[0], &rl), rl);
-    assert_false(bpe_add_merge(&m.bpe, copy[0], ll, copy[1], rl, &err));
+    ll = copy_text(&m, m.left[0], left);
+    rl = copy_text(&m, m.right[0], right);
+    assert_false(bpe_add_merge(&m.bpe, left, ll, right, rl, &err));
     assert_int_equal(err.code, ERR_FORMAT);
     assert_non_null(strstr(err.message, "twice"));
     assert_false(bpe_add_merge(&m.bpe, "x", 1, "a", 1, &err));

@@ -77,7 +77,7 @@ static void byte_level_writes_its_alphabet(void **state)
 {
     (void)state;
     check("{\"type\":\"ByteLevel\",\"add_prefix_space\":true}", "Hi \n\xc3\xa9", true,
-          "\xc4\xa0Hi|\xc4\xa0\xc4\x8a|\xc3\x83\xc2\xa9|");
+          "\xc4\xa0Hi|\xc4\xa0|\xc4\x8a|\xc3\x83\xc2\xa9|");
     check("{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}", "a b", true,
           "a\xc4\xa0"
           "b|");
@@ -178,7 +178,7 @@ static void what_is_not_faithful_is_refused(void **state)
 /* Nested repeats would take 2^40 steps; the bound ends them with an error. */
 static void an_expression_cannot_run_away(void **state)
 {
-    cJSON *tree = cJSON_Parse(SPLIT("{\"Regex\":\"(a|aa)+$x\"}", "Isolated", "false"));
+    cJSON *tree = cJSON_Parse(SPLIT("{\"Regex\":\"(?:a|aa)+c\"}", "Isolated", "false"));
     struct pretokenizer_run run = { 0 };
     struct error err = { 0 };
     struct pretokenizer *p = pretokenizer_create(tree, &err);
@@ -187,6 +187,7 @@ static void an_expression_cannot_run_away(void **state)
 
     assert_non_null(p);
     memset(text, 'a', sizeof(text));
+    memcpy(text + sizeof(text) - 2, "bc", 2);
     assert_false(pretokenizer_cut(p, &run, text, sizeof(text), &err));
     assert_int_equal(err.code, ERR_INPUT);
     pretokenizer_run_finish(&run);
