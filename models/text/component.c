@@ -126,6 +126,7 @@ bool component_refuse(const cJSON *component, const char *what, struct error *er
 {
     const char *type = component_type(component);
 
-    return error_set(err, ERR_FORMAT, "the %s '%.64s' is not supported", what,
-                     *type ? type : "without a type");
+    if (!*type)
+        return error_set(err, ERR_FORMAT, "a %s without a type, or none", what);
+    return error_set(err, ERR_FORMAT, "the %s '%.64s' is not supported", what, type);
 }

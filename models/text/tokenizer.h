@@ -3,7 +3,7 @@
  * tokenizer.json (byte-level BPE and the components of reference/ecosystem.md 3.3; an
  * unknown component is refused by name), the RWKV World vocabulary (greedy longest match
  * over bytes), or plain bytes (id = byte) for a byte-level model without a tokenizer.
- * Encoding is linear in the input. A tokenizer is immutable once opened: any thread. */
+ * Encoding n bytes takes O(n log n) steps at worst. Immutable once opened: any thread. */
 #ifndef MODELS_TEXT_TOKENIZER_H
 #define MODELS_TEXT_TOKENIZER_H
 
