@@ -1,0 +1,186 @@
+/* backend_cpu.c - the host as a device: memory of the C library and of mmap, a compute pool
+ * as its stream, and the table of the best instruction set the machine has. */
+#include "kernels/backend.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "config/error.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/pool.h"
+
+struct backend_cpu {
+    struct backend base;
+    char detail[64];
+};
+
+/* Stands in front of every allocation; as long as the alignment we promise. */
+struct block {
+    _Alignas(64) size_t mapped; /* bytes of the mapping, or 0: from the C library */
+};
+
+enum { MAP_FROM = 1 << 20 }; /* bytes from which a mapping of its own pays */
+
+/* Mappings are born zeroed without being touched, and ask for huge pages: a weight stream
+ * crosses many pages. */
+static void *cpu_alloc(struct backend *be, size_t bytes)
+{
+    struct block *block;
+    size_t total;
+
+    (void)be;
+    if (__builtin_add_overflow(bytes, sizeof(*block) + 63, &total))
+        return NULL;
+    total &= ~(size_t)63;
+    if (total < MAP_FROM) {
+        block = aligned_alloc(64, total);
+        if (!block)
+            return NULL;
+        memset(block, 0, total);
+        return block + 1;
+    }
+    block = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED)
+        return NULL;
+    madvise(block, total, MADV_HUGEPAGE);
+    block->mapped = total;
+    return block + 1;
+}
+
+static void cpu_free(struct backend *be, void *p)
+{
+    struct block *block = p;
+
+    (void)be;
+    if (!p)
+        return;
+    block--;
+    if (block->mapped)
+        munmap(block, block->mapped);
+    else
+        free(block);
+}
+
+static void cpu_copy(struct backend *be, void *dst, const void *src, size_t bytes)
+{
+    (void)be;
+    memcpy(dst, src, bytes);
+}
+
+static void cpu_zero(struct backend *be, void *dst, size_t bytes)
+{
+    (void)be;
+    memset(dst, 0, bytes);
+}
+
+/* Interleaves the rows of one panel; the padding is left as it is, zero. */
+static void pack_panel(const struct matrix *m, int panel, const unsigned char *src)
+{
+    const size_t size = dtype_size(m->dtype), row_bytes = (size_t)m->cols * size;
+    const int first = panel * PANEL;
+    const int rows = m->rows - first < PANEL ? m->rows - first : PANEL;
+    unsigned char *dst = (unsigned char *)m->data + matrix_index(m, first, 0) * size;
+
+    src += (size_t)first * row_bytes;
+    for (int j = 0; j < m->cols; j++)
+        for (int r = 0; r < rows; r++)
+            memcpy(dst + ((size_t)j * PANEL + (size_t)r) * size,
+                   src + (size_t)r * row_bytes + (size_t)j * size, size);
+}
+
+static bool cpu_pack_matrix(struct backend *be, struct matrix *m, enum dtype dtype, int rows,
+                            int cols, const void *src, struct error *err)
+{
+    struct matrix packed = { .rows = rows, .cols = cols, .dtype = dtype };
+
+    packed.bytes = (size_t)matrix_panels(&packed) * PANEL * (size_t)cols * dtype_size(dtype);
+    packed.data = cpu_alloc(be, packed.bytes);
+    if (!packed.data)
+        return error_set(err, ERR_NOMEM, "no room for a matrix of %d x %d (%zu bytes)", rows, cols,
+                         packed.bytes);
+    for (int panel = 0; panel < matrix_panels(&packed); panel++)
+        pack_panel(&packed, panel, src);
+    *m = packed;
+    return true;
+}
+
+static bool cpu_sync(struct backend *be, struct error *err)
+{
+    if (pool_take_fault(be->stream))
+        return error_set(err, ERR_DEVICE, "cpu: out of memory inside an operation");
+    return true;
+}
+
+static void cpu_destroy(struct backend *be)
+{
+    pool_destroy(be->stream);
+    free(be);
+}
+
+struct isa {
+    const char *name;
+    const struct ops *ops;
+    bool (*is_there)(void);
+};
+
+static bool always(void)
+{
+    return true;
+}
+
+/* Best first. */
+static const struct isa isas[] = {
+    { "plain", &ops_cpu_plain, always },
+};
+
+enum { ISAS = sizeof(isas) / sizeof(isas[0]) };
+
+static const struct isa *choose_isa(const char *name, struct error *err)
+{
+    for (int i = 0; i < ISAS; i++) {
+        if (strcmp(name, "auto") != 0 && strcmp(name, isas[i].name) != 0)
+            continue;
+        if (isas[i].is_there())
+            return &isas[i];
+    }
+    error_set(err, ERR_INPUT, "this machine or build has no instruction set \"%s\"", name);
+    return NULL;
+}
+
+struct backend *backend_open_cpu(const struct backend_options *options, struct error *err)
+{
+    const struct isa *isa = choose_isa(options->isa ? options->isa : "auto", err);
+    struct backend_cpu *cpu;
+
+    if (!isa)
+        return NULL;
+    cpu = calloc(1, sizeof(*cpu));
+    if (!cpu) {
+        error_set(err, ERR_NOMEM, "cpu: out of memory");
+        return NULL;
+    }
+    cpu->base = (struct backend){
+        .name = "cpu",
+        .detail = cpu->detail,
+        .ops = isa->ops,
+        .stream = pool_create(options->threads, err),
+        .alloc = cpu_alloc,
+        .free = cpu_free,
+        .upload = cpu_copy,
+        .download = cpu_copy,
+        .copy = cpu_copy,
+        .zero = cpu_zero,
+        .pack_matrix = cpu_pack_matrix,
+        .sync = cpu_sync,
+        .destroy = cpu_destroy,
+    };
+    if (!cpu->base.stream) {
+        free(cpu);
+        return NULL;
+    }
+    snprintf(cpu->detail, sizeof(cpu->detail), "%s, %d thread%s", isa->name,
+             pool_threads(cpu->base.stream), pool_threads(cpu->base.stream) == 1 ? "" : "s");
+    return &cpu->base;
+}

@@ -1,0 +1,68 @@
+/* norm.c - the definitions of the norms: RMS, layer and gated, each over equal parts of a
+ * row. */
+#include "kernels/cpu/cpu.h"
+
+#include <math.h>
+
+#include "kernels/cpu/activation.h"
+
+static float mean_of(const float *x, int n)
+{
+    float sum = 0.0f;
+
+    for (int i = 0; i < n; i++)
+        sum += x[i];
+    return sum / (float)n;
+}
+
+static float mean_square(const float *x, int n, float mean)
+{
+    float sum = 0.0f;
+
+    for (int i = 0; i < n; i++)
+        sum += (x[i] - mean) * (x[i] - mean);
+    return sum / (float)n;
+}
+
+void norm_plain(struct stream *q, const struct norm *p)
+{
+    const int n = p->dim / p->groups;
+
+    (void)q;
+    for (int t = 0; t < p->T; t++) {
+        for (int first = 0; first < p->dim; first += n) {
+            const float *x = p->x + (size_t)t * p->x_ld + first;
+            float *y = p->y + (size_t)t * p->y_ld + first;
+            float mean = p->kind == NORM_LAYER ? mean_of(x, n) : 0.0f;
+            float scale = 1.0f / sqrtf(mean_square(x, n, mean) + p->eps);
+
+            for (int i = 0; i < n; i++)
+                y[i] = (x[i] - mean) * scale * (p->weight ? p->weight[first + i] : 1.0f) +
+                       (p->bias ? p->bias[first + i] : 0.0f);
+        }
+    }
+}
+
+void gated_norm_plain(struct stream *q, const struct gated_norm *p)
+{
+    const int n = p->dim / p->groups;
+
+    (void)q;
+    for (int t = 0; t < p->T; t++) {
+        for (int first = 0; first < p->dim; first += n) {
+            const float *x = p->x + (size_t)t * p->x_ld + first;
+            const float *z = p->z + (size_t)t * p->z_ld + first;
+            float *y = p->y + (size_t)t * p->y_ld + first;
+
+            for (int i = 0; i < n; i++)
+                y[i] = x[i] * silu(z[i]);
+            if (!p->weight)
+                continue;
+
+            float scale = 1.0f / sqrtf(mean_square(y, n, 0.0f) + p->eps);
+
+            for (int i = 0; i < n; i++)
+                y[i] = y[i] * scale * p->weight[first + i];
+        }
+    }
+}
