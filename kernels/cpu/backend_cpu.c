@@ -130,8 +130,26 @@ static bool always(void)
     return true;
 }
 
+#ifdef KERNELS_X86
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 /* Best first. */
 static const struct isa isas[] = {
+#ifdef KERNELS_X86
+    { "avx512", &ops_cpu_avx512, has_avx512 },
+    { "avx2", &ops_cpu_avx2, has_avx2 },
+#endif
     { "plain", &ops_cpu_plain, always },
 };
 

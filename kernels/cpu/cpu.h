@@ -25,7 +25,7 @@ static inline size_t matrix_index(const struct matrix *m, int row, int col)
     return (panel * (size_t)m->cols + (size_t)col) * PANEL + (size_t)(row % PANEL);
 }
 
-extern const struct ops ops_cpu_plain;
+extern const struct ops ops_cpu_plain, ops_cpu_avx2, ops_cpu_avx512;
 
 void embed_plain(struct stream *q, const struct batch *in, float *x, const struct matrix *table);
 void gather_plain(struct stream *q, float *y, const float *x, const int *rows, int n, int dim);

@@ -1,0 +1,133 @@
+/* mix.c - the blends, with a vector along the row. A unit is a row, except where a sequence
+ * must be walked in order: its state is written after all its rows were read. */
+#include "kernels/cpu/x86/x86.h"
+
+#include <string.h>
+
+#include "kernels/cpu/pool.h"
+
+void ISA(lerp)(struct stream *q, const struct lerp *p)
+{
+    (void)q;
+    for (size_t i = 0; i < p->n; i += VW) {
+        const int m = p->n - i < VW ? (int)(p->n - i) : VW;
+        vf y = v_load_n(p->y + i, m);
+
+        y = v_fma(v_sub(v_load_n(p->target + i, m), y), v_load_n(p->mix + i, m), y);
+        v_store_n(p->y + i, y, m);
+    }
+}
+
+struct shift_job {
+    const struct batch *in;
+    const struct token_shift *p;
+};
+
+/* One mix of one sequence. */
+static void shift_unit(const void *arg, int unit, int thread)
+{
+    const struct shift_job *job = arg;
+    const struct token_shift *p = job->p;
+    const int s = unit / p->n, i = unit % p->n;
+    const float *before = p->state.base + (size_t)job->in->slot[s] * p->state.stride;
+
+    (void)thread;
+    for (int t = job->in->begin[s]; t < job->in->begin[s + 1]; t++) {
+        const float *x = p->x + (size_t)t * (size_t)p->dim;
+        float *y = p->y[i] + (size_t)t * (size_t)p->dim;
+
+        for (int j = 0; j < p->dim; j += VW) {
+            const int m = p->dim - j;
+            vf xj = v_load_n(x + j, m), d = v_sub(v_load_n(before + j, m), xj);
+
+            v_store_n(y + j, v_fma(d, v_load_n(p->mu[i] + j, m), xj), m);
+        }
+        before = x;
+    }
+}
+
+void ISA(token_shift)(struct stream *q, const struct batch *in, const struct token_shift *p)
+{
+    const struct shift_job job = { in, p };
+    const size_t dim = (size_t)p->dim;
+
+    pool_run(q, in->S * p->n, (size_t)in->T * (size_t)p->n * dim, shift_unit, &job);
+    for (int s = 0; s < in->S; s++)
+        if (in->begin[s + 1] > in->begin[s])
+            memcpy(p->state.base + (size_t)in->slot[s] * p->state.stride,
+                   p->x + (size_t)(in->begin[s + 1] - 1) * dim, dim * sizeof(float));
+}
+
+enum { CONV_STRIP = 64, CONV_W_MAX = 8 }; /* channels of a unit; widths with a fast path */
+
+struct conv_job {
+    const struct batch *in;
+    const struct short_conv *p;
+    int strips;
+};
+
+static const float *conv_input(const struct short_conv *p, const float *state, const float *x,
+                               int row)
+{
+    if (row < 0)
+        return state + (ptrdiff_t)(p->W - 1 + row) * p->dim;
+    return x + (size_t)row * p->x_ld;
+}
+
+/* VW channels, or the last m, of one sequence. The weights [dim, W] are turned once. */
+static void conv_channels(const struct short_conv *p, const float *state, size_t first, int T,
+                          int c, int m)
+{
+    const int W = p->W;
+    const float *x = p->x + first * p->x_ld + c;
+    const vf bias = p->bias ? v_load_n(p->bias + c, m) : v_zero();
+    float turned[CONV_W_MAX][VW] = { { 0 } };
+
+    for (int i = 0; i < W; i++)
+        for (int k = 0; k < m; k++)
+            turned[i][k] = p->weight[(c + k) * W + i];
+    for (int t = 0; t < T; t++) {
+        vf sum = v_zero();
+
+        for (int i = 0; i < W; i++)
+            sum = v_fma(v_load(turned[i]), v_load_n(conv_input(p, state + c, x, t - W + 1 + i), m),
+                        sum);
+        sum = v_add(sum, bias);
+        v_store_n(p->y + (first + (size_t)t) * p->y_ld + c, p->silu ? v_silu(sum) : sum, m);
+    }
+}
+
+/* Ascending: a row moves before it is overwritten. */
+static void keep_inputs(const struct short_conv *p, float *state, const float *x, int T, int n)
+{
+    for (int i = 0; i < p->W - 1; i++)
+        memmove(state + (ptrdiff_t)i * p->dim, conv_input(p, state, x, T - p->W + 1 + i),
+                (size_t)n * sizeof(*state));
+}
+
+static void conv_unit(const void *arg, int unit, int thread)
+{
+    const struct conv_job *job = arg;
+    const struct short_conv *p = job->p;
+    const int s = unit / job->strips, c = unit % job->strips * CONV_STRIP;
+    const int n = p->dim - c < CONV_STRIP ? p->dim - c : CONV_STRIP;
+    const size_t first = (size_t)job->in->begin[s];
+    const int T = job->in->begin[s + 1] - job->in->begin[s];
+    float *state = p->state.base + (size_t)job->in->slot[s] * p->state.stride;
+
+    (void)thread;
+    for (int i = 0; i < n; i += VW)
+        conv_channels(p, state, first, T, c + i, n - i < VW ? n - i : VW);
+    keep_inputs(p, state + c, p->x + first * p->x_ld + c, T, n);
+}
+
+void ISA(short_conv)(struct stream *q, const struct batch *in, const struct short_conv *p)
+{
+    const struct conv_job job = { in, p, (p->dim + CONV_STRIP - 1) / CONV_STRIP };
+
+    if (p->W > CONV_W_MAX) {
+        short_conv_plain(q, in, p);
+        return;
+    }
+    pool_run(q, in->S * job.strips, (size_t)in->T * (size_t)p->dim * 8, conv_unit, &job);
+}

@@ -1,0 +1,19 @@
+/* ops.c - the table of this instruction set. What only moves rows, and sampling, has no twin. */
+#include "kernels/cpu/x86/x86.h"
+
+const struct ops ISA(ops_cpu) = {
+    .embed = embed_plain,
+    .gather = gather_plain,
+    .linear = ISA(linear),
+    .norm = ISA(norm),
+    .gated_norm = ISA(gated_norm),
+    .lerp = ISA(lerp),
+    .token_shift = ISA(token_shift),
+    .short_conv = ISA(short_conv),
+    .diagonal_scan = ISA(diagonal_scan),
+    .decay_gates = ISA(decay_gates),
+    .delta_gates = ISA(delta_gates),
+    .matrix_state = ISA(matrix_state),
+    .head_output = ISA(head_output),
+    .sample = sample_plain,
+};
