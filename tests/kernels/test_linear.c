@@ -1,0 +1,303 @@
+/* test_linear.c - matrix products of every instruction set, held to a float64 sum and to the
+ * promise that a row's result depends on nothing but the row. */
+#include "check.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "config/error.h"
+
+/* A random matrix as its exact values and packed. */
+struct weight {
+    float *exact;
+    struct matrix packed;
+};
+
+static uint16_t narrow(enum dtype dtype)
+{
+    /* f16: sign, exponent 2^-8 to 2^-1 and a few subnormals, any fraction */
+    if (dtype == DTYPE_F16)
+        return (uint16_t)(check_int(0, 1) << 15 | (check_int(0, 9) ? check_int(7, 14) : 0) << 10 |
+                          check_int(0, 1023));
+    return f32_to_bf16((float)check_uniform(-1, 1));
+}
+
+static struct weight make_weight(struct backend *be, enum dtype dtype, int rows, int cols)
+{
+    const size_t n = (size_t)rows * (size_t)cols, size = dtype_size(dtype);
+    struct weight w = { .exact = check_floats(n, -1, 1) };
+    char *raw = check_memory(n * size + 1);
+    void *src = raw + 1; /* a file's bytes have any alignment */
+    struct error err;
+
+    for (size_t i = 0; i < n; i++) {
+        uint16_t half = narrow(dtype);
+
+        memcpy(raw + 1 + i * size, dtype == DTYPE_F32 ? (void *)&w.exact[i] : &half, size);
+    }
+    dtype_to_f32(w.exact, src, dtype, n);
+    assert_true(be->pack_matrix(be, &w.packed, dtype, rows, cols, src, &err));
+    assert_int_equal(w.packed.rows, rows);
+    assert_int_equal(w.packed.cols, cols);
+    return w;
+}
+
+/* The places of a product in memory: rows of odd length, outputs preset. */
+struct place {
+    float *x, *y, *preset, *bias;
+    size_t x_ld, y_ld;
+};
+
+static struct place make_place(const struct matrix *w, int T)
+{
+    struct place at = { .x_ld = (size_t)w->cols + 3, .y_ld = (size_t)w->rows + 5 };
+
+    at.x = check_floats((size_t)T * at.x_ld, -1, 1);
+    at.preset = check_floats((size_t)T * at.y_ld, -1, 1);
+    at.y = check_memory((size_t)T * at.y_ld * sizeof(float));
+    at.bias = check_floats((size_t)w->rows, -1, 1);
+    memcpy(at.y, at.preset, (size_t)T * at.y_ld * sizeof(float));
+    return at;
+}
+
+static double exact_activation(enum activation act, double x)
+{
+    switch (act) {
+    case ACT_SILU:
+        return x / (1 + exp(-x));
+    case ACT_SIGMOID:
+        return 1 / (1 + exp(-x));
+    case ACT_TANH:
+        return tanh(x);
+    case ACT_RELU2:
+        return x > 0 ? x * x : 0;
+    case ACT_SOFTPLUS:
+        return x > 20 ? x : log1p(exp(x));
+    case ACT_NONE:
+        break;
+    }
+    return x;
+}
+
+static double exact_output(const struct weight *w, const struct linear *p, const float *preset,
+                           int t, int row)
+{
+    double sum = p->bias ? (double)p->bias[row] : 0.0;
+
+    for (int j = 0; j < w->packed.cols; j++)
+        sum += (double)w->exact[(size_t)row * (size_t)w->packed.cols + (size_t)j] *
+               (double)p->x[(size_t)t * p->x_ld + (size_t)j];
+    sum = exact_activation(p->act, sum);
+    return p->add ? sum + (double)preset[(size_t)t * p->y_ld + (size_t)row] : sum;
+}
+
+/* |w x| averages 1/4 or less, so that the absolute values of a sum and its bias add up to at
+ * most cols / 3 + 1 but for a vanishing chance. An activation's slope is at most 1.1; that of
+ * relu^2 is 2 |x|, and sums of independent terms stay below 6 standard deviations. */
+static double tolerance_of(const struct linear *p)
+{
+    const double cols = p->w->cols, sum = cols / 3 + 2;
+
+    return check_tolerance(cols,
+                           p->act == ACT_RELU2 ? sum * 2 * (1 + 6 * sqrt(cols / 9)) : sum * 1.1);
+}
+
+static void check_product(struct backend *be, const struct weight *w, int T, enum activation act,
+                          bool bias, bool add)
+{
+    struct place at = make_place(&w->packed, T);
+    const struct linear p = { .y = at.y,
+                              .x = at.x,
+                              .y_ld = at.y_ld,
+                              .x_ld = at.x_ld,
+                              .w = &w->packed,
+                              .bias = bias ? at.bias : NULL,
+                              .act = act,
+                              .add = add,
+                              .T = T };
+    char what[128];
+
+    be->ops->linear(be->stream, &p, 1);
+    snprintf(what, sizeof(what), "%s %s %dx%d T=%d act=%d", be->detail, dtype_name(w->packed.dtype),
+             w->packed.rows, w->packed.cols, T, (int)act);
+    for (int t = 0; t < T; t++) {
+        for (int r = 0; r < w->packed.rows; r++) {
+            float want = (float)exact_output(w, &p, at.preset, t, r);
+
+            check_close(what, &at.y[(size_t)t * at.y_ld + (size_t)r], &want, 1, tolerance_of(&p));
+        }
+        check_equal(what, &at.y[(size_t)t * at.y_ld + (size_t)w->packed.rows],
+                    &at.preset[(size_t)t * at.y_ld + (size_t)w->packed.rows], 5);
+    }
+}
+
+static const enum dtype dtypes[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16 };
+
+static void a_product_is_the_exact_sum_within_rounding(void **state)
+{
+    const int rows[] = { 1, 15, 16, 33, 150 }, cols[] = { 1, 7, 255, 257, 530 };
+    const int sizes[] = { 1, 2, 3, 5, 6, 7, 11, 12, 13, 24, 25, 61 };
+
+    (void)state;
+    for (int i = 0; check_isas[i]; i++) {
+        struct backend *be = check_backend(check_isas[i], 1);
+
+        for (int k = 0; be && k < 60; k++) {
+            struct weight w =
+                make_weight(be, dtypes[k % 3], rows[check_int(0, 4)], cols[check_int(0, 4)]);
+
+            check_product(be, &w, sizes[check_int(0, 11)], (enum activation)(k % 6),
+                          check_int(0, 1), check_int(0, 1));
+            be->free(be, w.packed.data);
+        }
+    }
+}
+
+/* One row, alone, must come out as it does among any number of others. */
+static void a_row_does_not_depend_on_its_company(void **state)
+{
+    const int sizes[] = { 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 16, 24, 25, 48, 97, 130 };
+
+    (void)state;
+    for (int i = 0; check_isas[i]; i++) {
+        struct backend *be = check_backend(check_isas[i], 2);
+
+        for (int k = 0; be && k < (int)(sizeof(sizes) / sizeof(sizes[0])) * 3; k++) {
+            const int T = sizes[k / 3];
+            struct weight w =
+                make_weight(be, dtypes[k % 3], check_int(17, 200), check_int(250, 600));
+            struct place at = make_place(&w.packed, T);
+            float *alone = check_memory((size_t)w.packed.rows * sizeof(float));
+            struct linear p = { .y = at.y,
+                                .x = at.x,
+                                .y_ld = at.y_ld,
+                                .x_ld = at.x_ld,
+                                .w = &w.packed,
+                                .bias = at.bias,
+                                .act = ACT_SILU,
+                                .T = T };
+
+            be->ops->linear(be->stream, &p, 1);
+            for (int t = 0; t < T; t++) {
+                p.x = at.x + (size_t)t * at.x_ld;
+                p.y = alone;
+                p.T = 1;
+                be->ops->linear(be->stream, &p, 1);
+                check_equal(be->detail, alone, at.y + (size_t)t * at.y_ld, (size_t)w.packed.rows);
+            }
+            be->free(be, w.packed.data);
+        }
+    }
+}
+
+static void the_number_of_threads_and_the_grouping_of_products_are_invisible(void **state)
+{
+    (void)state;
+    for (int i = 0; check_isas[i]; i++) {
+        struct backend *one = check_backend(check_isas[i], 1), *four;
+
+        if (!one)
+            continue;
+        four = check_backend(check_isas[i], 4);
+        for (int T = 1; T <= 50; T += 7) {
+            enum { N = 19 };
+            struct weight w[N];
+            struct linear p[N];
+            float *first[N];
+
+            for (int k = 0; k < N; k++) {
+                w[k] = make_weight(one, DTYPE_BF16, check_int(1, 100), 300);
+
+                struct place at = make_place(&w[k].packed, T);
+
+                p[k] = (struct linear){ .y = at.y,
+                                        .x = at.x,
+                                        .y_ld = at.y_ld,
+                                        .x_ld = at.x_ld,
+                                        .w = &w[k].packed,
+                                        .T = T };
+                first[k] = check_memory((size_t)T * at.y_ld * sizeof(float));
+                one->ops->linear(one->stream, &p[k], 1);
+                memcpy(first[k], at.y, (size_t)T * at.y_ld * sizeof(float));
+                memset(at.y, 0xff, (size_t)T * at.y_ld * sizeof(float));
+            }
+            four->ops->linear(four->stream, p, N);
+            for (int k = 0; k < N; k++) {
+                for (int t = 0; t < T; t++)
+                    check_equal(four->detail, p[k].y + (size_t)t * p[k].y_ld,
+                                first[k] + (size_t)t * p[k].y_ld, (size_t)p[k].w->rows);
+                one->free(one, w[k].packed.data);
+            }
+        }
+    }
+}
+
+static void embedding_a_token_returns_its_row_exactly(void **state)
+{
+    (void)state;
+    for (int i = 0; check_isas[i]; i++) {
+        struct backend *be = check_backend(check_isas[i], 2);
+
+        for (int k = 0; be && k < 9; k++) {
+            const int rows = check_int(1, 80), cols = check_int(1, 70), T = check_int(1, 90);
+            struct weight w = make_weight(be, dtypes[k % 3], rows, cols);
+            int32_t *token = check_memory((size_t)T * sizeof(*token));
+            float *x = check_floats((size_t)T * (size_t)cols, 0, 1);
+            const struct batch in = { .S = 1, .T = T, .token = token };
+
+            for (int t = 0; t < T; t++)
+                token[t] = check_int(0, rows - 1);
+            be->ops->embed(be->stream, &in, x, &w.packed);
+            for (int t = 0; t < T; t++)
+                check_equal("embed", x + (size_t)t * (size_t)cols,
+                            w.exact + (size_t)token[t] * (size_t)cols, (size_t)cols);
+            be->free(be, w.packed.data);
+        }
+    }
+}
+
+static void a_nan_in_a_row_reaches_its_outputs_and_no_other_row(void **state)
+{
+    (void)state;
+    for (int i = 0; check_isas[i]; i++) {
+        struct backend *be = check_backend(check_isas[i], 1);
+
+        for (int act = ACT_NONE; be && act <= ACT_SOFTPLUS; act++) {
+            struct weight w = make_weight(be, DTYPE_F32, 40, 64);
+            struct place at = make_place(&w.packed, 3);
+            const struct linear p = { .y = at.y,
+                                      .x = at.x,
+                                      .y_ld = at.y_ld,
+                                      .x_ld = at.x_ld,
+                                      .w = &w.packed,
+                                      .act = (enum activation)act,
+                                      .T = 3 };
+
+            at.x[at.x_ld + 5] = NAN;
+            be->ops->linear(be->stream, &p, 1);
+            for (size_t r = 0; r < 40; r++) {
+                assert_true(isfinite(at.y[r]));
+                assert_true(isnan(at.y[at.y_ld + r]));
+                assert_true(isfinite(at.y[2 * at.y_ld + r]));
+            }
+            be->free(be, w.packed.data);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(a_product_is_the_exact_sum_within_rounding, check_release),
+        cmocka_unit_test_teardown(a_row_does_not_depend_on_its_company, check_release),
+        cmocka_unit_test_teardown(the_number_of_threads_and_the_grouping_of_products_are_invisible,
+                                  check_release),
+        cmocka_unit_test_teardown(embedding_a_token_returns_its_row_exactly, check_release),
+        cmocka_unit_test_teardown(a_nan_in_a_row_reaches_its_outputs_and_no_other_row,
+                                  check_release),
+    };
+
+    check_seed(argc, argv);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
