@@ -2,6 +2,9 @@
  * as its stream, and the table of the best instruction set the machine has. */
 #include "kernels/backend.h"
 
+#ifdef KERNELS_X86
+#include <cpuid.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -133,8 +136,10 @@ static bool always(void)
 #ifdef KERNELS_X86
 static bool has_avx2(void)
 {
+    unsigned a, b, c, d; /* clang 14 has no name for F16C */
+
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+           __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
 static bool has_avx512(void)

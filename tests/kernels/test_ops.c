@@ -415,7 +415,7 @@ static struct world make_world(struct spec spec)
     w.slots = w.in.S + 2;
     for (int s = 0; s < w.in.S; s++) {
         w.slot[s] = (s * 3 + 1) % w.slots; /* distinct, as 3 does not divide what follows */
-        w.begin[s + 1] = w.begin[s] + check_int(0, check_int(0, 1) ? 1 : T_MAX / 5);
+        w.begin[s + 1] = w.begin[s] + check_int(0, check_int(0, 1) ? 1 : T_MAX);
     }
     if (w.slots % 3 == 0)
         for (int s = 0; s < w.in.S; s++)

@@ -1,0 +1,425 @@
+/* test_sample.c - sampling against a brute-force reading of the contract: sort everything,
+ * cut, normalise. Frequencies are held to a chi-square bound. */
+#include "check.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/philox.h"
+
+enum { VOCAB = 48, DRAWS = 6000 };
+
+static const struct sample_row neutral = {
+    .temperature = 1.0f, .top_p = 1.0f, .typical_p = 1.0f, .repetition = 1.0f, .forced = -1
+};
+
+static struct sample_result sample_one(const struct backend *be, const float *logits, int vocab,
+                                       const struct sample_row *row)
+{
+    struct sample_result out;
+    const struct sample p = { .logits = logits,
+                              .ld = (size_t)vocab + 3,
+                              .rows = 1,
+                              .vocab = vocab,
+                              .row = row,
+                              .out = &out };
+
+    memset(&out, 0x5a, sizeof(out));
+    be->ops->sample(be->stream, &p);
+    return out;
+}
+
+struct choice {
+    int id;
+    double p, key;
+};
+
+static int by_key(const void *a, const void *b)
+{
+    const struct choice *x = a, *y = b;
+
+    return x->key != y->key ? (x->key > y->key ? -1 : 1) : x->id - y->id;
+}
+
+static int by_id(const void *a, const void *b)
+{
+    return ((const struct choice *)a)->id - ((const struct choice *)b)->id;
+}
+
+static void normalise(struct choice *c, int n)
+{
+    double sum = 0;
+
+    for (int i = 0; i < n; i++)
+        sum += c[i].p;
+    for (int i = 0; i < n; i++)
+        c[i].p /= sum;
+}
+
+/* How many of the sorted choices it takes to reach the mass. */
+static int reach(const struct choice *c, int n, double mass)
+{
+    double sum = 0;
+
+    for (int i = 0; i < n; i++) {
+        sum += c[i].p;
+        if (sum >= mass)
+            return i + 1;
+    }
+    return n;
+}
+
+/* The contract, step by step, by sorting: the choices left and their probabilities. */
+static int brute_force(const float *logits, int vocab, const struct sample_row *row,
+                       struct choice *c)
+{
+    double z[VOCAB], max = -INFINITY, entropy = 0;
+    int n = 0;
+
+    for (int i = 0; i < vocab; i++)
+        z[i] = (double)logits[i];
+    for (int i = 0; i < row->biases; i++)
+        z[row->bias_id[i]] += (double)row->bias[i];
+    for (int i = 0; i < row->seen; i++) {
+        double *x = &z[row->seen_id[i]], weight = (double)row->seen_weight[i];
+
+        *x = *x > 0 ? *x / (double)row->repetition : *x * (double)row->repetition;
+        if (weight > 0)
+            *x -= (double)row->presence + (double)row->frequency * weight;
+    }
+    for (int i = 0; i < row->banned_count; i++)
+        z[row->banned[i]] = -INFINITY;
+    for (int i = 0; i < vocab; i++)
+        max = z[i] > max ? z[i] : max;
+    for (int i = 0; i < vocab; i++)
+        if (z[i] > -INFINITY)
+            c[n++] = (struct choice){ .id = i, .p = exp((z[i] - max) / (double)row->temperature) };
+    normalise(c, n);
+    for (int i = 0; i < n; i++)
+        c[i].key = c[i].p;
+    qsort(c, (size_t)n, sizeof(*c), by_key);
+    if (row->top_k > 0 && row->top_k < n)
+        n = row->top_k;
+    normalise(c, n);
+    if (row->typical_p < 1) {
+        for (int i = 0; i < n; i++)
+            entropy -= c[i].p * log(c[i].p);
+        for (int i = 0; i < n; i++)
+            c[i].key = -fabs(-log(c[i].p) - entropy);
+        qsort(c, (size_t)n, sizeof(*c), by_key);
+        n = reach(c, n, (double)row->typical_p);
+        normalise(c, n);
+        for (int i = 0; i < n; i++)
+            c[i].key = c[i].p;
+        qsort(c, (size_t)n, sizeof(*c), by_key);
+    }
+    if (row->top_p < 1) {
+        n = reach(c, n, (double)row->top_p);
+        normalise(c, n);
+    }
+    while (n > 1 && c[n - 1].p < (double)row->min_p * c[0].p)
+        n--;
+    normalise(c, n);
+    qsort(c, (size_t)n, sizeof(*c), by_id);
+    return n;
+}
+
+/* Pearson's statistic has mean df and variance 2 df; six deviations and some are beyond
+ * chance. Cells below 5 expected are put together. */
+static void check_frequencies(const int *count, const struct choice *c, int n)
+{
+    double chi = 0, rest = 0, rest_seen = 0;
+    int seen = 0, cells = 0;
+
+    for (int i = 0; i < n; i++) {
+        const double expected = c[i].p * DRAWS;
+
+        seen += count[c[i].id];
+        if (expected < 5) {
+            rest += expected;
+            rest_seen += count[c[i].id];
+            continue;
+        }
+        chi += pow(count[c[i].id] - expected, 2) / expected;
+        cells++;
+    }
+    assert_int_equal(seen, DRAWS); /* nothing was drawn that the filters exclude */
+    if (rest >= 5) {
+        chi += pow(rest_seen - rest, 2) / rest;
+        cells++;
+    }
+    if (chi > cells + 7 * sqrt(2.0 * cells) + 10)
+        fail_msg("chi-square %.1f over %d cells of %d choices", chi, cells, n);
+}
+
+static void check_row(const struct backend *be, const float *logits, struct sample_row row)
+{
+    struct choice c[VOCAB];
+    const int n = brute_force(logits, VOCAB, &row, c);
+    int count[VOCAB] = { 0 };
+
+    for (int i = 0; i < DRAWS; i++) {
+        row.position = (uint64_t)i;
+
+        const struct sample_result out = sample_one(be, logits, VOCAB, &row);
+
+        assert_true(out.finite);
+        assert_in_range(out.token, 0, VOCAB - 1);
+        count[out.token]++;
+    }
+    check_frequencies(count, c, n);
+}
+
+static void draws_follow_the_filtered_distribution(void **state)
+{
+    const struct backend *be = check_backend("plain", 1);
+
+    (void)state;
+    for (int k = 0; k < 40; k++) {
+        const float *logits = check_floats(VOCAB + 3, -4, 4);
+        struct sample_row row = neutral;
+
+        row.seed = (uint64_t)k * 0x123456789abcdefu;
+        row.temperature = (float)check_uniform(0.4, 1.8);
+        if (k & 1)
+            row.top_k = check_int(1, VOCAB + 5);
+        if (k & 2)
+            row.top_p = (float)check_uniform(0.05, 0.99);
+        if (k & 4)
+            row.min_p = (float)check_uniform(0.01, 0.5);
+        if (k & 8)
+            row.typical_p = (float)check_uniform(0.1, 0.95);
+        check_row(be, logits, row);
+    }
+}
+
+static void biases_penalties_and_bans_shape_the_distribution(void **state)
+{
+    const struct backend *be = check_backend("plain", 1);
+
+    (void)state;
+    for (int k = 0; k < 12; k++) {
+        const float *logits = check_floats(VOCAB + 3, -2, 2), *bias = check_floats(3, -3, 3);
+        const float *weight = check_floats(4, -1, 3);
+        const int32_t bias_id[] = { 7, 20, 21 }, seen[] = { 3, 7, 11, 40 }, banned[] = { 5, 20 };
+        struct sample_row row = neutral;
+
+        row.bias_id = bias_id;
+        row.bias = bias;
+        row.biases = 3;
+        row.seen_id = seen;
+        row.seen_weight = weight;
+        row.seen = 4;
+        row.banned = banned;
+        row.banned_count = 2;
+        row.repetition = (float)check_uniform(0.7, 1.6);
+        row.presence = (float)check_uniform(-1, 1);
+        row.frequency = (float)check_uniform(-1, 1);
+        check_row(be, logits, row);
+    }
+}
+
+static void equal_candidates_are_cut_at_the_higher_ids(void **state)
+{
+    const struct backend *be = check_backend("plain", 1);
+    float logits[VOCAB + 3] = { 0 };
+    struct sample_row row = neutral;
+
+    (void)state;
+    row.top_k = 5;
+    for (row.position = 0; row.position < 200; row.position++)
+        assert_in_range(sample_one(be, logits, VOCAB, &row).token, 0, 4);
+    row.top_k = 0;
+    row.top_p = 0.249f; /* of 48 equals: 12 */
+    for (row.position = 0; row.position < 200; row.position++)
+        assert_in_range(sample_one(be, logits, VOCAB, &row).token, 0, 11);
+}
+
+static void greedy_takes_the_lowest_id_among_the_largest(void **state)
+{
+    const struct backend *be = check_backend("plain", 1);
+    float logits[VOCAB + 3] = { 0 };
+    const int32_t banned[] = { 9 }, bias_id[] = { 30 };
+    const float bias[] = { 3.0f };
+    struct sample_row row = neutral;
+
+    (void)state;
+    row.temperature = 0.0f;
+    logits[9] = logits[17] = logits[40] = 2.0f;
+    assert_int_equal(sample_one(be, logits, VOCAB, &row).token, 9);
+    row.banned = banned;
+    row.banned_count = 1;
+    assert_int_equal(sample_one(be, logits, VOCAB, &row).token, 17);
+    row.bias_id = bias_id;
+    row.bias = bias;
+    row.biases = 1;
+    assert_int_equal(sample_one(be, logits, VOCAB, &row).token, 30);
+}
+
+static void log_probabilities_are_those_of_the_raw_logits(void **state)
+{
+    const struct backend *be = check_backend("plain", 1);
+
+    (void)state;
+    for (int k = 0; k < 50; k++) {
+        const int vocab = check_int(1, 3000);
+        float *logits = check_floats((size_t)vocab + 3, -20, 20);
+        const int32_t banned[] = { vocab - 1, vocab, vocab + 2 };
+        struct sample_row row = neutral;
+        double sum = 0;
+
+        row.top = check_int(0, SAMPLE_TOP_MAX);
+        row.temperature = 0.7f;
+        row.top_k = 3;
+        row.banned = banned;
+        row.banned_count = vocab > 1 ? 3 : 0;
+        row.position = (uint64_t)k;
+        logits[vocab] = 1000.0f; /* beyond the vocabulary: never looked at */
+        logits[vocab / 2] = logits[vocab / 3];
+        for (int i = 0; i < vocab; i++)
+            sum += exp((double)logits[i]);
+
+        const struct sample_result out = sample_one(be, logits, vocab, &row);
+
+        /* An exp and a rounding to float32 of values up to 45. */
+        assert_float_equal(out.logprob, (double)logits[out.token] - log(sum), 8 * 45 * 0x1p-24);
+        for (int i = 0; i < row.top; i++) {
+            if (i >= vocab) {
+                assert_int_equal(out.top_id[i], -1);
+                continue;
+            }
+            assert_float_equal(out.top_logprob[i], (double)logits[out.top_id[i]] - log(sum),
+                               8 * 45 * 0x1p-24);
+            if (i > 0) /* descending, equals by id */
+                assert_true(logits[out.top_id[i - 1]] > logits[out.top_id[i]] ||
+                            (logits[out.top_id[i - 1]] == logits[out.top_id[i]] &&
+                             out.top_id[i - 1] < out.top_id[i]));
+        }
+        for (int i = 0; i < vocab && row.top > 0 && row.top <= vocab; i++) {
+            const float least = logits[out.top_id[row.top - 1]];
+            bool listed = false;
+
+            for (int j = 0; j < row.top; j++)
+                listed |= out.top_id[j] == i;
+            assert_true(listed || logits[i] <= least);
+        }
+    }
+}
+
+static void a_forced_token_is_scored_and_not_drawn(void **state)
+{
+    const struct backend *be = check_backend("plain", 1);
+    const float *logits = check_floats(VOCAB + 3, -4, 4);
+    struct sample_row row = neutral;
+    double sum = 0;
+
+    (void)state;
+    row.temperature = 0.0f;
+    for (int i = 0; i < VOCAB; i++)
+        sum += exp((double)logits[i]);
+    for (row.forced = 0; row.forced < VOCAB; row.forced++) {
+        const struct sample_result out = sample_one(be, logits, VOCAB, &row);
+
+        assert_int_equal(out.token, row.forced);
+        assert_float_equal(out.logprob, (double)logits[row.forced] - log(sum), 0x1p-18);
+    }
+}
+
+static void a_row_without_a_distribution_says_so(void **state)
+{
+    const struct backend *be = check_backend("plain", 1);
+    float logits[VOCAB + 3] = { 0 };
+    struct sample_row row = neutral;
+    int32_t all[VOCAB];
+
+    (void)state;
+    logits[13] = NAN;
+    assert_false(sample_one(be, logits, VOCAB, &row).finite);
+    assert_int_equal(sample_one(be, logits, VOCAB, &row).token, -1);
+    row.temperature = 0.0f;
+    assert_false(sample_one(be, logits, VOCAB, &row).finite);
+    logits[13] = INFINITY;
+    assert_false(sample_one(be, logits, VOCAB, &row).finite);
+    logits[13] = -INFINITY; /* one token ruled out by the model itself */
+    assert_true(sample_one(be, logits, VOCAB, &row).finite);
+    for (int i = 0; i < VOCAB; i++)
+        logits[i] = -INFINITY;
+    assert_false(sample_one(be, logits, VOCAB, &row).finite);
+    for (int i = 0; i < VOCAB; i++) {
+        logits[i] = 0.0f;
+        all[i] = i;
+    }
+    row.banned = all;
+    row.banned_count = VOCAB; /* nothing may be drawn */
+    assert_false(sample_one(be, logits, VOCAB, &row).finite);
+}
+
+static void a_draw_depends_on_seed_and_position_only(void **state)
+{
+    enum { ROWS = 40, LARGE = 5000 };
+    struct sample_row row[ROWS];
+    struct sample_result one[ROWS], many[ROWS];
+    const float *logits = check_floats((size_t)ROWS * (LARGE + 3), -3, 3);
+    int different = 0;
+
+    (void)state;
+    for (int i = 0; i < ROWS; i++) {
+        row[i] = neutral;
+        row[i].seed = (uint64_t)check_int(0, 1 << 30);
+        row[i].position = (uint64_t)check_int(0, 1 << 30);
+        row[i].top_p = 0.9f;
+    }
+    for (int isa = 0; check_isas[isa]; isa++) {
+        struct backend *be = check_backend(check_isas[isa], 3);
+        const struct sample p = {
+            .logits = logits, .ld = LARGE + 3, .rows = ROWS, .vocab = LARGE, .row = row, .out = many
+        };
+
+        if (!be)
+            continue;
+        be->ops->sample(be->stream, &p);
+        for (int i = 0; i < ROWS; i++) {
+            one[i] = sample_one(be, logits + (size_t)i * (LARGE + 3), LARGE, &row[i]);
+            assert_int_equal(one[i].token, many[i].token);
+            row[i].position++;
+            different += sample_one(be, logits + (size_t)i * (LARGE + 3), LARGE, &row[i]).token !=
+                         one[i].token;
+            row[i].position--;
+        }
+        assert_true(different > ROWS / 2);
+    }
+}
+
+/* The known answers of the reference implementation (Random123, kat_vectors). */
+static void philox_gives_the_published_numbers(void **state)
+{
+    uint32_t a[4] = { 0, 0, 0, 0 };
+    uint32_t b[4] = { 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344 };
+    const uint32_t want_a[4] = { 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8 };
+    const uint32_t want_b[4] = { 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1 };
+
+    (void)state;
+    philox4x32(a, 0, 0);
+    philox4x32(b, 0xa4093822, 0x299f31d0);
+    assert_memory_equal(a, want_a, sizeof(a));
+    assert_memory_equal(b, want_b, sizeof(b));
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(draws_follow_the_filtered_distribution, check_release),
+        cmocka_unit_test_teardown(biases_penalties_and_bans_shape_the_distribution, check_release),
+        cmocka_unit_test_teardown(equal_candidates_are_cut_at_the_higher_ids, check_release),
+        cmocka_unit_test_teardown(greedy_takes_the_lowest_id_among_the_largest, check_release),
+        cmocka_unit_test_teardown(log_probabilities_are_those_of_the_raw_logits, check_release),
+        cmocka_unit_test_teardown(a_forced_token_is_scored_and_not_drawn, check_release),
+        cmocka_unit_test_teardown(a_row_without_a_distribution_says_so, check_release),
+        cmocka_unit_test_teardown(a_draw_depends_on_seed_and_position_only, check_release),
+        cmocka_unit_test(philox_gives_the_published_numbers),
+    };
+
+    check_seed(argc, argv);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
