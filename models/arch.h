@@ -1,0 +1,121 @@
+/* arch.h - the contract between a model and its architecture.
+ *
+ * An architecture is tables and two functions. The tables speak of sizes by index ("INNER"),
+ * so that one loop binds the weights of every model, one lays out every state and one sizes
+ * every scratch buffer; configure() fills the sizes in, step() is the mathematics. What all
+ * language models share (embedding, last norm, head) is model.c's. Private to models/. */
+#ifndef MODELS_ARCH_H
+#define MODELS_ARCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "kernels/ops.h"
+#include "models/model.h"
+
+struct error;
+struct model_config;
+struct weights;
+
+enum { DIMS_MAX = 24, NUMBERS_MAX = 4, WEIGHT_NAMES_MAX = 2, WEIGHT_RANK = 2, PREFIXES_MAX = 3 };
+
+/* The sizes that every architecture has; its own begin at OWN_DIMS. Index 0 ends a shape. A
+ * size that is 0 or 1 also serves as a condition of table rows. */
+enum { DIM_END, VOCAB, HIDDEN, LAYERS, TIED, UNTIED, OWN_DIMS };
+enum { EPS, OWN_NUMBERS };
+
+/* All that shapes the function beside the weights; hashed whole into the fingerprint. */
+struct hyper {
+    int dim[DIMS_MAX];
+    float number[NUMBERS_MAX];
+};
+
+enum weight_kind {
+    VECTOR,  /* const float *: float32 on the backend, whatever the rank */
+    MATRIX,  /* struct matrix, packed, in the stored dtype */
+    IGNORED, /* published checkpoints carry it and nothing reads it; may be absent */
+};
+
+enum weight_flags {
+    NEGATE_EXP = 1,  /* the field is -exp(stored) */
+    FIRST_LAYER = 2, /* of layer 0 only */
+    LATER_LAYERS = 4 /* of every layer but 0 */
+};
+
+/* One weight. Every naming in the wild is a name of its row: "%d" stands for the layer, and a
+ * name that ends in "^T" stores the matrix transposed. Shapes are compared without dimensions
+ * of 1; an empty shape fits everything. `at` is the field's place in the architecture's layer
+ * struct if the names hold a layer, else in its model struct. */
+struct weight_row {
+    const char *name[WEIGHT_NAMES_MAX];
+    int shape[WEIGHT_RANK];
+    enum weight_kind kind;
+    size_t at;
+    unsigned flags;
+    int when; /* the row exists only if this size is not 0; 0: always */
+};
+
+/* What every model struct begins with. */
+struct model_ends {
+    struct matrix embed;    /* [VOCAB, HIDDEN] */
+    struct matrix head;     /* [VOCAB, HIDDEN], empty when tied to embed */
+    const float *norm;      /* [HIDDEN], the norm before the head */
+    const float *norm_bias; /* [HIDDEN] or NULL */
+};
+
+/* A field of the session's record, one piece for each layer. */
+struct state_row {
+    const char *name;
+    int shape[STATE_FIELD_RANK];
+};
+
+/* A `float *` at `at` of the architecture's scratch struct: [max_rows, columns]. */
+struct scratch_row {
+    size_t at;
+    int columns;
+};
+
+/* One step, as step() sees it. */
+struct arch_step {
+    const struct ops *ops;
+    struct stream *stream;
+    const struct batch *in;
+    const struct hyper *hyper;
+    const void *model, *layers; /* the architecture's structs, bound */
+    const void *scratch;
+    float *x; /* [T, HIDDEN], the residual stream: left for the last norm */
+    const struct state_layout *layout;
+    float *records;
+};
+
+struct model_arch {
+    const char *name;
+    const char *model_type; /* config.json's */
+    /* A weight that only this architecture has, for checkpoints that do not name their type:
+     * the original state-spaces ones, RWKV's .pth. NULL: there is none. */
+    const char *signature[WEIGHT_NAMES_MAX];
+    const char *prefix[PREFIXES_MAX]; /* any of them may stand before a name; "" is one */
+    int text_end;                     /* id that always ends a text and may begin it, or -1 */
+    enum norm_kind last_norm;         /* of eps number[EPS] */
+
+    /* config is empty when the checkpoint has none. ERR_FORMAT. */
+    bool (*configure)(const struct model_arch *arch, const struct model_config *config,
+                      const struct weights *w, struct hyper *h, struct error *err);
+    const struct weight_row *weights; /* ended by a row without a name */
+    size_t model_size, layer_size;
+    const struct state_row *state;     /* ended by a row without a name */
+    const struct scratch_row *scratch; /* ended by a row without columns */
+    size_t scratch_size;
+    void (*step)(const struct arch_step *s);
+};
+
+/* NULL and ERR_FORMAT when nothing here can run it. path stands in the message. */
+const struct model_arch *arch_find(const struct model_config *config, const struct weights *w,
+                                   const char *path, struct error *err);
+
+/* Field `i` of the state table, of one layer. */
+struct field arch_state(const struct arch_step *s, int i, int layer);
+
+extern const struct model_arch arch_mamba, arch_falcon_mamba, arch_mamba2, arch_rwkv7;
+
+#endif

@@ -1,0 +1,294 @@
+/* Mamba-2 (arXiv 2405.21060; the conventions are those of state-spaces/mamba's Mamba2).
+ *
+ * Each layer adds to the residual stream x what its mixer makes of u = rms_norm(x):
+ *   [z, c, r]  = W_in u                 c is [x, B, C] side by side
+ *   [x, B, C]  = silu(conv(c))          depthwise, causal, the last W inputs
+ *   dt         = clamp(softplus(r + b_dt), limits)          one for each head
+ *   S          = exp(dt A) S + (dt x) B^T,  A = -exp(A_log)  [HEAD_DIM, STATE] for each head
+ *   y          = S C + D x              heads share B and C in GROUPS
+ *   x         += W_out rms_norm(y * silu(z))
+ * The gated norm is taken over each group by itself, as its authors do; transformers'
+ * Mamba2ForCausalLM norms over all groups at once, which is another function. */
+#include <math.h>
+
+#include "config/error.h"
+#include "models/hyper.h"
+#include "weights/model_config.h"
+
+enum {
+    INNER = OWN_DIMS, /* intermediate_size, or expand * hidden_size: HEADS * HEAD_DIM */
+    HEADS,            /* num_heads */
+    HEAD_DIM,         /* head_dim */
+    STATE,            /* state_size */
+    GROUPS,           /* n_groups */
+    CONV,             /* conv_kernel */
+    TAIL,             /* CONV - 1 */
+    BC,               /* GROUPS * STATE */
+    CONV_DIM,         /* INNER + 2 BC */
+    IN_ROWS,          /* 2 INNER + 2 BC + HEADS */
+    BIAS,             /* use_bias */
+    CONV_BIAS,        /* use_conv_bias */
+    GATED_NORM        /* ssm_cfg.rmsnorm; without it only the gate */
+};
+enum { DT_LO = OWN_NUMBERS, DT_HI }; /* time_step_limit */
+
+static bool read_limits(const struct model_config *c, struct hyper *h, struct error *err)
+{
+    const char *keys = "time_step_limit|ssm_cfg.dt_limit";
+    double limit[2] = { 0.0, INFINITY };
+
+    if (!model_config_numbers(c, keys, 2, limit, err))
+        return false;
+    if (!(limit[0] >= 0.0 && limit[0] <= limit[1]))
+        return error_set(err, ERR_FORMAT,
+                         "config.json: %s: expected 0 <= low <= high, found [%g, %g]", keys,
+                         limit[0], limit[1]);
+    h->number[DT_LO] = (float)limit[0];
+    h->number[DT_HI] = (float)limit[1];
+    return true;
+}
+
+static bool read_sizes(const struct model_config *c, struct hyper *h, struct error *err)
+{
+    int expand = 2, *d = h->dim;
+
+    if (!hyper_dim(c, "expand|ssm_cfg.expand", &expand, err))
+        return false;
+    if (expand > HYPER_DIM_MAX / d[HIDDEN])
+        return error_set(err, ERR_FORMAT, "config.json: expand %d is too large", expand);
+    d[INNER] = expand * d[HIDDEN];
+    d[HEAD_DIM] = 64;
+    if (!hyper_dim(c, "intermediate_size", &d[INNER], err) ||
+        !hyper_dim(c, "head_dim|ssm_cfg.headdim", &d[HEAD_DIM], err))
+        return false;
+    d[HEADS] = d[INNER] / d[HEAD_DIM];
+    if (!hyper_dim(c, "num_heads", &d[HEADS], err) ||
+        !hyper_dim(c, "state_size|ssm_cfg.d_state", &d[STATE], err) ||
+        !hyper_dim(c, "n_groups|ssm_cfg.ngroups", &d[GROUPS], err) ||
+        !hyper_dim(c, "conv_kernel|ssm_cfg.d_conv", &d[CONV], err))
+        return false;
+    if ((int64_t)d[HEADS] * d[HEAD_DIM] != d[INNER])
+        return error_set(
+            err, ERR_FORMAT,
+            "config.json: num_heads * head_dim: expected the inner size %d, found %d * %d",
+            d[INNER], d[HEADS], d[HEAD_DIM]);
+    if (d[HEADS] % d[GROUPS] || (int64_t)d[GROUPS] * d[STATE] > HYPER_DIM_MAX)
+        return error_set(err, ERR_FORMAT,
+                         "config.json: n_groups: expected a divisor of num_heads %d, found %d",
+                         d[HEADS], d[GROUPS]);
+    if (d[CONV] < 2)
+        return error_set(err, ERR_FORMAT, "config.json: conv_kernel: expected 2 or more, found %d",
+                         d[CONV]);
+    d[TAIL] = d[CONV] - 1;
+    d[BC] = d[GROUPS] * d[STATE];
+    d[CONV_DIM] = d[INNER] + 2 * d[BC];
+    d[IN_ROWS] = d[INNER] + d[CONV_DIM] + d[HEADS];
+    return true;
+}
+
+static bool configure(const struct model_arch *arch, const struct model_config *c,
+                      const struct weights *w, struct hyper *h, struct error *err)
+{
+    int norm_first = 0;
+
+    (void)arch;
+    (void)w;
+    h->dim[STATE] = 128;
+    h->dim[GROUPS] = model_config_has(c, "hidden_size") ? 8 : 1; /* transformers' default: 8 */
+    h->dim[CONV] = 4;
+    h->dim[CONV_BIAS] = 1;
+    h->dim[GATED_NORM] = 1;
+    if (!hyper_common(c, h, err) || !read_sizes(c, h, err) || !read_limits(c, h, err) ||
+        !hyper_flag(c, "use_bias|ssm_cfg.bias", &h->dim[BIAS], err) ||
+        !hyper_flag(c, "use_conv_bias|ssm_cfg.conv_bias", &h->dim[CONV_BIAS], err) ||
+        !hyper_flag(c, "ssm_cfg.rmsnorm", &h->dim[GATED_NORM], err) ||
+        !hyper_flag(c, "ssm_cfg.norm_before_gate", &norm_first, err) ||
+        !hyper_word(c, "hidden_act", "silu", "swish", err))
+        return false;
+    /* The same key outside ssm_cfg is decoration: Codestral's says true, nothing reads it. */
+    if (norm_first)
+        return error_set(err, ERR_FORMAT,
+                         "config.json: ssm_cfg.norm_before_gate: expected false, found true");
+    return true;
+}
+
+struct mamba2 {
+    struct model_ends ends;
+};
+
+struct mamba2_layer {
+    const float *norm, *conv, *conv_bias, *in_bias, *out_bias, *dt_bias, *A, *D, *gated_norm;
+    struct matrix in, out;
+};
+
+#define M(field) offsetof(struct mamba2, field)
+#define L(field) offsetof(struct mamba2_layer, field)
+#define NAME(name)                                                                                 \
+    {                                                                                              \
+        "backbone.layers.%d." name                                                                 \
+    }
+
+static const struct weight_row weights[] = {
+    { { "backbone.embeddings.weight", "backbone.embedding.weight" },
+      { VOCAB, HIDDEN },
+      MATRIX,
+      M(ends.embed),
+      0,
+      0 },
+    { NAME("norm.weight"), { HIDDEN }, VECTOR, L(norm), 0, 0 },
+    { NAME("mixer.in_proj.weight"), { IN_ROWS, HIDDEN }, MATRIX, L(in), 0, 0 },
+    { NAME("mixer.in_proj.bias"), { IN_ROWS }, VECTOR, L(in_bias), 0, BIAS },
+    { NAME("mixer.conv1d.weight"), { CONV_DIM, CONV }, VECTOR, L(conv), 0, 0 },
+    { NAME("mixer.conv1d.bias"), { CONV_DIM }, VECTOR, L(conv_bias), 0, CONV_BIAS },
+    { NAME("mixer.dt_bias"), { HEADS }, VECTOR, L(dt_bias), 0, 0 },
+    { NAME("mixer.A_log"), { HEADS }, VECTOR, L(A), NEGATE_EXP, 0 },
+    { NAME("mixer.D"), { HEADS }, VECTOR, L(D), 0, 0 },
+    { NAME("mixer.norm.weight"), { INNER }, VECTOR, L(gated_norm), 0, GATED_NORM },
+    { NAME("mixer.out_proj.weight"), { HIDDEN, INNER }, MATRIX, L(out), 0, 0 },
+    { NAME("mixer.out_proj.bias"), { HIDDEN }, VECTOR, L(out_bias), 0, BIAS },
+    { { "backbone.norm_f.weight" }, { HIDDEN }, VECTOR, M(ends.norm), 0, 0 },
+    { { "lm_head.weight" }, { VOCAB, HIDDEN }, MATRIX, M(ends.head), 0, UNTIED },
+    { { "lm_head.weight" }, { VOCAB, HIDDEN }, IGNORED, 0, 0, TIED },
+    { { NULL }, { 0 }, VECTOR, 0, 0, 0 },
+};
+
+enum { STATE_CONV, STATE_SSM };
+
+static const struct state_row state[] = {
+    [STATE_CONV] = { "conv", { TAIL, CONV_DIM } },
+    [STATE_SSM] = { "ssm", { HEADS, HEAD_DIM, STATE } },
+    { NULL, { 0 } },
+};
+
+struct mamba2_scratch {
+    float *xn;         /* [T, HIDDEN] */
+    float *in;         /* [T, IN_ROWS]: z, c, r */
+    float *xbc;        /* [T, CONV_DIM]: x, B, C */
+    float *dt, *decay; /* [T, HEADS] */
+    float *y, *gated;  /* [T, INNER] */
+};
+
+#define S(field) offsetof(struct mamba2_scratch, field)
+
+static const struct scratch_row scratch[] = {
+    { S(xn), HIDDEN },   { S(in), IN_ROWS }, { S(xbc), CONV_DIM }, { S(dt), HEADS },
+    { S(decay), HEADS }, { S(y), INNER },    { S(gated), INNER },  { 0, 0 },
+};
+
+static void block(const struct arch_step *a, int l)
+{
+    const struct ops *o = a->ops;
+    struct stream *q = a->stream;
+    const struct mamba2_layer *w = (const struct mamba2_layer *)a->layers + l;
+    const struct mamba2_scratch *s = a->scratch;
+    const int *d = a->hyper->dim, T = a->in->T;
+    const float *number = a->hyper->number;
+    const size_t hidden = (size_t)d[HIDDEN], inner = (size_t)d[INNER], heads = (size_t)d[HEADS];
+    const size_t in_ld = (size_t)d[IN_ROWS], xbc_ld = (size_t)d[CONV_DIM];
+
+    o->norm(q, &(struct norm){ .kind = NORM_RMS,
+                               .y = s->xn,
+                               .x = a->x,
+                               .y_ld = hidden,
+                               .x_ld = hidden,
+                               .weight = w->norm,
+                               .T = T,
+                               .dim = d[HIDDEN],
+                               .groups = 1,
+                               .eps = number[EPS] });
+    o->linear(q,
+              &(struct linear){ .y = s->in,
+                                .x = s->xn,
+                                .y_ld = in_ld,
+                                .x_ld = hidden,
+                                .w = &w->in,
+                                .bias = w->in_bias,
+                                .T = T },
+              1);
+    o->short_conv(q, a->in,
+                  &(struct short_conv){ .y = s->xbc,
+                                        .x = s->in + inner,
+                                        .y_ld = xbc_ld,
+                                        .x_ld = in_ld,
+                                        .weight = w->conv,
+                                        .bias = w->conv_bias,
+                                        .dim = d[CONV_DIM],
+                                        .W = d[CONV],
+                                        .silu = true,
+                                        .state = arch_state(a, STATE_CONV, l) });
+    o->decay_gates(q, &(struct decay_gates){ .dt = s->dt,
+                                             .decay = s->decay,
+                                             .raw = s->in + inner + xbc_ld,
+                                             .raw_ld = in_ld,
+                                             .bias = w->dt_bias,
+                                             .A = w->A,
+                                             .T = T,
+                                             .H = d[HEADS],
+                                             .lo = number[DT_LO],
+                                             .hi = number[DT_HI] });
+    o->matrix_state(q, a->in,
+                    &(struct matrix_state){ .y = s->y,
+                                            .w = s->decay,
+                                            .k = s->xbc + inner,
+                                            .q = s->xbc + inner + d[BC],
+                                            .v = s->xbc,
+                                            .y_ld = inner,
+                                            .w_ld = heads,
+                                            .kq_ld = xbc_ld,
+                                            .v_ld = xbc_ld,
+                                            .v_scale = s->dt,
+                                            .skip = w->D,
+                                            .w_per_head = true,
+                                            .H = d[HEADS],
+                                            .V = d[HEAD_DIM],
+                                            .K = d[STATE],
+                                            .k_heads = d[GROUPS],
+                                            .state = arch_state(a, STATE_SSM, l) });
+    o->gated_norm(q, &(struct gated_norm){ .y = s->gated,
+                                           .x = s->y,
+                                           .z = s->in,
+                                           .y_ld = inner,
+                                           .x_ld = inner,
+                                           .z_ld = in_ld,
+                                           .weight = w->gated_norm,
+                                           .T = T,
+                                           .dim = d[INNER],
+                                           .groups = d[GROUPS],
+                                           .eps = number[EPS] });
+    o->linear(q,
+              &(struct linear){ .y = a->x,
+                                .x = s->gated,
+                                .y_ld = hidden,
+                                .x_ld = inner,
+                                .w = &w->out,
+                                .bias = w->out_bias,
+                                .add = true,
+                                .T = T },
+              1);
+}
+
+static void step(const struct arch_step *a)
+{
+    const struct mamba2 *m = a->model;
+
+    a->ops->embed(a->stream, a->in, a->x, &m->ends.embed);
+    for (int l = 0; l < a->hyper->dim[LAYERS]; l++)
+        block(a, l);
+}
+
+const struct model_arch arch_mamba2 = {
+    .name = "mamba2",
+    .model_type = "mamba2",
+    .signature = { "backbone.layers.0.mixer.dt_bias" },
+    .prefix = { "", "model." }, /* "model.": Codestral */
+    .text_end = -1,
+    .last_norm = NORM_RMS,
+    .configure = configure,
+    .weights = weights,
+    .model_size = sizeof(struct mamba2),
+    .layer_size = sizeof(struct mamba2_layer),
+    .state = state,
+    .scratch = scratch,
+    .scratch_size = sizeof(struct mamba2_scratch),
+    .step = step,
+};

@@ -1,0 +1,345 @@
+#include "models/model.h"
+
+#include <assert.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "config/error.h"
+#include "kernels/backend.h"
+#include "models/arch.h"
+#include "models/bind.h"
+#include "weights/model_config.h"
+#include "weights/weights.h"
+
+enum { ALIGN = 64 };
+
+struct model {
+    struct model_info info;
+    const struct model_arch *arch;
+    struct hyper hyper;
+    struct backend *be; /* borrowed: whoever called model_open() */
+    struct bound bound;
+    char *scratch; /* the architecture's struct of pointers into memory */
+    char *memory;  /* the backend's: scratch, x, last and logits */
+    float *x;      /* [max_rows, HIDDEN] */
+    float *last;   /* [max_logits, HIDDEN] */
+    float *logits; /* [max_logits, VOCAB] */
+    int max_rows, max_logits;
+};
+
+/* The files while they are looked at. */
+struct source {
+    struct weights *weights;
+    struct model_config *config, *generation;
+    const struct model_arch *arch;
+    struct hyper hyper;
+    struct bindings bindings;
+};
+
+static void source_finish(struct source *s)
+{
+    bind_finish(&s->bindings);
+    model_config_close(s->generation);
+    model_config_close(s->config);
+    weights_close(s->weights);
+}
+
+static size_t align(size_t n)
+{
+    return (n + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+/* A JSON file of the model's folder, empty where it is not there. */
+static struct model_config *open_config(const char *folder, const char *file, struct error *err)
+{
+    char path[PATH_MAX];
+    int len = snprintf(path, sizeof(path), "%s/%s", folder, file);
+
+    if (len < 0 || (size_t)len >= sizeof(path)) {
+        error_set(err, ERR_IO, "%s: the path is too long", folder);
+        return NULL;
+    }
+    if (access(path, F_OK) < 0)
+        return model_config_parse("{}", 2, file, err);
+    return model_config_open(path, err);
+}
+
+static void read_layout(struct state_layout *layout, const struct model_arch *arch,
+                        const struct hyper *h)
+{
+    XXH64_hash_t id = 0;
+
+    *layout = (struct state_layout){ 0 };
+    for (const struct state_row *row = arch->state; row->name; row++) {
+        struct state_field *f = &layout->field[layout->fields++];
+        size_t floats = 1;
+
+        f->name = row->name;
+        f->layers = h->dim[LAYERS];
+        while (f->rank < STATE_FIELD_RANK && row->shape[f->rank]) {
+            f->shape[f->rank] = h->dim[row->shape[f->rank]];
+            floats *= (size_t)f->shape[f->rank++];
+        }
+        f->offset = layout->bytes;
+        f->layer_bytes = align(floats * sizeof(float));
+        layout->bytes += f->layer_bytes * (size_t)f->layers;
+
+        const uint64_t shape[] = { DTYPE_F32,
+                                   (uint64_t)f->layers,
+                                   (uint64_t)f->rank,
+                                   (uint64_t)f->shape[0],
+                                   (uint64_t)f->shape[1],
+                                   (uint64_t)f->shape[2],
+                                   f->offset,
+                                   f->layer_bytes };
+        id = XXH3_64bits_withSeed(f->name, strlen(f->name), id);
+        id = XXH3_64bits_withSeed(shape, sizeof(shape), id);
+    }
+    layout->id = id;
+}
+
+static void read_name(struct model_info *info, const char *path)
+{
+    char full[PATH_MAX];
+    const char *name = realpath(path, full) ? full : path, *slash = strrchr(name, '/');
+
+    snprintf(info->name, sizeof(info->name), "%.*s", (int)sizeof(info->name) - 1,
+             slash ? slash + 1 : name);
+}
+
+/* generation_config.json has the say, config.json where it is silent. */
+static bool read_ids(struct model_info *info, const struct source *s, struct error *err)
+{
+    const struct model_config *g = s->generation, *c = s->config;
+    int64_t stop[MODEL_STOP_IDS_MAX], bos = s->arch->text_end;
+
+    if (!model_config_ints(model_config_has(g, "eos_token_id") ? g : c, "eos_token_id", 0,
+                           info->vocab - 1, MODEL_STOP_IDS_MAX - 1, stop, &info->stops, err) ||
+        !model_config_int(c, "bos_token_id", 0, info->vocab - 1, &bos, err) ||
+        !model_config_int(g, "bos_token_id", 0, info->vocab - 1, &bos, err))
+        return false;
+    info->bos = (int)bos;
+    bool ends = s->arch->text_end < 0;
+    for (int i = 0; i < info->stops; i++) {
+        info->stop[i] = (int)stop[i];
+        ends = ends || info->stop[i] == s->arch->text_end;
+    }
+    if (!ends)
+        info->stop[info->stops++] = s->arch->text_end;
+    return true;
+}
+
+/* Opens and proves everything of a checkpoint that does not need its tensors' bytes. */
+static bool source_init(struct source *s, struct model_info *info, const char *path,
+                        struct error *err)
+{
+    *s = (struct source){ .weights = weights_open(path, err) };
+    if (!s->weights)
+        return false;
+    s->config = open_config(weights_folder(s->weights), "config.json", err);
+    if (!s->config)
+        return false;
+    s->generation = open_config(weights_folder(s->weights), "generation_config.json", err);
+    if (!s->generation)
+        return false;
+    s->arch = arch_find(s->config, s->weights, path, err);
+    if (!s->arch || !s->arch->configure(s->arch, s->config, s->weights, &s->hyper, err) ||
+        !bind_resolve(&s->bindings, s->arch, &s->hyper, s->weights, path, err))
+        return false;
+
+    *info = (struct model_info){
+        .architecture = s->arch->name,
+        .vocab = s->hyper.dim[VOCAB],
+        .hidden = s->hyper.dim[HIDDEN],
+        .layers = s->hyper.dim[LAYERS],
+        .parameters = s->bindings.parameters,
+        .dtype = s->bindings.dtype,
+    };
+    read_name(info, path);
+    read_layout(&info->layout, s->arch, &s->hyper);
+    return read_ids(info, s, err);
+}
+
+bool model_describe(const char *path, struct model_info *info, struct error *err)
+{
+    struct source s;
+    struct model_info found;
+    bool ok = source_init(&s, &found, path, err);
+
+    source_finish(&s);
+    if (ok)
+        *info = found;
+    return ok;
+}
+
+static bool load_weights(struct model *m, const struct source *s, struct error *err)
+{
+    XXH3_state_t *hash = XXH3_createState();
+
+    m->bound.model = calloc(1, m->arch->model_size);
+    m->bound.layers = calloc((size_t)m->info.layers, m->arch->layer_size);
+    bool ok = (hash && m->bound.model && m->bound.layers) ||
+              error_set(err, ERR_NOMEM, "out of memory for %d layers", m->info.layers);
+    if (ok) {
+        XXH3_128bits_reset(hash);
+        XXH3_128bits_update(hash, m->arch->name, strlen(m->arch->name) + 1);
+        XXH3_128bits_update(hash, &m->hyper, sizeof(m->hyper));
+        ok = bind_load(&s->bindings, m->be, &m->bound, hash, err);
+    }
+    if (ok) {
+        XXH128_canonical_t canonical;
+
+        XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(hash));
+        memcpy(m->info.fingerprint, canonical.digest, sizeof(m->info.fingerprint));
+        m->info.weight_bytes = m->bound.bytes;
+    }
+    XXH3_freeState(hash);
+    return ok;
+}
+
+static size_t rows_bytes(int rows, int columns)
+{
+    return align((size_t)rows * (size_t)columns * sizeof(float));
+}
+
+/* One allocation, cut into the rows of the scratch table and model.c's own three. */
+static bool allocate_scratch(struct model *m, struct error *err)
+{
+    const int *d = m->hyper.dim;
+    size_t x = rows_bytes(m->max_rows, d[HIDDEN]), last = rows_bytes(m->max_logits, d[HIDDEN]);
+    size_t logits = rows_bytes(m->max_logits, d[VOCAB]), total = x + last + logits;
+
+    for (const struct scratch_row *row = m->arch->scratch; row->columns; row++)
+        total += rows_bytes(m->max_rows, d[row->columns]);
+    m->scratch = calloc(1, m->arch->scratch_size);
+    m->memory = m->be->alloc(m->be, total);
+    if (!m->scratch || !m->memory)
+        return error_set(err, ERR_NOMEM, "out of memory for %zu bytes of activations (%d rows)",
+                         total, m->max_rows);
+
+    char *at = m->memory;
+    m->x = (float *)at;
+    m->last = (float *)(at + x);
+    m->logits = (float *)(at + x + last);
+    at += x + last + logits;
+    for (const struct scratch_row *row = m->arch->scratch; row->columns; row++) {
+        float *rows = (float *)at;
+
+        memcpy(m->scratch + row->at, &rows, sizeof(rows));
+        at += rows_bytes(m->max_rows, d[row->columns]);
+    }
+    return true;
+}
+
+struct model *model_open(const char *path, struct backend *be, const struct model_options *options,
+                         struct error *err)
+{
+    struct source s = { 0 };
+    struct model *m = calloc(1, sizeof(*m));
+
+    assert(options->max_rows > 0 && options->max_logits > 0);
+    if (!m) {
+        error_set(err, ERR_NOMEM, "%s: out of memory", path);
+        return NULL;
+    }
+    m->be = be;
+    m->max_rows = options->max_rows;
+    m->max_logits = options->max_logits;
+    bool ok = source_init(&s, &m->info, path, err);
+    if (ok) {
+        m->arch = s.arch;
+        m->hyper = s.hyper;
+        ok = load_weights(m, &s, err) && allocate_scratch(m, err) && be->sync(be, err);
+    }
+    source_finish(&s);
+    if (ok)
+        return m;
+    model_close(m);
+    return NULL;
+}
+
+void model_close(struct model *m)
+{
+    if (!m)
+        return;
+    if (m->bound.model && m->bound.layers)
+        bind_release(&m->bound, m->arch, &m->hyper, m->be);
+    m->be->free(m->be, m->memory);
+    free(m->scratch);
+    free(m->bound.layers);
+    free(m->bound.model);
+    free(m);
+}
+
+const struct model_info *model_info(const struct model *m)
+{
+    return &m->info;
+}
+
+struct field arch_state(const struct arch_step *s, int i, int layer)
+{
+    const struct state_field *f = &s->layout->field[i];
+
+    return (struct field){
+        .base = s->records + (f->offset + (size_t)layer * f->layer_bytes) / sizeof(float),
+        .stride = s->layout->bytes / sizeof(float),
+    };
+}
+
+/* Last norm and head, of the wanted rows only. */
+static void read_out(struct model *m, const struct batch *in)
+{
+    const struct ops *o = m->be->ops;
+    struct stream *q = m->be->stream;
+    const struct model_ends *ends = (const struct model_ends *)m->bound.model;
+    const int hidden = m->hyper.dim[HIDDEN];
+
+    o->gather(q, m->last, m->x, in->logit_row, in->L, hidden);
+    o->norm(q, &(struct norm){ .kind = m->arch->last_norm,
+                               .y = m->last,
+                               .x = m->last,
+                               .y_ld = (size_t)hidden,
+                               .x_ld = (size_t)hidden,
+                               .weight = ends->norm,
+                               .bias = ends->norm_bias,
+                               .T = in->L,
+                               .dim = hidden,
+                               .groups = 1,
+                               .eps = m->hyper.number[EPS] });
+    o->linear(q,
+              &(struct linear){ .y = m->logits,
+                                .x = m->last,
+                                .y_ld = (size_t)m->hyper.dim[VOCAB],
+                                .x_ld = (size_t)hidden,
+                                .w = m->hyper.dim[TIED] ? &ends->embed : &ends->head,
+                                .T = in->L },
+              1);
+}
+
+void model_step(struct model *m, void *records, const struct batch *in)
+{
+    assert(in->T <= m->max_rows && in->L <= m->max_logits);
+    m->arch->step(&(struct arch_step){
+        .ops = m->be->ops,
+        .stream = m->be->stream,
+        .in = in,
+        .hyper = &m->hyper,
+        .model = m->bound.model,
+        .layers = m->bound.layers,
+        .scratch = m->scratch,
+        .x = m->x,
+        .layout = &m->info.layout,
+        .records = records,
+    });
+    if (in->L > 0)
+        read_out(m, in);
+}
+
+const float *model_logits(const struct model *m)
+{
+    return m->logits;
+}

@@ -1,0 +1,51 @@
+/* The architectures, and which of them a checkpoint is: the one that config.json names, or,
+ * where it names none, the one whose signature is among the tensors. */
+#include "models/arch.h"
+
+#include <string.h>
+
+#include "config/error.h"
+#include "models/bind.h"
+#include "weights/model_config.h"
+
+static const struct model_arch *const registry[] = {
+    &arch_mamba,
+    &arch_falcon_mamba,
+    &arch_mamba2,
+    &arch_rwkv7,
+};
+
+enum { ARCHITECTURES = sizeof(registry) / sizeof(registry[0]) };
+
+static bool has_signature(const struct model_arch *arch, const struct weights *w)
+{
+    bool transposed;
+
+    for (int i = 0; i < WEIGHT_NAMES_MAX && arch->signature[i]; i++)
+        if (bind_find(arch, w, arch->signature[i], 0, &transposed))
+            return true;
+    return false;
+}
+
+const struct model_arch *arch_find(const struct model_config *config, const struct weights *w,
+                                   const char *path, struct error *err)
+{
+    const char *type = NULL;
+
+    if (!model_config_string(config, "model_type", &type, err))
+        return NULL;
+    for (int i = 0; i < ARCHITECTURES; i++)
+        if (type ? strcmp(type, registry[i]->model_type) == 0 : has_signature(registry[i], w))
+            return registry[i];
+    if (type)
+        error_set(
+            err, ERR_FORMAT,
+            "%s: model_type \"%s\" is not supported; mamba, falcon_mamba, mamba2 and rwkv7 are",
+            path, type);
+    else
+        error_set(
+            err, ERR_FORMAT,
+            "%s: config.json names no model_type and no known architecture's tensors are there",
+            path);
+    return NULL;
+}
