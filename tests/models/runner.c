@@ -1,0 +1,108 @@
+#include "tests/models/runner.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "config/error.h"
+#include "kernels/backend.h"
+
+const char *const isa_names[ISAS] = { "plain", "avx2", "avx512" };
+
+bool runner_init(struct runner *r, const char *path, const char *isa)
+{
+    const struct model_options options = { .max_rows = RUNNER_ROWS, .max_logits = RUNNER_ROWS };
+    struct error err = { 0 };
+
+    *r = (struct runner){ .be = backend_open_cpu(&(struct backend_options){ 2, isa }, &err) };
+    if (!r->be) {
+        assert_int_equal(err.code, ERR_INPUT);
+        return false;
+    }
+    r->m = model_open(path, r->be, &options, &err);
+    if (!r->m)
+        fail_msg("%s", err.message);
+    r->info = model_info(r->m);
+    r->records = r->be->alloc(r->be, RUNNER_SLOTS * r->info->layout.bytes);
+    assert_non_null(r->records);
+    return true;
+}
+
+void runner_finish(struct runner *r)
+{
+    if (r->be)
+        r->be->free(r->be, r->records);
+    model_close(r->m);
+    backend_close(r->be);
+}
+
+struct trace runner_trace(struct runner *r, const int32_t *token, int T, const int *chunk)
+{
+    const size_t bytes = r->info->layout.bytes, row = (size_t)r->info->vocab * sizeof(float);
+    struct trace t = { .logit_bytes = (size_t)T * row, .state_bytes = bytes };
+    int slot = 3, rows[RUNNER_ROWS];
+    struct error err = { 0 };
+
+    for (int i = 0; i < RUNNER_ROWS; i++)
+        rows[i] = i;
+    t.logits = malloc(t.logit_bytes);
+    t.state = malloc(bytes);
+    assert_true(t.logits && t.state);
+    r->be->zero(r->be, r->records + 3 * bytes, bytes);
+    for (int at = 0, i = 0; at < T; i = chunk[i + 1] ? i + 1 : 0) {
+        int n = chunk[i] < T - at ? chunk[i] : T - at, begin[] = { 0, n };
+        struct batch in = { .S = 1, .T = n, .L = n, .token = token + at, .begin = begin,
+                            .slot = &slot, .logit_row = rows };
+
+        model_step(r->m, r->records, &in);
+        r->be->download(r->be, (char *)t.logits + (size_t)at * row, model_logits(r->m),
+                        (size_t)n * row);
+        at += n;
+    }
+    r->be->download(r->be, t.state, r->records + 3 * bytes, bytes);
+    assert_true(r->be->sync(r->be, &err));
+    return t;
+}
+
+void trace_finish(struct trace *t)
+{
+    free(t->logits);
+    free(t->state);
+}
+
+void assert_traces_equal(const struct trace *a, const struct trace *b)
+{
+    assert_int_equal(a->logit_bytes, b->logit_bytes);
+    assert_int_equal(a->state_bytes, b->state_bytes);
+    assert_memory_equal(a->logits, b->logits, a->logit_bytes);
+    assert_memory_equal(a->state, b->state, a->state_bytes);
+}
+
+struct trace trace_of(const char *path, const int32_t *token, int T)
+{
+    const int whole[] = { RUNNER_ROWS, 0 };
+    struct runner r;
+
+    assert_true(runner_init(&r, path, "plain"));
+    struct trace t = runner_trace(&r, token, T, whole);
+    runner_finish(&r);
+    return t;
+}
+
+void assert_refused(const char *path, const char *const *words)
+{
+    const struct model_options options = { .max_rows = 1, .max_logits = 1 };
+    struct error err = { 0 };
+    struct backend *be = backend_open_cpu(&(struct backend_options){ 1, "plain" }, &err);
+
+    assert_non_null(be);
+    assert_null(model_open(path, be, &options, &err));
+    backend_close(be);
+    assert_int_equal(err.code, ERR_FORMAT);
+    for (; *words; words++)
+        if (!strstr(err.message, *words))
+            fail_msg("\"%s\" is not in: %s", *words, err.message);
+}

@@ -1,0 +1,45 @@
+/* runner.h - a model on one CPU instruction set, and runs of one sequence through it. */
+#ifndef TESTS_MODELS_RUNNER_H
+#define TESTS_MODELS_RUNNER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "models/model.h"
+
+enum { RUNNER_ROWS = 256, RUNNER_SLOTS = 24, ISAS = 3 };
+
+extern const char *const isa_names[ISAS];
+
+struct runner {
+    struct backend *be;
+    struct model *m;
+    const struct model_info *info;
+    char *records; /* RUNNER_SLOTS of them, zeroed */
+};
+
+/* What a sequence left behind. */
+struct trace {
+    float *logits; /* [T, vocab] */
+    char *state;   /* one record */
+    size_t logit_bytes, state_bytes;
+};
+
+/* false when the machine lacks the instruction set; any other failure fails the test. */
+bool runner_init(struct runner *r, const char *path, const char *isa);
+void runner_finish(struct runner *r);
+
+/* Runs T tokens from an empty state in slot 3, in chunks of the sizes of `chunk`, which ends
+ * with 0 and is repeated as often as needed. */
+struct trace runner_trace(struct runner *r, const int32_t *token, int T, const int *chunk);
+void trace_finish(struct trace *t);
+void assert_traces_equal(const struct trace *a, const struct trace *b);
+
+/* The model at path on the plain instruction set, T tokens in one piece. */
+struct trace trace_of(const char *path, const int32_t *token, int T);
+
+/* Why the model at path is refused; fails the test when it is not. */
+void assert_refused(const char *path, const char *const *words);
+
+#endif

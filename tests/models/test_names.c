@@ -1,0 +1,290 @@
+/* One model under all the names it goes by: the same fingerprint, the same logits and the
+ * same state to the last bit; and Falcon-Mamba, which no small checkpoint shows, against the
+ * equations. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "config/error.h"
+#include "tests/models/oracle_mamba.h"
+#include "tests/models/runner.h"
+
+enum { TOKENS = 40 };
+
+static const int32_t *some_tokens(void)
+{
+    static int32_t token[TOKENS];
+
+    for (int i = 0; i < TOKENS; i++)
+        token[i] = (i * 37 + 11) % 61;
+    return token;
+}
+
+static void assert_same_model(const char *a, const char *b)
+{
+    const char *path[] = { a, b };
+    struct model_info info[2];
+    struct trace t[2];
+
+    for (int i = 0; i < 2; i++) {
+        struct runner r;
+
+        assert_true(runner_init(&r, path[i], "plain"));
+        info[i] = *r.info;
+        runner_finish(&r);
+        t[i] = trace_of(path[i], some_tokens(), TOKENS);
+    }
+    assert_memory_equal(info[0].fingerprint, info[1].fingerprint, sizeof(info[0].fingerprint));
+    assert_true(info[0].layout.id == info[1].layout.id);
+    assert_true(info[0].parameters == info[1].parameters);
+    assert_traces_equal(&t[0], &t[1]);
+    trace_finish(&t[0]);
+    trace_finish(&t[1]);
+}
+
+static void mamba_under_its_authors_names(void **state)
+{
+    struct made_model *m = made_create();
+
+    (void)state;
+    made_copy(m, "tests/data/mamba-tiny");
+    made_rename(m, "backbone.embeddings.", "backbone.embedding.");
+    made_random(m, "lm_head.weight", 256, 64, 0.0f, 1.0f); /* tied: carried and not read */
+    assert_same_model("tests/data/mamba-tiny",
+                      made_write(m, "{\"d_model\":64,\"n_layer\":3,\"vocab_size\":251,"
+                                    "\"ssm_cfg\":{},\"rms_norm\":true,\"residual_in_fp32\":true,"
+                                    "\"fused_add_norm\":true,\"pad_vocab_size_multiple\":8}"));
+    made_destroy(m);
+}
+
+static void mamba2_under_its_authors_names(void **state)
+{
+    struct made_model *m = made_create();
+
+    (void)state;
+    made_copy(m, "tests/data/mamba2-tiny");
+    made_rename(m, "backbone.embeddings.", "backbone.embedding.");
+    assert_same_model("tests/data/mamba2-tiny",
+                      made_write(m, "{\"d_model\":96,\"n_layer\":4,\"vocab_size\":250,"
+                                    "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"d_state\":16,"
+                                    "\"headdim\":32,\"bias\":true},\"tie_embeddings\":false,"
+                                    "\"pad_vocab_size_multiple\":16}"));
+    made_destroy(m);
+}
+
+static void mamba2_under_codestrals_prefix(void **state)
+{
+    struct made_model *m = made_create();
+
+    (void)state;
+    made_copy(m, "tests/data/mamba2-grouped");
+    made_rename(m, "backbone.", "model.backbone.");
+    assert_same_model("tests/data/mamba2-grouped",
+                      made_write(m, "{\"model_type\":\"mamba2\",\"hidden_size\":64,"
+                                    "\"num_hidden_layers\":3,\"vocab_size\":256,\"num_heads\":8,"
+                                    "\"head_dim\":16,\"state_size\":32,\"n_groups\":2,"
+                                    "\"time_step_limit\":[0.0,Infinity],"
+                                    "\"norm_before_gate\":true,\"tie_word_embeddings\":true}"));
+    made_destroy(m);
+}
+
+/* flash-linear-attention's names to the author's, which store low-rank matrices [in, out]. */
+static void rename_rwkv7(struct made_model *m, const char *prefix)
+{
+    static const char *const name[][2] = {
+        { "model.layers.0.pre_norm.", "blocks.0.ln0." },
+        { "model.layers.", "blocks." },
+        { "model.embeddings.", "emb." },
+        { "model.norm.", "ln_out." },
+        { "lm_head.", "head." },
+        { ".attn_norm.", ".ln1." },
+        { ".ffn_norm.", ".ln2." },
+        { ".attn.", ".att." },
+        { ".g_norm.", ".ln_x." },
+        { ".r_proj.", ".receptance." },
+        { ".k_proj.", ".key." },
+        { ".v_proj.", ".value." },
+        { ".o_proj.", ".output." },
+        { "_lora.lora.0.weight", "1" },
+        { "_lora.lora.2.weight", "2" },
+        { "_lora.lora.2.bias", "0" },
+    };
+
+    for (int i = 0; i < m->tensors; i++)
+        if (strstr(m->tensor[i].name, "_lora.") && m->tensor[i].rank == 2)
+            made_transpose(&m->tensor[i]);
+    for (size_t i = 0; i < sizeof(name) / sizeof(name[0]); i++)
+        made_rename(m, name[i][0], name[i][1]);
+    for (int i = 0; i < m->tensors; i++) {
+        char old[sizeof(m->tensor[i].name)];
+
+        strcpy(old, m->tensor[i].name);
+        snprintf(m->tensor[i].name, sizeof(old), "%s%.*s", prefix, 80, old);
+    }
+}
+
+static void rwkv7_under_its_native_names_with_any_prefix(void **state)
+{
+    static const char *const prefix[] = { "", "model.", "rwkv7." };
+    const char *config = "{\"model_type\":\"rwkv7\",\"vocab_size\":256,\"hidden_size\":64,"
+                         "\"num_hidden_layers\":12,\"head_dim\":64,\"intermediate_size\":256}";
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct made_model *m = made_create();
+
+        made_copy(m, "tests/data/rwkv7-tiny-hf");
+        rename_rwkv7(m, prefix[i]);
+        assert_same_model("tests/data/rwkv7-tiny-hf", made_write(m, i ? config : NULL));
+        made_destroy(m);
+    }
+}
+
+static void rwkv7_with_the_dummies_of_layer_0(void **state)
+{
+    struct made_model *m = made_create();
+
+    (void)state;
+    made_copy(m, "tests/data/rwkv7-tiny-hf");
+    rename_rwkv7(m, "");
+    made_random(m, "blocks.0.att.v0", 64, 0, 0.0f, 1.0f);
+    made_random(m, "blocks.0.att.v1", 64, 32, 0.0f, 1.0f);
+    made_random(m, "blocks.0.att.v2", 32, 64, 0.0f, 1.0f);
+    assert_same_model("tests/data/rwkv7-tiny-hf", made_write(m, NULL));
+    made_destroy(m);
+}
+
+static void rwkv7_as_pth(void **state)
+{
+    (void)state;
+    assert_same_model("tests/data/rwkv7-tiny-hf", "tests/data/rwkv7-tiny-pth");
+}
+
+/* Made models: float32 against float64 over sums of up to 56 terms of order 1, two layers. */
+static void mamba_and_falcon_mamba_are_their_equations(void **state)
+{
+    const struct oracle_mamba base = { .vocab = 61, .hidden = 24, .layers = 2, .inner = 56,
+                                       .state = 8, .rank = 3, .conv = 3 };
+    static const char *const type[] = { "mamba", "falcon_mamba" };
+    double *expected = calloc((size_t)(TOKENS * base.vocab), sizeof(*expected));
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct made_model *m = made_create();
+        struct oracle_mamba o = base;
+        char config[512];
+        double worst = 0.0;
+
+        o.mixer_norms = i == 1;
+        snprintf(config, sizeof(config),
+                 "{\"model_type\":\"%s\",\"vocab_size\":61,\"hidden_size\":24,\"expand\":16,"
+                 "\"intermediate_size\":56,\"num_hidden_layers\":2,\"state_size\":8,"
+                 "\"time_step_rank\":3,\"conv_kernel\":3,\"use_bias\":true,"
+                 "\"tie_word_embeddings\":false%s}",
+                 type[i], i ? ",\"mixer_rms_eps\":1e-06" : "");
+        oracle_mamba_make(m, &o);
+        oracle_mamba_run(m, &o, some_tokens(), TOKENS, expected);
+        struct trace t = trace_of(made_write(m, config), some_tokens(), TOKENS);
+        for (int k = 0; k < TOKENS * o.vocab; k++)
+            worst = fmax(worst, fabs((double)t.logits[k] - expected[k]));
+        print_message("# %s: largest error to float64 %.2g\n", type[i], worst);
+        assert_true(worst < 2e-5);
+        trace_finish(&t);
+        made_destroy(m);
+    }
+    free(expected);
+}
+
+static void one_changed_weight_is_another_fingerprint(void **state)
+{
+    struct made_model *m = made_create();
+    struct runner a, b;
+
+    (void)state;
+    made_copy(m, "tests/data/mamba2-tiny");
+    ((unsigned char *)made_find(m, "backbone.layers.3.mixer.D")->data)[0] ^= 1;
+    assert_true(runner_init(&a, "tests/data/mamba2-tiny", "plain"));
+    assert_true(runner_init(
+        &b,
+        made_write(m, "{\"model_type\":\"mamba2\",\"hidden_size\":96,\"num_hidden_layers\":4,"
+                      "\"vocab_size\":256,\"num_heads\":6,\"head_dim\":32,\"state_size\":16,"
+                      "\"n_groups\":1,\"use_bias\":true,\"tie_word_embeddings\":false}"),
+        "plain"));
+    assert_memory_not_equal(a.info->fingerprint, b.info->fingerprint, 16);
+    assert_true(a.info->layout.id == b.info->layout.id);
+    runner_finish(&a);
+    runner_finish(&b);
+    made_destroy(m);
+}
+
+static void another_setting_is_another_fingerprint(void **state)
+{
+    struct made_model *m = made_create();
+    struct runner a, b;
+
+    (void)state;
+    made_copy(m, "tests/data/mamba-tiny");
+    assert_true(runner_init(&a, "tests/data/mamba-tiny", "plain"));
+    assert_true(runner_init(
+        &b,
+        made_write(m, "{\"model_type\":\"mamba\",\"hidden_size\":64,\"num_hidden_layers\":3,"
+                      "\"vocab_size\":256,\"layer_norm_epsilon\":1e-6}"),
+        "plain"));
+    assert_memory_not_equal(a.info->fingerprint, b.info->fingerprint, 16);
+    runner_finish(&a);
+    runner_finish(&b);
+    made_destroy(m);
+}
+
+static void a_description_says_what_loading_finds(void **state)
+{
+    static const char *const path[] = { "tests/data/mamba-tiny", "tests/data/mamba2-grouped/",
+                                        "tests/data/rwkv7-tiny-hf", "weights/demo" };
+    static const char *const name[] = { "mamba-tiny", "mamba2-grouped", "rwkv7-tiny-hf", "demo" };
+    /* the files' shapes multiplied and summed by another program */
+    static const uint64_t parameters[] = { 114560, 120776, 829888, 7944940 };
+
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        struct model_info info = { 0 };
+        struct runner r;
+
+        assert_true(runner_init(&r, path[i], "plain"));
+        assert_true(model_describe(path[i], &info, &(struct error){ 0 }));
+        assert_string_equal(info.name, name[i]);
+        assert_string_equal(r.info->name, name[i]);
+        assert_string_equal(info.architecture, r.info->architecture);
+        assert_true(info.parameters == parameters[i]);
+        assert_true(r.info->parameters == parameters[i]);
+        assert_true(info.layout.id == r.info->layout.id);
+        assert_int_equal(info.layout.bytes, r.info->layout.bytes);
+        assert_int_equal(info.bos, 0);
+        assert_int_equal(info.stops, 1);
+        assert_int_equal(info.stop[0], 0);
+        assert_true(info.dtype == (i == 3 ? DTYPE_BF16 : DTYPE_F32));
+        runner_finish(&r);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(mamba_under_its_authors_names),
+        cmocka_unit_test(mamba2_under_its_authors_names),
+        cmocka_unit_test(mamba2_under_codestrals_prefix),
+        cmocka_unit_test(rwkv7_under_its_native_names_with_any_prefix),
+        cmocka_unit_test(rwkv7_with_the_dummies_of_layer_0),
+        cmocka_unit_test(rwkv7_as_pth),
+        cmocka_unit_test(mamba_and_falcon_mamba_are_their_equations),
+        cmocka_unit_test(one_changed_weight_is_another_fingerprint),
+        cmocka_unit_test(another_setting_is_another_fingerprint),
+        cmocka_unit_test(a_description_says_what_loading_finds),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
