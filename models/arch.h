@@ -17,7 +17,7 @@ struct error;
 struct model_config;
 struct weights;
 
-enum { DIMS_MAX = 24, NUMBERS_MAX = 4, WEIGHT_NAMES_MAX = 2, WEIGHT_RANK = 2, PREFIXES_MAX = 3 };
+enum { DIMS_MAX = 24, NUMBERS_MAX = 4, WEIGHT_RANK = 2, PREFIXES_MAX = 3 };
 
 /* The sizes that every architecture has; its own begin at OWN_DIMS. Index 0 ends a shape. A
  * size that is 0 or 1 also serves as a condition of table rows. */
@@ -42,12 +42,12 @@ enum weight_flags {
     LATER_LAYERS = 4 /* of every layer but 0 */
 };
 
-/* One weight. Every naming in the wild is a name of its row: "%d" stands for the layer, and a
- * name that ends in "^T" stores the matrix transposed. Shapes are compared without dimensions
- * of 1; an empty shape fits everything. `at` is the field's place in the architecture's layer
- * struct if the names hold a layer, else in its model struct. */
+/* One weight. Every naming in the wild is a name of its row, separated by '|': "%d" stands for
+ * the layer, and a name that ends in "^T" stores the matrix transposed. Shapes are compared without
+ * dimensions of 1; an empty shape fits everything. `at` is the field's place in the architecture's
+ * layer struct if the names hold a layer, else in its model struct. */
 struct weight_row {
-    const char *name[WEIGHT_NAMES_MAX];
+    const char *names;
     int shape[WEIGHT_RANK];
     enum weight_kind kind;
     size_t at;
@@ -81,6 +81,7 @@ struct arch_step {
     struct stream *stream;
     const struct batch *in;
     const struct hyper *hyper;
+    enum norm_kind norm;
     const void *model, *layers; /* the architecture's structs, bound */
     const void *scratch;
     float *x; /* [T, HIDDEN], the residual stream: left for the last norm */
@@ -91,12 +92,12 @@ struct arch_step {
 struct model_arch {
     const char *name;
     const char *model_type; /* config.json's */
-    /* A weight that only this architecture has, for checkpoints that do not name their type:
-     * the original state-spaces ones, RWKV's .pth. NULL: there is none. */
-    const char *signature[WEIGHT_NAMES_MAX];
+    /* The names of a weight that only this architecture has, for checkpoints that do not name their
+     * type: the original state-spaces ones, RWKV's .pth. NULL: there is none. */
+    const char *signature;
     const char *prefix[PREFIXES_MAX]; /* any of them may stand before a name; "" is one */
     int text_end;                     /* id that always ends a text and may begin it, or -1 */
-    enum norm_kind last_norm;         /* of eps number[EPS] */
+    enum norm_kind norm;              /* of the residual stream, with eps number[EPS] */
 
     /* config is empty when the checkpoint has none. ERR_FORMAT. */
     bool (*configure)(const struct model_arch *arch, const struct model_config *config,
@@ -114,7 +115,21 @@ const struct model_arch *arch_find(const struct model_config *config, const stru
                                    const char *path, struct error *err);
 
 /* Field `i` of the state table, of one layer. */
-struct field arch_state(const struct arch_step *s, int i, int layer);
+struct field arch_state(const struct arch_step *a, int i, int layer);
+
+/* y = norm(x) * weight + bias, both [T, HIDDEN]; bias may be NULL. */
+void arch_norm(const struct arch_step *a, float *y, const float *x, const float *weight,
+               const float *bias);
+
+/* y = act(W x + bias) on tight rows: to be enqueued by the caller, alone or with others. */
+struct linear arch_linear(const struct arch_step *a, float *y, const float *x,
+                          const struct matrix *w, const float *bias, enum activation act);
+
+/* y = W x + bias, and the residual stream += W y + bias, enqueued. */
+void arch_product(const struct arch_step *a, float *y, const float *x, const struct matrix *w,
+                  const float *bias);
+void arch_add_product(const struct arch_step *a, const float *y, const struct matrix *w,
+                      const float *bias);
 
 extern const struct model_arch arch_mamba, arch_falcon_mamba, arch_mamba2, arch_rwkv7;
 

@@ -16,7 +16,7 @@ enum { NAME_BYTES = 192, SHAPE_BYTES = 160 };
 
 static bool per_layer(const struct weight_row *row)
 {
-    return strstr(row->name[0], "%d") != NULL;
+    return strstr(row->names, "%d") != NULL;
 }
 
 static bool row_applies(const struct weight_row *row, const struct hyper *h, int layer)
@@ -26,43 +26,43 @@ static bool row_applies(const struct weight_row *row, const struct hyper *h, int
     return !((row->flags & FIRST_LAYER) && layer > 0) && !((row->flags & LATER_LAYERS) && !layer);
 }
 
-/* Writes out a name of the table, without the "^T" whose presence it returns. */
-static bool expand(char *out, const char *prefix, const char *name, int layer)
+/* Writes out the first of the names, without its "^T", whose presence it returns; *names moves
+ * on to the next one. */
+static bool expand(char *out, const char *prefix, const char **names, int layer)
 {
-    const char *d = strstr(name, "%d"), *mark = strstr(name, "^T");
-    int len = (int)(mark ? (size_t)(mark - name) : strlen(name));
+    const char *name = *names;
+    size_t len = strcspn(name, "|");
+    bool transposed = len > 2 && memcmp(name + len - 2, "^T", 2) == 0;
+    const char *d = strstr(name, "%d"), *end = name + len - (transposed ? 2 : 0);
 
-    if (d)
+    if (d && d < end)
         snprintf(out, NAME_BYTES, "%s%.*s%d%.*s", prefix, (int)(d - name), name, layer,
-                 len - (int)(d - name) - 2, d + 2);
+                 (int)(end - d - 2), d + 2);
     else
-        snprintf(out, NAME_BYTES, "%s%.*s", prefix, len, name);
-    return mark != NULL;
+        snprintf(out, NAME_BYTES, "%s%.*s", prefix, (int)(end - name), name);
+    *names = name + len + (name[len] == '|');
+    return transposed;
 }
 
 const struct tensor *bind_find(const struct model_arch *arch, const struct weights *w,
-                               const char *name, int layer, bool *transposed)
+                               const char *names, int layer, bool *transposed)
 {
     char full[NAME_BYTES];
 
-    for (int i = 0; i < PREFIXES_MAX && arch->prefix[i]; i++) {
-        *transposed = expand(full, arch->prefix[i], name, layer);
-        const struct tensor *t = weights_find(w, full);
+    while (*names) {
+        const char *next = names;
 
-        if (t)
-            return t;
+        for (int i = 0; i < PREFIXES_MAX && arch->prefix[i]; i++) {
+            next = names;
+            *transposed = expand(full, arch->prefix[i], &next, layer);
+            const struct tensor *t = weights_find(w, full);
+
+            if (t)
+                return t;
+        }
+        names = next;
     }
     return NULL;
-}
-
-static const struct tensor *find_row(const struct model_arch *arch, const struct weights *w,
-                                     const struct weight_row *row, int layer, bool *transposed)
-{
-    const struct tensor *t = NULL;
-
-    for (int i = 0; i < WEIGHT_NAMES_MAX && row->name[i] && !t; i++)
-        t = bind_find(arch, w, row->name[i], layer, transposed);
-    return t;
 }
 
 static int row_rank(const struct weight_row *row)
@@ -78,12 +78,12 @@ void bind_infer(const struct model_arch *arch, const struct weights *w, struct h
 {
     int layers = 0;
 
-    for (const struct weight_row *row = arch->weights; row->name[0]; row++) {
+    for (const struct weight_row *row = arch->weights; row->names; row++) {
         int rank = row_rank(row);
         bool transposed = false;
 
         for (int l = 0; l == 0 || per_layer(row); l++) {
-            const struct tensor *t = find_row(arch, w, row, l, &transposed);
+            const struct tensor *t = bind_find(arch, w, row->names, l, &transposed);
 
             if (!t && l > 0)
                 break;
@@ -158,15 +158,16 @@ static bool prove_tensor(const struct binding *b, const struct weight_row *row,
 static bool refuse_missing(const struct model_arch *arch, const struct weight_row *row, int layer,
                            const struct hyper *h, const char *path, struct error *err)
 {
-    char name[WEIGHT_NAMES_MAX][NAME_BYTES] = { "" }, shape[SHAPE_BYTES];
+    char name[NAME_BYTES], also[NAME_BYTES] = "", shape[SHAPE_BYTES];
+    const char *names = row->names;
     int64_t want[WEIGHT_RANK];
 
-    for (int i = 0; i < WEIGHT_NAMES_MAX && row->name[i]; i++)
-        expand(name[i], "", row->name[i], layer);
+    expand(name, "", &names, layer);
+    if (*names)
+        expand(also, " or ", &names, layer);
     print_shape(shape, want, expected_shape(want, row, h, false));
-    return error_set(err, ERR_FORMAT, "%s: tensor %s%s%s%s is missing: %s expects it with shape %s",
-                     path, name[0], *name[1] ? " (or " : "", name[1], *name[1] ? ")" : "",
-                     arch->name, shape);
+    return error_set(err, ERR_FORMAT, "%s: tensor %s%s is missing: %s expects it with shape %s",
+                     path, name, also, arch->name, shape);
 }
 
 static bool refuse_surplus(const struct bindings *b, const char *path, struct error *err)
@@ -202,7 +203,7 @@ bool bind_resolve(struct bindings *b, const struct model_arch *arch, const struc
     if (!b->list)
         return error_set(err, ERR_NOMEM, "%s: out of memory", path);
 
-    for (int r = 0; arch->weights[r].name[0]; r++) {
+    for (int r = 0; arch->weights[r].names; r++) {
         const struct weight_row *row = &arch->weights[r];
 
         for (int l = 0; l < (per_layer(row) ? h->dim[LAYERS] : 1); l++) {
@@ -210,7 +211,7 @@ bool bind_resolve(struct bindings *b, const struct model_arch *arch, const struc
 
             if (!row_applies(row, h, l))
                 continue;
-            one.tensor = find_row(arch, w, row, l, &one.transposed);
+            one.tensor = bind_find(arch, w, row->names, l, &one.transposed);
             if (!one.tensor && row->kind == IGNORED)
                 continue;
             if (!one.tensor)
@@ -338,7 +339,7 @@ bool bind_load(const struct bindings *b, struct backend *be, struct bound *out, 
 void bind_release(struct bound *out, const struct model_arch *arch, const struct hyper *h,
                   struct backend *be)
 {
-    for (const struct weight_row *row = arch->weights; row->name[0]; row++) {
+    for (const struct weight_row *row = arch->weights; row->names; row++) {
         for (int l = 0; l < (per_layer(row) ? h->dim[LAYERS] : 1); l++) {
             char *field = field_of(out, arch, row, l);
             float *v;

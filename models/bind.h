@@ -40,9 +40,9 @@ struct bound {
     uint64_t bytes; /* on the backend */
 };
 
-/* The tensor that goes by `name` under any prefix, or NULL. */
+/* The tensor that goes by one of the names under any prefix, or NULL. */
 const struct tensor *bind_find(const struct model_arch *arch, const struct weights *w,
-                               const char *name, int layer, bool *transposed);
+                               const char *names, int layer, bool *transposed);
 
 /* Fills the sizes that are still 0 from the shapes of the tensors that are there. */
 void bind_infer(const struct model_arch *arch, const struct weights *w, struct hyper *h);

@@ -280,16 +280,6 @@ const struct model_info *model_info(const struct model *m)
     return &m->info;
 }
 
-struct field arch_state(const struct arch_step *s, int i, int layer)
-{
-    const struct state_field *f = &s->layout->field[i];
-
-    return (struct field){
-        .base = s->records + (f->offset + (size_t)layer * f->layer_bytes) / sizeof(float),
-        .stride = s->layout->bytes / sizeof(float),
-    };
-}
-
 /* Last norm and head, of the wanted rows only. */
 static void read_out(struct model *m, const struct batch *in)
 {
@@ -299,7 +289,7 @@ static void read_out(struct model *m, const struct batch *in)
     const int hidden = m->hyper.dim[HIDDEN];
 
     o->gather(q, m->last, m->x, in->logit_row, in->L, hidden);
-    o->norm(q, &(struct norm){ .kind = m->arch->last_norm,
+    o->norm(q, &(struct norm){ .kind = m->arch->norm,
                                .y = m->last,
                                .x = m->last,
                                .y_ld = (size_t)hidden,
@@ -328,6 +318,7 @@ void model_step(struct model *m, void *records, const struct batch *in)
         .stream = m->be->stream,
         .in = in,
         .hyper = &m->hyper,
+        .norm = m->arch->norm,
         .model = m->bound.model,
         .layers = m->bound.layers,
         .scratch = m->scratch,

@@ -21,10 +21,7 @@ static bool has_signature(const struct model_arch *arch, const struct weights *w
 {
     bool transposed;
 
-    for (int i = 0; i < WEIGHT_NAMES_MAX && arch->signature[i]; i++)
-        if (bind_find(arch, w, arch->signature[i], 0, &transposed))
-            return true;
-    return false;
+    return arch->signature && bind_find(arch, w, arch->signature, 0, &transposed);
 }
 
 const struct model_arch *arch_find(const struct model_config *config, const struct weights *w,

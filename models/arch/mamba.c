@@ -38,22 +38,7 @@ static bool read_rank(const struct model_config *c, struct hyper *h, struct erro
     h->dim[RANK] = (h->dim[HIDDEN] + 15) / 16;
     if (model_config_string(c, keys, &word, &not_a_word) && word && strcmp(word, "auto") == 0)
         return true;
-    return hyper_dim(c, keys, &h->dim[RANK], err);
-}
-
-static bool read_inner(const struct model_config *c, struct hyper *h, struct error *err)
-{
-    int expand = 2;
-
-    /* Falcon-Mamba-7B says expand 16 and intermediate_size 2 * hidden_size: the size wins. */
-    if (model_config_has(c, "intermediate_size"))
-        return hyper_dim(c, "intermediate_size", &h->dim[INNER], err);
-    if (!hyper_dim(c, "expand|ssm_cfg.expand", &expand, err))
-        return false;
-    if (expand > HYPER_DIM_MAX / h->dim[HIDDEN])
-        return error_set(err, ERR_FORMAT, "config.json: expand %d is too large", expand);
-    h->dim[INNER] = expand * h->dim[HIDDEN];
-    return true;
+    return hyper_dim(c, keys, 1, &h->dim[RANK], err);
 }
 
 static bool configure(const struct model_arch *arch, const struct model_config *c,
@@ -66,18 +51,16 @@ static bool configure(const struct model_arch *arch, const struct model_config *
     h->dim[CONV_BIAS] = 1;
     h->dim[MIXER_NORMS] = arch == &arch_falcon_mamba;
     h->number[MIXER_EPS] = h->dim[MIXER_NORMS] ? 1e-6f : 0.0f;
-    if (!hyper_common(c, h, err) || !read_inner(c, h, err) || !read_rank(c, h, err) ||
-        !hyper_dim(c, "state_size|ssm_cfg.d_state", &h->dim[STATE], err) ||
-        !hyper_dim(c, "conv_kernel|ssm_cfg.d_conv", &h->dim[CONV], err) ||
+    if (!hyper_common(c, h, err) || !hyper_inner(c, h, &h->dim[INNER], err) ||
+        !read_rank(c, h, err) ||
+        !hyper_dim(c, "state_size|ssm_cfg.d_state", 1, &h->dim[STATE], err) ||
+        !hyper_dim(c, "conv_kernel|ssm_cfg.d_conv", 2, &h->dim[CONV], err) ||
         !hyper_flag(c, "use_bias|ssm_cfg.bias", &h->dim[BIAS], err) ||
         !hyper_flag(c, "use_conv_bias|ssm_cfg.conv_bias", &h->dim[CONV_BIAS], err) ||
         !hyper_word(c, "hidden_act", "silu", "swish", err))
         return false;
     if (h->dim[MIXER_NORMS] && !hyper_number(c, "mixer_rms_eps", &h->number[MIXER_EPS], err))
         return false;
-    if (h->dim[CONV] < 2)
-        return error_set(err, ERR_FORMAT, "config.json: conv_kernel: expected 2 or more, found %d",
-                         h->dim[CONV]);
     h->dim[TAIL] = h->dim[CONV] - 1;
     h->dim[IN_ROWS] = 2 * h->dim[INNER];
     h->dim[X_ROWS] = h->dim[RANK] + 2 * h->dim[STATE];
@@ -93,15 +76,12 @@ struct mamba_layer {
     struct matrix in, x, dt, out;
 };
 
-#define M(field) offsetof(struct mamba, field)
-#define L(field) offsetof(struct mamba_layer, field)
-#define NAME(name)                                                                                 \
-    {                                                                                              \
-        "backbone.layers.%d." name                                                                 \
-    }
+#define M(field)   offsetof(struct mamba, field)
+#define L(field)   offsetof(struct mamba_layer, field)
+#define NAME(name) "backbone.layers.%d." name
 
 static const struct weight_row weights[] = {
-    { { "backbone.embeddings.weight", "backbone.embedding.weight" },
+    { "backbone.embeddings.weight|backbone.embedding.weight",
       { VOCAB, HIDDEN },
       MATRIX,
       M(ends.embed),
@@ -119,10 +99,10 @@ static const struct weight_row weights[] = {
     { NAME("mixer.D"), { INNER }, VECTOR, L(D), 0, 0 },
     { NAME("mixer.out_proj.weight"), { HIDDEN, INNER }, MATRIX, L(out), 0, 0 },
     { NAME("mixer.out_proj.bias"), { HIDDEN }, VECTOR, L(out_bias), 0, BIAS },
-    { { "backbone.norm_f.weight" }, { HIDDEN }, VECTOR, M(ends.norm), 0, 0 },
-    { { "lm_head.weight" }, { VOCAB, HIDDEN }, MATRIX, M(ends.head), 0, UNTIED },
-    { { "lm_head.weight" }, { VOCAB, HIDDEN }, IGNORED, 0, 0, TIED },
-    { { NULL }, { 0 }, VECTOR, 0, 0, 0 },
+    { "backbone.norm_f.weight", { HIDDEN }, VECTOR, M(ends.norm), 0, 0 },
+    { "lm_head.weight", { VOCAB, HIDDEN }, MATRIX, M(ends.head), 0, UNTIED },
+    { "lm_head.weight", { VOCAB, HIDDEN }, IGNORED, 0, 0, TIED },
+    { NULL, { 0 }, VECTOR, 0, 0, 0 },
 };
 
 enum { STATE_CONV, STATE_SSM };
@@ -170,29 +150,11 @@ static void block(const struct arch_step *a, int l)
     struct stream *q = a->stream;
     const struct mamba_layer *w = (const struct mamba_layer *)a->layers + l;
     const struct mamba_scratch *s = a->scratch;
-    const int *d = a->hyper->dim, T = a->in->T, R = d[RANK], N = d[STATE];
-    const size_t hidden = (size_t)d[HIDDEN], inner = (size_t)d[INNER];
-    const size_t in_ld = (size_t)d[IN_ROWS], rbc_ld = (size_t)d[X_ROWS];
+    const int *d = a->hyper->dim, R = d[RANK], N = d[STATE];
+    const size_t inner = (size_t)d[INNER], in_ld = (size_t)d[IN_ROWS], rbc_ld = (size_t)d[X_ROWS];
 
-    o->norm(q, &(struct norm){ .kind = NORM_RMS,
-                               .y = s->xn,
-                               .x = a->x,
-                               .y_ld = hidden,
-                               .x_ld = hidden,
-                               .weight = w->norm,
-                               .T = T,
-                               .dim = d[HIDDEN],
-                               .groups = 1,
-                               .eps = a->hyper->number[EPS] });
-    o->linear(q,
-              &(struct linear){ .y = s->in,
-                                .x = s->xn,
-                                .y_ld = in_ld,
-                                .x_ld = hidden,
-                                .w = &w->in,
-                                .bias = w->in_bias,
-                                .T = T },
-              1);
+    arch_norm(a, s->xn, a->x, w->norm, NULL);
+    arch_product(a, s->in, s->xn, &w->in, w->in_bias);
     o->short_conv(q, a->in,
                   &(struct short_conv){ .y = s->c,
                                         .x = s->in,
@@ -204,25 +166,15 @@ static void block(const struct arch_step *a, int l)
                                         .W = d[CONV],
                                         .silu = true,
                                         .state = arch_state(a, STATE_CONV, l) });
-    o->linear(q,
-              &(struct linear){
-                  .y = s->rbc, .x = s->c, .y_ld = rbc_ld, .x_ld = inner, .w = &w->x, .T = T },
-              1);
+    arch_product(a, s->rbc, s->c, &w->x, NULL);
     if (d[MIXER_NORMS]) {
         norm_part(a, s->rbc, R);
         norm_part(a, s->rbc + R, N);
         norm_part(a, s->rbc + R + N, N);
     }
-    o->linear(q,
-              &(struct linear){ .y = s->dt,
-                                .x = s->rbc,
-                                .y_ld = inner,
-                                .x_ld = rbc_ld,
-                                .w = &w->dt,
-                                .bias = w->dt_bias,
-                                .act = ACT_SOFTPLUS,
-                                .T = T },
-              1);
+    struct linear dt = arch_linear(a, s->dt, s->rbc, &w->dt, w->dt_bias, ACT_SOFTPLUS);
+    dt.x_ld = rbc_ld;
+    o->linear(q, &dt, 1);
     o->diagonal_scan(q, a->in,
                      &(struct diagonal_scan){ .y = s->y,
                                               .x = s->c,
@@ -240,16 +192,7 @@ static void block(const struct arch_step *a, int l)
                                               .dim = d[INNER],
                                               .N = N,
                                               .state = arch_state(a, STATE_SSM, l) });
-    o->linear(q,
-              &(struct linear){ .y = a->x,
-                                .x = s->y,
-                                .y_ld = hidden,
-                                .x_ld = inner,
-                                .w = &w->out,
-                                .bias = w->out_bias,
-                                .add = true,
-                                .T = T },
-              1);
+    arch_add_product(a, s->y, &w->out, w->out_bias);
 }
 
 static void step(const struct arch_step *a)
@@ -264,10 +207,10 @@ static void step(const struct arch_step *a)
 const struct model_arch arch_mamba = {
     .name = "mamba",
     .model_type = "mamba",
-    .signature = { "backbone.layers.0.mixer.x_proj.weight" },
+    .signature = "backbone.layers.0.mixer.x_proj.weight",
     .prefix = { "", "model." },
     .text_end = -1,
-    .last_norm = NORM_RMS,
+    .norm = NORM_RMS,
     .configure = configure,
     .weights = weights,
     .model_size = sizeof(struct mamba),
@@ -283,7 +226,7 @@ const struct model_arch arch_falcon_mamba = {
     .model_type = "falcon_mamba",
     .prefix = { "", "model." },
     .text_end = -1,
-    .last_norm = NORM_RMS,
+    .norm = NORM_RMS,
     .configure = configure,
     .weights = weights,
     .model_size = sizeof(struct mamba),

@@ -50,22 +50,17 @@ static bool read_limits(const struct model_config *c, struct hyper *h, struct er
 
 static bool read_sizes(const struct model_config *c, struct hyper *h, struct error *err)
 {
-    int expand = 2, *d = h->dim;
+    int *d = h->dim;
 
-    if (!hyper_dim(c, "expand|ssm_cfg.expand", &expand, err))
-        return false;
-    if (expand > HYPER_DIM_MAX / d[HIDDEN])
-        return error_set(err, ERR_FORMAT, "config.json: expand %d is too large", expand);
-    d[INNER] = expand * d[HIDDEN];
     d[HEAD_DIM] = 64;
-    if (!hyper_dim(c, "intermediate_size", &d[INNER], err) ||
-        !hyper_dim(c, "head_dim|ssm_cfg.headdim", &d[HEAD_DIM], err))
+    if (!hyper_inner(c, h, &d[INNER], err) ||
+        !hyper_dim(c, "head_dim|ssm_cfg.headdim", 1, &d[HEAD_DIM], err))
         return false;
     d[HEADS] = d[INNER] / d[HEAD_DIM];
-    if (!hyper_dim(c, "num_heads", &d[HEADS], err) ||
-        !hyper_dim(c, "state_size|ssm_cfg.d_state", &d[STATE], err) ||
-        !hyper_dim(c, "n_groups|ssm_cfg.ngroups", &d[GROUPS], err) ||
-        !hyper_dim(c, "conv_kernel|ssm_cfg.d_conv", &d[CONV], err))
+    if (!hyper_dim(c, "num_heads", 1, &d[HEADS], err) ||
+        !hyper_dim(c, "state_size|ssm_cfg.d_state", 1, &d[STATE], err) ||
+        !hyper_dim(c, "n_groups|ssm_cfg.ngroups", 1, &d[GROUPS], err) ||
+        !hyper_dim(c, "conv_kernel|ssm_cfg.d_conv", 2, &d[CONV], err))
         return false;
     if ((int64_t)d[HEADS] * d[HEAD_DIM] != d[INNER])
         return error_set(
@@ -76,9 +71,6 @@ static bool read_sizes(const struct model_config *c, struct hyper *h, struct err
         return error_set(err, ERR_FORMAT,
                          "config.json: n_groups: expected a divisor of num_heads %d, found %d",
                          d[HEADS], d[GROUPS]);
-    if (d[CONV] < 2)
-        return error_set(err, ERR_FORMAT, "config.json: conv_kernel: expected 2 or more, found %d",
-                         d[CONV]);
     d[TAIL] = d[CONV] - 1;
     d[BC] = d[GROUPS] * d[STATE];
     d[CONV_DIM] = d[INNER] + 2 * d[BC];
@@ -121,15 +113,12 @@ struct mamba2_layer {
     struct matrix in, out;
 };
 
-#define M(field) offsetof(struct mamba2, field)
-#define L(field) offsetof(struct mamba2_layer, field)
-#define NAME(name)                                                                                 \
-    {                                                                                              \
-        "backbone.layers.%d." name                                                                 \
-    }
+#define M(field)   offsetof(struct mamba2, field)
+#define L(field)   offsetof(struct mamba2_layer, field)
+#define NAME(name) "backbone.layers.%d." name
 
 static const struct weight_row weights[] = {
-    { { "backbone.embeddings.weight", "backbone.embedding.weight" },
+    { "backbone.embeddings.weight|backbone.embedding.weight",
       { VOCAB, HIDDEN },
       MATRIX,
       M(ends.embed),
@@ -146,10 +135,10 @@ static const struct weight_row weights[] = {
     { NAME("mixer.norm.weight"), { INNER }, VECTOR, L(gated_norm), 0, GATED_NORM },
     { NAME("mixer.out_proj.weight"), { HIDDEN, INNER }, MATRIX, L(out), 0, 0 },
     { NAME("mixer.out_proj.bias"), { HIDDEN }, VECTOR, L(out_bias), 0, BIAS },
-    { { "backbone.norm_f.weight" }, { HIDDEN }, VECTOR, M(ends.norm), 0, 0 },
-    { { "lm_head.weight" }, { VOCAB, HIDDEN }, MATRIX, M(ends.head), 0, UNTIED },
-    { { "lm_head.weight" }, { VOCAB, HIDDEN }, IGNORED, 0, 0, TIED },
-    { { NULL }, { 0 }, VECTOR, 0, 0, 0 },
+    { "backbone.norm_f.weight", { HIDDEN }, VECTOR, M(ends.norm), 0, 0 },
+    { "lm_head.weight", { VOCAB, HIDDEN }, MATRIX, M(ends.head), 0, UNTIED },
+    { "lm_head.weight", { VOCAB, HIDDEN }, IGNORED, 0, 0, TIED },
+    { NULL, { 0 }, VECTOR, 0, 0, 0 },
 };
 
 enum { STATE_CONV, STATE_SSM };
@@ -183,28 +172,11 @@ static void block(const struct arch_step *a, int l)
     const struct mamba2_scratch *s = a->scratch;
     const int *d = a->hyper->dim, T = a->in->T;
     const float *number = a->hyper->number;
-    const size_t hidden = (size_t)d[HIDDEN], inner = (size_t)d[INNER], heads = (size_t)d[HEADS];
+    const size_t inner = (size_t)d[INNER], heads = (size_t)d[HEADS];
     const size_t in_ld = (size_t)d[IN_ROWS], xbc_ld = (size_t)d[CONV_DIM];
 
-    o->norm(q, &(struct norm){ .kind = NORM_RMS,
-                               .y = s->xn,
-                               .x = a->x,
-                               .y_ld = hidden,
-                               .x_ld = hidden,
-                               .weight = w->norm,
-                               .T = T,
-                               .dim = d[HIDDEN],
-                               .groups = 1,
-                               .eps = number[EPS] });
-    o->linear(q,
-              &(struct linear){ .y = s->in,
-                                .x = s->xn,
-                                .y_ld = in_ld,
-                                .x_ld = hidden,
-                                .w = &w->in,
-                                .bias = w->in_bias,
-                                .T = T },
-              1);
+    arch_norm(a, s->xn, a->x, w->norm, NULL);
+    arch_product(a, s->in, s->xn, &w->in, w->in_bias);
     o->short_conv(q, a->in,
                   &(struct short_conv){ .y = s->xbc,
                                         .x = s->in + inner,
@@ -255,16 +227,7 @@ static void block(const struct arch_step *a, int l)
                                            .dim = d[INNER],
                                            .groups = d[GROUPS],
                                            .eps = number[EPS] });
-    o->linear(q,
-              &(struct linear){ .y = a->x,
-                                .x = s->gated,
-                                .y_ld = hidden,
-                                .x_ld = inner,
-                                .w = &w->out,
-                                .bias = w->out_bias,
-                                .add = true,
-                                .T = T },
-              1);
+    arch_add_product(a, s->gated, &w->out, w->out_bias);
 }
 
 static void step(const struct arch_step *a)
@@ -279,10 +242,10 @@ static void step(const struct arch_step *a)
 const struct model_arch arch_mamba2 = {
     .name = "mamba2",
     .model_type = "mamba2",
-    .signature = { "backbone.layers.0.mixer.dt_bias" },
+    .signature = "backbone.layers.0.mixer.dt_bias",
     .prefix = { "", "model." }, /* "model.": Codestral */
     .text_end = -1,
-    .last_norm = NORM_RMS,
+    .norm = NORM_RMS,
     .configure = configure,
     .weights = weights,
     .model_size = sizeof(struct mamba2),

@@ -25,7 +25,7 @@ enum {
     A_RANK,           /* a_low_rank_dim */
     V_RANK,           /* v_low_rank_dim */
     G_RANK,           /* gate_low_rank_dim */
-    NORM_BIAS         /* norm_bias */
+    BIAS              /* norm_bias */
 };
 
 static const float HEAD_NORM_EPS = 1e-5f; /* times HEAD_DIM */
@@ -39,15 +39,15 @@ static bool configure(const struct model_arch *arch, const struct model_config *
     bind_infer(arch, w, h);
     if (d[LAYERS] == 1)
         d[V_RANK] = 1; /* only later layers have those matrices */
-    d[NORM_BIAS] = 1;
-    if (!hyper_common(c, h, err) || !hyper_dim(c, "head_dim", &d[HEAD_DIM], err) ||
-        !hyper_dim(c, "num_heads", &d[HEADS], err) ||
-        !hyper_dim(c, "intermediate_size", &d[FFN], err) ||
-        !hyper_dim(c, "decay_low_rank_dim", &d[W_RANK], err) ||
-        !hyper_dim(c, "a_low_rank_dim", &d[A_RANK], err) ||
-        !hyper_dim(c, "v_low_rank_dim", &d[V_RANK], err) ||
-        !hyper_dim(c, "gate_low_rank_dim", &d[G_RANK], err) ||
-        !hyper_flag(c, "norm_bias", &d[NORM_BIAS], err) ||
+    d[BIAS] = 1;
+    if (!hyper_common(c, h, err) || !hyper_dim(c, "head_dim", 1, &d[HEAD_DIM], err) ||
+        !hyper_dim(c, "num_heads", 1, &d[HEADS], err) ||
+        !hyper_dim(c, "intermediate_size", 1, &d[FFN], err) ||
+        !hyper_dim(c, "decay_low_rank_dim", 1, &d[W_RANK], err) ||
+        !hyper_dim(c, "a_low_rank_dim", 1, &d[A_RANK], err) ||
+        !hyper_dim(c, "v_low_rank_dim", 1, &d[V_RANK], err) ||
+        !hyper_dim(c, "gate_low_rank_dim", 1, &d[G_RANK], err) ||
+        !hyper_flag(c, "norm_bias", &d[BIAS], err) ||
         !hyper_flag(c, "norm_first", &norm_first, err) ||
         !hyper_word(c, "hidden_act", "sqrelu", "relu2", err))
         return false;
@@ -74,47 +74,30 @@ struct rwkv7_layer {
     struct matrix r, k, v, o, w1, w2, a1, a2, v1, v2, g1, g2, ffn_k, ffn_v;
 };
 
-#define M(field) offsetof(struct rwkv7, field)
-#define L(field) offsetof(struct rwkv7_layer, field)
-#define NAMES(fla, author)                                                                         \
-    {                                                                                              \
-        "model.layers.%d." fla, "blocks.%d." author                                                \
-    }
-#define LORA_DOWN(x) NAMES("attn." x "_lora.lora.0.weight", "att." x "1^T")
-#define LORA_UP(x)   NAMES("attn." x "_lora.lora.2.weight", "att." x "2^T")
-#define LORA_BIAS(x) NAMES("attn." x "_lora.lora.2.bias", "att." x "0")
+#define M(field)            offsetof(struct rwkv7, field)
+#define L(field)            offsetof(struct rwkv7_layer, field)
+#define NAMES(fla, author)  "model.layers.%d." fla "|blocks.%d." author
+#define WEIGHT(fla, author) NAMES(fla ".weight", author ".weight")
+#define LORA_DOWN(x)        NAMES("attn." x "_lora.lora.0.weight", "att." x "1^T")
+#define LORA_UP(x)          NAMES("attn." x "_lora.lora.2.weight", "att." x "2^T")
+#define LORA_BIAS(x)        NAMES("attn." x "_lora.lora.2.bias", "att." x "0")
 
 static const struct weight_row weights[] = {
-    { { "model.embeddings.weight", "emb.weight" }, { VOCAB, HIDDEN }, MATRIX, M(ends.embed), 0, 0 },
-    { { "model.layers.0.pre_norm.weight", "blocks.0.ln0.weight" },
-      { HIDDEN },
-      VECTOR,
-      M(ln0),
-      0,
-      0 },
-    { { "model.layers.0.pre_norm.bias", "blocks.0.ln0.bias" },
-      { HIDDEN },
-      VECTOR,
-      M(ln0_bias),
-      0,
-      NORM_BIAS },
+    { "model.embeddings.weight|emb.weight", { VOCAB, HIDDEN }, MATRIX, M(ends.embed), 0, 0 },
+    { "model.layers.0.pre_norm.weight|blocks.0.ln0.weight", { HIDDEN }, VECTOR, M(ln0), 0, 0 },
+    { "model.layers.0.pre_norm.bias|blocks.0.ln0.bias", { HIDDEN }, VECTOR, M(ln0_bias), 0, BIAS },
 
-    { NAMES("attn_norm.weight", "ln1.weight"), { HIDDEN }, VECTOR, L(ln1), 0, 0 },
-    { NAMES("attn_norm.bias", "ln1.bias"), { HIDDEN }, VECTOR, L(ln1_bias), 0, NORM_BIAS },
+    { WEIGHT("attn_norm", "ln1"), { HIDDEN }, VECTOR, L(ln1), 0, 0 },
+    { NAMES("attn_norm.bias", "ln1.bias"), { HIDDEN }, VECTOR, L(ln1_bias), 0, BIAS },
     { NAMES("attn.x_r", "att.x_r"), { HIDDEN }, VECTOR, L(mu[R]), 0, 0 },
     { NAMES("attn.x_w", "att.x_w"), { HIDDEN }, VECTOR, L(mu[W]), 0, 0 },
     { NAMES("attn.x_k", "att.x_k"), { HIDDEN }, VECTOR, L(mu[K]), 0, 0 },
     { NAMES("attn.x_v", "att.x_v"), { HIDDEN }, VECTOR, L(mu[V]), 0, 0 },
     { NAMES("attn.x_a", "att.x_a"), { HIDDEN }, VECTOR, L(mu[A]), 0, 0 },
     { NAMES("attn.x_g", "att.x_g"), { HIDDEN }, VECTOR, L(mu[G]), 0, 0 },
-    { NAMES("attn.r_proj.weight", "att.receptance.weight"),
-      { HIDDEN, HIDDEN },
-      MATRIX,
-      L(r),
-      0,
-      0 },
-    { NAMES("attn.k_proj.weight", "att.key.weight"), { HIDDEN, HIDDEN }, MATRIX, L(k), 0, 0 },
-    { NAMES("attn.v_proj.weight", "att.value.weight"), { HIDDEN, HIDDEN }, MATRIX, L(v), 0, 0 },
+    { WEIGHT("attn.r_proj", "att.receptance"), { HIDDEN, HIDDEN }, MATRIX, L(r), 0, 0 },
+    { WEIGHT("attn.k_proj", "att.key"), { HIDDEN, HIDDEN }, MATRIX, L(k), 0, 0 },
+    { WEIGHT("attn.v_proj", "att.value"), { HIDDEN, HIDDEN }, MATRIX, L(v), 0, 0 },
     { LORA_DOWN("w"), { W_RANK, HIDDEN }, MATRIX, L(w1), 0, 0 },
     { LORA_UP("w"), { HIDDEN, W_RANK }, MATRIX, L(w2), 0, 0 },
     { LORA_BIAS("w"), { HIDDEN }, VECTOR, L(w0), 0, 0 },
@@ -132,21 +115,21 @@ static const struct weight_row weights[] = {
     { NAMES("attn.k_k", "att.k_k"), { HIDDEN }, VECTOR, L(k_k), 0, 0 },
     { NAMES("attn.k_a", "att.k_a"), { HIDDEN }, VECTOR, L(k_a), 0, 0 },
     { NAMES("attn.r_k", "att.r_k"), { HEADS, HEAD_DIM }, VECTOR, L(r_k), 0, 0 },
-    { NAMES("attn.g_norm.weight", "att.ln_x.weight"), { HIDDEN }, VECTOR, L(head_norm), 0, 0 },
+    { WEIGHT("attn.g_norm", "att.ln_x"), { HIDDEN }, VECTOR, L(head_norm), 0, 0 },
     { NAMES("attn.g_norm.bias", "att.ln_x.bias"), { HIDDEN }, VECTOR, L(head_norm_bias), 0, 0 },
-    { NAMES("attn.o_proj.weight", "att.output.weight"), { HIDDEN, HIDDEN }, MATRIX, L(o), 0, 0 },
+    { WEIGHT("attn.o_proj", "att.output"), { HIDDEN, HIDDEN }, MATRIX, L(o), 0, 0 },
 
-    { NAMES("ffn_norm.weight", "ln2.weight"), { HIDDEN }, VECTOR, L(ln2), 0, 0 },
-    { NAMES("ffn_norm.bias", "ln2.bias"), { HIDDEN }, VECTOR, L(ln2_bias), 0, NORM_BIAS },
+    { WEIGHT("ffn_norm", "ln2"), { HIDDEN }, VECTOR, L(ln2), 0, 0 },
+    { NAMES("ffn_norm.bias", "ln2.bias"), { HIDDEN }, VECTOR, L(ln2_bias), 0, BIAS },
     { NAMES("ffn.x_k", "ffn.x_k"), { HIDDEN }, VECTOR, L(mu_ffn), 0, 0 },
-    { NAMES("ffn.key.weight", "ffn.key.weight"), { FFN, HIDDEN }, MATRIX, L(ffn_k), 0, 0 },
-    { NAMES("ffn.value.weight", "ffn.value.weight"), { HIDDEN, FFN }, MATRIX, L(ffn_v), 0, 0 },
+    { WEIGHT("ffn.key", "ffn.key"), { FFN, HIDDEN }, MATRIX, L(ffn_k), 0, 0 },
+    { WEIGHT("ffn.value", "ffn.value"), { HIDDEN, FFN }, MATRIX, L(ffn_v), 0, 0 },
 
-    { { "model.norm.weight", "ln_out.weight" }, { HIDDEN }, VECTOR, M(ends.norm), 0, 0 },
-    { { "model.norm.bias", "ln_out.bias" }, { HIDDEN }, VECTOR, M(ends.norm_bias), 0, NORM_BIAS },
-    { { "lm_head.weight", "head.weight" }, { VOCAB, HIDDEN }, MATRIX, M(ends.head), 0, UNTIED },
-    { { "lm_head.weight", "head.weight" }, { VOCAB, HIDDEN }, IGNORED, 0, 0, TIED },
-    { { NULL }, { 0 }, VECTOR, 0, 0, 0 },
+    { "model.norm.weight|ln_out.weight", { HIDDEN }, VECTOR, M(ends.norm), 0, 0 },
+    { "model.norm.bias|ln_out.bias", { HIDDEN }, VECTOR, M(ends.norm_bias), 0, BIAS },
+    { "lm_head.weight|head.weight", { VOCAB, HIDDEN }, MATRIX, M(ends.head), 0, UNTIED },
+    { "lm_head.weight|head.weight", { VOCAB, HIDDEN }, IGNORED, 0, 0, TIED },
+    { NULL, { 0 }, VECTOR, 0, 0, 0 },
 };
 
 enum { STATE_SHIFT, STATE_FFN_SHIFT, STATE_WKV };
@@ -196,56 +179,24 @@ static const struct scratch_row scratch[] = {
     { 0, 0 },
 };
 
-static void layer_norm(const struct arch_step *a, float *y, const float *x, const float *weight,
-                       const float *bias)
-{
-    const size_t hidden = (size_t)a->hyper->dim[HIDDEN];
-
-    a->ops->norm(a->stream, &(struct norm){ .kind = NORM_LAYER,
-                                            .y = y,
-                                            .x = x,
-                                            .y_ld = hidden,
-                                            .x_ld = hidden,
-                                            .weight = weight,
-                                            .bias = bias,
-                                            .T = a->in->T,
-                                            .dim = a->hyper->dim[HIDDEN],
-                                            .groups = 1,
-                                            .eps = a->hyper->number[EPS] });
-}
-
-/* y = act(W x + bias), both rows tight. */
-static struct linear product(const struct arch_step *a, float *y, const float *x,
-                             const struct matrix *w, const float *bias, enum activation act)
-{
-    return (struct linear){ .y = y,
-                            .x = x,
-                            .y_ld = (size_t)w->rows,
-                            .x_ld = (size_t)w->cols,
-                            .w = w,
-                            .bias = bias,
-                            .act = act,
-                            .T = a->in->T };
-}
-
 /* r, w, k, v, a, g of the shifted inputs: all products of one rank of dependence at once. */
 static void project(const struct arch_step *a, const struct rwkv7_layer *w,
                     const struct rwkv7_scratch *s, float *v, bool blend_v)
 {
     const struct linear first[] = {
-        product(a, s->r, s->mix[R], &w->r, NULL, ACT_NONE),
-        product(a, s->k, s->mix[K], &w->k, NULL, ACT_NONE),
-        product(a, v, s->mix[V], &w->v, NULL, ACT_NONE),
-        product(a, s->w_low, s->mix[W], &w->w1, NULL, ACT_TANH),
-        product(a, s->a_low, s->mix[A], &w->a1, NULL, ACT_NONE),
-        product(a, s->g_low, s->mix[G], &w->g1, NULL, ACT_SIGMOID),
-        product(a, s->v_low, s->mix[V], &w->v1, NULL, ACT_NONE),
+        arch_linear(a, s->r, s->mix[R], &w->r, NULL, ACT_NONE),
+        arch_linear(a, s->k, s->mix[K], &w->k, NULL, ACT_NONE),
+        arch_linear(a, v, s->mix[V], &w->v, NULL, ACT_NONE),
+        arch_linear(a, s->w_low, s->mix[W], &w->w1, NULL, ACT_TANH),
+        arch_linear(a, s->a_low, s->mix[A], &w->a1, NULL, ACT_NONE),
+        arch_linear(a, s->g_low, s->mix[G], &w->g1, NULL, ACT_SIGMOID),
+        arch_linear(a, s->v_low, s->mix[V], &w->v1, NULL, ACT_NONE),
     };
     const struct linear second[] = {
-        product(a, s->w, s->w_low, &w->w2, w->w0, ACT_NONE),
-        product(a, s->a, s->a_low, &w->a2, w->a0, ACT_SIGMOID),
-        product(a, s->g, s->g_low, &w->g2, NULL, ACT_NONE),
-        product(a, s->v_mix, s->v_low, &w->v2, w->v0, ACT_SIGMOID),
+        arch_linear(a, s->w, s->w_low, &w->w2, w->w0, ACT_NONE),
+        arch_linear(a, s->a, s->a_low, &w->a2, w->a0, ACT_SIGMOID),
+        arch_linear(a, s->g, s->g_low, &w->g2, NULL, ACT_NONE),
+        arch_linear(a, s->v_mix, s->v_low, &w->v2, w->v0, ACT_SIGMOID),
     };
 
     a->ops->linear(a->stream, first, blend_v ? 7 : 6);
@@ -262,7 +213,7 @@ static void time_mix(const struct arch_step *a, int l)
     const size_t hidden = (size_t)d[HIDDEN];
     float *v = l ? s->v : s->v_first; /* layer 0's stays for the others to blend towards */
 
-    layer_norm(a, s->xn, a->x, w->ln1, w->ln1_bias);
+    arch_norm(a, s->xn, a->x, w->ln1, w->ln1_bias);
     struct token_shift shift = {
         .n = MIXES, .x = s->xn, .dim = d[HIDDEN], .state = arch_state(a, STATE_SHIFT, l)
     };
@@ -316,9 +267,7 @@ static void time_mix(const struct arch_step *a, int l)
                                              .H = H,
                                              .V = N,
                                              .eps = (float)N * HEAD_NORM_EPS });
-    struct linear out = product(a, a->x, s->y, &w->o, NULL, ACT_NONE);
-    out.add = true;
-    o->linear(q, &out, 1);
+    arch_add_product(a, s->y, &w->o, NULL);
 }
 
 static void channel_mix(const struct arch_step *a, int l)
@@ -326,7 +275,7 @@ static void channel_mix(const struct arch_step *a, int l)
     const struct rwkv7_layer *w = (const struct rwkv7_layer *)a->layers + l;
     const struct rwkv7_scratch *s = a->scratch;
 
-    layer_norm(a, s->xn, a->x, w->ln2, w->ln2_bias);
+    arch_norm(a, s->xn, a->x, w->ln2, w->ln2_bias);
     a->ops->token_shift(a->stream, a->in,
                         &(struct token_shift){ .y = { s->mix[0] },
                                                .mu = { w->mu_ffn },
@@ -334,11 +283,9 @@ static void channel_mix(const struct arch_step *a, int l)
                                                .x = s->xn,
                                                .dim = a->hyper->dim[HIDDEN],
                                                .state = arch_state(a, STATE_FFN_SHIFT, l) });
-    struct linear up = product(a, s->ffn, s->mix[0], &w->ffn_k, NULL, ACT_RELU2);
-    struct linear down = product(a, a->x, s->ffn, &w->ffn_v, NULL, ACT_NONE);
-    down.add = true;
+    const struct linear up = arch_linear(a, s->ffn, s->mix[0], &w->ffn_k, NULL, ACT_RELU2);
     a->ops->linear(a->stream, &up, 1);
-    a->ops->linear(a->stream, &down, 1);
+    arch_add_product(a, s->ffn, &w->ffn_v, NULL);
 }
 
 static void step(const struct arch_step *a)
@@ -346,7 +293,7 @@ static void step(const struct arch_step *a)
     const struct rwkv7 *m = a->model;
 
     a->ops->embed(a->stream, a->in, a->x, &m->ends.embed);
-    layer_norm(a, a->x, a->x, m->ln0, m->ln0_bias);
+    arch_norm(a, a->x, a->x, m->ln0, m->ln0_bias);
     for (int l = 0; l < a->hyper->dim[LAYERS]; l++) {
         time_mix(a, l);
         channel_mix(a, l);
@@ -356,10 +303,10 @@ static void step(const struct arch_step *a)
 const struct model_arch arch_rwkv7 = {
     .name = "rwkv7",
     .model_type = "rwkv7",
-    .signature = { "model.layers.0.attn.r_k", "blocks.0.att.r_k" },
+    .signature = "model.layers.0.attn.r_k|blocks.0.att.r_k",
     .prefix = { "", "model.", "rwkv7." }, /* the Hub's native names have either */
     .text_end = 0,
-    .last_norm = NORM_LAYER,
+    .norm = NORM_LAYER,
     .configure = configure,
     .weights = weights,
     .model_size = sizeof(struct rwkv7),

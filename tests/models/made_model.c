@@ -24,10 +24,10 @@ struct made_model *made_create(void)
 
 void made_destroy(struct made_model *m)
 {
-    const char *file[] = { "model.safetensors", "config.json" };
+    const char *file[] = { "model.safetensors", "config.json", "generation_config.json" };
     char path[128];
 
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         snprintf(path, sizeof(path), "%s/%s", m->folder, file[i]);
         unlink(path);
     }
@@ -170,10 +170,15 @@ const char *made_write(const struct made_model *m, const char *config)
         fwrite(m->tensor[i].data, 1, m->tensor[i].bytes, f);
     assert_int_equal(fclose(f), 0);
     free(header);
-    if (config) {
-        f = create_file(m, "config.json");
-        fputs(config, f);
-        assert_int_equal(fclose(f), 0);
-    }
+    if (config)
+        made_put(m, "config.json", config);
     return m->folder;
+}
+
+void made_put(const struct made_model *m, const char *name, const char *text)
+{
+    FILE *f = create_file(m, name);
+
+    fputs(text, f);
+    assert_int_equal(fclose(f), 0);
 }

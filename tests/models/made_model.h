@@ -39,4 +39,7 @@ void made_transpose(struct made_tensor *t);
 /* Writes model.safetensors and, unless config is NULL, config.json; returns the folder. */
 const char *made_write(const struct made_model *m, const char *config);
 
+/* One more file of the folder. */
+void made_put(const struct made_model *m, const char *name, const char *text);
+
 #endif

@@ -54,8 +54,13 @@ struct trace runner_trace(struct runner *r, const int32_t *token, int T, const i
     r->be->zero(r->be, r->records + 3 * bytes, bytes);
     for (int at = 0, i = 0; at < T; i = chunk[i + 1] ? i + 1 : 0) {
         int n = chunk[i] < T - at ? chunk[i] : T - at, begin[] = { 0, n };
-        struct batch in = { .S = 1, .T = n, .L = n, .token = token + at, .begin = begin,
-                            .slot = &slot, .logit_row = rows };
+        struct batch in = { .S = 1,
+                            .T = n,
+                            .L = n,
+                            .token = token + at,
+                            .begin = begin,
+                            .slot = &slot,
+                            .logit_row = rows };
 
         model_step(r->m, r->records, &in);
         r->be->download(r->be, (char *)t.logits + (size_t)at * row, model_logits(r->m),

@@ -75,10 +75,16 @@ static void step_together(struct runner *r, const struct trace *expected, bool p
         slot[i] = slot_of(s);
         last[i] = begin[i + 1] - 1;
     }
-    step(r, &(struct batch){ .S = SEQUENCES, .T = begin[SEQUENCES], .L = SEQUENCES, .token = token,
-                             .begin = begin, .slot = slot, .logit_row = last });
+    step(r, &(struct batch){ .S = SEQUENCES,
+                             .T = begin[SEQUENCES],
+                             .L = SEQUENCES,
+                             .token = token,
+                             .begin = begin,
+                             .slot = slot,
+                             .logit_row = last });
     for (int i = 0; i < SEQUENCES; i++) {
-        int s = backwards ? SEQUENCES - 1 - i : i, at = prompt_of(s) - 1 + (prompts ? 0 : decode + 1);
+        int s = backwards ? SEQUENCES - 1 - i : i,
+            at = prompt_of(s) - 1 + (prompts ? 0 : decode + 1);
         size_t row = (size_t)r->info->vocab;
 
         assert_memory_equal(logits_of(r, i), expected[s].logits + (size_t)at * row,
@@ -129,8 +135,13 @@ static void other_records_are_untouched(void **state)
         for (int s = 0; s < RUNNER_SLOTS; s++)
             if (s != 7 && s != 2)
                 r.be->upload(r.be, r.records + (size_t)s * bytes, pattern, bytes);
-        step(&r, &(struct batch){ .S = 2, .T = 4, .L = 1, .token = token, .begin = begin,
-                                  .slot = slot, .logit_row = wanted });
+        step(&r, &(struct batch){ .S = 2,
+                                  .T = 4,
+                                  .L = 1,
+                                  .token = token,
+                                  .begin = begin,
+                                  .slot = slot,
+                                  .logit_row = wanted });
         for (int s = 0; s < RUNNER_SLOTS; s++)
             if (s != 7 && s != 2)
                 assert_memory_equal(r.records + (size_t)s * bytes, pattern, bytes);
@@ -171,7 +182,12 @@ static void a_record_moved_to_another_slot_goes_on_the_same(void **state)
         assert_true(runner_init(&r, models[m], "plain"));
         const size_t bytes = r.info->layout.bytes, row = (size_t)r.info->vocab * sizeof(float);
         struct trace t = alone(&r, 4);
-        struct batch in = { .S = 1, .T = 1, .L = 1, .token = token, .begin = begin, .slot = here,
+        struct batch in = { .S = 1,
+                            .T = 1,
+                            .L = 1,
+                            .token = token,
+                            .begin = begin,
+                            .slot = here,
                             .logit_row = wanted };
         float *logits = malloc(row);
 
@@ -200,8 +216,8 @@ static void wanting_no_logits_changes_no_state(void **state)
 
         assert_true(runner_init(&r, models[m], "plain"));
         struct trace t = runner_trace(&r, token, 4, whole);
-        step(&r, &(struct batch){ .S = 1, .T = 4, .L = 0, .token = token, .begin = begin,
-                                  .slot = slot });
+        step(&r, &(struct batch){
+                     .S = 1, .T = 4, .L = 0, .token = token, .begin = begin, .slot = slot });
         assert_memory_equal(r.records, t.state, t.state_bytes);
         trace_finish(&t);
         runner_finish(&r);

@@ -26,9 +26,12 @@ enum { MAMBA, MAMBA2, MAMBA2_GROUPED, RWKV7_HF, RWKV7_PTH, DEMO };
 static struct golden goldens[] = {
     [MAMBA] = { "tests/data/mamba-tiny", "tests/data/mamba-tiny/expected.safetensors", NULL },
     [MAMBA2] = { "tests/data/mamba2-tiny", "tests/data/mamba2-tiny/expected.safetensors", NULL },
-    [MAMBA2_GROUPED] = { "tests/data/mamba2-grouped", "tests/data/mamba2-grouped/expected.safetensors", NULL },
-    [RWKV7_HF] = { "tests/data/rwkv7-tiny-hf", "tests/data/rwkv7-tiny-hf/expected.safetensors", NULL },
-    [RWKV7_PTH] = { "tests/data/rwkv7-tiny-pth", "tests/data/rwkv7-tiny-pth/expected.safetensors", NULL },
+    [MAMBA2_GROUPED] = { "tests/data/mamba2-grouped",
+                         "tests/data/mamba2-grouped/expected.safetensors", NULL },
+    [RWKV7_HF] = { "tests/data/rwkv7-tiny-hf", "tests/data/rwkv7-tiny-hf/expected.safetensors",
+                   NULL },
+    [RWKV7_PTH] = { "tests/data/rwkv7-tiny-pth", "tests/data/rwkv7-tiny-pth/expected.safetensors",
+                    NULL },
     [DEMO] = { "weights/demo", "tests/data/demo/expected.safetensors", NULL },
 };
 
@@ -192,9 +195,9 @@ static void greedy_tokens_are_the_references(void **state)
             assert_int_equal(steps, 48);
             struct trace t = runner_trace(&r, token, T + steps, whole);
             for (int k = 0; k < steps; k++)
-                assert_int_equal(largest(t.logits + (size_t)(T + k - 1) * (size_t)r.info->vocab,
-                                         r.info->vocab),
-                                 greedy[k]);
+                assert_int_equal(
+                    largest(t.logits + (size_t)(T + k - 1) * (size_t)r.info->vocab, r.info->vocab),
+                    greedy[k]);
             trace_finish(&t);
             free(token);
             free(greedy);
@@ -206,7 +209,7 @@ static void greedy_tokens_are_the_references(void **state)
 
 #define CASE(test, i)                                                                              \
     {                                                                                              \
-        #test "(" #i ")", test, open_expected, close_expected, &goldens[i]                         \
+#test "(" #i ")", test, open_expected, close_expected, &goldens[i]                         \
     }
 
 int main(void)

@@ -7,6 +7,8 @@
 
 #include <cmocka.h>
 
+#include "config/error.h"
+#include "kernels/backend.h"
 #include "tests/models/made_model.h"
 #include "tests/models/runner.h"
 
@@ -101,9 +103,8 @@ static void a_misshaped_tensor_is_named_with_both_shapes(void **state)
     (void)state;
     made_drop(m, "backbone.layers.1.mixer.A_log");
     made_random(m, "backbone.layers.1.mixer.A_log", 16, 128, 0.0f, 1.0f);
-    assert_refused(made_write(m, mamba_config),
-                   WORDS("backbone.layers.1.mixer.A_log", "misshaped", "expected [128, 16]",
-                         "found [16, 128]"));
+    assert_refused(made_write(m, mamba_config), WORDS("backbone.layers.1.mixer.A_log", "misshaped",
+                                                      "expected [128, 16]", "found [16, 128]"));
     made_destroy(m);
 }
 
@@ -180,17 +181,23 @@ static void bad_settings_are_refused_by_their_key(void **state)
         { "\"hidden_size\":64", "\"hidden_size\":-64", { "hidden_size", "-64", "" } },
         { "\"num_heads\":8", "\"num_heads\":7", { "num_heads * head_dim", "128", "7 * 16" } },
         { "\"n_groups\":2", "\"n_groups\":3", { "n_groups", "divisor of num_heads 8", "3" } },
-        { "\"n_groups\":2", "\"conv_kernel\":1", { "conv_kernel", "2 or more", "found 1" } },
+        { "\"n_groups\":2", "\"conv_kernel\":1", { "conv_kernel", "from 2 to", "found 1" } },
         { "\"n_groups\":2", "\"n_groups\":1", { "misshaped", "in_proj", "expected [328, 64]" } },
-        { "\"n_groups\":2", "\"n_groups\":2,\"hidden_act\":\"gelu\"", { "hidden_act", "silu", "gelu" } },
-        { "\"n_groups\":2", "\"n_groups\":2,\"time_step_limit\":[1.0,0.5]",
+        { "\"n_groups\":2",
+          "\"n_groups\":2,\"hidden_act\":\"gelu\"",
+          { "hidden_act", "silu", "gelu" } },
+        { "\"n_groups\":2",
+          "\"n_groups\":2,\"time_step_limit\":[1.0,0.5]",
           { "time_step_limit", "[1, 0.5]", "" } },
-        { "\"n_groups\":2", "\"n_groups\":2,\"ssm_cfg\":{\"norm_before_gate\":true}",
+        { "\"n_groups\":2",
+          "\"n_groups\":2,\"ssm_cfg\":{\"norm_before_gate\":true}",
           { "norm_before_gate", "expected false", "" } },
         { "\"n_groups\":2", "\"n_groups\":2,\"bos_token_id\":256", { "bos_token_id", "256", "" } },
-        { "\"n_groups\":2", "\"n_groups\":2,\"eos_token_id\":[1,2,3,4,5,6,7,8,9]",
+        { "\"n_groups\":2",
+          "\"n_groups\":2,\"eos_token_id\":[1,2,3,4,5,6,7,8,9]",
           { "eos_token_id", "", "" } },
-        { "\"n_groups\":2", "\"n_groups\":2,\"layer_norm_epsilon\":-1e-5",
+        { "\"n_groups\":2",
+          "\"n_groups\":2,\"layer_norm_epsilon\":-1e-5",
           { "layer_norm_epsilon", "", "" } },
     };
     struct made_model *m = made_create();
@@ -233,6 +240,42 @@ static void tensors_of_no_known_architecture_are_refused(void **state)
     made_destroy(m);
 }
 
+static void *(*alloc_for_real)(struct backend *be, size_t bytes);
+static int allocations_left;
+
+static void *alloc_a_few(struct backend *be, size_t bytes)
+{
+    return allocations_left-- > 0 ? alloc_for_real(be, bytes) : NULL;
+}
+
+/* Whichever allocation of the backend fails first, nothing is left behind (as the address
+ * sanitizer's build proves) and the message says why. */
+static void running_out_of_memory_refuses_the_model(void **state)
+{
+    const struct model_options options = { .max_rows = 4, .max_logits = 4 };
+    struct error err = { 0 };
+    struct backend *be = backend_open_cpu(&(struct backend_options){ 1, "plain" }, &err);
+    struct model *m = NULL;
+    int failures = 0;
+
+    (void)state;
+    assert_non_null(be);
+    alloc_for_real = be->alloc;
+    be->alloc = alloc_a_few;
+    while (!m) {
+        allocations_left = failures;
+        m = model_open("tests/data/mamba-tiny", be, &options, &err);
+        if (!m) {
+            assert_int_equal(err.code, ERR_NOMEM);
+            assert_non_null(strstr(err.message, "out of memory"));
+            failures++;
+        }
+    }
+    assert_true(failures >= 3 * 6 + 2); /* the vectors of three layers, last norm, scratch */
+    model_close(m);
+    backend_close(be);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -249,6 +292,7 @@ int main(void)
         cmocka_unit_test(bad_settings_are_refused_by_their_key),
         cmocka_unit_test(rwkv7_heads_must_fill_the_hidden_size),
         cmocka_unit_test(tensors_of_no_known_architecture_are_refused),
+        cmocka_unit_test(running_out_of_memory_refuses_the_model),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
