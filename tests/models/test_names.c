@@ -55,10 +55,12 @@ static void mamba_under_its_authors_names(void **state)
     made_copy(m, "tests/data/mamba-tiny");
     made_rename(m, "backbone.embeddings.", "backbone.embedding.");
     made_random(m, "lm_head.weight", 256, 64, 0.0f, 1.0f); /* tied: carried and not read */
-    assert_same_model("tests/data/mamba-tiny",
-                      made_write(m, "{\"d_model\":64,\"n_layer\":3,\"vocab_size\":251,"
-                                    "\"ssm_cfg\":{},\"rms_norm\":true,\"residual_in_fp32\":true,"
-                                    "\"fused_add_norm\":true,\"pad_vocab_size_multiple\":8}"));
+    assert_same_model(
+        "tests/data/mamba-tiny",
+        made_write(m,
+                   "{\"d_model\":64,\"n_layer\":3,\"vocab_size\":251,"
+                   "\"ssm_cfg\":{\"dt_rank\":\"auto\"},\"rms_norm\":true,\"residual_in_fp32\":true,"
+                   "\"fused_add_norm\":true,\"pad_vocab_size_multiple\":8}"));
     made_destroy(m);
 }
 
