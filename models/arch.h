@@ -92,8 +92,8 @@ struct arch_step {
 struct model_arch {
     const char *name;
     const char *model_type; /* config.json's */
-    /* The names of a weight that only this architecture has, for checkpoints that do not name their
-     * type: the original state-spaces ones, RWKV's .pth. NULL: there is none. */
+    /* A weight that only this architecture has, by all its names, for checkpoints that do not
+     * name their type: the original state-spaces ones, RWKV's .pth. NULL: there is none. */
     const char *signature;
     const char *prefix[PREFIXES_MAX]; /* any of them may stand before a name; "" is one */
     int text_end;                     /* id that always ends a text and may begin it, or -1 */

@@ -239,7 +239,7 @@ void bind_finish(struct bindings *b)
 }
 
 /* src is [rows, cols] and becomes [cols, rows]. NULL: no memory. */
-static char *transpose(char *src, int rows, int cols, size_t size)
+static char *transpose(const char *src, int rows, int cols, size_t size)
 {
     char *dst = malloc((size_t)rows * (size_t)cols * size);
 

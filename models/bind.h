@@ -25,8 +25,8 @@ struct binding {
 
 struct bindings {
     const struct model_arch *arch;
-    const struct hyper *hyper;     /* borrowed, as is */
-    const struct weights *weights; /* this */
+    const struct hyper *hyper;     /* borrowed: whoever called bind_resolve() */
+    const struct weights *weights; /* borrowed: the same */
     struct binding *list;
     size_t count;
     uint64_t parameters;

@@ -2,6 +2,7 @@
  * where it names none, the one whose signature is among the tensors. */
 #include "models/arch.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "config/error.h"
@@ -24,6 +25,23 @@ static bool has_signature(const struct model_arch *arch, const struct weights *w
     return arch->signature && bind_find(arch, w, arch->signature, 0, &transposed);
 }
 
+static bool refuse(const char *type, const char *path, struct error *err)
+{
+    char known[128] = "";
+
+    if (!type)
+        return error_set(err, ERR_FORMAT,
+                         "%s: config.json names no model_type and no tensor tells the architecture",
+                         path);
+    for (int i = 0; i < ARCHITECTURES; i++) {
+        size_t len = strlen(known);
+
+        snprintf(known + len, sizeof(known) - len, "%s%s", i ? ", " : "", registry[i]->model_type);
+    }
+    return error_set(err, ERR_FORMAT, "%s: model_type: expected one of %s, found \"%s\"", path,
+                     known, type);
+}
+
 const struct model_arch *arch_find(const struct model_config *config, const struct weights *w,
                                    const char *path, struct error *err)
 {
@@ -34,15 +52,6 @@ const struct model_arch *arch_find(const struct model_config *config, const stru
     for (int i = 0; i < ARCHITECTURES; i++)
         if (type ? strcmp(type, registry[i]->model_type) == 0 : has_signature(registry[i], w))
             return registry[i];
-    if (type)
-        error_set(
-            err, ERR_FORMAT,
-            "%s: model_type \"%s\" is not supported; mamba, falcon_mamba, mamba2 and rwkv7 are",
-            path, type);
-    else
-        error_set(
-            err, ERR_FORMAT,
-            "%s: config.json names no model_type and no known architecture's tensors are there",
-            path);
+    refuse(type, path, err);
     return NULL;
 }

@@ -67,10 +67,14 @@ static bool read_sizes(const struct model_config *c, struct hyper *h, struct err
             err, ERR_FORMAT,
             "config.json: num_heads * head_dim: expected the inner size %d, found %d * %d",
             d[INNER], d[HEADS], d[HEAD_DIM]);
-    if (d[HEADS] % d[GROUPS] || (int64_t)d[GROUPS] * d[STATE] > HYPER_DIM_MAX)
+    if (d[HEADS] % d[GROUPS])
         return error_set(err, ERR_FORMAT,
                          "config.json: n_groups: expected a divisor of num_heads %d, found %d",
                          d[HEADS], d[GROUPS]);
+    if (d[STATE] > HYPER_DIM_MAX / d[GROUPS])
+        return error_set(err, ERR_FORMAT,
+                         "config.json: n_groups * state_size: %d * %d is too large", d[GROUPS],
+                         d[STATE]);
     d[TAIL] = d[CONV] - 1;
     d[BC] = d[GROUPS] * d[STATE];
     d[CONV_DIM] = d[INNER] + 2 * d[BC];

@@ -236,7 +236,7 @@ static void tensors_of_no_known_architecture_are_refused(void **state)
 
     (void)state;
     made_random(m, "transformer.h.0.attn.c_attn.weight", 8, 8, 0.0f, 1.0f);
-    assert_refused(made_write(m, NULL), WORDS("model_type", "no known architecture"));
+    assert_refused(made_write(m, NULL), WORDS("model_type", "no tensor tells"));
     made_destroy(m);
 }
 
