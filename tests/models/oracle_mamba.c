@@ -97,9 +97,9 @@ static void layer(struct made_model *m, const struct oracle_mamba *o, int l, dou
     }
     multiply(rbc, weight(m, l, "mixer.x_proj.weight"), NULL, c, R + 2 * N, di);
     if (o->mixer_norms) {
-        rms_norm(rbc, rbc, NULL, R, 1e-6);
-        rms_norm(rbc + R, rbc + R, NULL, N, 1e-6);
-        rms_norm(rbc + R + N, rbc + R + N, NULL, N, 1e-6);
+        rms_norm(rbc, rbc, NULL, R, o->mixer_eps);
+        rms_norm(rbc + R, rbc + R, NULL, N, o->mixer_eps);
+        rms_norm(rbc + R + N, rbc + R + N, NULL, N, o->mixer_eps);
     }
     multiply(dt, weight(m, l, "mixer.dt_proj.weight"), weight(m, l, "mixer.dt_proj.bias"), rbc, di,
              R);

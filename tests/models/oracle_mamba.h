@@ -10,7 +10,8 @@
 
 struct oracle_mamba {
     int vocab, hidden, layers, inner, state, rank, conv;
-    bool mixer_norms; /* Falcon-Mamba's */
+    bool mixer_norms; /* Falcon-Mamba's, of eps mixer_eps */
+    double mixer_eps;
 };
 
 /* Random weights under transformers' names, all biases there and the head untied. */

@@ -34,21 +34,30 @@ static void one_changed_weight_is_another_fingerprint(void **state)
 
 static void another_setting_is_another_fingerprint(void **state)
 {
-    struct made_model *m = made_create();
-    struct runner a, b;
+    static const struct {
+        const char *model, *config;
+    } cases[] = {
+        { "tests/data/mamba-tiny", "{\"model_type\":\"mamba\",\"hidden_size\":64,"
+                                   "\"num_hidden_layers\":3,\"vocab_size\":256,"
+                                   "\"layer_norm_epsilon\":1e-6}" },
+        { "tests/data/mamba-tiny", "{\"model_type\":\"falcon_mamba\",\"hidden_size\":64,"
+                                   "\"num_hidden_layers\":3,\"vocab_size\":256}" },
+        { "tests/data/rwkv7-tiny-hf", "{\"model_type\":\"rwkv7\",\"norm_eps\":1e-6}" },
+    };
 
     (void)state;
-    made_copy(m, "tests/data/mamba-tiny");
-    assert_true(runner_init(&a, "tests/data/mamba-tiny", "plain"));
-    assert_true(runner_init(
-        &b,
-        made_write(m, "{\"model_type\":\"mamba\",\"hidden_size\":64,\"num_hidden_layers\":3,"
-                      "\"vocab_size\":256,\"layer_norm_epsilon\":1e-6}"),
-        "plain"));
-    assert_memory_not_equal(a.info->fingerprint, b.info->fingerprint, 16);
-    runner_finish(&a);
-    runner_finish(&b);
-    made_destroy(m);
+    for (int i = 0; i < 3; i++) {
+        struct made_model *m = made_create();
+        struct runner a, b;
+
+        made_copy(m, cases[i].model);
+        assert_true(runner_init(&a, cases[i].model, "plain"));
+        assert_true(runner_init(&b, made_write(m, cases[i].config), "plain"));
+        assert_memory_not_equal(a.info->fingerprint, b.info->fingerprint, 16);
+        runner_finish(&a);
+        runner_finish(&b);
+        made_destroy(m);
+    }
 }
 
 static void a_description_says_what_loading_finds(void **state)

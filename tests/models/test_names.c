@@ -60,7 +60,7 @@ static void mamba_under_its_authors_names(void **state)
         made_write(m,
                    "{\"d_model\":64,\"n_layer\":3,\"vocab_size\":251,"
                    "\"ssm_cfg\":{\"dt_rank\":\"auto\"},\"rms_norm\":true,\"residual_in_fp32\":true,"
-                   "\"fused_add_norm\":true,\"pad_vocab_size_multiple\":8}"));
+                   "\"fused_add_norm\":true}"));
     made_destroy(m);
 }
 
@@ -76,6 +76,20 @@ static void mamba2_under_its_authors_names(void **state)
                                     "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"d_state\":16,"
                                     "\"headdim\":32,\"bias\":true},\"tie_embeddings\":false,"
                                     "\"pad_vocab_size_multiple\":16}"));
+    made_destroy(m);
+}
+
+static void tied_mamba2_under_its_authors_names(void **state)
+{
+    struct made_model *m = made_create();
+
+    (void)state;
+    made_copy(m, "tests/data/mamba2-grouped");
+    made_rename(m, "backbone.embeddings.", "backbone.embedding.");
+    assert_same_model("tests/data/mamba2-grouped",
+                      made_write(m, "{\"d_model\":64,\"n_layer\":3,\"vocab_size\":249,"
+                                    "\"ssm_cfg\":{\"layer\":\"Mamba2\",\"d_state\":32,"
+                                    "\"headdim\":16,\"ngroups\":2}}"));
     made_destroy(m);
 }
 
@@ -167,37 +181,57 @@ static void rwkv7_as_pth(void **state)
     assert_same_model("tests/data/rwkv7-tiny-hf", "tests/data/rwkv7-tiny-pth");
 }
 
-/* Made models: float32 against float64 over sums of up to 56 terms of order 1, two layers. */
+/* Of odd sizes. Float32 against float64, sums of up to 57 terms of order 1, two layers. */
 static void mamba_and_falcon_mamba_are_their_equations(void **state)
 {
-    const struct oracle_mamba base = {
-        .vocab = 61, .hidden = 24, .layers = 2, .inner = 56, .state = 8, .rank = 3, .conv = 3
+    static const struct {
+        const char *type, *setting;
+        double mixer_eps; /* 0: none of the norms */
+    } cases[] = {
+        { "mamba", "", 0.0 },
+        { "falcon_mamba", "", 1e-6 },
+        { "falcon_mamba", ",\"mixer_rms_eps\":0.25", 0.25 },
     };
-    static const char *const type[] = { "mamba", "falcon_mamba" };
-    double *expected = calloc((size_t)(TOKENS * base.vocab), sizeof(*expected));
+    const int whole[] = { TOKENS, 0 };
+    struct oracle_mamba o = {
+        .vocab = 61, .hidden = 23, .layers = 2, .inner = 57, .state = 7, .rank = 3, .conv = 3
+    };
+    double *expected = calloc((size_t)(TOKENS * o.vocab), sizeof(*expected));
 
     (void)state;
-    for (int i = 0; i < 2; i++) {
+    assert_non_null(expected);
+    for (int i = 0; i < 3; i++) {
         struct made_model *m = made_create();
-        struct oracle_mamba o = base;
         char config[512];
-        double worst = 0.0;
 
-        o.mixer_norms = i == 1;
+        o.mixer_norms = cases[i].mixer_eps > 0.0;
+        o.mixer_eps = cases[i].mixer_eps;
         snprintf(config, sizeof(config),
-                 "{\"model_type\":\"%s\",\"vocab_size\":61,\"hidden_size\":24,\"expand\":16,"
-                 "\"intermediate_size\":56,\"num_hidden_layers\":2,\"state_size\":8,"
+                 "{\"model_type\":\"%s\",\"vocab_size\":61,\"hidden_size\":23,\"expand\":16,"
+                 "\"intermediate_size\":57,\"num_hidden_layers\":2,\"state_size\":7,"
                  "\"time_step_rank\":3,\"conv_kernel\":3,\"use_bias\":true,"
                  "\"tie_word_embeddings\":false%s}",
-                 type[i], i ? ",\"mixer_rms_eps\":1e-06" : "");
+                 cases[i].type, cases[i].setting);
         oracle_mamba_make(m, &o);
         oracle_mamba_run(m, &o, some_tokens(), TOKENS, expected);
-        struct trace t = trace_of(made_write(m, config), some_tokens(), TOKENS);
-        for (int k = 0; k < TOKENS * o.vocab; k++)
-            worst = fmax(worst, fabs((double)t.logits[k] - expected[k]));
-        print_message("# %s: largest error to float64 %.2g\n", type[i], worst);
-        assert_true(worst < 2e-5);
-        trace_finish(&t);
+        made_write(m, config);
+        for (int isa = 0; isa < ISAS; isa++) {
+            double worst = 0.0;
+            struct runner r;
+
+            if (!runner_init(&r, m->folder, isa_names[isa]))
+                continue;
+            struct trace t = runner_trace(&r, some_tokens(), TOKENS, whole);
+            for (int k = 0; k < TOKENS * o.vocab; k++)
+                worst = fmax(worst, fabs((double)t.logits[k] - expected[k]));
+            print_message("# %s%s %s: largest error to float64 %.2g\n", cases[i].type,
+                          cases[i].setting, isa_names[isa], worst);
+            assert_true(worst < 2e-5);
+            for (int f = 0; f < r.info->layout.fields; f++)
+                assert_int_equal(r.info->layout.field[f].layer_bytes % 64, 0);
+            trace_finish(&t);
+            runner_finish(&r);
+        }
         made_destroy(m);
     }
     free(expected);
@@ -208,6 +242,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(mamba_under_its_authors_names),
         cmocka_unit_test(mamba2_under_its_authors_names),
+        cmocka_unit_test(tied_mamba2_under_its_authors_names),
         cmocka_unit_test(mamba2_under_codestrals_prefix),
         cmocka_unit_test(rwkv7_under_its_native_names_with_any_prefix),
         cmocka_unit_test(rwkv7_with_the_dummies_of_layer_0),
