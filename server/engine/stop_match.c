@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "models/text/text_buffer.h"
+
 void stop_match_init(struct stop_match *m, const char (*stop)[LIMIT_STOP_BYTES + 1], int stops)
 {
     *m = (struct stop_match){ .stop = stop, .stops = stops };
@@ -12,23 +14,6 @@ void stop_match_finish(struct stop_match *m)
 {
     free(m->held.bytes);
     m->held = (struct text_buffer){ 0 };
-}
-
-bool text_append(struct text_buffer *b, const char *bytes, size_t len)
-{
-    if (b->len + len > b->capacity) {
-        size_t capacity = b->capacity * 2 > b->len + len ? b->capacity * 2 : b->len + len + 32;
-        char *grown = realloc(b->bytes, capacity);
-
-        if (!grown)
-            return false;
-        b->bytes = grown;
-        b->capacity = capacity;
-    }
-    if (len)
-        memcpy(b->bytes + b->len, bytes, len);
-    b->len += len;
-    return true;
 }
 
 static void drop_front(struct text_buffer *b, size_t n)
@@ -76,15 +61,15 @@ bool stop_match_add(struct stop_match *m, const char *text, size_t len, struct t
 
     *hit = NULL;
     if (!m->stops)
-        return text_append(out, text, len);
-    if (!text_append(&m->held, text, len))
+        return text_buffer_append(out, text, len);
+    if (!text_buffer_append(&m->held, text, len))
         return false;
     safe = find_stop(m, hit);
     if (!*hit)
         safe = m->held.len - open_suffix(m);
     if (!safe)
         return true;
-    if (!text_append(out, m->held.bytes, safe))
+    if (!text_buffer_append(out, m->held.bytes, safe))
         return false;
     drop_front(&m->held, safe);
     return true;
@@ -94,7 +79,7 @@ bool stop_match_flush(struct stop_match *m, struct text_buffer *out)
 {
     if (!m->held.len)
         return true;
-    if (!text_append(out, m->held.bytes, m->held.len))
+    if (!text_buffer_append(out, m->held.bytes, m->held.len))
         return false;
     m->held.len = 0;
     return true;

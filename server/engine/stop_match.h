@@ -28,7 +28,4 @@ bool stop_match_add(struct stop_match *m, const char *text, size_t len, struct t
 /* The text ended without a hit: appends what was held. */
 bool stop_match_flush(struct stop_match *m, struct text_buffer *out);
 
-/* Appends to a buffer that grows by doubling; false: no memory, and nothing is appended. */
-bool text_append(struct text_buffer *b, const char *bytes, size_t len);
-
 #endif

@@ -84,7 +84,7 @@ static void every_allocation_may_fail(void **state)
         size_t len;
         long n = 0;
 
-        snprintf(path, sizeof(path), "tests/fuzz/corpus/tokenizer/%s", files[f]);
+        snprintf(path, sizeof(path), "tests/fuzz/corpus/fuzz_tokenizer/%s", files[f]);
         len = read_file(path, file, sizeof(file) - 1);
         file[len] = 0;
         len = strlen(file); /* the corpus has a text after a NUL */
