@@ -1,0 +1,60 @@
+#include "server/http/buffer.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SMALLEST = 256 };
+
+bool buffer_reserve(struct buffer *b, size_t more)
+{
+    size_t cap = b->cap ? b->cap : SMALLEST;
+    char *bytes;
+
+    if (more <= b->cap - b->len)
+        return true;
+    while (cap - b->len < more)
+        cap *= 2;
+    bytes = realloc(b->bytes, cap);
+    if (!bytes)
+        return false;
+    b->bytes = bytes;
+    b->cap = cap;
+    return true;
+}
+
+bool buffer_append(struct buffer *b, const void *bytes, size_t len)
+{
+    if (!buffer_reserve(b, len))
+        return false;
+    if (len > 0)
+        memcpy(b->bytes + b->len, bytes, len);
+    b->len += len;
+    return true;
+}
+
+bool buffer_printf(struct buffer *b, const char *fmt, ...)
+{
+    va_list args, again;
+    int len;
+
+    va_start(args, fmt);
+    va_copy(again, args);
+    len = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    if (!buffer_reserve(b, (size_t)len + 1)) {
+        va_end(again);
+        return false;
+    }
+    vsnprintf(b->bytes + b->len, (size_t)len + 1, fmt, again);
+    va_end(again);
+    b->len += (size_t)len;
+    return true;
+}
+
+void buffer_finish(struct buffer *b)
+{
+    free(b->bytes);
+    *b = (struct buffer){ 0 };
+}
