@@ -14,7 +14,8 @@ struct buffer {
 
 bool buffer_reserve(struct buffer *b, size_t more);
 bool buffer_append(struct buffer *b, const void *bytes, size_t len);
-bool buffer_printf(struct buffer *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+bool buffer_printf(struct buffer *b, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3), nonnull(2)));
 /* Frees the bytes; empty again afterwards. */
 void buffer_finish(struct buffer *b);
 

@@ -66,6 +66,9 @@ static bool check_lines(struct reader *r, const char *end)
         if (r->phase == READER_IN_HEAD ? !count_head(r) : !count_body(r))
             return false;
         r->after_cr = *at == '\r';
+        if (r->request->line == 0 && r->after_space)
+            r->request->protocol = *at;
+        r->after_space = *at == ' ';
         if (*at != '\n')
             continue;
         if (r->request->line == 0)

@@ -32,7 +32,7 @@ struct reader {
     enum { READER_IN_HEAD, READER_IN_BODY, READER_IN_TRAILERS } phase;
     enum reader_event paused; /* why llhttp stopped */
     const char *checked;      /* bytes before it passed the line rules */
-    bool in_value, after_cr;
+    bool in_value, after_cr, after_space;
     int data_end; /* bytes still owed of the CRLF behind a chunk's data */
     size_t line;  /* bytes of the line so far */
     size_t head, extension, trailers;

@@ -65,7 +65,7 @@ static bool check_line(const struct request *r, const char *target, struct probl
     if (r->major != 1 || (r->minor != 0 && r->minor != 1))
         return problem_set(p, PROBLEM_HTTP_VERSION, NULL,
                            "only HTTP/1.0 and HTTP/1.1 are spoken here");
-    if (r->line != strlen(method) + strlen(target) + strlen("  HTTP/1.1"))
+    if (r->line != strlen(method) + strlen(target) + strlen("  HTTP/1.1") || r->protocol != 'H')
         return problem_set(p, PROBLEM_BAD_REQUEST, NULL, "malformed request line");
     if (r->method == HTTP_CONNECT)
         return problem_set(p, PROBLEM_METHOD_NOT_ALLOWED, NULL, "this server is not a proxy");

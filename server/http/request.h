@@ -20,6 +20,7 @@ struct request {
     int method;               /* of llhttp */
     int major, minor;         /* HTTP version */
     size_t line;              /* bytes of the request line without its CRLF */
+    char protocol;            /* the last word's first letter: llhttp takes RTSP and ICE, too */
     bool keep_alive, chunked; /* as the head asks */
     uint64_t content_length;  /* 0 when chunked */
     struct buffer text;       /* target, names and values, each NUL-ended */
