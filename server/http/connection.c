@@ -11,6 +11,7 @@
  *
  * A connection that is closed by us says FIN first and reads on for a moment, since closing
  * with unread bytes would make the kernel send RST and destroy the answer on its way. */
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -359,9 +360,17 @@ static void check_body_rate(struct connection *c)
     set_deadline(c, LIMIT_BODY_GRACE_SECONDS);
 }
 
+/* Asked while reading is stopped, when libuv would not tell. */
+static bool client_left(const struct connection *c)
+{
+    struct pollfd p = { .events = POLLRDHUP };
+
+    return uv_fileno((const uv_handle_t *)&c->tcp, &p.fd) == 0 && poll(&p, 1, 0) == 1;
+}
+
 void connection_check_deadlines(struct connection *c, uint64_t now)
 {
-    if (c->broken) {
+    if (c->broken || (c->state == CONNECTION_ANSWERING && !c->reading && client_left(c))) {
         connection_fail(c);
         return;
     }

@@ -42,8 +42,8 @@ struct http_options {
     int max_connections;        /* beyond it: 503 and close */
     const struct route *routes; /* borrowed; ended by a NULL pattern */
     void *app;                  /* given to the handlers */
-    /* Called when a request was answered, for logs and metrics; may be NULL. seconds: from
-     * its first byte. bytes: of the response. */
+    /* Called when a request was answered, for logs and metrics; may be NULL. status: 499 when
+     * the client left first. seconds: from its first byte. bytes: of the response. */
     void (*answered)(void *app, const struct exchange *x, int status, double seconds, size_t bytes);
 };
 
@@ -75,7 +75,8 @@ const char *exchange_route(const struct exchange *x);  /* the pattern, or "" */
 const char *exchange_param(const struct exchange *x, const char *name);
 /* First query value of that name, decoded; NULL when absent. */
 const char *exchange_query(const struct exchange *x, const char *name);
-/* Value of a header, name in lower case; NULL when absent. */
+/* Value of a header, name in lower case; NULL when absent. "x-request-id" is always there:
+ * the client's, or ours where it sent none that can be echoed. */
 const char *exchange_header(const struct exchange *x, const char *name);
 const char *exchange_body(const struct exchange *x, size_t *len);
 

@@ -356,7 +356,7 @@ void peer_close(struct peer *p)
 {
     close(p->fd);
     free(p->bytes);
-    p->bytes = NULL;
+    *p = (struct peer){ .fd = -1 };
 }
 
 void peer_send(struct peer *p, const void *bytes, size_t len)
@@ -396,7 +396,10 @@ static bool fill(struct peer *p)
         p->eof = true;
         return false;
     }
-    p->bytes = realloc(p->bytes, p->len + (size_t)n + 1);
+    if (p->cap < p->len + (size_t)n + 1) {
+        p->cap = 2 * (p->len + (size_t)n + 1);
+        p->bytes = realloc(p->bytes, p->cap);
+    }
     memcpy(p->bytes + p->len, piece, (size_t)n);
     p->len += (size_t)n;
     p->bytes[p->len] = '\0';

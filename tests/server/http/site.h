@@ -41,7 +41,7 @@ bool site_settles(struct site *s, long n);
 struct peer {
     int fd;
     char *bytes; /* read, not yet consumed */
-    size_t len;
+    size_t len, cap;
     bool eof;
 };
 

@@ -297,6 +297,7 @@ static void reading_ahead_is_bounded(void **state)
 {
     struct peer p = peer_dial(&s);
     static char block[1 << 16];
+    struct linger hard = { 1, 0 };
     size_t sent = 0;
     ssize_t n;
 
@@ -313,7 +314,9 @@ static void reading_ahead_is_bounded(void **state)
             usleep(10000);
     }
     assert_true(sent < 32u << 20); /* what the kernel's two buffers hold, not more */
+    setsockopt(p.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
     peer_close(&p);
+    assert_true(site_reaches(&s.gone, 1));
 }
 
 static void a_pending_exchange_learns_at_once_that_its_client_left(void **state)
@@ -392,6 +395,7 @@ static void a_writer_waits_for_a_slow_reader(void **state)
 
     (void)state;
     peer_say(&p, REQUEST("GET /flood"));
+    usleep(200000);
     while (got < 40u << 20 && (n = recv(p.fd, piece, sizeof(piece), 0)) > 0)
         got += (size_t)n;
     assert_true(got >= 40u << 20);

@@ -375,7 +375,7 @@ static void two_thousand_connections_cost_little(void **state)
         assert_true(peer_read(&peers[i], &a));
         free(peers[i].bytes);
         peers[i].bytes = NULL;
-        peers[i].len = 0;
+        peers[i].len = peers[i].cap = 0;
     }
     assert_true(site_settles(&s, MANY));
     after = resident_kib();
