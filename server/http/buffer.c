@@ -36,21 +36,23 @@ bool buffer_append(struct buffer *b, const void *bytes, size_t len)
 
 bool buffer_printf(struct buffer *b, const char *fmt, ...)
 {
-    va_list args, again;
+    va_list args;
     int len;
 
-    va_start(args, fmt);
-    va_copy(again, args);
-    len = vsnprintf(NULL, 0, fmt, args);
-    va_end(args);
-    if (!buffer_reserve(b, (size_t)len + 1)) {
-        va_end(again);
-        return false;
+    for (int attempt = 0; attempt < 2; attempt++) {
+        size_t room = b->cap - b->len;
+
+        va_start(args, fmt);
+        len = vsnprintf(room > 0 ? b->bytes + b->len : NULL, room, fmt, args);
+        va_end(args);
+        if ((size_t)len < room) {
+            b->len += (size_t)len;
+            return true;
+        }
+        if (!buffer_reserve(b, (size_t)len + 1))
+            return false;
     }
-    vsnprintf(b->bytes + b->len, (size_t)len + 1, fmt, again);
-    va_end(again);
-    b->len += (size_t)len;
-    return true;
+    return false;
 }
 
 void buffer_finish(struct buffer *b)

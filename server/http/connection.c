@@ -53,6 +53,7 @@ static void on_closed(uv_handle_t *handle)
     struct connection *c = handle->data;
     struct http_server *s = c->server;
 
+    s->surplus -= c->surplus;
     free(c);
     server_connection_closed(s);
 }
@@ -98,13 +99,15 @@ static void settle(struct connection *c)
 {
     struct buffer ahead;
 
-    if (c->state != CONNECTION_SENDING || connection_backlog(c) > 0)
+    if (c->state != CONNECTION_SENDING)
         return;
-    drop_output(c);
     if (c->broken) {
         connection_fail(c);
         return;
     }
+    if (connection_backlog(c) > 0)
+        return;
+    drop_output(c);
     if (c->close || c->eof || c->server->draining) {
         linger(c);
         update_reading(c);
@@ -395,14 +398,14 @@ void connection_check_deadlines(struct connection *c, uint64_t now)
         check_body_rate(c);
 }
 
-/* A client above the limit is told so, with its own small limit. */
+/* A client above the limit is told so, while the room for telling lasts. */
 static void turn_away(struct connection *c)
 {
     struct http_server *s = c->server;
 
     s->counts.refused++;
-    c->x = s->counts.connections <= s->options.max_connections + REFUSED_ROOM ? exchange_create(c)
-                                                                              : NULL;
+    c->surplus = true;
+    c->x = s->surplus++ < SURPLUS_ROOM ? exchange_create(c) : NULL;
     if (c->x)
         refuse(c, PROBLEM_TOO_MANY_CONNECTIONS, "the server has too many connections");
     else
@@ -433,7 +436,7 @@ bool connection_accept(struct http_server *s)
     s->counts.accepted++;
     uv_tcp_nodelay(&c->tcp, 1);
     update_reading(c);
-    if (s->counts.connections > s->options.max_connections)
+    if (s->counts.connections - s->surplus > s->options.max_connections)
         turn_away(c);
     return true;
 }

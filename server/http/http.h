@@ -5,7 +5,8 @@
  * the route's handler with an exchange: the request and the place to answer it. A handler
  * answers at once or later, whole or as a stream, exactly once. Requests of one connection
  * are answered in order; the next one is handed out when the one before is finished.
- * HEAD is answered by the GET route without its body; OPTIONS with the Allow header.
+ * HEAD is answered by the GET route without its body; OPTIONS with the Allow header. The
+ * process must ignore SIGPIPE.
  *
  * Loop thread only. */
 #ifndef SERVER_HTTP_HTTP_H

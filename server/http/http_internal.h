@@ -19,7 +19,7 @@ enum {
     READ_BYTES = 64 * 1024, /* one buffer for all connections */
     TICK_MS = 500,          /* one timer looks at all deadlines */
     LINGER_SECONDS = 2,     /* what a closed client still sends is read away for so long */
-    REFUSED_ROOM = 64,      /* connections above the limit that get a 503 before the close */
+    SURPLUS_ROOM = 64,      /* connections above the limit that get a 503 before the close */
     STATUS_GONE = 499,      /* what `answered` is told of a client that left */
 };
 
@@ -30,6 +30,7 @@ struct http_server {
     struct http_options options;
     struct connection *connections; /* a list */
     struct http_counts counts;
+    long surplus; /* connections that are open only to be told that there are too many */
     bool ready, draining, closing;
     bool unaccepted; /* a client waits for memory */
     int handles;     /* listener and tick, until they are closed */
@@ -58,6 +59,7 @@ struct connection {
     bool eof;       /* the client's end came */
     bool broken;    /* a write failed, or memory for one */
     bool reset;     /* close so that the client sees an error */
+    bool surplus;   /* above the limit */
     bool reading;   /* uv_read_start() is on */
     bool advancing; /* connection_take() is on the stack */
 

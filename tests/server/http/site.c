@@ -126,6 +126,12 @@ static void handle_cut(struct exchange *x, void *app)
     exchange_end(x, false);
 }
 
+static void handle_drop(struct exchange *x, void *app)
+{
+    (void)app;
+    exchange_abandon(x);
+}
+
 /* A stream that stays open until its client leaves. */
 static void handle_open(struct exchange *x, void *app)
 {
@@ -203,6 +209,7 @@ const struct route site_routes[] = {
     { METHOD_GET, "/events", handle_events, 0, NULL, false },
     { METHOD_GET, "/open", handle_open, 0, NULL, false },
     { METHOD_GET, "/cut", handle_cut, 0, NULL, false },
+    { METHOD_GET, "/drop", handle_drop, 0, NULL, false },
     { METHOD_GET, "/flood", handle_flood, 0, NULL, false },
     { METHOD_GET, "/big", handle_big, 0, NULL, false },
     { METHOD_GET, "/inject", handle_inject, 0, NULL, false },

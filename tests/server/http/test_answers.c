@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -225,6 +226,36 @@ static void a_stream_that_is_cut_shows_it(void **state)
     peer_close(&p);
 }
 
+/* Without chunks only an error tells a cut from the end. */
+static void a_cut_stream_of_http_1_0_ends_in_a_reset(void **state)
+{
+    struct peer p = peer_dial(&s);
+    char piece[4096];
+    ssize_t n;
+
+    (void)state;
+    peer_say(&p, "GET /cut HTTP/1.0\r\n\r\n");
+    do
+        n = recv(p.fd, piece, sizeof(piece), 0);
+    while (n > 0);
+    assert_int_equal(n, -1);
+    assert_int_equal(errno, ECONNRESET);
+    peer_close(&p);
+}
+
+static void an_abandoned_exchange_closes_its_connection(void **state)
+{
+    struct peer p = peer_dial(&s);
+    struct answer a;
+
+    (void)state;
+    peer_say(&p, REQUEST("GET /drop") REQUEST("GET /health"));
+    assert_false(peer_read(&p, &a));
+    assert_true(p.eof);
+    peer_close(&p);
+    assert_true(site_settles(&s, 0));
+}
+
 static void http_1_0_is_kept_only_when_asked(void **state)
 {
     struct peer p = peer_dial(&s);
@@ -440,6 +471,8 @@ int main(void)
         CASE(media_types_are_checked_where_a_route_says_so),
         CASE(events_arrive_whole_and_in_order),
         CASE(a_stream_that_is_cut_shows_it),
+        CASE(a_cut_stream_of_http_1_0_ends_in_a_reset),
+        CASE(an_abandoned_exchange_closes_its_connection),
         CASE(http_1_0_is_kept_only_when_asked),
         CASE(an_upgrade_is_ignored_and_what_follows_is_served),
         CASE(pipelined_requests_are_answered_in_order),

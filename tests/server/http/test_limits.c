@@ -111,7 +111,7 @@ static void each_part_of_a_request_has_its_limit(void **state)
 
     assert_int_equal(s.handled, 13); /* the others' /health */
     cpu = cpu_seconds() - cpu;
-    print_message("floods: %.2f s of CPU, %ld KiB more resident\n", cpu, resident_kib() - memory);
+    print_message("# floods: %.2f s of CPU, %ld KiB more resident\n", cpu, resident_kib() - memory);
     site_stop(&s);
 }
 
@@ -379,7 +379,7 @@ static void two_thousand_connections_cost_little(void **state)
     }
     assert_true(site_settles(&s, MANY));
     after = resident_kib();
-    print_message("%d idle connections: %ld bytes each\n", MANY, (after - before) * 1024 / MANY);
+    print_message("# %d idle connections: %ld bytes each\n", MANY, (after - before) * 1024 / MANY);
     for (int i = 0; i < MANY; i++)
         peer_close(&peers[i]);
     site_stop(&s);
@@ -393,6 +393,7 @@ static void two_thousand_connections_cost_little(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(two_thousand_connections_cost_little), /* first: the heap is fresh */
         cmocka_unit_test(each_part_of_a_request_has_its_limit),
         cmocka_unit_test(a_body_at_the_limit_of_its_route_is_taken),
         cmocka_unit_test(a_client_that_asks_first_is_told_before_its_body),
@@ -403,7 +404,6 @@ int main(void)
         cmocka_unit_test(a_silent_connection_is_closed),
         cmocka_unit_test(clients_above_the_limit_are_told_and_closed),
         cmocka_unit_test(running_out_of_descriptors_is_survived),
-        cmocka_unit_test(two_thousand_connections_cost_little),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
