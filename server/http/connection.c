@@ -166,7 +166,7 @@ static bool send_later(struct connection *c, const uv_buf_t *bufs, unsigned coun
         return false;
     }
     c->untaken = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
-    c->stall_at = server_now(c->server) + LIMIT_STALL_SECONDS * 1000;
+    c->stall_at = server_now(c->server) + (uint64_t)LIMIT_STALL_SECONDS * 1000;
     return true;
 }
 
@@ -191,7 +191,8 @@ void connection_flush(struct connection *c)
         for (int i = 0; i < 2; i++) {
             size_t part = done < bufs[i].len ? done : bufs[i].len;
 
-            bufs[i].base += part;
+            if (part > 0)
+                bufs[i].base += part;
             bufs[i].len -= part;
             done -= part;
         }
@@ -382,7 +383,7 @@ void connection_check_deadlines(struct connection *c, uint64_t now)
 
         if (untaken != c->untaken) {
             c->untaken = untaken;
-            c->stall_at = now + LIMIT_STALL_SECONDS * 1000;
+            c->stall_at = now + (uint64_t)LIMIT_STALL_SECONDS * 1000;
         } else if (now >= c->stall_at) {
             connection_fail(c);
         }
