@@ -38,8 +38,9 @@ static void drop_connection(uv_handle_t *handle)
     free(handle);
 }
 
-/* Out of descriptors, accept() fails and the socket stays readable, so libuv would ask again
- * for ever. The reserve makes room to take the client off the queue and send it away. */
+/* Out of descriptors, libuv sends clients away through a reserve of its own. When another
+ * thread took that one, accept() fails for as long as the socket is readable and libuv asks
+ * again without end: our reserve then makes room to take the client off the queue. */
 static void on_connection(uv_stream_t *listener, int status)
 {
     struct http_server *s = listener->data;

@@ -401,6 +401,7 @@ static bool fill(struct peer *p)
     n = recv(p->fd, piece, sizeof(piece), 0);
     if (n <= 0) {
         p->eof = true;
+        p->reset = n < 0;
         return false;
     }
     if (p->cap < p->len + (size_t)n + 1) {

@@ -42,7 +42,7 @@ struct peer {
     int fd;
     char *bytes; /* read, not yet consumed */
     size_t len, cap;
-    bool eof;
+    bool eof, reset; /* reset: the end was an error */
 };
 
 struct answer {

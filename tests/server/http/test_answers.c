@@ -345,6 +345,7 @@ static void reading_ahead_is_bounded(void **state)
             usleep(10000);
     }
     assert_true(sent < 32u << 20); /* what the kernel's two buffers hold, not more */
+    assert_int_equal(s.gone, 0);
     setsockopt(p.fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
     peer_close(&p);
     assert_true(site_reaches(&s.gone, 1));
