@@ -1,0 +1,343 @@
+#include "models/text/text_buffer.h"
+#include "server/api/generation.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/error.h"
+#include "config/options.h"
+#include "models/model.h"
+#include "server/api/api.h"
+#include "server/api/stream.h"
+#include "server/engine/engine.h"
+#include "server/http/http.h"
+
+enum { INLINE_BYTES = 16 * 1024 }; /* longer texts are tokenized in the pool */
+
+static void cancel(struct pending *p);
+
+struct generation *generation_create(struct api *api, struct exchange *x)
+{
+    struct generation *g = calloc(1, sizeof(*g));
+
+    if (!g) {
+        api_no_memory(x);
+        return NULL;
+    }
+    g->base.take = generation_take;
+    g->base.cancel = cancel;
+    g->base.drained = stream_drained;
+    pending_init(&g->base, api, x);
+    return g;
+}
+
+void generation_destroy(struct generation *g)
+{
+    int prompts = g->reply.prompts;
+
+    for (int i = 0; g->tokens && i < prompts; i++)
+        free(g->tokens[i].id);
+    for (int i = 0; g->command && i < prompts; i++)
+        command_free(g->command[i]);
+    free(g->tokens);
+    free(g->command);
+    free(g->rendered.bytes);
+    free(g->held.bytes);
+    free(g->chunk.bytes);
+    reply_finish(&g->reply);
+    generation_params_finish(&g->params);
+    pending_finish(&g->base);
+    free(g);
+}
+
+void generation_refuse(struct generation *g, const struct problem *problem)
+{
+    pending_refuse(&g->base, problem);
+    generation_destroy(g);
+}
+
+static bool in_flight(const struct generation *g)
+{
+    return g->base.working || g->asking || g->answered < g->sent;
+}
+
+static void cancel_turns(struct generation *g)
+{
+    for (int i = 0; i < g->sent; i++)
+        atomic_store(&g->command[i]->cancelled, true);
+    if (g->sent > g->answered)
+        engine_nudge(g->base.api->engine);
+}
+
+static void cancel(struct pending *p)
+{
+    struct generation *g = (struct generation *)p;
+
+    g->late = !p->gone;
+    cancel_turns(g);
+    if (p->gone && !in_flight(g) && (g->ended || g->sent == 0))
+        generation_destroy(g);
+}
+
+static bool remember_problem(struct generation *g, const struct problem *problem)
+{
+    if (g->problem.what == PROBLEM_NONE)
+        g->problem = *problem;
+    return false;
+}
+
+static bool no_memory(struct generation *g)
+{
+    struct problem problem;
+
+    problem_set(&problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the request");
+    return remember_problem(g, &problem);
+}
+
+/* Pool or loop. On failure g->error says why. */
+static void tokenize(struct pending *p)
+{
+    struct generation *g = (struct generation *)p;
+
+    for (int i = 0; i < g->params.prompts; i++) {
+        const struct prompt *prompt = &g->params.prompt[i];
+
+        if (prompt->text && !tokenizer_encode(p->api->tokenizer, prompt->text, prompt->len, true,
+                                              &g->tokens[i], &g->reply.prompt[i].lead, &g->error))
+            return;
+    }
+}
+
+/* A turn is the pattern of the params with a prompt of its own. */
+static bool fill_turn(struct turn *to, const struct turn *pattern)
+{
+    const struct sampling *s = &pattern->sampling;
+
+    *to = *pattern;
+    to->stop = calloc((size_t)pattern->stops + 1, sizeof(*to->stop));
+    to->stop_id = calloc((size_t)pattern->stop_ids + 1, sizeof(*to->stop_id));
+    to->sampling.bias = calloc((size_t)s->biases + 1, sizeof(*s->bias));
+    if (!to->stop || !to->stop_id || !to->sampling.bias)
+        return false; /* command_free() takes it half-built */
+    if (pattern->stops)
+        memcpy(to->stop, pattern->stop, (size_t)pattern->stops * sizeof(*to->stop));
+    if (pattern->stop_ids)
+        memcpy(to->stop_id, pattern->stop_id, (size_t)pattern->stop_ids * sizeof(*to->stop_id));
+    if (s->biases)
+        memcpy(to->sampling.bias, s->bias, (size_t)s->biases * sizeof(*s->bias));
+    return true;
+}
+
+/* The text of a prompt as the answer repeats it. */
+static bool fill_echo(struct generation *g, int i)
+{
+    const struct prompt *prompt = &g->params.prompt[i];
+    struct text_buffer *to = &g->reply.prompt[i].text;
+    struct detokenizer d;
+
+    if (prompt->text)
+        return text_buffer_append(to, prompt->text, prompt->len);
+    detokenizer_init(&d, g->base.api->tokenizer, g->params.turn.special);
+    for (size_t k = 0; k < g->tokens[i].count; k++)
+        if (!detokenizer_add(&d, g->tokens[i].id[k], to))
+            return false;
+    return detokenizer_finish(&d, to);
+}
+
+/* One prompt's turn, ready to go. */
+static bool build_command(struct generation *g, int i)
+{
+    int max_prompt = g->base.api->options->max_prompt;
+    struct token_list *tokens = &g->tokens[i];
+    struct command *c;
+    struct problem problem;
+
+    if (tokens->count > (size_t)max_prompt) {
+        problem_set(&problem, PROBLEM_PROMPT_TOO_LONG, "prompt",
+                    "the prompt has %zu tokens; this server takes at most %d", tokens->count,
+                    max_prompt);
+        return remember_problem(g, &problem);
+    }
+    if (g->params.echo && !fill_echo(g, i))
+        return no_memory(g);
+    c = g->command[i] = command_create(COMMAND_TURN, &g->base);
+    if (!c || !fill_turn(&c->turn, &g->params.turn))
+        return no_memory(g);
+    c->session = c->turn.session;
+    c->turn.lead = g->reply.prompt[i].lead;
+    c->turn.prompt = tokens->id;
+    c->turn.prompt_len = tokens->count;
+    *tokens = (struct token_list){ 0 };
+    return true;
+}
+
+/* The tokens are there: every prompt's turn goes down, or none that is not yet on its way. */
+static void send_turns(struct pending *p)
+{
+    struct generation *g = (struct generation *)p;
+    struct problem problem;
+
+    if (g->error.code != ERR_NONE) {
+        problem_from_error(&problem, &g->error);
+        generation_refuse(g, &problem);
+        return;
+    }
+    if (p->gone || g->late) {
+        problem_set(&problem, PROBLEM_SHUTTING_DOWN, NULL, "the request ran out of time");
+        generation_refuse(g, &problem);
+        return;
+    }
+    for (int i = 0; i < g->params.prompts; i++) {
+        if (!build_command(g, i)) {
+            generation_refuse(g, &g->problem);
+            return;
+        }
+    }
+    while (g->sent < g->params.prompts) {
+        if (!engine_send(p->api->engine, g->command[g->sent])) {
+            problem_set(&problem, PROBLEM_QUEUE_FULL, NULL, "the queue is full");
+            remember_problem(g, &problem);
+            break;
+        }
+        g->sent++;
+    }
+    if (g->sent == 0)
+        generation_refuse(g, &g->problem);
+    else if (g->sent < g->params.prompts)
+        cancel_turns(g);
+}
+
+void generation_start(struct generation *g, const struct reply_shape *shape)
+{
+    struct api *api = g->base.api;
+    struct generation_params *params = &g->params;
+    size_t bytes = 0;
+    bool room = reply_init(&g->reply, shape, params->prompts, params->turn.choices);
+
+    g->reply.tokenizer = api->tokenizer;
+    g->reply.model = api->model_name;
+    g->reply.fingerprint = api->model->fingerprint;
+    g->reply.logprobs = params->turn.logprobs >= 0;
+    g->reply.include_usage = params->include_usage;
+    g->reply.special = params->turn.special;
+    g->tokens = calloc((size_t)params->prompts, sizeof(*g->tokens));
+    g->command = calloc((size_t)params->prompts, sizeof(struct command *));
+    if (!room || !g->tokens || !g->command) {
+        no_memory(g);
+        generation_refuse(g, &g->problem);
+        return;
+    }
+    for (int i = 0; i < params->prompts; i++) {
+        struct prompt *prompt = &params->prompt[i];
+
+        bytes += prompt->len;
+        g->tokens[i] = (struct token_list){ prompt->id, prompt->ids, prompt->ids };
+        prompt->id = NULL;
+    }
+    if (api->options->request_seconds > 0)
+        g->base.deadline = api_now() + api->options->request_seconds;
+    if (bytes > INLINE_BYTES) {
+        pending_work(&g->base, tokenize, send_turns);
+    } else {
+        tokenize(&g->base);
+        send_turns(&g->base);
+    }
+}
+
+/* Every turn is back. The answers' numbers are added up, what never finished was cut. */
+static void sum_up(struct generation *g)
+{
+    struct reply *r = &g->reply;
+
+    for (int i = 0; i < g->sent; i++) {
+        const struct turn *t = &g->command[i]->turn;
+
+        r->prompt_tokens += t->prompt_tokens;
+        r->cached_tokens += t->cached_tokens;
+        r->completion_tokens += t->completion_tokens;
+        if (t->session.text[0] && t->info.id.text[0])
+            r->session = &t->info;
+    }
+    for (int i = 0; i < r->prompts * r->n; i++)
+        if (r->choice[i].finish == FINISH_NONE)
+            r->choice[i].finish = FINISH_LENGTH;
+}
+
+static void complete(struct generation *g)
+{
+    struct json_out out;
+    struct text_buffer body = { 0 };
+
+    if (g->base.gone) {
+        generation_destroy(g);
+        return;
+    }
+    if (g->late && g->problem.what == PROBLEM_CANCELLED)
+        g->problem.what = PROBLEM_NONE; /* the answer is what there was time for */
+    sum_up(g);
+    if (g->streaming || (g->params.stream && g->problem.what == PROBLEM_NONE)) {
+        stream_complete(g);
+        return;
+    }
+    if (g->problem.what != PROBLEM_NONE) {
+        generation_refuse(g, &g->problem);
+        return;
+    }
+    json_out_init(&out, &body);
+    g->reply.shape->whole(&g->reply, &out);
+    api_reply_json(&g->base, &out);
+    generation_destroy(g);
+}
+
+static void take_answer(struct generation *g, struct command *c)
+{
+    struct turn *t = &c->turn;
+
+    g->answered++;
+    if (c->problem.what != PROBLEM_NONE) {
+        /* The client named no version: for it somebody else's turn was in the way. */
+        if (c->problem.what == PROBLEM_VERSION_MISMATCH && g->seen_version)
+            problem_set(&c->problem, PROBLEM_SESSION_BUSY, NULL,
+                        "another turn of session %s came in between", t->session.text);
+        remember_problem(g, &c->problem);
+        if (!g->late)
+            cancel_turns(g);
+    }
+    if (g->answered == g->sent)
+        complete(g);
+}
+
+void generation_take(struct pending *p, struct event *e)
+{
+    struct generation *g = (struct generation *)p;
+    struct reply_choice *choice;
+    int i = 0;
+
+    if (e->kind == EVENT_ANSWER) {
+        take_answer(g, e->command);
+        return;
+    }
+    if (p->gone || g->lost)
+        return;
+    while (g->command[i] != e->command)
+        i++;
+    choice = &g->reply.choice[i * g->reply.n + e->choice];
+    if (e->kind == EVENT_FINISH) {
+        choice->finish = e->finish;
+        if (g->params.stream && e->finish != FINISH_FAILED)
+            stream_finish_choice(g, i * g->reply.n + e->choice);
+        return;
+    }
+    if (e->prompt) {
+        /* All choices share the prompt: its scores count once. */
+        if (e->choice == 0 && g->params.turn.score &&
+            !scores_add(&g->reply.prompt[i].scores, e->score, 1))
+            no_memory(g);
+        return;
+    }
+    if (g->params.stream)
+        stream_text(g, i * g->reply.n + e->choice, e);
+    else if (!text_buffer_append(&choice->text, e->text.bytes, e->text.len) ||
+             (e->score && !scores_add(&choice->scores, e->score, 1)))
+        no_memory(g);
+}

@@ -1,0 +1,64 @@
+/* health.c - /health, /ready and /version.
+ *
+ * Health is about being alive: it fails when the engine's thread has not turned its loop
+ * for HEARTBEAT_SECONDS, however well this thread still answers. Readiness is about taking
+ * new work: it fails while the server drains. */
+#include "models/model.h"
+#include "server/api/api.h"
+#include "server/engine/engine.h"
+#include "server/http/http.h"
+
+enum { HEARTBEAT_SECONDS = 10 }; /* a step on a slow machine may take seconds; idle beats 0.1 */
+
+static void answer_status(struct exchange *x, int status, const char *word)
+{
+    struct text_buffer body = { 0 };
+    struct json_out out;
+
+    json_out_init(&out, &body);
+    json_open(&out, '{');
+    json_key(&out, "status");
+    json_string(&out, word);
+    json_close(&out, '}');
+    exchange_set_header(x, "cache-control", "no-store");
+    api_answer_json(x, status, &out);
+}
+
+void health_get(struct exchange *x, void *app)
+{
+    struct api *api = app;
+    double age = api_now() - engine_counters(api->engine).heartbeat;
+
+    if (age < HEARTBEAT_SECONDS)
+        answer_status(x, 200, "ok");
+    else
+        answer_status(x, 503, "stalled");
+}
+
+void ready_get(struct exchange *x, void *app)
+{
+    const struct api *api = app;
+
+    if (api->draining)
+        answer_status(x, 503, "draining");
+    else
+        answer_status(x, 200, "ready");
+}
+
+void version_get(struct exchange *x, void *app)
+{
+    const struct api *api = app;
+    struct text_buffer body = { 0 };
+    struct json_out out;
+
+    json_out_init(&out, &body);
+    json_open(&out, '{');
+    json_key(&out, "version");
+    json_string(&out, EDDY_VERSION);
+    json_key(&out, "model");
+    json_string(&out, api->model_name);
+    json_key(&out, "architecture");
+    json_string(&out, api->model->architecture);
+    json_close(&out, '}');
+    api_answer_json(x, 200, &out);
+}

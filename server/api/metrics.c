@@ -1,0 +1,151 @@
+#include "server/api/metrics.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "models/text/text_buffer.h"
+#include "server/api/api.h"
+#include "server/engine/engine.h"
+#include "server/http/http.h"
+
+void metrics_count(struct metrics *m, const char *route, int status, double seconds, uint64_t bytes)
+{
+    int i = 0;
+
+    m->requests++;
+    m->request_seconds += seconds;
+    m->response_bytes += bytes;
+    while (i < m->rows && (m->row[i].status != status || strcmp(m->row[i].route, route) != 0))
+        i++;
+    if (i == METRICS_ROWS)
+        return;
+    if (i == m->rows)
+        m->row[m->rows++] = (struct metrics_row){ .route = route, .status = status };
+    m->row[i].count++;
+}
+
+struct page {
+    struct text_buffer text;
+    bool failed;
+};
+
+__attribute__((format(printf, 2, 3))) static void put(struct page *p, const char *fmt, ...)
+{
+    char line[512];
+    va_list args;
+    int len;
+
+    va_start(args, fmt);
+    len = vsnprintf(line, sizeof(line), fmt, args);
+    va_end(args);
+    if (len < 0 || (size_t)len >= sizeof(line) || !text_buffer_append(&p->text, line, (size_t)len))
+        p->failed = true;
+}
+
+static void head(struct page *p, const char *name, const char *type, const char *help)
+{
+    put(p, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, type);
+}
+
+static void put_count(struct page *p, const char *name, const char *help, uint64_t value)
+{
+    head(p, name, "counter", help);
+    put(p, "%s %llu\n", name, (unsigned long long)value);
+}
+
+static void put_gauge(struct page *p, const char *name, const char *help, double value)
+{
+    head(p, name, "gauge", help);
+    put(p, "%s %.15g\n", name, value);
+}
+
+static void put_histogram(struct page *p, const char *name, const char *help,
+                          const struct engine_histogram *h)
+{
+    uint64_t below = 0;
+
+    head(p, name, "histogram", help);
+    for (int i = 0; i < ENGINE_BUCKETS; i++) {
+        below += h->bucket[i];
+        put(p, "%s_bucket{le=\"%g\"} %llu\n", name, engine_bucket_bound[i],
+            (unsigned long long)below);
+    }
+    put(p, "%s_bucket{le=\"+Inf\"} %llu\n", name, (unsigned long long)h->count);
+    put(p, "%s_sum %.9g\n%s_count %llu\n", name, h->sum, name, (unsigned long long)h->count);
+}
+
+static void put_engine(struct page *p, const struct engine_counters *c)
+{
+    put_gauge(p, "eddy_turns_running", "Sequences that are being computed.", c->running);
+    put_gauge(p, "eddy_turns_queued", "Turns that wait for a state slot.", c->queued);
+    put_gauge(p, "eddy_batch_sequences", "Sequences in the newest step.", c->batch);
+    put_gauge(p, "eddy_sessions", "Sessions alive.", c->sessions);
+    put_gauge(p, "eddy_snapshots", "Snapshots kept.", c->snapshots);
+    put_gauge(p, "eddy_slots", "State slots on the device.", c->slots);
+    put_gauge(p, "eddy_slots_used", "State slots in use.", c->slots_used);
+    head(p, "eddy_state_bytes", "gauge", "Bytes of states by tier.");
+    put(p, "eddy_state_bytes{tier=\"device\"} %zu\n", c->device_bytes);
+    put(p, "eddy_state_bytes{tier=\"host\"} %zu\n", c->host_bytes);
+    put_gauge(p, "eddy_session_state_bytes", "Bytes of one session's state.",
+              (double)c->state_bytes);
+    put_count(p, "eddy_prompt_tokens_total", "Prompt tokens taken in.", c->prompt_tokens);
+    put_count(p, "eddy_cached_tokens_total", "Context tokens that a state spared.",
+              c->cached_tokens);
+    put_count(p, "eddy_completion_tokens_total", "Tokens drawn.", c->completion_tokens);
+    put_count(p, "eddy_steps_total", "Forward steps.", c->steps);
+    put_count(p, "eddy_rows_total", "Tokens that went through a forward step.", c->rows);
+    put_count(p, "eddy_state_parks_total", "States moved from the device to the host.", c->parks);
+    put_count(p, "eddy_state_unparks_total", "States moved back to the device.", c->unparks);
+    put_count(p, "eddy_slots_zeroed_total", "Slots cleared for a new state.", c->slots_zeroed);
+    head(p, "eddy_turns_total", "counter", "Turns by their end.");
+    put(p, "eddy_turns_total{end=\"finished\"} %llu\n", (unsigned long long)c->turns_finished);
+    put(p, "eddy_turns_total{end=\"failed\"} %llu\n", (unsigned long long)c->turns_failed);
+    put(p, "eddy_turns_total{end=\"cancelled\"} %llu\n", (unsigned long long)c->turns_cancelled);
+    put_histogram(p, "eddy_first_token_seconds", "From a turn's arrival to its first token.",
+                  &c->first_token);
+    put_histogram(p, "eddy_between_tokens_seconds", "From one token of a turn to the next.",
+                  &c->between_tokens);
+    put_histogram(p, "eddy_step_seconds", "A forward step.", &c->step);
+}
+
+static void put_requests(struct page *p, const struct metrics *m)
+{
+    head(p, "eddy_requests_total", "counter", "Requests answered; status 499: the client left.");
+    for (int i = 0; i < m->rows; i++)
+        put(p, "eddy_requests_total{route=\"%s\",status=\"%d\"} %llu\n", m->row[i].route,
+            m->row[i].status, (unsigned long long)m->row[i].count);
+    head(p, "eddy_request_seconds", "summary", "From a request's first byte to its answer.");
+    put(p, "eddy_request_seconds_sum %.9g\neddy_request_seconds_count %llu\n", m->request_seconds,
+        (unsigned long long)m->requests);
+    put_count(p, "eddy_response_bytes_total", "Bytes of answers.", m->response_bytes);
+}
+
+static void put_connections(struct page *p, const struct http_counts *c)
+{
+    put_gauge(p, "eddy_connections", "Connections open.", (double)c->connections);
+    put_count(p, "eddy_connections_accepted_total", "Connections accepted.", c->accepted);
+    put_count(p, "eddy_connections_refused_total", "Connections over the limit.", c->refused);
+}
+
+void metrics_get(struct exchange *x, void *app)
+{
+    struct api *api = app;
+    struct engine_counters counters = engine_counters(api->engine);
+    struct http_counts counts = http_server_counts(api->http);
+    struct page page = { 0 };
+
+    head(&page, "eddy_build_info", "gauge", "What is running.");
+    put(&page, "eddy_build_info{version=\"%s\"} 1\n", EDDY_VERSION);
+    put_requests(&page, &api->metrics);
+    put_connections(&page, &counts);
+    put_engine(&page, &counters);
+    if (page.failed) {
+        free(page.text.bytes);
+        api_no_memory(x);
+        return;
+    }
+    exchange_reply_take(x, 200, "text/plain; version=0.0.4; charset=utf-8", page.text.bytes,
+                        page.text.len);
+}

@@ -1,0 +1,90 @@
+/* reply.h - a generated answer as data, and its two OpenAI shapes as JSON.
+ *
+ * A reply holds what turns have produced so far. Its shape (completions or chat) writes the
+ * whole answer, or one chunk of a stream at a time; nothing here knows a socket. Loop
+ * thread. */
+#ifndef SERVER_API_REPLY_H
+#define SERVER_API_REPLY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "server/api/json_out.h"
+#include "server/engine/command.h"
+
+struct tokenizer;
+
+/* A run of tokens with their probabilities. */
+struct scores {
+    struct token_score *item; /* owned */
+    size_t count, capacity;
+};
+
+/* One prompt of the request: what `echo` repeats. */
+struct reply_prompt {
+    struct text_buffer text; /* owned; empty without echo */
+    struct scores scores;    /* of its tokens, when they were asked for */
+    size_t lead;             /* leading tokens that have no text */
+};
+
+struct reply_choice {
+    struct text_buffer text; /* owned; a stream does not collect it */
+    struct scores scores;
+    enum finish finish;
+    bool begun, finished; /* the stream has its first chunk, its last */
+    size_t text_chars;    /* characters sent so far, for text_offset */
+};
+
+struct reply_shape;
+
+struct reply {
+    const struct reply_shape *shape;
+    const struct tokenizer *tokenizer; /* borrowed */
+    const char *model;                 /* borrowed */
+    const uint8_t *fingerprint;        /* 16 bytes, borrowed */
+    struct id id;
+    int64_t created;
+    bool logprobs, include_usage, special; /* special: their text is part of the answer */
+    struct reply_prompt *prompt;           /* [prompts], owned */
+    struct reply_choice *choice;           /* [prompts * n], owned */
+    int prompts, n;
+    size_t prompt_tokens, cached_tokens, completion_tokens;
+    const struct session_info *session; /* after the turn, borrowed; NULL without one */
+};
+
+/* One piece of a stream; text and scores are borrowed. */
+struct reply_piece {
+    int choice;
+    const char *text;
+    size_t len;
+    const struct token_score *score;
+    size_t scores;
+    bool opening;       /* the first piece of its choice */
+    bool prompt;        /* an echo: the scores are of the prompt */
+    enum finish finish; /* FINISH_NONE until the last piece */
+};
+
+struct reply_shape {
+    const char *id_prefix;
+    void (*whole)(struct reply *r, struct json_out *o);
+    void (*chunk)(struct reply *r, const struct reply_piece *piece, struct json_out *o);
+    /* The extra chunk of include_usage. */
+    void (*usage)(struct reply *r, struct json_out *o);
+};
+
+extern const struct reply_shape reply_completion, reply_chat;
+
+/* Prepares r for `prompts` prompts of n choices, with a fresh id. false: no memory. */
+bool reply_init(struct reply *r, const struct reply_shape *shape, int prompts, int n);
+void reply_finish(struct reply *r);
+
+bool scores_add(struct scores *to, const struct token_score *from, size_t n);
+
+/* Parts that both shapes share. */
+void reply_head(const struct reply *r, const char *object, struct json_out *o);
+void reply_usage(const struct reply *r, struct json_out *o);   /* the value */
+void reply_session(const struct reply *r, struct json_out *o); /* key and value, or nothing */
+const char *reply_finish_name(enum finish f);                  /* NULL: not finished */
+
+#endif

@@ -1,0 +1,171 @@
+#include "server/api/stream.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/limits.h"
+#include "models/text/text_buffer.h"
+#include "server/api/generation.h"
+#include "server/http/http.h"
+
+enum { HELD_BYTES = 4 * LIMIT_WRITE_QUEUE_BYTES };
+
+static void emit(struct generation *g, const char *data, size_t len)
+{
+    struct exchange *x = g->base.exchange;
+
+    if (g->base.gone || g->lost)
+        return;
+    if (!g->streaming) {
+        exchange_set_header(x, "cache-control", "no-store");
+        exchange_stream(x, 200, "text/event-stream");
+        g->streaming = true;
+    }
+    if (g->held.len == 0 && exchange_backlog(x) <= LIMIT_WRITE_QUEUE_BYTES) {
+        exchange_event(x, data, len);
+        g->base.dirty = true;
+        return;
+    }
+    if (g->held.len + len <= HELD_BYTES && text_buffer_append(&g->held, "data: ", 6) &&
+        text_buffer_append(&g->held, data, len) && text_buffer_append(&g->held, "\n\n", 2))
+        return;
+    g->lost = true;
+    g->base.cancel(&g->base);
+}
+
+static void emit_chunk(struct generation *g, const struct reply_piece *piece)
+{
+    struct json_out out;
+
+    g->chunk.len = 0;
+    json_out_init(&out, &g->chunk);
+    g->reply.shape->chunk(&g->reply, piece, &out);
+    if (json_out_ok(&out)) {
+        emit(g, g->chunk.bytes, g->chunk.len);
+        return;
+    }
+    g->lost = true; /* a gap must not look like an answer */
+    g->base.cancel(&g->base);
+}
+
+/* The first piece of a choice: the role of a chat, the echo of a completion. */
+static void begin_choice(struct generation *g, int index)
+{
+    const struct reply_prompt *p = &g->reply.prompt[index / g->reply.n];
+    struct reply_choice *c = &g->reply.choice[index];
+
+    if (c->begun)
+        return;
+    c->begun = true;
+    if (g->params.turn.chat || g->params.echo)
+        emit_chunk(g, &(struct reply_piece){ .choice = index,
+                                             .text = p->text.len ? p->text.bytes : "",
+                                             .len = p->text.len,
+                                             .score = p->scores.item,
+                                             .scores = p->scores.count,
+                                             .opening = true,
+                                             .prompt = true });
+}
+
+void stream_text(struct generation *g, int choice, const struct event *e)
+{
+    begin_choice(g, choice);
+    if (e->text.len == 0 && !e->score)
+        return;
+    emit_chunk(g, &(struct reply_piece){ .choice = choice,
+                                         .text = e->text.len ? e->text.bytes : "",
+                                         .len = e->text.len,
+                                         .score = e->score,
+                                         .scores = e->score != NULL });
+}
+
+static void last_chunk(struct generation *g, int choice)
+{
+    begin_choice(g, choice);
+    emit_chunk(g, &(struct reply_piece){
+                      .choice = choice, .text = "", .finish = g->reply.choice[choice].finish });
+}
+
+/* A session's turn is not done before it is committed: its last chunk waits for the answer,
+ * and so does that of a turn that was cut, whose reason is not known yet. */
+void stream_finish_choice(struct generation *g, int choice)
+{
+    enum finish f = g->reply.choice[choice].finish;
+
+    if (g->params.turn.session.text[0] || (f != FINISH_STOP && f != FINISH_LENGTH))
+        return;
+    last_chunk(g, choice);
+    g->reply.choice[choice].finished = true;
+}
+
+static void emit_problem(struct generation *g)
+{
+    const struct problem_row *row = problem_row(g->problem.what);
+    struct json_out out;
+
+    g->chunk.len = 0;
+    json_out_init(&out, &g->chunk);
+    json_open(&out, '{');
+    json_key(&out, "error");
+    json_open(&out, '{');
+    json_key(&out, "message");
+    json_string(&out, g->problem.message);
+    json_key(&out, "type");
+    json_string(&out, row->type);
+    json_key(&out, "param");
+    json_string(&out, g->problem.param[0] ? g->problem.param : NULL);
+    json_key(&out, "code");
+    json_string(&out, row->code);
+    json_close(&out, '}');
+    json_close(&out, '}');
+    if (json_out_ok(&out))
+        emit(g, g->chunk.bytes, g->chunk.len);
+}
+
+static void end(struct generation *g)
+{
+    struct exchange *x = g->base.exchange;
+
+    exchange_watch(x, NULL, NULL, NULL);
+    g->base.exchange = NULL;
+    exchange_end(x, !g->lost);
+    generation_destroy(g);
+}
+
+void stream_complete(struct generation *g)
+{
+    struct json_out out;
+
+    if (g->problem.what != PROBLEM_NONE) {
+        emit_problem(g);
+    } else {
+        for (int i = 0; i < g->reply.prompts * g->reply.n; i++)
+            if (!g->reply.choice[i].finished)
+                last_chunk(g, i);
+        if (g->params.include_usage) {
+            g->chunk.len = 0;
+            json_out_init(&out, &g->chunk);
+            g->reply.shape->usage(&g->reply, &out);
+            if (json_out_ok(&out))
+                emit(g, g->chunk.bytes, g->chunk.len);
+        }
+        emit(g, "[DONE]", 6);
+    }
+    g->ended = true;
+    if (g->held.len == 0 || g->lost)
+        end(g);
+}
+
+void stream_drained(struct pending *p)
+{
+    struct generation *g = (struct generation *)p;
+
+    if (g->held.len == 0 || g->lost)
+        return;
+    exchange_write(p->exchange, g->held.bytes, g->held.len);
+    g->held.len = 0;
+    if (g->ended)
+        end(g);
+    else
+        exchange_flush(p->exchange);
+}

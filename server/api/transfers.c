@@ -1,0 +1,178 @@
+/* transfers.c - state files up and down: heads of sessions, and snapshots.
+ *
+ * The file form is written and proven in the libuv pool, for a state can have hundreds of
+ * megabytes and each byte is hashed. */
+#include <stdlib.h>
+
+#include "models/model.h"
+#include "models/text/tokenizer.h"
+#include "server/api/api.h"
+#include "server/api/objects.h"
+#include "server/api/pending.h"
+#include "server/api/verbs.h"
+#include "server/http/http.h"
+#include "server/state/format.h"
+
+struct transfer {
+    struct pending base;
+    struct command *command; /* ours, unless it is on its way */
+    struct problem problem;
+    void *file; /* a download's, owned */
+    size_t len;
+    const char *body; /* an upload's, the exchange's */
+};
+
+static void finish(struct transfer *t)
+{
+    command_free(t->command);
+    free(t->file);
+    pending_finish(&t->base);
+    free(t);
+}
+
+static struct transfer *create(struct api *api, struct exchange *x, struct command *c)
+{
+    struct transfer *t = calloc(1, sizeof(*t));
+
+    if (!t) {
+        command_free(c);
+        api_no_memory(x);
+        return NULL;
+    }
+    t->command = c;
+    pending_init(&t->base, api, x);
+    return t;
+}
+
+static void submit(struct transfer *t, void (*take)(struct pending *p, struct event *e))
+{
+    struct command *c = t->command;
+
+    t->command = NULL;
+    t->base.take = take;
+    if (pending_send(&t->base, c, &t->problem))
+        return;
+    pending_refuse(&t->base, &t->problem);
+    finish(t);
+}
+
+static void encode(struct pending *p)
+{
+    struct transfer *t = (struct transfer *)p;
+
+    format_encode(t->command->checkpoint, p->api->model, &t->file, &t->len, &t->problem);
+}
+
+static void encoded(struct pending *p)
+{
+    struct transfer *t = (struct transfer *)p;
+    struct text_buffer body = { t->file, t->len, t->len };
+
+    t->file = NULL;
+    if (body.bytes)
+        pending_reply(p, "application/octet-stream", &body);
+    else
+        pending_refuse(p, &t->problem);
+    finish(t);
+}
+
+static void take_exported(struct pending *p, struct event *e)
+{
+    struct transfer *t = (struct transfer *)p;
+
+    if (e->kind != EVENT_ANSWER)
+        return;
+    t->command = e->command;
+    if (!p->gone && t->command->problem.what == PROBLEM_NONE) {
+        pending_work(p, encode, encoded);
+        return;
+    }
+    pending_refuse(p, &t->command->problem);
+    finish(t);
+}
+
+static void download(struct exchange *x, struct api *api, struct command *c)
+{
+    struct transfer *t = c ? create(api, x, c) : NULL;
+
+    if (t)
+        submit(t, take_exported);
+}
+
+void session_state_get(struct exchange *x, void *app)
+{
+    download(x, app, verb_of_session(x, COMMAND_SESSION_EXPORT));
+}
+
+void snapshot_data(struct exchange *x, void *app)
+{
+    download(x, app, verb_of_snapshot(x, COMMAND_SNAPSHOT_EXPORT));
+}
+
+static void take_imported(struct pending *p, struct event *e)
+{
+    struct transfer *t = (struct transfer *)p;
+    struct text_buffer body = { 0 };
+    struct json_out out;
+
+    if (e->kind != EVENT_ANSWER)
+        return;
+    t->command = e->command;
+    if (t->command->problem.what != PROBLEM_NONE) {
+        pending_refuse(p, &t->command->problem);
+    } else {
+        json_out_init(&out, &body);
+        if (t->command->kind == COMMAND_SESSION_IMPORT)
+            put_session(&out, &t->command->sessions[0], p->api->model_name);
+        else
+            put_snapshot(&out, &t->command->snapshots[0]);
+        api_reply_json(p, &out);
+    }
+    finish(t);
+}
+
+static void decode(struct pending *p)
+{
+    struct transfer *t = (struct transfer *)p;
+
+    t->command->checkpoint = format_decode(t->body, t->len, p->api->model,
+                                           tokenizer_size(p->api->tokenizer), &t->problem);
+}
+
+static void decoded(struct pending *p)
+{
+    struct transfer *t = (struct transfer *)p;
+
+    if (!p->gone && t->command->checkpoint) {
+        submit(t, take_imported);
+        return;
+    }
+    pending_refuse(p, &t->problem);
+    finish(t);
+}
+
+/* The body stays where it is: an exchange that waits keeps it, even when its client left. */
+static void upload(struct exchange *x, struct api *api, struct command *c)
+{
+    struct transfer *t = c ? create(api, x, c) : NULL;
+
+    if (!t)
+        return;
+    t->body = exchange_body(x, &t->len);
+    pending_work(&t->base, decode, decoded);
+}
+
+void session_state_put(struct exchange *x, void *app)
+{
+    upload(x, app, verb_of_session(x, COMMAND_SESSION_IMPORT));
+}
+
+void snapshots_post(struct exchange *x, void *app)
+{
+    struct command *c = command_create(COMMAND_SNAPSHOT_IMPORT, NULL);
+
+    if (c)
+        upload(x, app, c);
+    else
+        api_no_memory(x);
+}

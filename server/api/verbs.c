@@ -1,0 +1,91 @@
+#include "server/api/verbs.h"
+
+#include <string.h>
+
+#include "server/api/api.h"
+#include "server/http/http.h"
+
+static struct command *refuse(struct exchange *x, const struct problem *problem, struct command *c)
+{
+    command_free(c);
+    exchange_refuse(x, problem);
+    return NULL;
+}
+
+static struct command *create(struct exchange *x, enum command_kind kind)
+{
+    struct command *c = command_create(kind, NULL);
+
+    if (!c)
+        api_no_memory(x);
+    return c;
+}
+
+struct command *verb_of_session(struct exchange *x, enum command_kind kind)
+{
+    struct command *c = create(x, kind);
+    struct problem problem;
+
+    if (!c)
+        return NULL;
+    /* No session can have a name that is none: the answer is that of an unknown one. */
+    if (!id_parse(&c->session, exchange_param(x, "id"))) {
+        problem_set(&problem, PROBLEM_SESSION_NOT_FOUND, NULL, "there is no such session");
+        return refuse(x, &problem, c);
+    }
+    if (!params_match(exchange_header(x, "if-match"), &c->has_expected_version,
+                      &c->expected_version, &problem))
+        return refuse(x, &problem, c);
+    return c;
+}
+
+struct command *verb_of_snapshot(struct exchange *x, enum command_kind kind)
+{
+    struct command *c = create(x, kind);
+    struct problem problem;
+
+    if (!c || id_parse(&c->snapshot, exchange_param(x, "id")))
+        return c;
+    problem_set(&problem, PROBLEM_SNAPSHOT_NOT_FOUND, NULL, "there is no such snapshot");
+    return refuse(x, &problem, c);
+}
+
+struct command *verb_with_body(struct exchange *x, struct api *api, enum session_verb verb,
+                               enum command_kind kind)
+{
+    struct params_context context = api_params(api, x);
+    struct command *c = verb == SESSION_CREATE ? create(x, kind) : verb_of_session(x, kind);
+    struct session_params s;
+    struct problem problem;
+    size_t len;
+    const char *body = exchange_body(x, &len);
+
+    if (!c)
+        return NULL;
+    if (!params_session(verb, body, len, &context, &s, &problem)) {
+        session_params_finish(&s);
+        return refuse(x, &problem, c);
+    }
+    if (verb == SESSION_CREATE)
+        c->session = s.id;
+    c->snapshot = s.snapshot;
+    c->has_seed = s.has_seed;
+    c->seed = s.seed;
+    c->has_ttl = s.has_ttl;
+    c->ttl = s.ttl;
+    c->metadata = s.metadata; /* moved */
+    c->count = s.n;
+    memcpy(c->label, s.label, sizeof(c->label));
+    return c;
+}
+
+struct command *verb_list(struct exchange *x, enum command_kind kind)
+{
+    struct command *c = create(x, kind);
+    struct problem problem;
+
+    if (!c || params_page(exchange_query(x, "limit"), exchange_query(x, "after"), &c->count,
+                          &c->after, &problem))
+        return c;
+    return refuse(x, &problem, c);
+}

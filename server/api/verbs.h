@@ -1,0 +1,22 @@
+/* verbs.h - from a request on sessions or snapshots to its command. Loop thread only. */
+#ifndef SERVER_API_VERBS_H
+#define SERVER_API_VERBS_H
+
+#include "server/api/params.h"
+#include "server/engine/command.h"
+
+struct api;
+struct exchange;
+
+/* Each gives a command for api_ask(), or NULL when the exchange is refused already. */
+
+/* Of the session, or the snapshot, that the path names; If-Match is the expected version. */
+struct command *verb_of_session(struct exchange *x, enum command_kind kind);
+struct command *verb_of_snapshot(struct exchange *x, enum command_kind kind);
+/* The body's fields; the session is the path's unless the verb creates one. */
+struct command *verb_with_body(struct exchange *x, struct api *api, enum session_verb verb,
+                               enum command_kind kind);
+/* A page: ?limit= and ?after=. */
+struct command *verb_list(struct exchange *x, enum command_kind kind);
+
+#endif
