@@ -123,7 +123,7 @@ static void *run(void *arg)
 
 int engine_max_logits(const struct engine_options *options)
 {
-    return options->max_batch + SCORE_ROWS;
+    return options->max_batch + ENGINE_SCORE_ROWS;
 }
 
 static bool start(struct engine *e, struct error *err)

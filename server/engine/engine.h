@@ -29,6 +29,11 @@ struct engine_options {
     double session_ttl; /* seconds a session lives untouched; 0: for ever */
 };
 
+/* Logits of a step for scoring prompts, beside one per sequence: a model that is given to
+ * engine_create() has max_rows of row_budget and max_logits of max_batch + this. row_budget
+ * is above max_batch. */
+enum { ENGINE_SCORE_ROWS = 64 };
+
 enum { ENGINE_BUCKETS = 16 };
 
 /* Upper bounds in seconds: 0.0005 1 2.5 5 ... as in histogram_bounds. */

@@ -96,8 +96,6 @@ struct step {
     struct sample_result *result; /* [max_logits] */
 };
 
-enum { SCORE_ROWS = 64 }; /* logits of a step for scoring prompts, beside one per sequence */
-
 struct engine {
     struct model *model;               /* borrowed */
     struct backend *backend;           /* borrowed */

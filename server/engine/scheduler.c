@@ -141,7 +141,7 @@ static size_t row_limit(const struct pick *p)
     size_t n = left(p);
     bool scored = p->sequence->job->command->turn.score && !is_decoding(p->sequence);
 
-    return scored && n > SCORE_ROWS ? SCORE_ROWS : n;
+    return scored && n > ENGINE_SCORE_ROWS ? ENGINE_SCORE_ROWS : n;
 }
 
 /* Sequences beyond the first that score wait: one step scores for one of them. */

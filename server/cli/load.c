@@ -1,0 +1,41 @@
+#include "server/cli/load.h"
+
+#include <unistd.h>
+
+#include "config/options.h"
+#include "kernels/backend.h"
+#include "models/text/tokenizer.h"
+
+#define DEMO_NAME "eddy-tales"
+
+/* Both folders come from the build: the source tree's for a checkout, else the installed. */
+const char *model_path(const struct options *o)
+{
+    if (o->model)
+        return o->model;
+    return access(EDDY_DEMO_DIR "/config.json", R_OK) == 0 ? EDDY_DEMO_DIR : EDDY_SHARE_DIR;
+}
+
+bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
+                 struct error *err)
+{
+    const struct backend_options backend = { .threads = o->threads, .isa = o->isa };
+
+    *l = (struct loaded){ 0 };
+    l->backend = backend_open_cpu(&backend, err);
+    if (!l->backend)
+        return false;
+    l->model = model_open(model_path(o), l->backend, sizes, err);
+    if (!l->model)
+        return false;
+    l->name = o->model_name ? o->model_name : o->model ? model_info(l->model)->name : DEMO_NAME;
+    l->tokenizer = tokenizer_open(model_path(o), model_info(l->model)->vocab, err);
+    return l->tokenizer != NULL;
+}
+
+void loaded_finish(struct loaded *l)
+{
+    tokenizer_close(l->tokenizer);
+    model_close(l->model);
+    backend_close(l->backend);
+}

@@ -1,0 +1,29 @@
+/* load.h - what every command that computes needs: a backend, a model, its tokenizer. */
+#ifndef SERVER_CLI_LOAD_H
+#define SERVER_CLI_LOAD_H
+
+#include <stdbool.h>
+
+#include "models/model.h"
+
+struct backend;
+struct error;
+struct options;
+struct tokenizer;
+
+struct loaded {
+    struct backend *backend;
+    struct model *model;
+    struct tokenizer *tokenizer;
+    const char *name; /* the model's in the API; borrowed from options or the model */
+};
+
+/* The model's folder or file: the option's, or the demonstration model's. */
+const char *model_path(const struct options *o);
+
+/* ERR_INPUT, ERR_FORMAT, ERR_IO, ERR_NOMEM; loaded_finish() in both cases. */
+bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
+                 struct error *err);
+void loaded_finish(struct loaded *l);
+
+#endif

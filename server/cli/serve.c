@@ -1,0 +1,103 @@
+/* serve.c - eddy serve: load, listen, say so, serve until told to stop. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/error.h"
+#include "config/log.h"
+#include "config/options.h"
+#include "kernels/backend.h"
+#include "server/cli/cli.h"
+#include "server/cli/load.h"
+#include "server/engine/engine.h"
+#include "server/server.h"
+
+static enum log_level level_of(const char *name)
+{
+    static const char *const names[] = {
+        [LOG_DEBUG] = "debug", [LOG_INFO] = "info", [LOG_WARN] = "warn", [LOG_ERROR] = "error"
+    };
+    int i = LOG_ERROR;
+
+    while (i > LOG_DEBUG && strcmp(name, names[i]) != 0)
+        i--;
+    return (enum log_level)i;
+}
+
+/* 1.7 M, 900 k: three digits and a unit of a thousand each. */
+static void scaled(char *text, size_t size, double n)
+{
+    static const char *const unit[] = { "", "k", "M", "G", "T" };
+    size_t i = 0;
+
+    for (; n >= 999.5 && i + 1 < sizeof(unit) / sizeof(unit[0]); i++)
+        n /= 1000;
+    snprintf(text, size, n < 9.95 && i > 0 ? "%.1f %s" : "%.0f %s", n, unit[i]);
+}
+
+static void announce(const struct options *o, const struct loaded *l, int port)
+{
+    const struct model_info *m = model_info(l->model);
+    bool v6 = strchr(o->host, ':') != NULL;
+    char url[256], parameters[32], state[32];
+
+    snprintf(url, sizeof(url), "http://%s%s%s:%d", v6 ? "[" : "", o->host, v6 ? "]" : "", port);
+    scaled(parameters, sizeof(parameters), (double)m->parameters);
+    scaled(state, sizeof(state), (double)m->layout.bytes);
+    printf("eddy is ready on %s (%s, %s, %s parameters, %sB of state per session, %s %s)\n\n"
+           "A completion, a stream, and a session of two turns:\n\n"
+           "  curl %s/v1/completions -H 'Content-Type: application/json' \\\n"
+           "    -d '{\"prompt\":\"Once upon a time\",\"max_tokens\":60}'\n\n"
+           "  curl -N %s/v1/completions -H 'Content-Type: application/json' \\\n"
+           "    -d '{\"prompt\":\"Once upon a time\",\"max_tokens\":60,\"stream\":true}'\n\n"
+           "  curl %s/v1/sessions -H 'Content-Type: application/json' -d '{\"id\":\"tale\"}'; \\\n"
+           "  for text in 'Once upon a time' ' The next day'; do \\\n"
+           "    curl %s/v1/completions -H 'Content-Type: application/json' \\\n"
+           "      -d \"{\\\"session_id\\\":\\\"tale\\\",\\\"prompt\\\":\\\"$text\\\","
+           "\\\"max_tokens\\\":40}\"; done\n\n",
+           url, l->name, m->architecture, parameters, state, l->backend->name, l->backend->detail,
+           url, url, url, url);
+    fflush(stdout);
+}
+
+static int fail(const struct error *err)
+{
+    fprintf(stderr, "eddy: %s\n", err->message);
+    return err->code == ERR_NOMEM ? EXIT_FAILURE : EXIT_USAGE;
+}
+
+static int serve(const struct options *o, struct loaded *l)
+{
+    const struct model_options sizes = { .max_rows = o->row_budget,
+                                         .max_logits = o->max_batch + ENGINE_SCORE_ROWS };
+    struct server_parts parts = { .options = o };
+    struct server *server;
+    struct error err = { 0 };
+
+    if (!loaded_init(l, o, &sizes, &err))
+        return fail(&err);
+    parts.model = l->model;
+    parts.backend = l->backend;
+    parts.tokenizer = l->tokenizer;
+    parts.model_name = l->name;
+    server = server_open(&parts, &err);
+    if (!server)
+        return fail(&err);
+    announce(o, l, server_port(server));
+    server_run(server);
+    server_close(server);
+    log_line(LOG_INFO, "stopped", NULL);
+    return EXIT_SUCCESS;
+}
+
+int cli_serve(const struct options *o)
+{
+    struct loaded l = { 0 };
+    int code;
+
+    log_configure(level_of(o->log_level), o->log_json);
+    code = serve(o, &l);
+    loaded_finish(&l);
+    return code;
+}

@@ -1,0 +1,54 @@
+/* main.c - the command line's first word decides. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "config/error.h"
+#include "config/limits.h"
+#include "config/options.h"
+#include "server/cli/cli.h"
+
+static int dispatch(const struct options *o)
+{
+    switch (o->command) {
+    case OPTIONS_SERVE:
+        return cli_serve(o);
+    case OPTIONS_RUN:
+        return cli_run(o);
+    case OPTIONS_INSPECT:
+        return cli_inspect(o);
+    case OPTIONS_BENCH:
+        return cli_bench(o);
+    case OPTIONS_HEALTH:
+        return cli_health(o);
+    case OPTIONS_HELP:
+        options_print_help(stdout);
+        break;
+    case OPTIONS_VERSION:
+        printf("eddy %s\n", EDDY_VERSION);
+        break;
+    case OPTIONS_PRINT_LIMITS:
+        limits_print(stdout);
+        break;
+    case OPTIONS_PRINT_CONFIG:
+        options_print_config(o, stdout);
+        break;
+    case OPTIONS_PRINT_OPTIONS:
+        options_print_table(stdout);
+        break;
+    }
+    return EXIT_SUCCESS;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options;
+    struct error err = { 0 };
+    int code = EXIT_USAGE;
+
+    if (options_init(&options, argc, argv, &err))
+        code = dispatch(&options);
+    else
+        fprintf(stderr, "eddy: %s\n", err.message);
+    options_finish(&options);
+    return code;
+}

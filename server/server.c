@@ -1,0 +1,260 @@
+#include "server/server.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "config/error.h"
+#include "config/log.h"
+#include "config/options.h"
+#include "models/model.h"
+#include "server/api/api.h"
+#include "server/engine/engine.h"
+#include "server/http/http.h"
+#include "server/state/format.h"
+
+enum { TICK_MS = 100, ABORT_SECONDS = 5 };
+
+#define JSON   "application/json"
+#define BINARY "application/octet-stream"
+
+/* A route whose body is a state takes as much as the model's largest file. */
+static const struct route routes[] = {
+    { METHOD_POST, "/v1/completions", completions_post, 0, JSON, false },
+    { METHOD_POST, "/v1/chat/completions", chat_post, 0, JSON, false },
+
+    { METHOD_POST, "/v1/sessions", sessions_post, 0, JSON, false },
+    { METHOD_GET, "/v1/sessions", sessions_list, 0, NULL, false },
+    { METHOD_GET, "/v1/sessions/{id}", session_get, 0, NULL, false },
+    { METHOD_DELETE, "/v1/sessions/{id}", session_delete, 0, NULL, false },
+    { METHOD_POST, "/v1/sessions/{id}/append", session_append, 0, JSON, false },
+    { METHOD_POST, "/v1/sessions/{id}/fork", session_fork, 0, JSON, false },
+    { METHOD_POST, "/v1/sessions/{id}/restore", session_restore, 0, JSON, false },
+    { METHOD_POST, "/v1/sessions/{id}/snapshots", session_snapshot, 0, JSON, false },
+    { METHOD_GET, "/v1/sessions/{id}/snapshots", session_snapshots, 0, NULL, false },
+    { METHOD_GET, "/v1/sessions/{id}/state", session_state_get, 0, NULL, false },
+    { METHOD_PUT, "/v1/sessions/{id}/state", session_state_put, 1, NULL, false },
+
+    { METHOD_GET, "/v1/snapshots", snapshots_list, 0, NULL, false },
+    { METHOD_POST, "/v1/snapshots", snapshots_post, 1, BINARY, false },
+    { METHOD_GET, "/v1/snapshots/{id}", snapshot_get, 0, NULL, false },
+    { METHOD_DELETE, "/v1/snapshots/{id}", snapshot_delete, 0, NULL, false },
+    { METHOD_GET, "/v1/snapshots/{id}/data", snapshot_data, 0, NULL, false },
+
+    { METHOD_GET, "/v1/models", models_list, 0, NULL, false },
+    { METHOD_GET, "/v1/models/{id}", model_get, 0, NULL, false },
+    { METHOD_POST, "/tokenize", tokenize_post, 0, JSON, false },
+    { METHOD_POST, "/detokenize", detokenize_post, 0, JSON, false },
+
+    { METHOD_GET, "/health", health_get, 0, NULL, true },
+    { METHOD_GET, "/ready", ready_get, 0, NULL, true },
+    { METHOD_GET, "/version", version_get, 0, NULL, true },
+    { METHOD_GET, "/metrics", metrics_get, 0, NULL, true },
+    { 0 }
+};
+
+enum { ROUTES = sizeof(routes) / sizeof(routes[0]) };
+
+struct server {
+    uv_loop_t loop;
+    uv_async_t wake;
+    uv_signal_t terminate, interrupt;
+    uv_timer_t tick;
+    bool looping; /* the handles are initialised */
+    struct route route[ROUTES];
+    struct api api;
+    double cancel_at, abort_at; /* while draining; 0: done */
+    bool drained;
+};
+
+static void engine_woke(void *arg)
+{
+    struct server *s = arg;
+
+    uv_async_send(&s->wake);
+}
+
+static void on_wake(uv_async_t *handle)
+{
+    struct server *s = handle->data;
+
+    api_pump(&s->api);
+}
+
+static void on_drained(void *arg)
+{
+    struct server *s = arg;
+
+    s->drained = true;
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct server *s = handle->data;
+    char seconds[16];
+
+    if (s->api.draining)
+        _exit(1); /* the operator is in a hurry */
+    snprintf(seconds, sizeof(seconds), "%d", s->api.options->drain_seconds);
+    log_line(LOG_INFO, "draining", "signal", strsignal(number), "seconds", seconds, NULL);
+    s->api.draining = true;
+    s->cancel_at = api_now() + s->api.options->drain_seconds;
+    s->abort_at = s->cancel_at + ABORT_SECONDS;
+    http_server_drain(s->api.http, on_drained, s);
+}
+
+static void on_tick(uv_timer_t *handle)
+{
+    struct server *s = handle->data;
+    double now = api_now();
+
+    api_check_deadlines(&s->api, now);
+    if (!s->api.draining)
+        return;
+    if (s->cancel_at && now >= s->cancel_at) {
+        s->cancel_at = 0;
+        api_cancel_all(&s->api);
+    }
+    if (s->abort_at && now >= s->abort_at) {
+        s->abort_at = 0;
+        http_server_abort(s->api.http);
+    }
+    if (s->drained && !s->api.pending && engine_idle(s->api.engine))
+        uv_stop(&s->loop);
+}
+
+static void on_answered(void *app, const struct exchange *x, int status, double seconds,
+                        size_t bytes)
+{
+    struct api *api = app;
+    char code[16], time[32];
+
+    metrics_count(&api->metrics, exchange_route(x), status, seconds, bytes);
+    snprintf(code, sizeof(code), "%d", status);
+    snprintf(time, sizeof(time), "%.6f", seconds);
+    log_line(status >= 500 ? LOG_WARN : LOG_DEBUG, "request", "id",
+             exchange_header(x, "x-request-id"), "method", exchange_method(x), "path",
+             exchange_path(x), "status", code, "seconds", time, NULL);
+}
+
+static bool start_loop(struct server *s, struct error *err)
+{
+    /* A closed pipe, terminal or full disk is an error of a call, not the end. */
+    static const int ignored[] = { SIGPIPE, SIGXFSZ, SIGHUP, SIGUSR1 };
+
+    for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
+        signal(ignored[i], SIG_IGN);
+    if (uv_loop_init(&s->loop) != 0)
+        return error_set(err, ERR_NOMEM, "no memory for the event loop");
+    uv_timer_init(&s->loop, &s->tick);
+    uv_signal_init(&s->loop, &s->terminate);
+    uv_signal_init(&s->loop, &s->interrupt);
+    s->tick.data = s->terminate.data = s->interrupt.data = s->wake.data = s;
+    if (uv_async_init(&s->loop, &s->wake, on_wake) != 0) {
+        uv_close((uv_handle_t *)&s->tick, NULL);
+        uv_close((uv_handle_t *)&s->terminate, NULL);
+        uv_close((uv_handle_t *)&s->interrupt, NULL);
+        uv_run(&s->loop, UV_RUN_DEFAULT);
+        uv_loop_close(&s->loop);
+        return error_set(err, ERR_IO, "no file descriptor is left for the event loop");
+    }
+    s->looping = true;
+    uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS);
+    uv_signal_start(&s->terminate, on_signal, SIGTERM);
+    uv_signal_start(&s->interrupt, on_signal, SIGINT);
+    return true;
+}
+
+static bool start_engine(struct server *s, const struct server_parts *parts, struct error *err)
+{
+    const struct options *o = parts->options;
+    const struct engine_options options = {
+        .slots = o->slots,
+        .max_batch = o->max_batch,
+        .row_budget = o->row_budget,
+        .max_queue = o->max_queue,
+        .max_sessions = o->max_sessions,
+        .host_bytes = o->host_memory,
+        .session_ttl = o->session_ttl,
+    };
+
+    s->api = (struct api){
+        .loop = &s->loop,
+        .options = o,
+        .model = model_info(parts->model),
+        .backend = parts->backend,
+        .tokenizer = parts->tokenizer,
+        .model_name = parts->model_name,
+        .started = (int64_t)time(NULL),
+    };
+    s->api.engine = engine_create(parts->model, parts->backend, parts->tokenizer, &options,
+                                  engine_woke, s, err);
+    return s->api.engine && api_choose_template(&s->api, err);
+}
+
+static bool listen_http(struct server *s, struct error *err)
+{
+    const struct options *o = s->api.options;
+    const struct http_options options = {
+        .host = o->host,
+        .port = o->port,
+        .max_connections = o->max_connections,
+        .routes = s->route,
+        .app = &s->api,
+        .answered = on_answered,
+    };
+
+    memcpy(s->route, routes, sizeof(routes));
+    for (int i = 0; i < ROUTES; i++)
+        if (s->route[i].max_body)
+            s->route[i].max_body = format_max_bytes(s->api.model);
+    s->api.http = http_server_open(&s->loop, &options, err);
+    return s->api.http != NULL;
+}
+
+struct server *server_open(const struct server_parts *parts, struct error *err)
+{
+    struct server *s = calloc(1, sizeof(*s));
+
+    if (!s) {
+        error_set(err, ERR_NOMEM, "no memory for the server");
+        return NULL;
+    }
+    if (!start_loop(s, err) || !start_engine(s, parts, err) || !listen_http(s, err)) {
+        server_close(s);
+        return NULL;
+    }
+    return s;
+}
+
+int server_port(const struct server *s)
+{
+    return http_server_port(s->api.http);
+}
+
+void server_run(struct server *s)
+{
+    uv_run(&s->loop, UV_RUN_DEFAULT);
+}
+
+void server_close(struct server *s)
+{
+    if (!s)
+        return;
+    if (s->api.http)
+        http_server_close(s->api.http);
+    engine_destroy(s->api.engine); /* before the handle that its thread signals */
+    if (s->looping) {
+        uv_close((uv_handle_t *)&s->wake, NULL);
+        uv_close((uv_handle_t *)&s->terminate, NULL);
+        uv_close((uv_handle_t *)&s->interrupt, NULL);
+        uv_close((uv_handle_t *)&s->tick, NULL);
+        uv_run(&s->loop, UV_RUN_DEFAULT);
+        uv_loop_close(&s->loop);
+    }
+    free(s);
+}
