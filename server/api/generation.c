@@ -1,4 +1,3 @@
-#include "models/text/text_buffer.h"
 #include "server/api/generation.h"
 
 #include <stdlib.h>
@@ -7,6 +6,7 @@
 #include "config/error.h"
 #include "config/options.h"
 #include "models/model.h"
+#include "models/text/text_buffer.h"
 #include "server/api/api.h"
 #include "server/api/stream.h"
 #include "server/engine/engine.h"
