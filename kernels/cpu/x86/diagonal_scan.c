@@ -10,12 +10,11 @@ struct scan_job {
     int blocks;
 };
 
-/* Adds a vector of the state of m channels, at n of N, to sum: one token. */
+/* Adds a vector of the state of m channels, `left` floats at n of N, to sum: one token. */
 INLINE void scan_vector(const struct diagonal_scan *p, float *h, const float *A, int m, int n,
-                        const float *dt, const float *dtx, vf B, vf C, vf sum[VW])
+                        int left, const float *dt, const float *dtx, vf B, vf C, vf sum[VW])
 {
-    const int left = p->N - n;
-
+    UNROLL
     for (int r = 0; r < m; r++) {
         const size_t at = (size_t)r * (size_t)p->N + (size_t)n;
         vf decay = v_exp(v_mul(v_set(dt[r]), v_load_n(A + at, left)));
@@ -34,6 +33,7 @@ static void scan_token(const struct diagonal_scan *p, float *h, size_t t, size_t
 
     v_store(dts, dt);
     v_store(dtxs, v_mul(dt, x));
+    UNROLL
     for (int r = 0; r < VW; r++)
         sum[r] = v_zero();
     for (int n = 0; n < p->N; n += VW) {
@@ -42,9 +42,9 @@ static void scan_token(const struct diagonal_scan *p, float *h, size_t t, size_t
         const float *A = p->A + c * (size_t)p->N;
 
         if (m == VW && p->N % VW == 0)
-            scan_vector(p, h, A, VW, n, dts, dtxs, B, C, sum);
+            scan_vector(p, h, A, VW, n, VW, dts, dtxs, B, C, sum);
         else
-            scan_vector(p, h, A, m, n, dts, dtxs, B, C, sum);
+            scan_vector(p, h, A, m, n, p->N - n, dts, dtxs, B, C, sum);
     }
 
     vf y = v_fma(v_load_n(p->D + c, m), x, v_reduce(sum));

@@ -18,23 +18,38 @@
 enum {
     V_PER_PANEL = PANEL / VW,
     ROWS_MAX = VW == 16 ? 12 : 6, /* rows of the largest tile */
-    TILE_PANELS_MAX = 8,
-    GROUP_PANELS = 8,          /* panels of one unit of a prefill */
-    GROUP_ROWS = 8 * ROWS_MAX, /* rows of one unit of a prefill */
-    BLOCK = 256,               /* columns whose widened weights stay in the cache */
-    X_LD = BLOCK + 16,         /* rows of a block of x must not share a cache set */
-    AHEAD = 1024,              /* bytes of a panel fetched ahead */
-    PRODUCTS_MAX = 16,         /* of one phase */
-    FEW_ROWS = 24,             /* a product of more is bound by arithmetic */
-    FEW_LD = 2 * TILE_PANELS_MAX * PANEL,
-    FEW_SUMS = (FEW_ROWS + ROWS_MAX) * FEW_LD
+    PANELS_MAX = 8,               /* panels of the largest tile */
+    BLOCK = 256,                  /* columns whose widened weights stay in the cache */
+    X_LD = BLOCK + 16,            /* rows of a block of x must not share a cache set */
+    AHEAD = 2048,                 /* bytes of a panel fetched ahead */
+    PRODUCTS_MAX = 16,            /* of one phase */
+
+    /* A unit of a product of few rows, and the distance between rows of its sums. */
+    FEW_ROWS = 48,
+    FEW_PANELS = 8,
+    FEW_LD = (FEW_PANELS + PANELS_MAX) * PANEL,
+    FEW_SUMS = (FEW_ROWS + ROWS_MAX) * FEW_LD,
+
+    /* A unit of a product of many. The tile of 6 rows has the most multiply-adds a load. */
+    MANY_ROWS = 192,
+    MANY_PANELS = 16,
+    MANY_TILE_ROWS = 6,
+    MANY_TILE_PANELS = 4, /* or a divisor of it */
+    MANY_LD = MANY_PANELS * PANEL,
+    MANY_SUMS = (MANY_ROWS + MANY_TILE_ROWS) * MANY_LD,
+    MANY_WEIGHTS = MANY_PANELS * PANEL * BLOCK
 };
+
+static int ceil_div(int a, int b)
+{
+    return (a + b - 1) / b;
+}
 
 /* Some columns of some panels against some rows. */
 struct tile {
-    const void *w[TILE_PANELS_MAX]; /* each panel's first column here */
-    const float *x; /* blocks of [rows, X_LD], or plainly the row if there is but one */
-    size_t x_block; /* floats between blocks */
+    const void *w[PANELS_MAX]; /* each panel's first column here */
+    const float *x;            /* blocks of [rows, X_LD], or plainly the row if there is but one */
+    size_t x_block;            /* floats between blocks */
     int columns;
     float *sum; /* [rows, panels * PANEL], in and out */
     size_t sum_ld;
@@ -54,7 +69,7 @@ INLINE void run_tile(const struct tile *tile, enum dtype dtype, int NV, int NR)
 {
     const int columns = tile->columns;
     const size_t column_bytes = PANEL * (dtype == DTYPE_F32 ? 4 : 2);
-    const char *w[TILE_PANELS_MAX];
+    const char *w[PANELS_MAX];
     vf sum[24], weight[8];
     size_t at = 0;
 
@@ -222,9 +237,7 @@ static int block_columns(const struct matrix *w, int column)
 /* How a unit's rows are cut: equal tiles, as few as there can be. */
 static const struct shape *shape_of(const struct unit *u)
 {
-    const int tiles = (u->rows + ROWS_MAX - 1) / ROWS_MAX;
-
-    return shape_for((u->rows + tiles - 1) / tiles);
+    return shape_for(ceil_div(u->rows, ceil_div(u->rows, ROWS_MAX)));
 }
 
 /* The product of a few rows: all columns in one go, and all rows with one group of panels
@@ -233,7 +246,7 @@ static void run_few(const struct unit *u, float *scratch)
 {
     const struct matrix *w = u->p->w;
     const struct shape *shape = shape_of(u);
-    const int last = u->panel + u->panels - 1, blocks = (w->cols + BLOCK - 1) / BLOCK;
+    const int last = u->panel + u->panels - 1, blocks = ceil_div(w->cols, BLOCK);
     const size_t tile_floats = (size_t)shape->rows * X_LD * (size_t)blocks;
     float *sum = scratch, *x = scratch + FEW_SUMS;
     struct tile tile = { .columns = w->cols, .sum_ld = FEW_LD };
@@ -273,8 +286,8 @@ static void run_block(const struct unit *u, int column, int columns, float *sum,
                       float *x)
 {
     const struct matrix *w = u->p->w;
-    const struct shape *shape = shape_of(u);
-    struct tile tile = { .x = x, .columns = columns, .sum_ld = GROUP_PANELS * PANEL };
+    const struct shape *shape = shape_for(MANY_TILE_ROWS);
+    struct tile tile = { .x = x, .columns = columns, .sum_ld = MANY_LD };
 
     if (w->dtype != DTYPE_F32)
         for (int i = 0; i < u->panels; i++)
@@ -297,24 +310,26 @@ static void run_block(const struct unit *u, int column, int columns, float *sum,
 
 static void run_many(const struct unit *u, float *scratch)
 {
-    const int cols = u->p->w->cols;
-    float *sum = scratch, *weights = sum + (GROUP_ROWS + ROWS_MAX) * GROUP_PANELS * PANEL;
-    float *x = weights + GROUP_PANELS * PANEL * BLOCK;
+    float *sum = scratch, *weights = sum + MANY_SUMS, *x = weights + MANY_WEIGHTS;
 
-    memset(sum, 0, (GROUP_ROWS + ROWS_MAX) * GROUP_PANELS * PANEL * sizeof(*sum));
-    for (int column = 0; column < cols; column += BLOCK)
+    memset(sum, 0, (size_t)(u->rows + MANY_TILE_ROWS) * MANY_LD * sizeof(*sum));
+    for (int column = 0; column < u->p->w->cols; column += BLOCK)
         run_block(u, column, block_columns(u->p->w, column), sum, weights, x);
-    finish_unit(u, sum, GROUP_PANELS * PANEL);
+    finish_unit(u, sum, MANY_LD);
 }
 
-static size_t scratch_floats(const struct unit *u)
+static bool is_few(const struct linear *p)
 {
-    const size_t blocks = ((size_t)u->p->w->cols + BLOCK - 1) / BLOCK;
+    return p->T <= FEW_ROWS;
+}
 
-    if (u->p->T <= FEW_ROWS)
+static size_t scratch_floats(const struct linear *p)
+{
+    const size_t blocks = (size_t)ceil_div(p->w->cols, BLOCK);
+
+    if (is_few(p))
         return FEW_SUMS + (FEW_ROWS + ROWS_MAX) * X_LD * blocks;
-    return (GROUP_ROWS + ROWS_MAX) * GROUP_PANELS * PANEL + GROUP_PANELS * PANEL * BLOCK +
-           ROWS_MAX * X_LD;
+    return MANY_SUMS + MANY_WEIGHTS + MANY_TILE_ROWS * X_LD;
 }
 
 /* A phase of products, cut into units: groups of panels times groups of rows. */
@@ -324,11 +339,6 @@ struct linear_job {
     int n, group;
 };
 
-static int ceil_div(int a, int b)
-{
-    return (a + b - 1) / b;
-}
-
 static int panel_groups(const struct linear_job *job, const struct linear *p)
 {
     return ceil_div(matrix_panels(p->w), job->group);
@@ -336,7 +346,15 @@ static int panel_groups(const struct linear_job *job, const struct linear *p)
 
 static int row_groups(const struct linear *p)
 {
-    return ceil_div(p->T, GROUP_ROWS);
+    return is_few(p) ? 1 : ceil_div(p->T, MANY_ROWS);
+}
+
+/* Rows of one group, whole tiles but for the last. */
+static int group_rows(const struct linear *p)
+{
+    const int rows = ceil_div(p->T, row_groups(p));
+
+    return is_few(p) ? rows : ceil_div(rows, MANY_TILE_ROWS) * MANY_TILE_ROWS;
 }
 
 /* Units of one product lie in order of their panels, so that the row groups which share
@@ -350,14 +368,14 @@ static struct unit find_unit(const struct linear_job *job, int index)
         p++;
     }
 
-    const int group_rows = ceil_div(p->T, row_groups(p));
+    const int rows = group_rows(p);
     struct unit u = { .p = p,
                       .panel = index / row_groups(p) * job->group,
-                      .t = index % row_groups(p) * group_rows };
+                      .t = index % row_groups(p) * rows };
 
     u.panels =
         matrix_panels(p->w) - u.panel < job->group ? matrix_panels(p->w) - u.panel : job->group;
-    u.rows = p->T - u.t < group_rows ? p->T - u.t : group_rows;
+    u.rows = p->T - u.t < rows ? p->T - u.t : rows;
     return u;
 }
 
@@ -365,11 +383,11 @@ static void run_unit(const void *arg, int index, int thread)
 {
     const struct linear_job *job = arg;
     const struct unit u = find_unit(job, index);
-    float *scratch = pool_scratch(job->q, thread, scratch_floats(&u) * sizeof(*scratch));
+    float *scratch = pool_scratch(job->q, thread, scratch_floats(u.p) * sizeof(*scratch));
 
     if (!scratch || u.rows <= 0)
         return;
-    if (u.p->T <= FEW_ROWS)
+    if (is_few(u.p))
         run_few(&u, scratch);
     else
         run_many(&u, scratch);
@@ -387,9 +405,11 @@ static int unit_count(const struct linear_job *job)
 /* The number of panels a unit takes that leaves the slowest thread the least to do. */
 static int balanced_group(struct linear_job job, int threads)
 {
-    int best = GROUP_PANELS, least = INT32_MAX;
+    const bool few = is_few(job.p);
+    const int largest = few ? FEW_PANELS : MANY_PANELS, step = few ? 2 : MANY_TILE_PANELS;
+    int best = largest, least = INT32_MAX;
 
-    for (job.group = GROUP_PANELS; job.group >= 2; job.group -= 2) {
+    for (job.group = largest; job.group >= step; job.group -= step) {
         int most = ceil_div(unit_count(&job), threads) * job.group;
 
         if (most < least) {
@@ -400,14 +420,17 @@ static int balanced_group(struct linear_job job, int threads)
     return best;
 }
 
+/* Products of few rows and of many are cut differently: a change of kind ends a phase. */
 void ISA(linear)(struct stream *q, const struct linear *p, int n)
 {
-    for (; n > 0; p += PRODUCTS_MAX, n -= PRODUCTS_MAX) {
-        struct linear_job job = { q, p, n < PRODUCTS_MAX ? n : PRODUCTS_MAX, GROUP_PANELS };
+    for (int phase; n > 0; p += phase, n -= phase) {
+        struct linear_job job = { .q = q, .p = p };
         size_t cost = 0;
 
-        for (int i = 0; i < job.n; i++)
-            cost += p[i].w->bytes / 4 * (size_t)(p[i].T + 1);
+        for (phase = 0; phase < n && phase < PRODUCTS_MAX && is_few(&p[phase]) == is_few(p);
+             phase++)
+            cost += p[phase].w->bytes / 4 * (size_t)(p[phase].T + 1);
+        job.n = phase;
         job.group = balanced_group(job, pool_threads(q));
         pool_run(q, unit_count(&job), cost, run_unit, &job);
     }

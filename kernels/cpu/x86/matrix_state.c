@@ -19,41 +19,47 @@ struct head {
     int V, K;
 };
 
-/* sum[r] = S[r] . x over m rows */
-INLINE vf rows_dot(const float *S, int K, int m, const float *x)
+/* sum[r] = S[r] . x over m rows. whole: K is a multiple of VW. */
+INLINE vf rows_dot(const float *S, int K, int m, bool whole, const float *x)
 {
     vf sum[VW];
 
+    UNROLL
     for (int r = 0; r < VW; r++)
         sum[r] = v_zero();
     for (int j = 0; j < K; j += VW) {
-        const vf xj = v_load_n(x + j, K - j);
+        const int left = whole ? VW : K - j;
+        const vf xj = v_load_n(x + j, left);
 
+        UNROLL
         for (int r = 0; r < m; r++)
-            sum[r] = v_fma(v_load_n(S + (size_t)r * (size_t)K + j, K - j), xj, sum[r]);
+            sum[r] = v_fma(v_load_n(S + (size_t)r * (size_t)K + j, left), xj, sum[r]);
     }
     return v_reduce(sum);
 }
 
-/* Rows i to i + m. K is a multiple of VW and m is VW, or this is the slow instance. */
-INLINE void step_rows(const struct head *h, float *S, int K, int i, int m, bool scalar_w,
+/* Rows i to i + m. All but h, S and i are constants in the fast instance. */
+INLINE void step_rows(const struct head *h, float *S, int i, int m, bool whole, bool scalar_w,
                       bool delta)
 {
+    const int K = h->K;
     const vf raw = v_load_n(h->v + i, m);
     float v[VW], u[VW];
     vf sum[VW];
 
     v_store(v, v_mul(raw, v_set(h->scale)));
     if (delta)
-        v_store(u, rows_dot(S, K, m, h->b));
+        v_store(u, rows_dot(S, K, m, whole, h->b));
+    UNROLL
     for (int r = 0; r < VW; r++)
         sum[r] = v_zero();
     for (int j = 0; j < K; j += VW) {
-        const int left = K - j;
+        const int left = whole ? VW : K - j;
         const vf w = scalar_w ? v_set(h->w[0]) : v_load_n(h->w + j, left);
         const vf k = v_load_n(h->k + j, left), q = v_load_n(h->q + j, left);
         const vf a = delta ? v_load_n(h->a + j, left) : v_zero();
 
+        UNROLL
         for (int r = 0; r < m; r++) {
             float *at = S + (size_t)r * (size_t)K + j;
             vf s = v_fma(v_set(v[r]), k, v_mul(v_load_n(at, left), w));
@@ -73,9 +79,9 @@ INLINE void step_head(const struct head *h, float *S, bool scalar_w, bool delta)
         float *rows = S + (size_t)i * (size_t)h->K;
 
         if (h->V - i >= VW && h->K % VW == 0)
-            step_rows(h, rows, h->K / VW * VW, i, VW, scalar_w, delta);
+            step_rows(h, rows, i, VW, true, scalar_w, delta);
         else
-            step_rows(h, rows, h->K, i, h->V - i < VW ? h->V - i : VW, scalar_w, delta);
+            step_rows(h, rows, i, h->V - i < VW ? h->V - i : VW, false, scalar_w, delta);
     }
 }
 

@@ -178,6 +178,7 @@ INLINE vf v_reduce(const vf row[VW])
     __m512 quad[4];
 
     /* In each 128-bit part: [r0 + r0, r1 + r1, r2 + r2, r3 + r3]. */
+    UNROLL
     for (int i = 0; i < 4; i++) {
         __m512 lo = pair_rows(row[4 * i], row[4 * i + 1]);
         __m512 hi = pair_rows(row[4 * i + 2], row[4 * i + 3]);
