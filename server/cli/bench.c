@@ -1,0 +1,312 @@
+/* bench.c - `eddy bench`: what the engine reaches, beside what the machine could do. */
+#include "server/cli/bench.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config/error.h"
+#include "config/options.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/ceiling.h"
+#include "models/text/tokenizer.h"
+#include "server/cli/cli.h"
+#include "server/state/checkpoint.h"
+#include "weights/weights.h"
+
+enum { SESSIONS = 64, SLOT_BYTES_GIB = 2 };
+
+void samples_add(struct samples *s, double value)
+{
+    if (s->n < SAMPLES_MAX)
+        s->value[s->n++] = value;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static void sort(struct samples *s)
+{
+    qsort(s->value, (size_t)s->n, sizeof(s->value[0]), ascending);
+}
+
+double samples_median(struct samples *s)
+{
+    sort(s);
+    return s->n ? (s->value[(s->n - 1) / 2] + s->value[s->n / 2]) / 2 : 0;
+}
+
+double samples_least(struct samples *s)
+{
+    sort(s);
+    return s->n ? s->value[0] : 0;
+}
+
+double samples_most(struct samples *s)
+{
+    sort(s);
+    return s->n ? s->value[s->n - 1] : 0;
+}
+
+double bench_clock(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+size_t bench_resident(void)
+{
+    FILE *f = fopen("/proc/self/statm", "re");
+    size_t pages = 0;
+
+    if (!f)
+        return 0;
+    if (fscanf(f, "%*u %zu", &pages) != 1)
+        pages = 0;
+    fclose(f);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+int32_t bench_token(const struct bench *b, size_t i)
+{
+    uint64_t x = (uint64_t)i * 0x9e3779b97f4a7c15u;
+    int size = tokenizer_size(b->local.parts.tokenizer),
+        vocab = model_info(b->local.parts.model)->vocab;
+
+    return (int32_t)((x >> 33) % (uint64_t)(size < vocab ? size : vocab));
+}
+
+static void name_session(struct id *id, const char *prefix, int i)
+{
+    snprintf(id->text, sizeof(id->text), "%s%d", prefix, i);
+}
+
+static struct command *compose(const struct bench *b, const struct turns *t, int i)
+{
+    struct command *c = command_create(COMMAND_TURN, NULL);
+
+    if (!c || !(c->turn.prompt = malloc((t->prompt + 1) * sizeof(*c->turn.prompt)))) {
+        command_free(c);
+        return NULL;
+    }
+    if (t->prefix)
+        name_session(&c->turn.session, t->prefix, t->first + i);
+    for (size_t k = 0; k < t->prompt; k++)
+        c->turn.prompt[k] = bench_token(b, k + (size_t)(t->first + i) * 7919);
+    c->turn.prompt_len = t->prompt;
+    c->turn.max_tokens = t->tokens;
+    c->turn.ignore_eos = true;
+    c->turn.sampling.temperature = 0;
+    return c;
+}
+
+/* Takes the answers of `sent` turns; false when one of them failed. */
+static bool collect(struct bench *b, int sent)
+{
+    bool ok = true;
+
+    while (sent) {
+        struct event *e = local_wait(&b->local);
+
+        if (e && e->kind == EVENT_ANSWER) {
+            if (e->command->problem.what != PROBLEM_NONE) {
+                fprintf(stderr, "eddy: %s\n", e->command->problem.message);
+                ok = false;
+            }
+            command_free(e->command);
+            sent--;
+        }
+        event_free(e);
+    }
+    return ok;
+}
+
+double bench_turns(struct bench *b, const struct turns *t)
+{
+    struct command *c[SESSIONS] = { 0 };
+    double began;
+    int made = 0, sent = 0;
+
+    while (made < t->n && (c[made] = compose(b, t, made)))
+        made++;
+    began = bench_clock();
+    while (sent < made && made == t->n && engine_send(b->local.engine, c[sent]))
+        sent++;
+    for (int i = sent; i < made; i++)
+        command_free(c[i]);
+    if (!collect(b, sent))
+        return -1;
+    if (sent < t->n) {
+        fprintf(stderr, "eddy: no room for %d turns\n", t->n);
+        return -1;
+    }
+    return bench_clock() - began;
+}
+
+struct command *bench_ask(struct bench *b, enum command_kind kind, const char *prefix, int i,
+                          struct checkpoint *import)
+{
+    struct command *c = command_create(kind, NULL);
+
+    if (!c) {
+        checkpoint_destroy(import);
+        fprintf(stderr, "eddy: out of memory\n");
+        return NULL;
+    }
+    name_session(&c->session, prefix, i);
+    c->checkpoint = import;
+    if (local_ask(&b->local, c))
+        return c;
+    fprintf(stderr, "eddy: %s\n", c->problem.message);
+    command_free(c);
+    return NULL;
+}
+
+bool bench_sessions(struct bench *b, enum command_kind kind, const char *prefix, int n)
+{
+    for (int i = 0; i < n; i++) {
+        struct command *c = bench_ask(b, kind, prefix, i, NULL);
+
+        if (!c)
+            return false;
+        command_free(c);
+    }
+    return true;
+}
+
+/* A matrix that a step multiplies with has two sizable sides; A_log and r_k have not. */
+static bool is_matrix(const struct tensor *t)
+{
+    return t->rank == 2 && t->shape[0] >= 32 && t->shape[1] >= 32 && !strstr(t->name, "r_k");
+}
+
+static bool read_cost(struct bench *b, const char *path, struct error *err)
+{
+    const struct model_info *info = model_info(b->local.parts.model);
+    struct weights *w = weights_open(path, err);
+    double body = 0, ends = 0, all = 0;
+    const double table = (double)info->vocab * info->hidden;
+
+    if (!w)
+        return false;
+    for (size_t i = 0; i < weights_count(w); i++) {
+        const struct tensor *t = weights_at(w, i);
+        double elements = (double)(t->bytes / dtype_size(t->dtype));
+
+        all += elements;
+        if (t->rank == 2 && t->shape[0] == info->vocab && t->shape[1] == info->hidden)
+            ends++;
+        else if (is_matrix(t))
+            body += elements;
+    }
+    weights_close(w);
+    /* A stored head that the model does not use is not among its parameters. */
+    const bool untied = ends > 1 && all - (double)info->parameters < table / 2;
+    b->cost = (struct cost){
+        .weight_bytes =
+            (double)info->weight_bytes - (untied ? table * (double)dtype_size(info->dtype) : 0),
+        .state_bytes = 2 * (double)info->layout.bytes,
+        .body_flops = 2 * body,
+        .head_flops = 2 * table,
+    };
+    return true;
+}
+
+bool bench_open(struct bench *b, const struct options *o, struct error *err)
+{
+    struct model_info info;
+    struct engine_options limits = { .max_batch = SESSIONS,
+                                     .row_budget = o->row_budget,
+                                     .max_queue = SESSIONS,
+                                     .max_sessions = 1 << 20,
+                                     .host_bytes = o->host_memory };
+
+    b->options = o;
+    b->local.engine = NULL;
+    if (!model_describe(model_path(o), &info, err))
+        return false;
+    /* Two slots a session, one to work in; not for states that would not fit. */
+    size_t slots = ((size_t)SLOT_BYTES_GIB << 30) / info.layout.bytes;
+    limits.slots = slots > 2 * SESSIONS + 2 ? 2 * SESSIONS + 2 : slots < 4 ? 4 : (int)slots;
+    if (limits.row_budget <= limits.max_batch)
+        limits.row_budget = limits.max_batch + 1;
+    if (!local_open(&b->local, o, &limits, err) || !read_cost(b, model_path(o), err)) {
+        local_close(&b->local);
+        return false;
+    }
+    if (b->read_bandwidth == 0) {
+        b->read_bandwidth = ceiling_read_bandwidth(b->local.parts.backend);
+        b->fma_rate = ceiling_fma_rate(b->local.parts.backend);
+        b->bf16_rate = ceiling_bf16_rate(b->local.parts.backend);
+    }
+    return true;
+}
+
+void bench_close(struct bench *b)
+{
+    local_close(&b->local);
+}
+
+void bench_print_machine(const struct bench *b)
+{
+    const struct backend *be = b->local.parts.backend;
+
+    printf("%s: %s. Medians of %d runs, least and most in brackets.\n\n", be->name, be->detail,
+           REPETITIONS);
+    printf("| ceiling | measured |\n|---|---|\n");
+    printf("| memory read | %.1f GB/s |\n", b->read_bandwidth / 1e9);
+    printf("| float32 multiply-add | %.0f Gflop/s |\n", b->fma_rate / 1e9);
+    if (b->bf16_rate > 0)
+        printf("| bf16 dot product | %.0f Gflop/s |\n", b->bf16_rate / 1e9);
+}
+
+static bool run_suites(struct bench *b, const char *suite)
+{
+    struct decode_row decode[] = {
+        { .sessions = 1 }, { .sessions = 4 }, { .sessions = 16 }, { .sessions = 64 }
+    };
+    struct prefill_row prefill[] = { { .tokens = 64 }, { .tokens = 512 }, { .tokens = 4096 } };
+    bool all = strcmp(suite, "all") == 0, ok = true;
+
+    if (all || strcmp(suite, "decode") == 0)
+        ok = bench_decode(b, decode, sizeof(decode) / sizeof(decode[0])) && ok;
+    if (all || strcmp(suite, "prefill") == 0)
+        ok = bench_prefill(b, prefill, sizeof(prefill) / sizeof(prefill[0])) && ok;
+    if (all || strcmp(suite, "resume") == 0)
+        ok = bench_resume(b) && ok;
+    if (all || strcmp(suite, "memory") == 0)
+        ok = bench_memory(b) && ok;
+    return ok;
+}
+
+int cli_bench(const struct options *o)
+{
+    struct bench b = { 0 };
+    struct error err;
+    bool ok;
+
+    if (strcmp(o->suite, "published") == 0)
+        return bench_published(o) ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (!bench_open(&b, o, &err)) {
+        fprintf(stderr, "eddy: %s\n", err.message);
+        return EXIT_USAGE;
+    }
+    const struct model_info *info = model_info(b.local.parts.model);
+
+    printf("%s: %s, %.1f million parameters, %.1f MB of %s weights. ", b.local.parts.name,
+           info->architecture, (double)info->parameters / 1e6, (double)info->weight_bytes / 1e6,
+           dtype_name(info->dtype));
+    bench_print_machine(&b);
+    ok = run_suites(&b, o->suite);
+    bench_close(&b);
+    return ok ? EXIT_SUCCESS : EXIT_FAILURE;
+}

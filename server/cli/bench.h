@@ -1,0 +1,104 @@
+/* bench.h - what the suites of `eddy bench` share: the machine's ceilings, a model's costs, a
+ * way to run turns against the clock, and numbers with their spread.
+ *
+ * Every suite prints one Markdown table on stdout. Rates are the medians of REPETITIONS runs
+ * that alternate with those they are compared with, so that a ratio is of one time. */
+#ifndef SERVER_CLI_BENCH_H
+#define SERVER_CLI_BENCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "server/cli/local.h"
+
+struct error;
+
+enum { REPETITIONS = 5, SAMPLES_MAX = 32 };
+
+/* Measured values, least first once samples_median() looked at them. */
+struct samples {
+    double value[SAMPLES_MAX];
+    int n;
+};
+
+void samples_add(struct samples *s, double value);
+double samples_median(struct samples *s);
+double samples_least(struct samples *s);
+double samples_most(struct samples *s);
+
+/* What a token costs at least, from the checkpoint's tensors. */
+struct cost {
+    double weight_bytes; /* read for one token: all of them, but for a table of embeddings
+                          * that is not the head too */
+    double state_bytes;  /* of a session, read and written: twice the record */
+    double body_flops;   /* of one row: 2 for each element of a matrix of the layers */
+    double head_flops;   /* of one row of logits */
+};
+
+struct bench {
+    const struct options *options;
+    struct local local;
+    struct cost cost;
+    double read_bandwidth;      /* bytes a second */
+    double fma_rate, bf16_rate; /* operations a second; bf16_rate 0: no such instruction */
+};
+
+double bench_clock(void); /* monotonic seconds */
+
+/* Bytes of this process in memory. */
+size_t bench_resident(void);
+
+/* Token i of every prompt: any id that the tokenizer has. */
+int32_t bench_token(const struct bench *b, size_t i);
+
+/* One turn each for n sessions at once, greedy and through end-of-text. */
+struct turns {
+    const char *prefix; /* the sessions are "PREFIXi"; NULL: turns without a session */
+    int first, n;       /* i begins at first; n <= 64 */
+    size_t prompt;      /* tokens of each */
+    int tokens;         /* to generate */
+};
+
+/* Seconds until the last is answered, or -1 with the problem printed. */
+double bench_turns(struct bench *b, const struct turns *t);
+
+/* Sends a command on session "PREFIXi". NULL: the problem is printed. */
+struct command *bench_ask(struct bench *b, enum command_kind kind, const char *prefix, int i,
+                          struct checkpoint *import);
+
+/* Creates or deletes n sessions. */
+bool bench_sessions(struct bench *b, enum command_kind kind, const char *prefix, int n);
+
+/* The suites; each needs the engine stopped and leaves it so. false: said why on stderr. */
+
+struct decode_row {
+    int sessions;
+    struct samples engine; /* seconds a step, through the engine */
+    struct samples step;   /* seconds of model_step() alone */
+};
+
+bool bench_decode(struct bench *b, struct decode_row *row, int rows);
+/* The share of read bandwidth that the first row, of one session, reached. */
+double bench_decode_share(struct bench *b, struct decode_row *row);
+
+struct prefill_row {
+    size_t tokens;
+    struct samples seconds;
+};
+
+bool bench_prefill(struct bench *b, struct prefill_row *row, int rows);
+double bench_prefill_share(struct bench *b, struct prefill_row *row); /* of the fp32 rate */
+
+bool bench_resume(struct bench *b);
+bool bench_memory(struct bench *b);
+
+/* Opens the model of o and reads its costs; the ceilings are measured if they are 0. */
+bool bench_open(struct bench *b, const struct options *o, struct error *err);
+void bench_close(struct bench *b);
+void bench_print_machine(const struct bench *b);
+
+/* Two models of published sizes with random weights, against the goals. */
+bool bench_published(const struct options *o);
+
+#endif

@@ -1,0 +1,167 @@
+/* bench_decode.c - tokens a second of 1 to 64 sessions that all generate.
+ *
+ * Once as model_step() alone, once through the engine on as many resident sessions: the
+ * difference is sampling, text, events and the threads' hand-over. */
+#include "server/cli/bench.h"
+
+#include <assert.h>
+#include <stdio.h>
+
+#include "config/error.h"
+#include "kernels/backend.h"
+
+#define RUN_SECONDS 0.3 /* one run of one row */
+enum { STEPS_MIN = 8, STEPS_MAX = 256, BATCH_MAX = 64, ROWS_MAX = 8 };
+
+/* Seconds of one of `steps` steps with one row for each of n sequences, or -1. */
+static double time_steps(struct bench *b, void *records, int n, int steps)
+{
+    struct backend *be = b->local.parts.backend;
+    int32_t token[BATCH_MAX];
+    int begin[BATCH_MAX + 1], index[BATCH_MAX];
+    const struct batch in = {
+        .S = n, .T = n, .L = n, .token = token, .begin = begin, .slot = index, .logit_row = index
+    };
+    struct error err;
+    double began = bench_clock();
+
+    for (int i = 0; i <= n; i++)
+        begin[i] = i;
+    for (int k = 0; k < steps; k++) {
+        for (int i = 0; i < n; i++) {
+            token[i] = bench_token(b, (size_t)(k * n + i));
+            index[i] = i;
+        }
+        model_step(b->local.parts.model, records, &in);
+        if (!be->sync(be, &err)) {
+            fprintf(stderr, "eddy: %s\n", err.message);
+            return -1;
+        }
+    }
+    return (bench_clock() - began) / steps;
+}
+
+static int steps_for(double seconds)
+{
+    double steps = RUN_SECONDS / seconds;
+
+    return steps < STEPS_MIN ? STEPS_MIN : steps > STEPS_MAX ? STEPS_MAX : (int)steps;
+}
+
+/* One run of every row: steps[i] of row i. */
+static bool time_model(struct bench *b, void *records, struct decode_row *row, int rows,
+                       const int *steps)
+{
+    for (int i = 0; i < rows; i++) {
+        double seconds = time_steps(b, records, row[i].sessions, steps[i]);
+
+        if (seconds < 0)
+            return false;
+        samples_add(&row[i].step, seconds);
+    }
+    return true;
+}
+
+static bool time_engine(struct bench *b, struct decode_row *row, int rows, const int *steps)
+{
+    const int most = row[rows - 1].sessions;
+    struct turns turns = { .prefix = "decode", .n = most, .prompt = 1, .tokens = 1 };
+
+    if (!bench_sessions(b, COMMAND_SESSION_CREATE, turns.prefix, most) ||
+        bench_turns(b, &turns) < 0)
+        return false;
+    turns.prompt = 0; /* a turn goes on where the one before ended: a row a step */
+    for (int i = 0; i < rows; i++) {
+        double seconds;
+
+        turns.n = row[i].sessions;
+        turns.tokens = steps[i];
+        seconds = bench_turns(b, &turns);
+        if (seconds < 0)
+            return false;
+        samples_add(&row[i].engine, seconds / steps[i]);
+    }
+    return true;
+}
+
+static bool measure(struct bench *b, void *records, struct decode_row *row, int rows)
+{
+    struct error err;
+    int steps[ROWS_MAX];
+
+    assert(rows <= ROWS_MAX);
+    for (int i = 0; i < rows; i++)
+        steps[i] = steps_for(time_steps(b, records, row[i].sessions, 2));
+    for (int k = 0; k < REPETITIONS; k++) {
+        bool ok;
+
+        if (!time_model(b, records, row, rows, steps))
+            return false;
+        if (!local_start(&b->local, &err)) {
+            fprintf(stderr, "eddy: %s\n", err.message);
+            return false;
+        }
+        ok = time_engine(b, row, rows, steps);
+        local_stop(&b->local);
+        if (!ok)
+            return false;
+    }
+    return true;
+}
+
+static double bytes_a_step(const struct bench *b)
+{
+    return b->cost.weight_bytes + b->cost.state_bytes;
+}
+
+double bench_decode_share(struct bench *b, struct decode_row *row)
+{
+    return bytes_a_step(b) / samples_median(&row->engine) / b->read_bandwidth;
+}
+
+static void print(struct bench *b, struct decode_row *row, int rows)
+{
+    double one = row->sessions / samples_median(&row->engine);
+
+    printf("\n| decode: sessions | tokens/s | against one | ms a step | model_step alone, ms | "
+           "the rest |\n|---|---|---|---|---|---|\n");
+    for (int i = 0; i < rows; i++) {
+        struct samples *e = &row[i].engine, *m = &row[i].step;
+        double n = row[i].sessions, engine = samples_median(e), model = samples_median(m);
+
+        printf("| %d | %.0f (%.0f to %.0f) | %.2f x | %.2f | %.2f (%.2f to %.2f) | %.1f %% |\n",
+               row[i].sessions, n / engine, n / samples_most(e), n / samples_least(e),
+               n / engine / one, engine * 1e3, model * 1e3, samples_least(m) * 1e3,
+               samples_most(m) * 1e3, 100 * (engine - model) / engine);
+    }
+    printf("\nOne session moves %.2f MB a token: %.2f MB of weights (%s), %.2f MB of state read "
+           "and written.\n%.1f GB/s = %.0f %% of the read bandwidth through the engine, %.0f %% "
+           "in model_step alone.\n",
+           bytes_a_step(b) / 1e6, b->cost.weight_bytes / 1e6,
+           "each once, without a table of embeddings that is not the head too",
+           b->cost.state_bytes / 1e6, bytes_a_step(b) / samples_median(&row->engine) / 1e9,
+           100 * bench_decode_share(b, row),
+           100 * bytes_a_step(b) / samples_median(&row->step) / b->read_bandwidth);
+}
+
+bool bench_decode(struct bench *b, struct decode_row *row, int rows)
+{
+    struct backend *be = b->local.parts.backend;
+    void *records;
+    bool ok;
+
+    while (rows > 1 && 2 * row[rows - 1].sessions + 1 > b->local.limits.slots)
+        rows--; /* states too large for that many */
+    records = be->alloc(be, model_info(b->local.parts.model)->layout.bytes *
+                                (size_t)row[rows - 1].sessions);
+    if (!records) {
+        fprintf(stderr, "eddy: no memory for %d states\n", row[rows - 1].sessions);
+        return false;
+    }
+    ok = measure(b, records, row, rows);
+    be->free(be, records);
+    if (ok)
+        print(b, row, rows);
+    fflush(stdout);
+    return ok;
+}

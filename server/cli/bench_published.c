@@ -1,0 +1,81 @@
+/* bench_published.c - `--suite published`: two models of sizes that others publish numbers
+ * for, with random weights, against the goals for a CPU. The folders are temporary. */
+#include "server/cli/bench.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/error.h"
+#include "config/options.h"
+#include "server/cli/random_model.h"
+
+struct reading {
+    const char *title;
+    double bandwidth, batch, prefill;
+};
+
+static bool measure(struct bench *b, const struct random_model *m, struct reading *r)
+{
+    struct decode_row decode[] = { { .sessions = 1 }, { .sessions = 16 } };
+    struct prefill_row prefill[] = { { .tokens = 512 } };
+    const struct model_info *info = model_info(b->local.parts.model);
+
+    printf("\n%s, random: %.1f million parameters, %.1f MB of %s weights.\n", m->title,
+           (double)info->parameters / 1e6, (double)info->weight_bytes / 1e6,
+           dtype_name(info->dtype));
+    if (!bench_decode(b, decode, 2) || !bench_prefill(b, prefill, 1))
+        return false;
+    *r = (struct reading){ .title = m->title,
+                           .bandwidth = bench_decode_share(b, &decode[0]),
+                           .batch = 16 * samples_median(&decode[0].engine) /
+                                    samples_median(&decode[1].engine),
+                           .prefill = bench_prefill_share(b, &prefill[0]) };
+    return true;
+}
+
+static bool write_and_measure(struct bench *b, const struct options *o,
+                              const struct random_model *m, struct reading *r)
+{
+    char folder[] = "/tmp/eddy-bench-XXXXXX";
+    struct options with = *o; /* borrows the strings */
+    struct error err;
+    bool first = b->read_bandwidth == 0, ok;
+
+    if (!mkdtemp(folder)) {
+        fprintf(stderr, "eddy: %s: %s\n", folder, strerror(errno));
+        return false;
+    }
+    with.model = folder;
+    ok = random_model_write(m, folder, &err) && bench_open(b, &with, &err);
+    random_model_remove(folder); /* a loaded model needs its files no more */
+    if (!ok) {
+        fprintf(stderr, "eddy: %s\n", err.message);
+        return false;
+    }
+    if (first)
+        bench_print_machine(b);
+    ok = measure(b, m, r);
+    bench_close(b);
+    return ok;
+}
+
+bool bench_published(const struct options *o)
+{
+    static const struct random_model *const models[] = { &random_mamba_130m, &random_rwkv7_01b };
+    enum { MODELS = sizeof(models) / sizeof(models[0]) };
+    struct reading r[MODELS];
+    struct bench b = { 0 };
+
+    for (int i = 0; i < MODELS; i++)
+        if (!write_and_measure(&b, o, models[i], &r[i]))
+            return false;
+    printf("\n| goal | to reach | %s | %s |\n|---|---|---|---|\n", r[0].title, r[1].title);
+    printf("| one session: of the read bandwidth | 75 %% | %.0f %% | %.0f %% |\n",
+           100 * r[0].bandwidth, 100 * r[1].bandwidth);
+    printf("| 16 sessions against one | 6 x | %.1f x | %.1f x |\n", r[0].batch, r[1].batch);
+    printf("| prefill of 512: of the float32 rate | 40 %% | %.0f %% | %.0f %% |\n",
+           100 * r[0].prefill, 100 * r[1].prefill);
+    return fflush(stdout) == 0;
+}
