@@ -69,7 +69,7 @@ struct options {
     int tokens;
 
     /* bench */
-    char *suite; /* all, decode, prefill, resume, memory */
+    char *suite; /* all, decode, prefill, resume, memory, published */
 
     char *config;                      /* the file; NULL: none */
     unsigned char origin[OPTIONS_MAX]; /* options.c's, for --print-config */

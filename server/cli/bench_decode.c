@@ -67,8 +67,9 @@ static bool time_engine(struct bench *b, struct decode_row *row, int rows, const
     const int most = row[rows - 1].sessions;
     struct turns turns = { .prefix = "decode", .n = most, .prompt = 1, .tokens = 1 };
 
+    /* Twice: heads and working slots change places, and each page is touched once before. */
     if (!bench_sessions(b, COMMAND_SESSION_CREATE, turns.prefix, most) ||
-        bench_turns(b, &turns) < 0)
+        bench_turns(b, &turns) < 0 || bench_turns(b, &turns) < 0)
         return false;
     turns.prompt = 0; /* a turn goes on where the one before ended: a row a step */
     for (int i = 0; i < rows; i++) {

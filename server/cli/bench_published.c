@@ -22,9 +22,10 @@ static bool measure(struct bench *b, const struct random_model *m, struct readin
     struct prefill_row prefill[] = { { .tokens = 512 } };
     const struct model_info *info = model_info(b->local.parts.model);
 
-    printf("\n%s, random: %.1f million parameters, %.1f MB of %s weights.\n", m->title,
+    printf("\n%s, random: %.1f million parameters, %.1f MB of %s weights. ", m->title,
            (double)info->parameters / 1e6, (double)info->weight_bytes / 1e6,
            dtype_name(info->dtype));
+    bench_print_machine(b);
     if (!bench_decode(b, decode, 2) || !bench_prefill(b, prefill, 1))
         return false;
     *r = (struct reading){ .title = m->title,
@@ -35,29 +36,28 @@ static bool measure(struct bench *b, const struct random_model *m, struct readin
     return true;
 }
 
-static bool write_and_measure(struct bench *b, const struct options *o,
-                              const struct random_model *m, struct reading *r)
+static bool write_and_measure(const struct options *o, const struct random_model *m,
+                              struct reading *r)
 {
+    struct bench b = { 0 }; /* ceilings of its own: a machine may be busier a minute later */
     char folder[] = "/tmp/eddy-bench-XXXXXX";
     struct options with = *o; /* borrows the strings */
     struct error err;
-    bool first = b->read_bandwidth == 0, ok;
+    bool ok;
 
     if (!mkdtemp(folder)) {
         fprintf(stderr, "eddy: %s: %s\n", folder, strerror(errno));
         return false;
     }
     with.model = folder;
-    ok = random_model_write(m, folder, &err) && bench_open(b, &with, &err);
+    ok = random_model_write(m, folder, &err) && bench_open(&b, &with, &err);
     random_model_remove(folder); /* a loaded model needs its files no more */
     if (!ok) {
         fprintf(stderr, "eddy: %s\n", err.message);
         return false;
     }
-    if (first)
-        bench_print_machine(b);
-    ok = measure(b, m, r);
-    bench_close(b);
+    ok = measure(&b, m, r);
+    bench_close(&b);
     return ok;
 }
 
@@ -66,10 +66,9 @@ bool bench_published(const struct options *o)
     static const struct random_model *const models[] = { &random_mamba_130m, &random_rwkv7_01b };
     enum { MODELS = sizeof(models) / sizeof(models[0]) };
     struct reading r[MODELS];
-    struct bench b = { 0 };
 
     for (int i = 0; i < MODELS; i++)
-        if (!write_and_measure(&b, o, models[i], &r[i]))
+        if (!write_and_measure(o, models[i], &r[i]))
             return false;
     printf("\n| goal | to reach | %s | %s |\n|---|---|---|---|\n", r[0].title, r[1].title);
     printf("| one session: of the read bandwidth | 75 %% | %.0f %% | %.0f %% |\n",
