@@ -2,6 +2,7 @@
 #include "models/text/component.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "config/error.h"
@@ -114,7 +115,7 @@ bool component_metaspace(const cJSON *component, struct metaspace *space,
         return wrong(component, "replacement", "one character", err);
     for (int i = PREPEND_NEVER; i <= PREPEND_ALWAYS; i++) {
         if (strcmp(scheme, schemes[i]) == 0) {
-            strcpy(space->text, text);
+            snprintf(space->text, sizeof(space->text), "%s", text);
             *prepend = (enum metaspace_prepend)i;
             return true;
         }

@@ -41,6 +41,7 @@ bool router_find(const struct route *routes, const struct request *r, const stru
     bool star = r->method == HTTP_OPTIONS && strcmp(r->path, "/*") == 0;
     bool has[METHOD_COUNT] = { 0 };
     bool known = star;
+    int len = 0;
 
     *route = NULL;
     for (const struct route *at = routes; at->pattern; at++) {
@@ -52,11 +53,10 @@ bool router_find(const struct route *routes, const struct request *r, const stru
     }
     if (!known)
         return problem_set(p, PROBLEM_NOT_FOUND, NULL, "no such path");
-    allow[0] = '\0';
     for (int m = 0; m < METHOD_COUNT; m++)
         if (has[m])
-            strcat(allow, methods[m].names);
-    strcat(allow, "OPTIONS");
+            len += snprintf(allow + len, ALLOW_BYTES - (size_t)len, "%s", methods[m].names);
+    snprintf(allow + len, ALLOW_BYTES - (size_t)len, "OPTIONS");
     if (!*route && r->method != HTTP_OPTIONS)
         return problem_set(p, PROBLEM_METHOD_NOT_ALLOWED, NULL, "%s is not a method of this path",
                            llhttp_method_name((llhttp_method_t)r->method));
