@@ -14,7 +14,7 @@ struct scan_job {
 INLINE void scan_vector(const struct diagonal_scan *p, float *h, const float *A, int m, int n,
                         int left, const float *dt, const float *dtx, vf B, vf C, vf sum[VW])
 {
-    UNROLL
+    UNROLL_IF_CONSTANT
     for (int r = 0; r < m; r++) {
         const size_t at = (size_t)r * (size_t)p->N + (size_t)n;
         vf decay = v_exp(v_mul(v_set(dt[r]), v_load_n(A + at, left)));

@@ -31,7 +31,7 @@ INLINE vf rows_dot(const float *S, int K, int m, bool whole, const float *x)
         const int left = whole ? VW : K - j;
         const vf xj = v_load_n(x + j, left);
 
-        UNROLL
+        UNROLL_IF_CONSTANT
         for (int r = 0; r < m; r++)
             sum[r] = v_fma(v_load_n(S + (size_t)r * (size_t)K + j, left), xj, sum[r]);
     }
@@ -59,7 +59,7 @@ INLINE void step_rows(const struct head *h, float *S, int i, int m, bool whole, 
         const vf k = v_load_n(h->k + j, left), q = v_load_n(h->q + j, left);
         const vf a = delta ? v_load_n(h->a + j, left) : v_zero();
 
-        UNROLL
+        UNROLL_IF_CONSTANT
         for (int r = 0; r < m; r++) {
             float *at = S + (size_t)r * (size_t)K + j;
             vf s = v_fma(v_set(v[r]), k, v_mul(v_load_n(at, left), w));

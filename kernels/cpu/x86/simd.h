@@ -11,11 +11,15 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Before a loop of constant length whose array must become registers. */
+/* UNROLL stands before a loop of constant length whose array must become registers;
+ * UNROLL_IF_CONSTANT where the length is constant in the instance that matters only, of which
+ * clang would warn. */
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
+#define UNROLL_IF_CONSTANT
 #else
-#define UNROLL _Pragma("GCC unroll 24")
+#define UNROLL             _Pragma("GCC unroll 24")
+#define UNROLL_IF_CONSTANT UNROLL
 #endif
 
 #ifdef __AVX512F__
