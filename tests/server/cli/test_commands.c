@@ -1,0 +1,317 @@
+/* The commands that need no server, through the executable itself (in $EDDY). */
+#include <fcntl.h>
+#include <inttypes.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "config/error.h"
+#include "models/model.h"
+#include "weights/weights.h"
+
+#define DEMO   "weights/demo"
+#define PROMPT "Once upon a time"
+
+enum { TEXT = 64 * 1024 };
+
+/* What a run of the executable left. */
+struct result {
+    int status;
+    char out[TEXT], err[TEXT];
+};
+
+extern char **environ;
+
+static char folder[] = "/tmp/eddy-cli-XXXXXX";
+
+static pid_t start(const char *const argv[], int in, int out, int err)
+{
+    posix_spawn_file_actions_t files;
+    pid_t pid;
+
+    posix_spawn_file_actions_init(&files);
+    posix_spawn_file_actions_adddup2(&files, in, STDIN_FILENO);
+    posix_spawn_file_actions_adddup2(&files, out, STDOUT_FILENO);
+    posix_spawn_file_actions_adddup2(&files, err, STDERR_FILENO);
+    assert_non_null(getenv("EDDY"));
+    assert_int_equal(posix_spawn(&pid, getenv("EDDY"), &files, NULL, (char *const *)argv, environ),
+                     0);
+    posix_spawn_file_actions_destroy(&files);
+    return pid;
+}
+
+static int finish(pid_t pid)
+{
+    int status;
+
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+/* A file without a name that holds text and stands at its beginning. */
+static FILE *scratch(const char *text)
+{
+    FILE *f = tmpfile();
+
+    assert_non_null(f);
+    fputs(text, f);
+    rewind(f);
+    return f;
+}
+
+static void slurp(FILE *f, char text[TEXT])
+{
+    rewind(f);
+    text[fread(text, 1, TEXT - 1, f)] = 0;
+    fclose(f);
+}
+
+static void run(struct result *r, const char *input, const char *const argv[])
+{
+    FILE *in = scratch(input), *out = scratch(""), *err = scratch("");
+
+    r->status = finish(start(argv, fileno(in), fileno(out), fileno(err)));
+    fclose(in);
+    slurp(out, r->out);
+    slurp(err, r->err);
+}
+
+#define RUN(r, input, ...) run(r, input, (const char *const[]){ "eddy", __VA_ARGS__, NULL })
+/* Greedy turns of 24 tokens, a line each. */
+#define TALK(r, input) RUN(r, input, "run", DEMO, "-n", "24", "--temperature", "0")
+
+static void inspect_shows_sizes_every_tensor_and_the_state(void **state)
+{
+    static struct result r;
+    static const char path[] = "tests/data/mamba2-tiny";
+    struct model_info info;
+    struct error err;
+    struct weights *w = weights_open(path, &err);
+    char line[128];
+
+    (void)state;
+    assert_non_null(w);
+    assert_true(model_describe(path, &info, &err));
+    RUN(&r, "", "inspect", path);
+    assert_int_equal(r.status, 0);
+    assert_string_equal(r.err, "");
+    assert_non_null(strstr(r.out, "architecture  mamba2\n"));
+    snprintf(line, sizeof(line), "parameters    %" PRIu64 " ", info.parameters);
+    assert_non_null(strstr(r.out, line));
+    for (size_t i = 0; i < weights_count(w); i++)
+        assert_non_null(strstr(r.out, weights_at(w, i)->name));
+    snprintf(line, sizeof(line), "one session: %zu bytes", info.layout.bytes);
+    assert_non_null(strstr(r.out, line));
+    weights_close(w);
+}
+
+static void inspect_refuses_what_is_no_model_in_one_line(void **state)
+{
+    static const char *const paths[] = { "tests/data/README.md", "/nowhere/at/all",
+                                         "tests/data/tokenizer-neox" };
+    static struct result r;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+        RUN(&r, "", "inspect", paths[i]);
+        assert_int_equal(r.status, 2);
+        assert_string_equal(r.out, "");
+        assert_ptr_equal(strchr(r.err, '\n'), r.err + strlen(r.err) - 1);
+    }
+}
+
+static void a_prompt_gives_its_continuation_and_nothing_else(void **state)
+{
+    static struct result shorter, longer;
+
+    (void)state;
+    RUN(&shorter, "", "run", DEMO, "-p", PROMPT, "-n", "12", "--temperature", "0");
+    RUN(&longer, "", "run", DEMO, "-p", PROMPT, "-n", "24", "--temperature", "0");
+    assert_int_equal(shorter.status, 0);
+    assert_string_equal(shorter.err, "");
+    assert_true(strlen(shorter.out) > 12);
+    assert_true(strlen(longer.out) > strlen(shorter.out));
+    assert_memory_equal(longer.out, shorter.out, strlen(shorter.out));
+}
+
+static void a_seed_repeats_its_text_and_another_does_not(void **state)
+{
+    static const char *const seeds[] = { "7", "7", "8" };
+    static struct result r[3];
+
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        RUN(&r[i], "", "run", DEMO, "-p", PROMPT, "-n", "40", "--temperature", "1", "--seed",
+            seeds[i]);
+    assert_string_equal(r[0].out, r[1].out);
+    assert_string_not_equal(r[0].out, r[2].out);
+}
+
+static void text_that_cannot_be_written_is_a_failure(void **state)
+{
+    static const char *const argv[] = { "eddy", "run", DEMO, "-p", PROMPT, "-n", "4", NULL };
+    int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+
+    (void)state;
+    assert_true(full >= 0);
+    assert_int_equal(finish(start(argv, full, full, full)), 1);
+    close(full);
+}
+
+static void an_empty_line_goes_on_as_one_longer_turn_would(void **state)
+{
+    static struct result once, twice;
+
+    (void)state;
+    RUN(&once, PROMPT "\n", "run", DEMO, "-n", "48", "--temperature", "0");
+    TALK(&twice, PROMPT "\n\n");
+    assert_int_equal(twice.status, 0);
+    assert_string_equal(once.out, twice.out);
+}
+
+static void undo_leads_back_to_before_the_turn(void **state)
+{
+    static struct result once, again;
+    char twice[2 * TEXT];
+
+    (void)state;
+    TALK(&once, PROMPT "\n");
+    TALK(&again, PROMPT "\n/undo\n" PROMPT "\n");
+    snprintf(twice, sizeof(twice), "%s%s", once.out, once.out);
+    assert_string_equal(again.out, twice);
+    TALK(&again, "/undo\n");
+    assert_non_null(strstr(again.err, "no turn to take back"));
+}
+
+static void what_happens_in_a_fork_stays_there(void **state)
+{
+    static struct result whole, first, forked;
+    const char *rest;
+
+    (void)state;
+    TALK(&first, PROMPT "\n");
+    TALK(&whole, PROMPT "\n\n");
+    TALK(&forked, PROMPT "\n/fork\n Suddenly a dog\n/back\n\n");
+    rest = whole.out + strlen(first.out);
+    assert_true(strlen(forked.out) > strlen(whole.out));
+    assert_memory_equal(forked.out, first.out, strlen(first.out));
+    assert_string_equal(forked.out + strlen(forked.out) - strlen(rest), rest);
+}
+
+static void a_saved_session_goes_on_in_another_process(void **state)
+{
+    static struct result saved, loaded, first;
+    char input[256];
+
+    (void)state;
+    TALK(&first, PROMPT "\n");
+    snprintf(input, sizeof(input), PROMPT "\n/save %s/state\n\n", folder);
+    TALK(&saved, input);
+    snprintf(input, sizeof(input), "/load %s/state\n\n", folder);
+    TALK(&loaded, input);
+    assert_int_equal(loaded.status, 0);
+    assert_true(strlen(loaded.out) > 0);
+    assert_string_equal(loaded.out, saved.out + strlen(first.out));
+}
+
+static void a_damaged_file_is_refused_and_changes_nothing(void **state)
+{
+    static struct result first, r;
+    char path[128], input[256];
+    FILE *f;
+    int byte;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/damaged", folder);
+    snprintf(input, sizeof(input), PROMPT "\n/save %s\n", path);
+    TALK(&first, input);
+    f = fopen(path, "r+e");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, -1000, SEEK_END), 0);
+    byte = fgetc(f);
+    assert_int_equal(fseek(f, -1000, SEEK_END), 0);
+    fputc(byte ^ 1, f);
+    fclose(f);
+    snprintf(input, sizeof(input), "/load %s\n/load /nowhere\n" PROMPT "\n", path);
+    TALK(&r, input);
+    assert_int_equal(r.status, 0);
+    assert_null(strstr(r.err, "loaded"));
+    assert_non_null(strstr(r.err, "/nowhere"));
+    assert_string_equal(r.out, first.out);
+}
+
+static void an_interrupt_ends_the_turn_and_not_the_session(void **state)
+{
+    static const char *const argv[] = { "eddy", "run", DEMO, "-n", "1000000", NULL };
+    static char err[TEXT];
+    char input[128], byte;
+    FILE *in, *notes = scratch("");
+    int out[2];
+    pid_t pid;
+
+    (void)state;
+    snprintf(input, sizeof(input), PROMPT "\n/save %s/cancelled\n", folder);
+    in = scratch(input);
+    assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+    pid = start(argv, fileno(in), out[1], fileno(notes));
+    close(out[1]);
+    assert_int_equal(read(out[0], &byte, 1), 1); /* the turn runs */
+    assert_int_equal(kill(pid, SIGINT), 0);
+    while (read(out[0], &byte, 1) == 1)
+        ;
+    assert_int_equal(finish(pid), 0);
+    close(out[0]);
+    fclose(in);
+    slurp(notes, err);
+    assert_non_null(strstr(err, "cancelled"));
+    assert_non_null(strstr(err, "saved; 0 tokens"));
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    static const char *const names[] = { "state", "damaged", "cancelled" };
+    char path[128];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        snprintf(path, sizeof(path), "%s/%s", folder, names[i]);
+        unlink(path);
+    }
+    return rmdir(folder);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(inspect_shows_sizes_every_tensor_and_the_state),
+        cmocka_unit_test(inspect_refuses_what_is_no_model_in_one_line),
+        cmocka_unit_test(a_prompt_gives_its_continuation_and_nothing_else),
+        cmocka_unit_test(a_seed_repeats_its_text_and_another_does_not),
+        cmocka_unit_test(text_that_cannot_be_written_is_a_failure),
+        cmocka_unit_test(an_empty_line_goes_on_as_one_longer_turn_would),
+        cmocka_unit_test(undo_leads_back_to_before_the_turn),
+        cmocka_unit_test(what_happens_in_a_fork_stays_there),
+        cmocka_unit_test(a_saved_session_goes_on_in_another_process),
+        cmocka_unit_test(a_damaged_file_is_refused_and_changes_nothing),
+        cmocka_unit_test(an_interrupt_ends_the_turn_and_not_the_session),
+    };
+
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
