@@ -6,6 +6,7 @@
 #include "kernels/cpu/cpu.h"
 
 #include "kernels/cpu/activation.h"
+#include "kernels/cpu/pool.h"
 
 /* sum[r] = sum_j W[panel * PANEL + r, j] * x[j] */
 static void panel_product(float sum[PANEL], const struct matrix *w, int panel, const float *x)
@@ -24,28 +25,28 @@ static void panel_product(float sum[PANEL], const struct matrix *w, int panel, c
     }
 }
 
-static void product(const struct linear *p)
+/* PANEL outputs of every row. */
+static void run_panel(const void *job, int panel, int thread)
 {
-    for (int panel = 0; panel < matrix_panels(p->w); panel++) {
-        const int row = panel * PANEL;
-        const int rows = p->w->rows - row < PANEL ? p->w->rows - row : PANEL;
+    const struct linear *p = job;
+    const int row = panel * PANEL;
+    const int rows = p->w->rows - row < PANEL ? p->w->rows - row : PANEL;
 
-        for (int t = 0; t < p->T; t++) {
-            float *y = p->y + (size_t)t * p->y_ld + row, sum[PANEL];
+    (void)thread;
+    for (int t = 0; t < p->T; t++) {
+        float *y = p->y + (size_t)t * p->y_ld + row, sum[PANEL];
 
-            panel_product(sum, p->w, panel, p->x + (size_t)t * p->x_ld);
-            for (int r = 0; r < rows; r++) {
-                float v = activate(p->act, sum[r] + (p->bias ? p->bias[row + r] : 0.0f));
+        panel_product(sum, p->w, panel, p->x + (size_t)t * p->x_ld);
+        for (int r = 0; r < rows; r++) {
+            float v = activate(p->act, sum[r] + (p->bias ? p->bias[row + r] : 0.0f));
 
-                y[r] = p->add ? y[r] + v : v;
-            }
+            y[r] = p->add ? y[r] + v : v;
         }
     }
 }
 
 void linear_plain(struct stream *q, const struct linear *p, int n)
 {
-    (void)q;
     for (int i = 0; i < n; i++)
-        product(&p[i]);
+        pool_run(q, matrix_panels(p[i].w), p[i].w->bytes * (size_t)p[i].T, run_panel, &p[i]);
 }

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "kernels/cpu/pool.h"
+
 /* A row of a packed matrix is one lane of its panel: PANEL elements apart. */
 static void widen_row(float *x, const struct matrix *m, int row)
 {
@@ -20,11 +22,25 @@ static void widen_row(float *x, const struct matrix *m, int row)
     }
 }
 
+struct embed_job {
+    const struct batch *in;
+    const struct matrix *table;
+    float *x;
+};
+
+static void embed_row(const void *arg, int t, int thread)
+{
+    const struct embed_job *job = arg;
+
+    (void)thread;
+    widen_row(job->x + (size_t)t * (size_t)job->table->cols, job->table, job->in->token[t]);
+}
+
 void embed_plain(struct stream *q, const struct batch *in, float *x, const struct matrix *table)
 {
-    (void)q;
-    for (int t = 0; t < in->T; t++)
-        widen_row(x + (size_t)t * (size_t)table->cols, table, in->token[t]);
+    const struct embed_job job = { in, table, x };
+
+    pool_run(q, in->T, (size_t)in->T * (size_t)table->cols * 4, embed_row, &job);
 }
 
 void gather_plain(struct stream *q, float *y, const float *x, const int *rows, int n, int dim)
