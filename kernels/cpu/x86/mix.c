@@ -58,12 +58,11 @@ void ISA(token_shift)(struct stream *q, const struct batch *in, const struct tok
                    p->x + (size_t)(in->begin[s + 1] - 1) * dim, dim * sizeof(float));
 }
 
-enum { CONV_STRIP = 64, CONV_W_MAX = 8 }; /* channels of a unit; widths with a fast path */
+enum { CONV_W_MAX = 8 }; /* wider ones go to the definition */
 
 struct conv_job {
     const struct batch *in;
     const struct short_conv *p;
-    int strips;
 };
 
 static const float *conv_input(const struct short_conv *p, const float *state, const float *x,
@@ -74,18 +73,14 @@ static const float *conv_input(const struct short_conv *p, const float *state, c
     return x + (size_t)row * p->x_ld;
 }
 
-/* VW channels, or the last m, of one sequence. The weights [dim, W] are turned once. */
-static void conv_channels(const struct short_conv *p, const float *state, size_t first, int T,
-                          int c, int m)
+/* VW channels, or the last m, of one sequence. turned: their weights, newest input last. */
+static void conv_channels(const struct short_conv *p, const float turned[][VW], const float *state,
+                          size_t first, int T, int c, int m)
 {
     const int W = p->W;
     const float *x = p->x + first * p->x_ld + c;
     const vf bias = p->bias ? v_load_n(p->bias + c, m) : v_zero();
-    float turned[CONV_W_MAX][VW] = { { 0 } };
 
-    for (int i = 0; i < W; i++)
-        for (int k = 0; k < m; k++)
-            turned[i][k] = p->weight[(c + k) * W + i];
     for (int t = 0; t < T; t++) {
         vf sum = v_zero();
 
@@ -105,29 +100,35 @@ static void keep_inputs(const struct short_conv *p, float *state, const float *x
                 (size_t)n * sizeof(*state));
 }
 
+/* A strip of channels of every sequence: the weights [dim, W] are turned once for all. */
 static void conv_unit(const void *arg, int unit, int thread)
 {
     const struct conv_job *job = arg;
     const struct short_conv *p = job->p;
-    const int s = unit / job->strips, c = unit % job->strips * CONV_STRIP;
-    const int n = p->dim - c < CONV_STRIP ? p->dim - c : CONV_STRIP;
-    const size_t first = (size_t)job->in->begin[s];
-    const int T = job->in->begin[s + 1] - job->in->begin[s];
-    float *state = p->state.base + (size_t)job->in->slot[s] * p->state.stride;
+    const int c = unit * VW, m = p->dim - c < VW ? p->dim - c : VW;
+    float turned[CONV_W_MAX][VW] = { { 0 } };
 
     (void)thread;
-    for (int i = 0; i < n; i += VW)
-        conv_channels(p, state, first, T, c + i, n - i < VW ? n - i : VW);
-    keep_inputs(p, state + c, p->x + first * p->x_ld + c, T, n);
+    for (int k = 0; k < m; k++)
+        for (int i = 0; i < p->W; i++)
+            turned[i][k] = p->weight[(c + k) * p->W + i];
+    for (int s = 0; s < job->in->S; s++) {
+        const size_t first = (size_t)job->in->begin[s];
+        const int T = job->in->begin[s + 1] - job->in->begin[s];
+        float *state = p->state.base + (size_t)job->in->slot[s] * p->state.stride;
+
+        conv_channels(p, (const float(*)[VW])turned, state, first, T, c, m);
+        keep_inputs(p, state + c, p->x + first * p->x_ld + c, T, m);
+    }
 }
 
 void ISA(short_conv)(struct stream *q, const struct batch *in, const struct short_conv *p)
 {
-    const struct conv_job job = { in, p, (p->dim + CONV_STRIP - 1) / CONV_STRIP };
+    const struct conv_job job = { in, p };
 
     if (p->W > CONV_W_MAX) {
         short_conv_plain(q, in, p);
         return;
     }
-    pool_run(q, in->S * job.strips, (size_t)in->T * (size_t)p->dim * 8, conv_unit, &job);
+    pool_run(q, (p->dim + VW - 1) / VW, (size_t)in->T * (size_t)p->dim * 8, conv_unit, &job);
 }
