@@ -7,6 +7,7 @@
  * and compares whole arrays, so that gaps between rows and other slots count too. */
 #include "check.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -611,6 +612,38 @@ static void other_slots_and_the_gaps_between_rows_are_untouched(void **state)
     }
 }
 
+/* With dt held at 1 the decay is exp(A). */
+static void exponentials_err_by_at_most_two_units_in_the_last_place(void **state)
+{
+    enum { N = 4096 };
+    const float *zero = check_floats(N, 0, 0), *A = check_floats(N, -87, 0);
+    float *dt = check_floats(N, 0, 0), *decay = check_floats(N, 0, 0);
+
+    (void)state;
+    for (int i = 0; check_isas[i]; i++) {
+        struct backend *be = check_backend(check_isas[i], 1);
+        const struct decay_gates p = { .dt = dt,
+                                       .decay = decay,
+                                       .raw = zero,
+                                       .raw_ld = N,
+                                       .bias = zero,
+                                       .A = A,
+                                       .T = 1,
+                                       .H = N,
+                                       .lo = 1.0f,
+                                       .hi = 1.0f };
+
+        if (be)
+            be->ops->decay_gates(be->stream, &p);
+        for (int k = 0; be && k < N; k++) {
+            const double want = exp((double)A[k]), unit = ldexp(1.0, ilogb(want) - 23);
+
+            if (!(fabs((double)decay[k] - want) <= 2 * unit))
+                fail_msg("%s: exp(%.9g) is %.9g", be->detail, (double)A[k], (double)decay[k]);
+        }
+    }
+}
+
 static void gathering_copies_the_wanted_rows(void **state)
 {
     (void)state;
@@ -638,6 +671,8 @@ int main(int argc, char **argv)
                                   check_release),
         cmocka_unit_test_teardown(the_number_of_threads_is_invisible, check_release),
         cmocka_unit_test_teardown(other_slots_and_the_gaps_between_rows_are_untouched,
+                                  check_release),
+        cmocka_unit_test_teardown(exponentials_err_by_at_most_two_units_in_the_last_place,
                                   check_release),
         cmocka_unit_test_teardown(gathering_copies_the_wanted_rows, check_release),
     };

@@ -234,6 +234,9 @@ static void equal_candidates_are_cut_at_the_higher_ids(void **state)
     row.top_p = 0.249f; /* of 48 equals: 12 */
     for (row.position = 0; row.position < 200; row.position++)
         assert_in_range(sample_one(be, logits, VOCAB, &row).token, 0, 11);
+    row.top = 7;
+    for (int i = 0; i < row.top; i++)
+        assert_int_equal(sample_one(be, logits, VOCAB, &row).top_id[i], i);
 }
 
 static void greedy_takes_the_lowest_id_among_the_largest(void **state)
