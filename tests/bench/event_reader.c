@@ -9,7 +9,7 @@ void event_reader_init(struct event_reader *r, void (*take)(void *arg, const cha
     r->head[0] = 0;
     r->head_len = r->line_len = r->left = 0;
     r->at = BODY_HEAD;
-    r->midline = false;
+    r->midline = r->extension = false;
 }
 
 static bool take_head(struct event_reader *r, char c)
@@ -40,10 +40,14 @@ static void take_size(struct event_reader *r, char c)
     static const char digits[] = "0123456789abcdef";
     const char *digit = c ? strchr(digits, c >= 'A' && c <= 'F' ? c | 0x20 : c) : NULL;
 
-    if (digit)
+    if (c == ';')
+        r->extension = true;
+    if (digit && !r->extension)
         r->left = r->left * 16 + (size_t)(digit - digits);
-    else if (c == '\n')
+    if (c == '\n') {
         r->at = r->left ? BODY_DATA : BODY_TRAILER;
+        r->extension = false;
+    }
 }
 
 /* Lines until an empty one. */

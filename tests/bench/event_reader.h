@@ -15,8 +15,8 @@ struct event_reader {
     char head[READER_HEAD_BYTES + 1];
     size_t head_len;
     enum { BODY_HEAD, BODY_RAW, BODY_SIZE, BODY_DATA, BODY_DATA_END, BODY_TRAILER, BODY_OVER } at;
-    size_t left; /* of the chunk */
-    bool midline;
+    size_t left;                      /* of the chunk */
+    bool extension, midline;          /* of a chunk's size; of a trailer */
     char line[READER_LINE_BYTES + 1]; /* longer ones are cut */
     size_t line_len;
 };
