@@ -225,6 +225,27 @@ static void a_saved_session_goes_on_in_another_process(void **state)
     assert_string_equal(loaded.out, saved.out + strlen(first.out));
 }
 
+static void inspect_tells_a_saved_state_from_a_model(void **state)
+{
+    static struct result r;
+    char path[128], input[256];
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/state", folder);
+    snprintf(input, sizeof(input), PROMPT "\n/save %s\n", path);
+    TALK(&r, input);
+    RUN(&r, "", "inspect", path);
+    assert_int_equal(r.status, 0);
+    assert_non_null(strstr(r.out, "saved state of "));
+    assert_non_null(strstr(r.out, "\"architecture\":\"mamba2\""));
+    assert_null(strstr(r.out, "position      0 "));
+    assert_int_equal(truncate(path, 140), 0);
+    RUN(&r, "", "inspect", path);
+    assert_int_equal(r.status, 2);
+    assert_string_equal(r.out, "");
+    assert_non_null(strstr(r.err, "cut short"));
+}
+
 static void a_damaged_file_is_refused_and_changes_nothing(void **state)
 {
     static struct result first, r;
@@ -309,6 +330,7 @@ int main(void)
         cmocka_unit_test(undo_leads_back_to_before_the_turn),
         cmocka_unit_test(what_happens_in_a_fork_stays_there),
         cmocka_unit_test(a_saved_session_goes_on_in_another_process),
+        cmocka_unit_test(inspect_tells_a_saved_state_from_a_model),
         cmocka_unit_test(a_damaged_file_is_refused_and_changes_nothing),
         cmocka_unit_test(an_interrupt_ends_the_turn_and_not_the_session),
     };
