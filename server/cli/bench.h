@@ -76,19 +76,21 @@ struct decode_row {
     int sessions;
     struct samples engine; /* seconds a step, through the engine */
     struct samples step;   /* seconds of model_step() alone */
+    struct samples gain;   /* tokens a second against the first row's of the same run */
+    /* Of the first row: shares of the read bandwidth, measured anew for each run. */
+    struct samples engine_share, step_share;
 };
 
+/* The first row is of one session. */
 bool bench_decode(struct bench *b, struct decode_row *row, int rows);
-/* The share of read bandwidth that the first row, of one session, reached. */
-double bench_decode_share(struct bench *b, struct decode_row *row);
 
 struct prefill_row {
     size_t tokens;
     struct samples seconds;
+    struct samples share; /* of the float32 rate, measured anew for each run */
 };
 
 bool bench_prefill(struct bench *b, struct prefill_row *row, int rows);
-double bench_prefill_share(struct bench *b, struct prefill_row *row); /* of the fp32 rate */
 
 bool bench_resume(struct bench *b);
 bool bench_memory(struct bench *b);

@@ -9,6 +9,7 @@
 
 #include "config/error.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/ceiling.h"
 
 #define RUN_SECONDS 0.3 /* one run of one row */
 enum { STEPS_MIN = 8, STEPS_MAX = 256, BATCH_MAX = 64, ROWS_MAX = 8 };
@@ -48,21 +49,20 @@ static int steps_for(double seconds)
     return steps < STEPS_MIN ? STEPS_MIN : steps > STEPS_MAX ? STEPS_MAX : (int)steps;
 }
 
-/* One run of every row: steps[i] of row i. */
-static bool time_model(struct bench *b, void *records, struct decode_row *row, int rows,
-                       const int *steps)
+/* One run of every row: steps[i] steps of row i, seconds[i] each. */
+static bool time_model(struct bench *b, void *records, const struct decode_row *row, int rows,
+                       const int *steps, double *seconds)
 {
     for (int i = 0; i < rows; i++) {
-        double seconds = time_steps(b, records, row[i].sessions, steps[i]);
-
-        if (seconds < 0)
+        seconds[i] = time_steps(b, records, row[i].sessions, steps[i]);
+        if (seconds[i] < 0)
             return false;
-        samples_add(&row[i].step, seconds);
     }
     return true;
 }
 
-static bool time_engine(struct bench *b, struct decode_row *row, int rows, const int *steps)
+static bool time_turns(struct bench *b, const struct decode_row *row, int rows, const int *steps,
+                       double *seconds)
 {
     const int most = row[rows - 1].sessions;
     struct turns turns = { .prefix = "decode", .n = most, .prompt = 1, .tokens = 1 };
@@ -73,41 +73,26 @@ static bool time_engine(struct bench *b, struct decode_row *row, int rows, const
         return false;
     turns.prompt = 0; /* a turn goes on where the one before ended: a row a step */
     for (int i = 0; i < rows; i++) {
-        double seconds;
-
         turns.n = row[i].sessions;
         turns.tokens = steps[i];
-        seconds = bench_turns(b, &turns);
-        if (seconds < 0)
+        seconds[i] = bench_turns(b, &turns) / steps[i];
+        if (seconds[i] < 0)
             return false;
-        samples_add(&row[i].engine, seconds / steps[i]);
     }
     return true;
 }
 
-static bool measure(struct bench *b, void *records, struct decode_row *row, int rows)
+static bool time_engine(struct bench *b, const struct decode_row *row, int rows, const int *steps,
+                        double *seconds)
 {
     struct error err;
-    int steps[ROWS_MAX];
+    bool ok = local_start(&b->local, &err);
 
-    assert(rows <= ROWS_MAX);
-    for (int i = 0; i < rows; i++)
-        steps[i] = steps_for(time_steps(b, records, row[i].sessions, 2));
-    for (int k = 0; k < REPETITIONS; k++) {
-        bool ok;
-
-        if (!time_model(b, records, row, rows, steps))
-            return false;
-        if (!local_start(&b->local, &err)) {
-            fprintf(stderr, "eddy: %s\n", err.message);
-            return false;
-        }
-        ok = time_engine(b, row, rows, steps);
-        local_stop(&b->local);
-        if (!ok)
-            return false;
-    }
-    return true;
+    if (!ok)
+        fprintf(stderr, "eddy: %s\n", err.message);
+    ok = ok && time_turns(b, row, rows, steps, seconds);
+    local_stop(&b->local);
+    return ok;
 }
 
 static double bytes_a_step(const struct bench *b)
@@ -115,15 +100,32 @@ static double bytes_a_step(const struct bench *b)
     return b->cost.weight_bytes + b->cost.state_bytes;
 }
 
-double bench_decode_share(struct bench *b, struct decode_row *row)
+static bool measure(struct bench *b, void *records, struct decode_row *row, int rows)
 {
-    return bytes_a_step(b) / samples_median(&row->engine) / b->read_bandwidth;
+    double model[ROWS_MAX], engine[ROWS_MAX], bandwidth;
+    int steps[ROWS_MAX];
+
+    assert(rows <= ROWS_MAX && row[0].sessions == 1);
+    for (int i = 0; i < rows; i++)
+        steps[i] = steps_for(time_steps(b, records, row[i].sessions, 2));
+    for (int k = 0; k < REPETITIONS; k++) {
+        bandwidth = ceiling_read_bandwidth(b->local.parts.backend);
+        if (!time_model(b, records, row, rows, steps, model) ||
+            !time_engine(b, row, rows, steps, engine))
+            return false;
+        for (int i = 0; i < rows; i++) {
+            samples_add(&row[i].step, model[i]);
+            samples_add(&row[i].engine, engine[i]);
+            samples_add(&row[i].gain, row[i].sessions * engine[0] / engine[i]);
+        }
+        samples_add(&row[0].step_share, bytes_a_step(b) / model[0] / bandwidth);
+        samples_add(&row[0].engine_share, bytes_a_step(b) / engine[0] / bandwidth);
+    }
+    return true;
 }
 
 static void print(struct bench *b, struct decode_row *row, int rows)
 {
-    double one = row->sessions / samples_median(&row->engine);
-
     printf("\n| decode: sessions | tokens/s | against one | ms a step | model_step alone, ms | "
            "the rest |\n|---|---|---|---|---|---|\n");
     for (int i = 0; i < rows; i++) {
@@ -132,17 +134,18 @@ static void print(struct bench *b, struct decode_row *row, int rows)
 
         printf("| %d | %.0f (%.0f to %.0f) | %.2f x | %.2f | %.2f (%.2f to %.2f) | %.1f %% |\n",
                row[i].sessions, n / engine, n / samples_most(e), n / samples_least(e),
-               n / engine / one, engine * 1e3, model * 1e3, samples_least(m) * 1e3,
+               samples_median(&row[i].gain), engine * 1e3, model * 1e3, samples_least(m) * 1e3,
                samples_most(m) * 1e3, 100 * (engine - model) / engine);
     }
     printf("\nOne session moves %.2f MB a token: %.2f MB of weights (%s), %.2f MB of state read "
-           "and written.\n%.1f GB/s = %.0f %% of the read bandwidth through the engine, %.0f %% "
-           "in model_step alone.\n",
+           "and written:\n%.1f GB/s, %.0f %% (%.0f to %.0f) of the read bandwidth through the "
+           "engine, %.0f %% (%.0f to %.0f) in\nmodel_step alone.\n",
            bytes_a_step(b) / 1e6, b->cost.weight_bytes / 1e6,
            "each once, without a table of embeddings that is not the head too",
            b->cost.state_bytes / 1e6, bytes_a_step(b) / samples_median(&row->engine) / 1e9,
-           100 * bench_decode_share(b, row),
-           100 * bytes_a_step(b) / samples_median(&row->step) / b->read_bandwidth);
+           100 * samples_median(&row->engine_share), 100 * samples_least(&row->engine_share),
+           100 * samples_most(&row->engine_share), 100 * samples_median(&row->step_share),
+           100 * samples_least(&row->step_share), 100 * samples_most(&row->step_share));
 }
 
 bool bench_decode(struct bench *b, struct decode_row *row, int rows)

@@ -4,33 +4,34 @@
 #include <stdio.h>
 
 #include "config/error.h"
+#include "kernels/cpu/ceiling.h"
 
 static double flops(const struct bench *b, const struct prefill_row *row)
 {
     return b->cost.body_flops * (double)row->tokens + b->cost.head_flops;
 }
 
-double bench_prefill_share(struct bench *b, struct prefill_row *row)
+static bool time_rows(struct bench *b, struct prefill_row *row, int rows)
 {
-    return flops(b, row) / samples_median(&row->seconds) / b->fma_rate;
-}
+    const double rate = ceiling_fma_rate(b->local.parts.backend); /* no engine is running */
+    struct turns turns = { .n = 1, .prompt = 64, .tokens = 1 };
+    struct error err;
 
-static bool measure(struct bench *b, struct prefill_row *row, int rows)
-{
-    struct turns turns = { .n = 1, .prompt = row[rows - 1].tokens / 8 + 1, .tokens = 1 };
-
+    if (!local_start(&b->local, &err)) {
+        fprintf(stderr, "eddy: %s\n", err.message);
+        return false;
+    }
     if (bench_turns(b, &turns) < 0)
         return false;
-    for (int k = 0; k < REPETITIONS; k++) {
-        for (int i = 0; i < rows; i++) {
-            double seconds;
+    for (int i = 0; i < rows; i++) {
+        double seconds;
 
-            turns.prompt = row[i].tokens;
-            seconds = bench_turns(b, &turns);
-            if (seconds < 0)
-                return false;
-            samples_add(&row[i].seconds, seconds);
-        }
+        turns.prompt = row[i].tokens;
+        seconds = bench_turns(b, &turns);
+        if (seconds < 0)
+            return false;
+        samples_add(&row[i].seconds, seconds);
+        samples_add(&row[i].share, flops(b, &row[i]) / seconds / rate);
     }
     return true;
 }
@@ -45,7 +46,7 @@ static void print(struct bench *b, struct prefill_row *row, int rows)
 
         printf("| %zu | %.0f (%.0f to %.0f) | %.1f | %.0f %% |", row[i].tokens, n / seconds,
                n / samples_most(s), n / samples_least(s), seconds * 1e3,
-               100 * bench_prefill_share(b, &row[i]));
+               100 * samples_median(&row[i].share));
         if (b->bf16_rate > 0)
             printf(" %.0f %% |", 100 * flops(b, &row[i]) / seconds / b->bf16_rate);
         putchar('\n');
@@ -56,15 +57,12 @@ static void print(struct bench *b, struct prefill_row *row, int rows)
 
 bool bench_prefill(struct bench *b, struct prefill_row *row, int rows)
 {
-    struct error err;
-    bool ok;
+    bool ok = true;
 
-    if (!local_start(&b->local, &err)) {
-        fprintf(stderr, "eddy: %s\n", err.message);
-        return false;
+    for (int k = 0; k < REPETITIONS && ok; k++) {
+        ok = time_rows(b, row, rows);
+        local_stop(&b->local);
     }
-    ok = measure(b, row, rows);
-    local_stop(&b->local);
     if (ok)
         print(b, row, rows);
     fflush(stdout);

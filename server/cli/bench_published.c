@@ -29,10 +29,9 @@ static bool measure(struct bench *b, const struct random_model *m, struct readin
     if (!bench_decode(b, decode, 2) || !bench_prefill(b, prefill, 1))
         return false;
     *r = (struct reading){ .title = m->title,
-                           .bandwidth = bench_decode_share(b, &decode[0]),
-                           .batch = 16 * samples_median(&decode[0].engine) /
-                                    samples_median(&decode[1].engine),
-                           .prefill = bench_prefill_share(b, &prefill[0]) };
+                           .bandwidth = samples_median(&decode[0].engine_share),
+                           .batch = samples_median(&decode[1].gain),
+                           .prefill = samples_median(&prefill[0].share) };
     return true;
 }
 
