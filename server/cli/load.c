@@ -1,5 +1,9 @@
 #include "server/cli/load.h"
 
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "config/options.h"
@@ -16,6 +20,20 @@ const char *model_path(const struct options *o)
     return access(EDDY_DEMO_DIR "/config.json", R_OK) == 0 ? EDDY_DEMO_DIR : EDDY_SHARE_DIR;
 }
 
+/* Where a model's other files are: the folder itself, or the one its file is in. */
+static struct tokenizer *open_tokenizer(const char *path, int vocab, struct error *err)
+{
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    struct stat st;
+
+    if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+        return tokenizer_open(path, vocab, err);
+    snprintf(folder, sizeof(folder), "%.*s", slash ? (int)(slash - path + 1) : 1,
+             slash ? path : ".");
+    return tokenizer_open(folder, vocab, err);
+}
+
 bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
                  struct error *err)
 {
@@ -29,7 +47,7 @@ bool loaded_init(struct loaded *l, const struct options *o, const struct model_o
     if (!l->model)
         return false;
     l->name = o->model_name ? o->model_name : o->model ? model_info(l->model)->name : DEMO_NAME;
-    l->tokenizer = tokenizer_open(model_path(o), model_info(l->model)->vocab, err);
+    l->tokenizer = open_tokenizer(model_path(o), model_info(l->model)->vocab, err);
     return l->tokenizer != NULL;
 }
 

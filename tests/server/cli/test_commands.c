@@ -299,6 +299,18 @@ static void an_interrupt_ends_the_turn_and_not_the_session(void **state)
     assert_non_null(strstr(err, "saved; 0 tokens"));
 }
 
+static void a_model_is_its_folder_or_its_file(void **state)
+{
+    static struct result folder_run, file_run;
+
+    (void)state;
+    RUN(&folder_run, "", "run", DEMO, "-p", PROMPT, "-n", "12", "--temperature", "0");
+    RUN(&file_run, "", "run", DEMO "/model.safetensors", "-p", PROMPT, "-n", "12", "--temperature",
+        "0");
+    assert_int_equal(file_run.status, 0);
+    assert_string_equal(file_run.out, folder_run.out);
+}
+
 static int make_folder(void **state)
 {
     (void)state;
@@ -332,6 +344,7 @@ int main(void)
         cmocka_unit_test(a_saved_session_goes_on_in_another_process),
         cmocka_unit_test(inspect_tells_a_saved_state_from_a_model),
         cmocka_unit_test(a_damaged_file_is_refused_and_changes_nothing),
+        cmocka_unit_test(a_model_is_its_folder_or_its_file),
         cmocka_unit_test(an_interrupt_ends_the_turn_and_not_the_session),
     };
 
