@@ -27,6 +27,17 @@ double engine_clock(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+void engine_observe(struct engine_histogram *h, double seconds)
+{
+    int i = 0;
+
+    while (i < ENGINE_BUCKETS && seconds > engine_bucket_bound[i])
+        i++;
+    h->bucket[i]++;
+    h->sum += seconds;
+    h->count++;
+}
+
 struct event *engine_event(enum event_kind kind, struct command *c)
 {
     struct event *event = calloc(1, sizeof(*event));
@@ -114,7 +125,7 @@ static void *run(void *arg)
         busy = scheduler_step(e);
         publish(e);
     }
-    scheduler_fail_all(e, &(struct error){ ERR_DEVICE, "the server is stopping" });
+    scheduler_fail_all(e, PROBLEM_SHUTTING_DOWN, "the server is stopping");
     sessions_clear(e);
     snapshots_clear(e);
     publish(e);
@@ -212,9 +223,7 @@ struct event *engine_receive(struct engine *e)
 
 bool engine_idle(struct engine *e)
 {
-    struct engine_counters c = engine_counters(e);
-
-    return !c.running && !c.queued && mailbox_empty(&e->mailbox);
+    return mailbox_settled(&e->mailbox);
 }
 
 struct engine_counters engine_counters(struct engine *e)

@@ -23,7 +23,7 @@ struct engine_options {
     int slots;      /* state slots on the device: turns at once, plus sessions kept there */
     int max_batch;  /* sequences in one step */
     int row_budget; /* rows of one step, decode and prefill together; above max_batch */
-    int max_queue;  /* turns waiting for a slot; beyond it queue_full */
+    int max_queue;  /* turns waiting beside those that can run; beyond it queue_full */
     int max_sessions;
     size_t host_bytes;  /* checkpoints held in host memory; beyond it no_slot, snapshot_quota */
     double session_ttl; /* seconds a session lives untouched; 0: for ever */
@@ -36,7 +36,7 @@ enum { ENGINE_SCORE_ROWS = 64 };
 
 enum { ENGINE_BUCKETS = 16 };
 
-/* Upper bounds in seconds: 0.0005 1 2.5 5 ... as in histogram_bounds. */
+/* Upper bounds in seconds, 0.0005 to 60. */
 extern const double engine_bucket_bound[ENGINE_BUCKETS];
 
 struct engine_histogram {
@@ -78,7 +78,7 @@ bool engine_send(struct engine *e, struct command *c);
 void engine_nudge(struct engine *e);
 /* The next event, moved to the caller; NULL when there is none now. */
 struct event *engine_receive(struct engine *e);
-/* No turn is running or queued and no event waits. */
+/* Every command that was sent has been answered, and the answer received. */
 bool engine_idle(struct engine *e);
 
 struct engine_counters engine_counters(struct engine *e);

@@ -28,7 +28,8 @@ struct session {
     struct checkpoint *head; /* kept; never NULL, at position 0 before the first turn */
     struct id snapshot;      /* the newest snapshot on the way to the head, or "" */
     uint64_t version;
-    double created, updated, ttl; /* ttl 0: for ever */
+    double created, updated; /* updated: when the head moved */
+    double touched, ttl;     /* it expires ttl after the newest turn's end; 0: never */
     uint64_t seed;
     bool seeded;     /* the client chose it: forks inherit it */
     char *metadata;  /* owned, may be NULL */
@@ -38,6 +39,7 @@ struct session {
 struct snapshot {
     struct id id, session, parent;
     struct checkpoint *checkpoint; /* kept */
+    uint64_t seed;                 /* the session's: its checkpoint may be older */
     char label[LIMIT_LABEL_BYTES + 1];
     double created;
 };
@@ -52,6 +54,7 @@ struct job {
     int stop_ids;
     uint64_t seed;
     bool failed;    /* command->problem says why; the other choices end too */
+    bool reserved;  /* room for the checkpoint that it will leave behind */
     double arrived; /* monotonic seconds */
 };
 
@@ -126,6 +129,7 @@ struct engine {
 };
 
 double engine_clock(void); /* monotonic seconds */
+void engine_observe(struct engine_histogram *h, double seconds);
 
 /* engine.c */
 void engine_post(struct engine *e, struct event *event);
@@ -150,7 +154,7 @@ void scheduler_finish(struct engine *e);
 void scheduler_enqueue(struct engine *e, struct sequence *s, bool front);
 /* Admits, runs one step and handles its results. false: there was nothing to run. */
 bool scheduler_step(struct engine *e);
-void scheduler_fail_all(struct engine *e, const struct error *err);
+void scheduler_fail_all(struct engine *e, enum problem_code what, const char *message);
 
 /* sessions.c and snapshots.c: answer a command; false with c->problem set. */
 bool session_command(struct engine *e, struct command *c);
@@ -159,6 +163,7 @@ struct session *session_find(struct engine *e, const struct id *id, struct probl
 bool session_claim(struct engine *e, const struct command *c, struct session **out,
                    struct problem *p);
 void session_move(struct engine *e, struct session *s, struct checkpoint *head);
+/* All but the metadata, which stays what it is. */
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
 void sessions_sweep(struct engine *e);
 void sessions_clear(struct engine *e);

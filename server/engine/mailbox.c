@@ -59,8 +59,10 @@ bool mailbox_put(struct mailbox *m, struct command *c)
 
     pthread_mutex_lock(&m->lock);
     room = m->count < m->capacity;
-    if (room)
+    if (room) {
         m->command[(m->first + m->count++) % m->capacity] = c;
+        m->owed++;
+    }
     pthread_cond_signal(&m->arrived);
     pthread_mutex_unlock(&m->lock);
     return room;
@@ -84,19 +86,20 @@ struct event *mailbox_take_event(struct mailbox *m)
         m->event = e->next;
         if (!m->event)
             m->last = &m->event;
+        m->owed -= e->kind == EVENT_ANSWER;
     }
     pthread_mutex_unlock(&m->lock);
     return e;
 }
 
-bool mailbox_empty(struct mailbox *m)
+bool mailbox_settled(struct mailbox *m)
 {
-    bool empty;
+    bool settled;
 
     pthread_mutex_lock(&m->lock);
-    empty = !m->count && !m->event;
+    settled = !m->owed;
     pthread_mutex_unlock(&m->lock);
-    return empty;
+    return settled;
 }
 
 struct command *mailbox_take(struct mailbox *m, double seconds)

@@ -17,6 +17,7 @@ struct mailbox {
     struct command **command; /* ring */
     int capacity, first, count;
     bool nudged;
+    int owed;                    /* commands put whose answer was not taken */
     struct event *event, **last; /* list, oldest first */
 };
 
@@ -31,7 +32,7 @@ void mailbox_finish(struct mailbox *m);             /* frees what was not delive
 bool mailbox_put(struct mailbox *m, struct command *c);
 void mailbox_nudge(struct mailbox *m);
 struct event *mailbox_take_event(struct mailbox *m);
-bool mailbox_empty(struct mailbox *m);
+bool mailbox_settled(struct mailbox *m); /* nothing is owed */
 
 /* Engine thread. take: waits up to `seconds` for a command or a nudge when there is none;
  * NULL if none came. */

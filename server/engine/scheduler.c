@@ -293,26 +293,19 @@ static bool forward(struct engine *e, struct error *err)
     return e->backend->sync(e->backend, err);
 }
 
-void scheduler_fail_all(struct engine *e, const struct error *err)
+void scheduler_fail_all(struct engine *e, enum problem_code what, const char *message)
 {
     for (struct sequence *s = e->queue; s; s = s->next)
-        job_fail(s->job, PROBLEM_DEVICE_ERROR, err->message);
+        job_fail(s->job, what, message);
     for (int i = 0; i < e->running_count; i++)
-        job_fail(e->running[i]->job, PROBLEM_DEVICE_ERROR, err->message);
+        job_fail(e->running[i]->job, what, message);
     drop_failed(e);
     retire(e);
 }
 
 static void count_step(struct engine *e, double seconds)
 {
-    struct engine_histogram *h = &e->counters.step;
-    int i = 0;
-
-    while (i < ENGINE_BUCKETS && seconds > engine_bucket_bound[i])
-        i++;
-    h->bucket[i]++;
-    h->sum += seconds;
-    h->count++;
+    engine_observe(&e->counters.step, seconds);
     e->counters.steps++;
     e->counters.rows += (uint64_t)e->step.batch.T;
     e->counters.batch = e->step.batch.S;
@@ -333,7 +326,7 @@ bool scheduler_step(struct engine *e)
     assert(e->step.batch.T > 0);
     began = engine_clock();
     if (!forward(e, &err)) {
-        scheduler_fail_all(e, &err);
+        scheduler_fail_all(e, PROBLEM_DEVICE_ERROR, err.message);
         return true;
     }
     count_step(e, engine_clock() - began);

@@ -40,7 +40,7 @@ void session_move(struct engine *e, struct session *s, struct checkpoint *head)
     tiers_release(e->tiers, s->head);
     s->head = head;
     s->version++;
-    s->updated = checkpoint_clock();
+    s->updated = s->touched = checkpoint_clock();
 }
 
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info)
@@ -51,7 +51,7 @@ void session_describe(const struct engine *e, const struct session *s, struct se
         .id = s->id,
         .created = s->created,
         .updated = s->updated,
-        .expires = s->ttl > 0 ? s->updated + s->ttl : 0,
+        .expires = s->ttl > 0 ? s->touched + s->ttl : 0,
         .position = head->position,
         .version = s->version,
         .residency = head->slot >= 0 ? "device"
@@ -60,20 +60,33 @@ void session_describe(const struct engine *e, const struct session *s, struct se
         .state_bytes = model_info(e->model)->layout.bytes,
         .busy = s->job != NULL,
         .answer_open = head->answer_open,
-        .metadata = s->metadata ? strdup(s->metadata) : NULL,
+        .metadata = info->metadata,
     };
     if (head->position)
         info->head = head->id;
     memcpy(info->tail, head->tail, sizeof(info->tail));
 }
 
-static bool answer_one(struct engine *e, struct command *c, const struct session *s)
+static bool no_memory(struct command *c)
 {
-    c->sessions = malloc(sizeof(*c->sessions));
+    return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
+}
+
+/* Before anything changes, so that what is done is also answered. */
+static bool prepare(struct command *c, const char *metadata)
+{
+    c->sessions = calloc(1, sizeof(*c->sessions));
     if (!c->sessions)
-        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
-    session_describe(e, s, c->sessions);
+        return no_memory(c);
     c->items = 1;
+    if (metadata && !(c->sessions->metadata = strdup(metadata)))
+        return no_memory(c);
+    return true;
+}
+
+static bool answer(struct engine *e, struct command *c, const struct session *s)
+{
+    session_describe(e, s, c->sessions);
     return true;
 }
 
@@ -117,7 +130,7 @@ static struct session *add_session(struct engine *e, const struct id *id, struct
     s->id = *id;
     if (!id->text[0])
         id_generate(&s->id, "sess");
-    s->created = s->updated = checkpoint_clock();
+    s->created = s->updated = s->touched = checkpoint_clock();
     s->ttl = e->options.session_ttl;
     s->seed = id_random();
     s->head = head ? tiers_keep(head) : empty_head(e);
@@ -141,12 +154,14 @@ static bool create(struct engine *e, struct command *c)
                            "there is a session '%s' already", c->session.text);
     if (c->snapshot.text[0] && !(from = snapshot_find(e, &c->snapshot, &c->problem)))
         return false;
-    s = add_session(e, &c->session, from ? from->checkpoint : NULL, &c->problem);
+    s = prepare(c, c->metadata)
+            ? add_session(e, &c->session, from ? from->checkpoint : NULL, &c->problem)
+            : NULL;
     if (!s)
         return false;
     if (from) {
         s->snapshot = from->id;
-        s->seed = from->checkpoint->seed;
+        s->seed = from->seed;
     }
     if (c->has_seed) {
         s->seed = c->seed;
@@ -156,14 +171,14 @@ static bool create(struct engine *e, struct command *c)
         s->ttl = c->ttl;
     s->metadata = c->metadata;
     c->metadata = NULL;
-    return answer_one(e, c, s);
+    return answer(e, c, s);
 }
 
 static bool get(struct engine *e, struct command *c)
 {
     struct session *s = session_find(e, &c->session, &c->problem);
 
-    return s && answer_one(e, c, s);
+    return s && prepare(c, s->metadata) && answer(e, c, s);
 }
 
 static bool list(struct engine *e, struct command *c)
@@ -172,9 +187,15 @@ static bool list(struct engine *e, struct command *c)
 
     c->sessions = calloc((size_t)c->count + 1, sizeof(*c->sessions));
     if (!c->sessions)
-        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the list");
-    for (; at && c->items < c->count; at = at->next)
-        session_describe(e, at->value, &c->sessions[c->items++]);
+        return no_memory(c);
+    for (; at && c->items < c->count; at = at->next) {
+        const struct session *s = at->value;
+        struct session_info *info = &c->sessions[c->items++];
+
+        if (s->metadata && !(info->metadata = strdup(s->metadata)))
+            return no_memory(c);
+        session_describe(e, s, info);
+    }
     c->more = at != NULL;
     return true;
 }
@@ -200,6 +221,12 @@ static bool forget(struct engine *e, struct command *c)
     return true;
 }
 
+static void forget_children(struct engine *e, struct command *c)
+{
+    while (c->items)
+        remove_session(e, id_map_find(&e->sessions, &c->sessions[--c->items].id));
+}
+
 /* Children share the checkpoint; each gets a slot of its own when it is written. */
 static bool branch(struct engine *e, struct command *c)
 {
@@ -211,13 +238,15 @@ static bool branch(struct engine *e, struct command *c)
         return false;
     c->sessions = calloc((size_t)c->count, sizeof(*c->sessions));
     if (!c->sessions)
-        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
+        return no_memory(c);
     while (c->items < c->count) {
         struct session *child =
             add_session(e, &none, from ? from->checkpoint : s->head, &c->problem);
 
-        if (!child)
+        if (!child) {
+            forget_children(e, c);
             return false;
+        }
         child->snapshot = from ? from->id : s->snapshot;
         child->ttl = s->ttl;
         if (s->seeded) {
@@ -234,42 +263,48 @@ static bool restore(struct engine *e, struct command *c)
     struct snapshot *from = snapshot_find(e, &c->snapshot, &c->problem);
     struct session *s;
 
-    if (!from || !session_claim(e, c, &s, &c->problem))
+    if (!from || !session_claim(e, c, &s, &c->problem) || !prepare(c, s->metadata))
         return false;
     session_move(e, s, tiers_keep(from->checkpoint));
     s->snapshot = from->id;
-    s->seed = from->checkpoint->seed;
-    return answer_one(e, c, s);
+    s->seed = from->seed;
+    return answer(e, c, s);
 }
 
 static bool copy_out(struct engine *e, struct command *c)
 {
     struct session *s = session_find(e, &c->session, &c->problem);
 
-    if (!s)
+    if (!s || !prepare(c, s->metadata))
         return false;
     c->checkpoint = tiers_export(e->tiers, s->head);
     if (!c->checkpoint)
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
                            "no memory for a copy of the state");
-    return answer_one(e, c, s);
+    c->checkpoint->seed = s->seed;
+    return answer(e, c, s);
 }
 
 static bool take_in(struct engine *e, struct command *c)
 {
     struct session *s = id_map_find(&e->sessions, &c->session);
 
-    if (s && !session_claim(e, c, &s, &c->problem))
+    struct checkpoint *head = c->checkpoint;
+
+    if ((s && !session_claim(e, c, &s, &c->problem)) || !prepare(c, s ? s->metadata : NULL))
         return false;
-    if (!s && !(s = add_session(e, &c->session, NULL, &c->problem)))
-        return false;
-    if (!tiers_adopt(e->tiers, c->checkpoint))
+    if (!tiers_adopt(e->tiers, head))
         return problem_set(&c->problem, PROBLEM_NO_SLOT, NULL,
                            "no room in host memory for another state");
-    s->seed = c->checkpoint->seed;
-    session_move(e, s, c->checkpoint);
     c->checkpoint = NULL;
-    return answer_one(e, c, s);
+    if (!s && !(s = add_session(e, &c->session, NULL, &c->problem))) {
+        tiers_release(e->tiers, head);
+        return false;
+    }
+    s->seed = head->seed;
+    s->snapshot.text[0] = '\0';
+    session_move(e, s, head);
+    return answer(e, c, s);
 }
 
 bool session_command(struct engine *e, struct command *c)
@@ -302,7 +337,7 @@ void sessions_sweep(struct engine *e)
         struct session *s = at->value;
 
         next = at->next;
-        if (!s->job && s->ttl > 0 && s->updated + s->ttl < now)
+        if (!s->job && s->ttl > 0 && s->touched + s->ttl < now)
             remove_session(e, s);
     }
 }

@@ -34,22 +34,38 @@ static void describe(const struct engine *e, const struct snapshot *s, struct sn
     memcpy(info->label, s->label, sizeof(info->label));
 }
 
-static bool answer_one(struct engine *e, struct command *c, const struct snapshot *s)
+/* Before anything changes, so that what is done is also answered. */
+static bool prepare(struct command *c)
 {
     c->snapshots = malloc(sizeof(*c->snapshots));
     if (!c->snapshots)
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
+    return true;
+}
+
+static bool answer(struct engine *e, struct command *c, const struct snapshot *s)
+{
     describe(e, s, c->snapshots);
     c->items = 1;
     return true;
 }
 
-/* Takes one reference to the checkpoint over, also when it fails. */
+/* Takes one reference to the checkpoint over, also when it fails. Each snapshot may need room
+ * of its own one day: there are never more of them than states. */
 static struct snapshot *add_snapshot(struct engine *e, struct command *c,
                                      struct checkpoint *checkpoint)
 {
-    struct snapshot *s = calloc(1, sizeof(*s));
+    struct snapshot *s;
 
+    if (e->snapshots.count >= tiers_room(e->tiers)) {
+        tiers_release(e->tiers, checkpoint);
+        problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
+                    "there are %zu snapshots, "
+                    "the most there is room for",
+                    e->snapshots.count);
+        return NULL;
+    }
+    s = calloc(1, sizeof(*s));
     if (s) {
         id_generate(&s->id, "snap");
         s->checkpoint = checkpoint;
@@ -72,16 +88,17 @@ static bool take(struct engine *e, struct command *c)
 
     if (!from)
         return false;
-    if (!tiers_has_room(e->tiers, 1))
+    if (!tiers_has_room(e->tiers))
         return problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
                            "no room for another state: delete snapshots or sessions");
-    s = add_snapshot(e, c, tiers_keep(from->head));
+    s = prepare(c) ? add_snapshot(e, c, tiers_keep(from->head)) : NULL;
     if (!s)
         return false;
+    s->seed = from->seed;
     s->session = from->id;
     s->parent = from->snapshot;
     from->snapshot = s->id;
-    return answer_one(e, c, s);
+    return answer(e, c, s);
 }
 
 static bool list(struct engine *e, struct command *c)
@@ -111,7 +128,7 @@ static bool get(struct engine *e, struct command *c)
 {
     struct snapshot *s = snapshot_find(e, &c->snapshot, &c->problem);
 
-    return s && answer_one(e, c, s);
+    return s && prepare(c) && answer(e, c, s);
 }
 
 static bool forget(struct engine *e, struct command *c)
@@ -130,13 +147,14 @@ static bool copy_out(struct engine *e, struct command *c)
 {
     struct snapshot *s = snapshot_find(e, &c->snapshot, &c->problem);
 
-    if (!s)
+    if (!s || !prepare(c))
         return false;
     c->checkpoint = tiers_export(e->tiers, s->checkpoint);
     if (!c->checkpoint)
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
                            "no memory for a copy of the state");
-    return answer_one(e, c, s);
+    c->checkpoint->seed = s->seed;
+    return answer(e, c, s);
 }
 
 static bool take_in(struct engine *e, struct command *c)
@@ -144,12 +162,17 @@ static bool take_in(struct engine *e, struct command *c)
     struct checkpoint *checkpoint = c->checkpoint;
     struct snapshot *s;
 
+    if (!prepare(c))
+        return false;
     if (!tiers_adopt(e->tiers, checkpoint))
         return problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
                            "no room in host memory for another snapshot");
     c->checkpoint = NULL;
     s = add_snapshot(e, c, checkpoint);
-    return s && answer_one(e, c, s);
+    if (!s)
+        return false;
+    s->seed = checkpoint->seed;
+    return answer(e, c, s);
 }
 
 bool snapshot_command(struct engine *e, struct command *c)

@@ -23,8 +23,10 @@ static void fail_no_memory(struct job *job)
     job_fail(job, PROBLEM_OUT_OF_MEMORY, "no memory to go on with the turn");
 }
 
-static void job_free(struct job *job)
+static void job_free(struct engine *e, struct job *job)
 {
+    if (job->reserved)
+        tiers_unreserve(e->tiers);
     free(job->bias_id);
     free(job->bias);
     free(job->stop_id);
@@ -79,10 +81,27 @@ static struct job *job_create(struct engine *e, struct command *c, struct sessio
     *job = (struct job){ .command = c, .session = session, .arrived = engine_clock() };
     job->seed = how->seeded ? how->seed : session ? session->seed : id_random();
     if (!split_biases(job, how) || !gather_stops(e, job, &c->turn)) {
-        job_free(job);
+        job_free(e, job);
         return NULL;
     }
     return job;
+}
+
+/* When the turn commits there is one checkpoint more, unless nobody but the session (and the
+ * turn that started from it) keeps the head that it leaves. Room for it is reserved, so that
+ * turns that end together never take the last slot there is to work in. */
+static bool reserve_room(struct engine *e, struct job *job, int keepers)
+{
+    const struct checkpoint *head = job->session->head;
+
+    if (job->reserved || (head->position && head->refs <= keepers))
+        return true;
+    job->reserved = tiers_reserve(e->tiers);
+    if (!job->reserved)
+        job_fail(job, PROBLEM_NO_SLOT,
+                 "no room for another state: delete sessions or snapshots, or give the server "
+                 "more slots or host memory");
+    return job->reserved;
 }
 
 /* The feed is what was left pending, then the prompt. A turn that brings nothing starts from
@@ -91,6 +110,7 @@ static bool fill_feed(struct engine *e, struct sequence *s, const int32_t *promp
 {
     const struct checkpoint *from = s->origin;
     const struct model_info *info = model_info(e->model);
+    size_t newest;
 
     s->feed = malloc((n + 2) * sizeof(*s->feed));
     if (!s->feed)
@@ -110,7 +130,8 @@ static bool fill_feed(struct engine *e, struct sequence *s, const int32_t *promp
     s->recent.count = 0;
     if (from)
         s->recent = from->recent;
-    for (size_t i = s->prompt_at; i < s->feed_len; i++)
+    newest = s->feed_len > LIMIT_PENALTY_WINDOW ? s->feed_len - LIMIT_PENALTY_WINDOW : 0;
+    for (size_t i = newest > s->prompt_at ? newest : s->prompt_at; i < s->feed_len; i++)
         recent_add(&s->recent, s->feed[i], false);
     s->stop = from && !s->feed_len ? from->stop : -1;
     return true;
@@ -156,10 +177,12 @@ size_t sequence_goal(const struct sequence *s)
 
 static bool check_turn(struct engine *e, struct command *c, struct session **session)
 {
+    const struct engine_options *o = &e->options;
+    int most = o->max_queue + (o->slots < o->max_batch ? o->slots : o->max_batch);
     struct turn *turn = &c->turn;
 
     *session = NULL;
-    if (e->queued >= e->options.max_queue)
+    if (e->queued + e->running_count >= most)
         return problem_set(&c->problem, PROBLEM_QUEUE_FULL, NULL, "%d turns are waiting already",
                            e->queued);
     if (!turn->session.text[0])
@@ -169,10 +192,8 @@ static bool check_turn(struct engine *e, struct command *c, struct session **ses
     c->expected_version = turn->expected_version;
     if (!session_claim(e, c, session, &c->problem))
         return false;
-    if (!tiers_has_room(e->tiers, 1))
-        return problem_set(&c->problem, PROBLEM_NO_SLOT, NULL,
-                           "no room for another state: delete sessions or snapshots, or give "
-                           "the server more slots or host memory");
+    if ((*session)->metadata && !(turn->info.metadata = strdup((*session)->metadata)))
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the turn");
     return true;
 }
 
@@ -193,13 +214,15 @@ void turn_begin(struct engine *e, struct command *c)
     lead = head && head->position ? turn->lead : 0;
     turn->cached_tokens = head ? head->position : 0;
     job = job_create(e, c, session);
-    s = job ? sequence_create(e, job, 0, turn->max_tokens > 0 && turn->choices == 1, head,
+    s = job && (!session || reserve_room(e, job, 1))
+            ? sequence_create(e, job, 0, turn->max_tokens > 0 && turn->choices == 1, head,
                               turn->prompt + lead, turn->prompt_len - lead)
             : NULL;
     if (!s) {
+        if (!job || !job->failed)
+            problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the turn");
         if (job)
-            job_free(job);
-        problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the turn");
+            job_free(e, job);
         engine_answer(e, c);
         return;
     }
@@ -243,7 +266,9 @@ static void report(struct engine *e, struct sequence *s, struct text_buffer *tex
 
 static struct token_score score_of(const struct turn *turn, const struct sample_result *r)
 {
-    struct token_score score = { .id = r->token, .logprob = r->logprob, .tops = turn->logprobs };
+    struct token_score score = { .id = r->token,
+                                 .logprob = r->logprob,
+                                 .tops = turn->logprobs > 0 ? turn->logprobs : 0 };
 
     for (int i = 0; i < score.tops; i++) {
         score.top_id[i] = r->top_id[i];
@@ -285,15 +310,9 @@ static bool is_stop_id(const struct job *job, int32_t id)
 static void count_token(struct engine *e, struct sequence *s)
 {
     double now = engine_clock(), since = s->sampled ? s->newest_token : s->job->arrived;
-    struct engine_histogram *h =
-        s->sampled ? &e->counters.between_tokens : &e->counters.first_token;
-    int i = 0;
 
-    while (i < ENGINE_BUCKETS && now - since > engine_bucket_bound[i])
-        i++;
-    h->bucket[i]++;
-    h->sum += now - since;
-    h->count++;
+    engine_observe(s->sampled ? &e->counters.between_tokens : &e->counters.first_token,
+                   now - since);
     s->newest_token = now;
     e->counters.completion_tokens++;
     s->job->command->turn.completion_tokens++;
@@ -328,6 +347,10 @@ static void emit_rest(struct engine *e, struct sequence *s)
         !stop_match_add(&s->match, raw.bytes, raw.len, &text, &hit) ||
         (!hit && !stop_match_flush(&s->match, &text)))
         fail_no_memory(s->job);
+    if (hit) {
+        s->hit = hit;
+        s->finish = FINISH_STOP;
+    }
     free(raw.bytes);
     report(e, s, &text, NULL, false);
 }
@@ -361,7 +384,8 @@ void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_
     }
 }
 
-/* The sequence's working slot becomes a checkpoint. NULL: no memory. */
+/* The sequence's working slot becomes a checkpoint; the empty state needs none. NULL: no
+ * memory. */
 static struct checkpoint *harvest(struct engine *e, struct sequence *s)
 {
     const struct turn *turn = &s->job->command->turn;
@@ -371,21 +395,37 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
 
     if (!c)
         return NULL;
-    if (s->origin)
+    if (s->origin && s->origin->position)
         c->parent = s->origin->id;
     c->position = s->position;
     c->pending = s->fed < s->feed_len ? s->feed[s->feed_len - 1] : -1;
     c->stop = s->stop;
-    c->seed = s->job->session ? s->job->session->seed : s->job->seed;
     c->recent = s->recent;
     c->answer_open = turn->chat || (s->origin && s->origin->answer_open && !turn->prompt_len);
     if (s->hit && hidden <= LIMIT_STOP_BYTES)
         memcpy(c->tail, s->match.held.bytes, hidden);
     memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
     c->layout = info->layout.id;
-    tiers_commit(e->tiers, c, s->slot);
-    s->slot = -1;
+    if (s->position) {
+        tiers_commit(e->tiers, c, s->slot);
+        s->slot = -1;
+    }
     return c;
+}
+
+static void post_finish(struct engine *e, struct sequence *s, int choice)
+{
+    struct event *event = engine_event(EVENT_FINISH, s->job->command);
+
+    if (!event) {
+        fail_no_memory(s->job);
+        return;
+    }
+    event->choice = choice;
+    event->finish = s->job->failed && s->finish != FINISH_CANCELLED ? FINISH_FAILED : s->finish;
+    event->stop = s->hit;
+    event->tokens = s->unreported;
+    engine_post(e, event);
 }
 
 /* The prompt of several choices is in: each of them starts from there. */
@@ -393,17 +433,18 @@ static void spread(struct engine *e, struct sequence *prompt)
 {
     struct job *job = prompt->job;
     struct checkpoint *c = harvest(e, prompt);
+    int left = job->command->turn.choices;
 
-    for (int i = job->command->turn.choices - 1; c && i >= 0 && !job->failed; i--) {
-        struct sequence *s = sequence_create(e, job, i, true, c, NULL, 0);
-
-        if (s)
-            scheduler_enqueue(e, s, true);
-        else
-            fail_no_memory(job);
+    for (struct sequence *s; c && left; left--) {
+        s = sequence_create(e, job, left - 1, true, c, NULL, 0);
+        if (!s)
+            break;
+        scheduler_enqueue(e, s, true);
     }
-    if (!c)
+    if (left)
         fail_no_memory(job);
+    for (int i = 0; i < left; i++)
+        post_finish(e, prompt, i);
     tiers_release(e->tiers, c);
 }
 
@@ -412,7 +453,7 @@ static void commit(struct engine *e, struct sequence *s)
     struct job *job = s->job;
     struct checkpoint *c;
 
-    if (!job->session || job->failed)
+    if (!job->session || job->failed || !reserve_room(e, job, 2))
         return;
     c = harvest(e, s);
     if (c)
@@ -427,6 +468,7 @@ static void job_end(struct engine *e, struct job *job)
 
     if (job->session) {
         job->session->job = NULL;
+        job->session->touched = checkpoint_clock();
         session_describe(e, job->session, &c->turn.info);
     }
     if (c->problem.what == PROBLEM_CANCELLED)
@@ -436,22 +478,7 @@ static void job_end(struct engine *e, struct job *job)
     else
         e->counters.turns_finished++;
     engine_answer(e, c);
-    job_free(job);
-}
-
-static void post_finish(struct engine *e, struct sequence *s)
-{
-    struct event *event = engine_event(EVENT_FINISH, s->job->command);
-
-    if (!event) {
-        fail_no_memory(s->job);
-        return;
-    }
-    event->choice = s->choice;
-    event->finish = s->job->failed && s->finish != FINISH_CANCELLED ? FINISH_FAILED : s->finish;
-    event->stop = s->hit;
-    event->tokens = s->unreported;
-    engine_post(e, event);
+    job_free(e, job);
 }
 
 void sequence_end(struct engine *e, struct sequence *s)
@@ -465,7 +492,9 @@ void sequence_end(struct engine *e, struct sequence *s)
         if (s->finish == FINISH_NONE)
             s->finish = FINISH_LENGTH; /* nothing was to be sampled */
         commit(e, s);
-        post_finish(e, s);
+        /* The one that takes the prompt in stands for every choice. */
+        for (int i = s->choice; i <= (s->samples ? s->choice : turn->choices - 1); i++)
+            post_finish(e, s, i);
     }
     if (s->slot >= 0)
         tiers_drop(e->tiers, s->slot);

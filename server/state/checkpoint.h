@@ -36,7 +36,7 @@ struct checkpoint {
     int32_t pending;      /* the newest token, not yet in the record, or -1 */
     int32_t stop;         /* the stop id that ended the newest turn and is not part of the
                            * context, or -1: a turn without a prompt goes on through it */
-    uint64_t seed;        /* of the draws */
+    uint64_t seed;        /* of the draws; said of a copy only: sessions own theirs */
     struct recent recent;
     bool answer_open;                /* the context ends inside an assistant's answer */
     char tail[LIMIT_STOP_BYTES + 1]; /* text of the context that no client saw: the stop

@@ -13,7 +13,7 @@ struct tiers {
     struct checkpoint **resident; /* [slots] whose record a slot holds; NULL: free or worked in */
     size_t record_bytes, host_limit, host_bytes;
     int checkpoints; /* that have a record */
-    int on_device;
+    int on_device, reserved;
     uint64_t clock, parks, unparks;
 };
 
@@ -130,7 +130,7 @@ bool tiers_adopt(struct tiers *t, struct checkpoint *c)
     c->used = ++t->clock;
     if (!c->record)
         return true; /* the empty state takes no room */
-    if (!tiers_has_room(t, 1) || t->host_bytes + t->record_bytes > t->host_limit)
+    if (!tiers_has_room(t) || t->host_bytes + t->record_bytes > t->host_limit)
         return false;
     t->host_bytes += t->record_bytes;
     t->checkpoints++;
@@ -179,11 +179,28 @@ struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c)
     return copy;
 }
 
-bool tiers_has_room(const struct tiers *t, int more)
+size_t tiers_room(const struct tiers *t)
 {
-    size_t room = t->host_limit / t->record_bytes + (size_t)slots_count(t->slots) - 1;
+    return t->host_limit / t->record_bytes + (size_t)slots_count(t->slots) - 1;
+}
 
-    return (size_t)t->checkpoints + (size_t)more <= room;
+bool tiers_has_room(const struct tiers *t)
+{
+    return (size_t)t->checkpoints + (size_t)t->reserved < tiers_room(t);
+}
+
+bool tiers_reserve(struct tiers *t)
+{
+    bool room = tiers_has_room(t);
+
+    t->reserved += room;
+    return room;
+}
+
+void tiers_unreserve(struct tiers *t)
+{
+    assert(t->reserved > 0);
+    t->reserved--;
 }
 
 struct tiers_counts tiers_counts(const struct tiers *t)

@@ -42,9 +42,13 @@ void tiers_release(struct tiers *t, struct checkpoint *c); /* takes NULL */
  * checkpoint_destroy(). NULL: no memory. */
 struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c);
 
-/* Whether `more` further checkpoints could be held beside those there are, with one slot
- * left to work in. */
-bool tiers_has_room(const struct tiers *t, int more);
+/* The most checkpoints that can be held with one slot left to work in. */
+size_t tiers_room(const struct tiers *t);
+/* Whether one further checkpoint could be held beside those there are and those for which
+ * room is reserved. */
+bool tiers_has_room(const struct tiers *t);
+bool tiers_reserve(struct tiers *t); /* false: no room */
+void tiers_unreserve(struct tiers *t);
 
 struct tiers_counts {
     int slots, slots_used, checkpoints;

@@ -234,6 +234,7 @@ static void a_cancelled_turn_leaves_the_session_where_it_was(void **unused)
     before = rig_state(&r, "a", &len);
     c = rig_turn("a", prompt, PROMPT, 1000000);
     c->turn.logprobs = -1;
+    c->turn.ignore_eos = true;
     assert_true(engine_send(r.engine, c));
     for (struct event *e = NULL; !e; event_free(e)) /* it began */
         e = engine_receive(r.engine);
@@ -469,7 +470,8 @@ static void sessions_refuse_what_they_must(void **unused)
     c = rig_command(COMMAND_SESSION_RESTORE, "a", "nothing");
     assert_int_equal(rig_ask(&r, c), PROBLEM_SNAPSHOT_NOT_FOUND);
     command_free(c);
-    two[0] = rig_turn("a", prompt, 4, 50);
+    two[0] = rig_turn("a", prompt, 4, 2000);
+    two[0]->turn.ignore_eos = true;
     two[1] = rig_turn("a", prompt, 4, 50);
     rig_run(&r, two, 2, out);
     assert_int_equal(out[0].problem.what, PROBLEM_NONE);
@@ -503,6 +505,7 @@ static void a_deleted_session_ends_its_turn_and_frees_its_slots(void **unused)
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
     c[0] = rig_turn("a", prompt, 4, 1000000);
     c[0]->turn.logprobs = -1;
+    c[0]->turn.ignore_eos = true;
     c[1] = rig_command(COMMAND_SESSION_DELETE, "a", NULL);
     rig_run(&r, c, 2, NULL);
     assert_int_equal(c[0]->problem.what, PROBLEM_SESSION_NOT_FOUND);

@@ -118,7 +118,7 @@ static void what_does_not_fit_is_refused_and_nothing_is_lost(void **unused)
     int n = 0, slot;
 
     (void)unused;
-    while (tiers_has_room(t, 1)) {
+    while (tiers_has_room(t)) {
         all[n] = turn(t, NULL, n + 1);
         assert_non_null(all[n]);
         n++;
@@ -178,7 +178,7 @@ static void random_turns_forks_and_releases_never_mix_states(void **unused)
             held[i] = NULL;
         } else if (held[i] && !held[j]) {
             held[j] = tiers_keep(held[i]);
-        } else if (tiers_has_room(t, 1)) {
+        } else if (tiers_has_room(t)) {
             int slot = tiers_start(t, held[i]);
 
             assert_true(slot >= 0);

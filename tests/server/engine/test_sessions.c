@@ -1,0 +1,309 @@
+/* Verbs on sessions: what is refused has left nothing behind, what is restored goes on as
+ * before, and room that was promised is there. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "server/state/checkpoint.h"
+#include "tests/server/engine/rig.h"
+
+static const char model[] = "tests/data/mamba-tiny";
+static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10, 11, 12 };
+enum { PROMPT = 8 };
+
+static const struct engine_options roomy = { .slots = 24,
+                                             .max_batch = 20,
+                                             .row_budget = 64,
+                                             .max_queue = 64,
+                                             .max_sessions = 64,
+                                             .host_bytes = 1 << 26 };
+
+static struct outcome *draw(struct rig *r, const char *session)
+{
+    struct command *c = rig_turn(session, prompt, PROMPT, 20);
+    struct outcome *out;
+
+    c->turn.sampling.temperature = 2;
+    out = rig_run_turn(r, c);
+    assert_int_equal(out->problem.what, PROBLEM_NONE);
+    return out;
+}
+
+static void assert_same_draws(struct outcome *a, struct outcome *b)
+{
+    assert_int_equal(a->choice[0].tokens, b->choice[0].tokens);
+    assert_memory_equal(a->choice[0].id, b->choice[0].id,
+                        (size_t)a->choice[0].tokens * sizeof(int32_t));
+    free(a);
+    free(b);
+}
+
+static struct id take_snapshot(struct rig *r, const char *session)
+{
+    struct command *c = rig_command(COMMAND_SNAPSHOT_TAKE, session, NULL);
+    struct id id;
+
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    id = c->snapshots[0].id;
+    command_free(c);
+    return id;
+}
+
+static void restore(struct rig *r, const char *session, const struct id *snapshot)
+{
+    struct command *c = rig_command(COMMAND_SESSION_RESTORE, session, snapshot->text);
+
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    command_free(c);
+}
+
+static enum problem_code get(struct rig *r, const char *session)
+{
+    struct command *c = rig_command(COMMAND_SESSION_GET, session, NULL);
+    enum problem_code what = rig_ask(r, c);
+
+    command_free(c);
+    return what;
+}
+
+static void a_session_restored_to_its_beginning_draws_the_same(void **unused)
+{
+    struct outcome *first;
+    struct id snapshot;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &roomy, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    snapshot = take_snapshot(&r, "a");
+    first = draw(&r, "a");
+    restore(&r, "a", &snapshot);
+    assert_same_draws(first, draw(&r, "a"));
+    rig_close(&r);
+}
+
+static void a_fork_restored_to_its_own_snapshot_draws_the_same(void **unused)
+{
+    struct outcome *first;
+    struct command *c;
+    struct id snapshot, child;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &roomy, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    free(draw(&r, "a"));
+    c = rig_command(COMMAND_SESSION_FORK, "a", NULL);
+    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
+    child = c->sessions[0].id;
+    command_free(c);
+    snapshot = take_snapshot(&r, child.text);
+    first = draw(&r, child.text);
+    restore(&r, child.text, &snapshot);
+    assert_same_draws(first, draw(&r, child.text));
+    rig_close(&r);
+}
+
+static void an_exported_session_that_never_turned_draws_the_same(void **unused)
+{
+    unsigned char *file;
+    size_t len;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &roomy, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    file = rig_export(&r, "a", &len);
+    assert_int_equal(rig_import(&r, "b", file, len), PROBLEM_NONE);
+    assert_same_draws(draw(&r, "a"), draw(&r, "b"));
+    free(file);
+    rig_close(&r);
+}
+
+static void a_turn_of_nothing_keeps_the_session_at_its_beginning(void **unused)
+{
+    struct outcome *out;
+    unsigned char *file;
+    size_t len;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &roomy, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    out = rig_run_turn(&r, rig_turn("a", NULL, 0, 0));
+    assert_int_equal(out->problem.what, PROBLEM_NONE);
+    assert_int_equal(out->version, 1);
+    free(out);
+    assert_int_equal(engine_counters(r.engine).slots_used, 0);
+    file = rig_export(&r, "a", &len);
+    assert_int_equal(rig_import(&r, "b", file, len), PROBLEM_NONE);
+    free(file);
+    rig_close(&r);
+}
+
+static void an_import_that_is_refused_makes_no_session(void **unused)
+{
+    struct engine_options options = roomy;
+    struct rig big, small;
+    unsigned char *file;
+    size_t len;
+
+    (void)unused;
+    options.host_bytes = 0;
+    rig_open(&big, model, &roomy, 1);
+    rig_open(&small, model, &options, 1);
+    rig_do(&big, COMMAND_SESSION_CREATE, "a");
+    free(draw(&big, "a"));
+    file = rig_export(&big, "a", &len);
+    assert_int_equal(rig_import(&small, "b", file, len), PROBLEM_NO_SLOT);
+    assert_int_equal(get(&small, "b"), PROBLEM_SESSION_NOT_FOUND);
+    free(file);
+    rig_close(&big);
+    rig_close(&small);
+}
+
+static void a_fork_that_is_refused_makes_no_children(void **unused)
+{
+    struct engine_options options = roomy;
+    struct command *c;
+    struct rig r;
+
+    (void)unused;
+    options.max_sessions = 3;
+    rig_open(&r, model, &options, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    c = rig_command(COMMAND_SESSION_FORK, "a", NULL);
+    c->count = 3;
+    assert_int_equal(rig_ask(&r, c), PROBLEM_SESSION_QUOTA);
+    assert_int_equal(c->items, 0);
+    command_free(c);
+    assert_int_equal(engine_counters(r.engine).sessions, 1);
+    rig_close(&r);
+}
+
+/* Of one state that costs nothing, too. */
+static void snapshots_are_bounded(void **unused)
+{
+    struct engine_options options = roomy;
+    enum problem_code what = PROBLEM_NONE;
+    struct rig r;
+
+    (void)unused;
+    options.slots = 4;
+    options.host_bytes = 0;
+    rig_open(&r, model, &options, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    for (int n = 0; what == PROBLEM_NONE; n++) {
+        struct command *c = rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL);
+
+        what = rig_ask(&r, c);
+        command_free(c);
+        assert_in_range(n, 0, options.slots);
+    }
+    assert_int_equal(what, PROBLEM_SNAPSHOT_QUOTA);
+    rig_close(&r);
+}
+
+static void an_imported_head_has_no_snapshot_on_its_way(void **unused)
+{
+    struct command *c;
+    unsigned char *file;
+    size_t len;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &roomy, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    take_snapshot(&r, "a");
+    file = rig_export(&r, "a", &len);
+    assert_int_equal(rig_import(&r, "a", file, len), PROBLEM_NONE);
+    c = rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL);
+    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
+    assert_string_equal(c->snapshots[0].parent.text, "");
+    command_free(c);
+    free(file);
+    rig_close(&r);
+}
+
+/* Every slot could come to hold a session's state, with none left to work in for ever. */
+static void sessions_that_begin_at_once_leave_a_slot_to_work_in(void **unused)
+{
+    struct engine_options options = roomy;
+    struct command *c[2];
+    struct outcome *out;
+    struct rig r;
+
+    (void)unused;
+    options.slots = options.max_batch = 2;
+    options.host_bytes = 0;
+    rig_open(&r, model, &options, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    rig_do(&r, COMMAND_SESSION_CREATE, "b");
+    for (int i = 0; i < 2; i++)
+        c[i] = rig_turn(i ? "b" : "a", prompt, PROMPT, 50);
+    rig_run(&r, c, 2, NULL);
+    for (int i = 0; i < 2; i++)
+        command_free(c[i]);
+    out = rig_run_turn(&r, rig_turn("", prompt, PROMPT, 1));
+    assert_int_equal(out->problem.what, PROBLEM_NONE);
+    free(out);
+    rig_close(&r);
+}
+
+/* A turn may last longer than a session that nobody touches. */
+static void a_turn_that_fails_keeps_its_session_alive(void **unused)
+{
+    struct command *c;
+    double cancelled_at;
+    bool over = false;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &roomy, 1);
+    c = rig_command(COMMAND_SESSION_CREATE, "a", NULL);
+    c->has_ttl = true;
+    c->ttl = 0.05;
+    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
+    command_free(c);
+    c = rig_turn("a", prompt, PROMPT, 1000000);
+    c->turn.logprobs = -1;
+    c->turn.ignore_eos = true;
+    assert_true(engine_send(r.engine, c));
+    nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+    cancelled_at = checkpoint_clock();
+    atomic_store(&c->cancelled, true);
+    engine_nudge(r.engine);
+    while (!over) {
+        struct event *e = engine_receive(r.engine);
+
+        over = e && e->kind == EVENT_ANSWER;
+        event_free(e);
+    }
+    assert_int_equal(c->problem.what, PROBLEM_CANCELLED);
+    assert_true(c->turn.info.expires > cancelled_at);
+    command_free(c);
+    rig_close(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_session_restored_to_its_beginning_draws_the_same),
+        cmocka_unit_test(a_fork_restored_to_its_own_snapshot_draws_the_same),
+        cmocka_unit_test(an_exported_session_that_never_turned_draws_the_same),
+        cmocka_unit_test(a_turn_of_nothing_keeps_the_session_at_its_beginning),
+        cmocka_unit_test(an_import_that_is_refused_makes_no_session),
+        cmocka_unit_test(a_fork_that_is_refused_makes_no_children),
+        cmocka_unit_test(snapshots_are_bounded),
+        cmocka_unit_test(an_imported_head_has_no_snapshot_on_its_way),
+        cmocka_unit_test(sessions_that_begin_at_once_leave_a_slot_to_work_in),
+        cmocka_unit_test(a_turn_that_fails_keeps_its_session_alive),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

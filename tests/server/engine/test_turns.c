@@ -1,0 +1,224 @@
+/* What a turn owes its client in the corners: bursts, several choices, nothing to do. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "tests/server/engine/rig.h"
+
+static const char model[] = "tests/data/mamba-tiny";
+static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10, 11, 12 };
+enum { PROMPT = 8 };
+
+static const struct engine_options roomy = { .slots = 24,
+                                             .max_batch = 20,
+                                             .row_budget = 64,
+                                             .max_queue = 64,
+                                             .max_sessions = 64,
+                                             .host_bytes = 1 << 26 };
+
+static struct event *next_event(struct rig *r)
+{
+    struct event *e = engine_receive(r->engine);
+
+    while (!e)
+        e = engine_receive(r->engine);
+    return e;
+}
+
+/* max_queue bounds those that wait, not those that come at once. */
+static void a_burst_that_can_run_at_once_is_not_refused(void **unused)
+{
+    enum { BURST = 20 };
+    struct engine_options options = roomy;
+    struct command *c[BURST];
+    struct rig r;
+
+    (void)unused;
+    options.max_queue = 1;
+    rig_open(&r, model, &options, 1);
+    for (int i = 0; i < BURST; i++)
+        c[i] = rig_turn("", prompt, PROMPT, 20);
+    rig_run(&r, c, BURST, NULL);
+    for (int i = 0; i < BURST; i++) {
+        assert_int_equal(c[i]->problem.what, PROBLEM_NONE);
+        command_free(c[i]);
+    }
+    rig_close(&r);
+}
+
+static void a_full_queue_refuses(void **unused)
+{
+    enum { BURST = 5 };
+    struct engine_options options = roomy;
+    struct command *c[BURST];
+    struct rig r;
+    int refused = 0;
+
+    (void)unused;
+    options.max_queue = 4;
+    options.max_batch = options.slots = 1;
+    rig_open(&r, model, &options, 1);
+    for (int i = 0; i < BURST; i++) {
+        c[i] = rig_turn("", prompt, PROMPT, 1);
+        c[i]->turn.choices = 4;
+    }
+    rig_run(&r, c, BURST, NULL);
+    for (int i = 0; i < BURST; i++) {
+        refused += c[i]->problem.what == PROBLEM_QUEUE_FULL;
+        command_free(c[i]);
+    }
+    assert_in_range(refused, 0, BURST - 1);
+    rig_close(&r);
+}
+
+static int finishes_of(struct rig *r, struct command *c, enum finish *finish)
+{
+    bool over = false;
+    int n = 0;
+
+    assert_true(engine_send(r->engine, c));
+    while (!over) {
+        struct event *e = next_event(r);
+
+        over = e->kind == EVENT_ANSWER;
+        if (e->kind == EVENT_FINISH) {
+            finish[e->choice] = e->finish;
+            n++;
+        }
+        event_free(e);
+    }
+    return n;
+}
+
+static void every_choice_finishes_when_nothing_is_sampled(void **unused)
+{
+    enum finish finish[3] = { FINISH_NONE };
+    struct command *c = rig_turn("", prompt, PROMPT, 0);
+    struct rig r;
+
+    (void)unused;
+    c->turn.choices = 3;
+    rig_open(&r, model, &roomy, 1);
+    assert_int_equal(finishes_of(&r, c, finish), 3);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(finish[i], FINISH_LENGTH);
+    command_free(c);
+    rig_close(&r);
+}
+
+static void every_choice_finishes_when_the_prompt_is_cancelled(void **unused)
+{
+    enum finish finish[3] = { FINISH_NONE };
+    struct command *c = rig_turn("", prompt, PROMPT, 5);
+    struct rig r;
+
+    (void)unused;
+    c->turn.choices = 3;
+    atomic_store(&c->cancelled, true);
+    rig_open(&r, model, &roomy, 1);
+    assert_int_equal(finishes_of(&r, c, finish), 3);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(finish[i], FINISH_CANCELLED);
+    command_free(c);
+    rig_close(&r);
+}
+
+static void an_engine_that_owes_an_answer_is_not_idle(void **unused)
+{
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &roomy, 1);
+    for (int round = 0; round < 300; round++) {
+        bool over = false;
+        struct command *c = rig_turn("", prompt, 1, 1);
+
+        assert_true(engine_idle(r.engine));
+        assert_true(engine_send(r.engine, c));
+        while (!over) {
+            struct event *e;
+
+            assert_false(engine_idle(r.engine));
+            e = engine_receive(r.engine);
+            over = e && e->kind == EVENT_ANSWER;
+            event_free(e);
+        }
+        command_free(c);
+    }
+    rig_close(&r);
+}
+
+static void scores_without_alternatives_name_none(void **unused)
+{
+    struct command *c = rig_turn("", prompt, PROMPT, 0);
+    bool over = false;
+    struct rig r;
+
+    (void)unused;
+    c->turn.logprobs = -1;
+    c->turn.score = true;
+    rig_open(&r, model, &roomy, 1);
+    assert_true(engine_send(r.engine, c));
+    while (!over) {
+        struct event *e = next_event(&r);
+
+        over = e->kind == EVENT_ANSWER;
+        if (e->score)
+            assert_int_equal(e->score->tops, 0);
+        event_free(e);
+    }
+    command_free(c);
+    rig_close(&r);
+}
+
+/* Scores of one choice do not depend on how many there are, nor on the chunks. */
+static void scores_are_the_same_for_any_number_of_choices(void **unused)
+{
+    enum { LONG = 300 };
+    int32_t text[LONG];
+    struct outcome *one, *three;
+    struct command *c;
+    struct rig r;
+
+    (void)unused;
+    for (int i = 0; i < LONG; i++)
+        text[i] = 1 + i * 7 % 255;
+    rig_open(&r, model, &roomy, 1);
+    c = rig_turn("", text, LONG, 3);
+    c->turn.score = true;
+    one = rig_run_turn(&r, c);
+    c = rig_turn("", text, LONG, 3);
+    c->turn.score = true;
+    c->turn.choices = 3;
+    three = rig_run_turn(&r, c);
+    assert_int_equal(one->choice[0].scored, LONG);
+    assert_int_equal(three->choice[0].scored, LONG);
+    for (int i = 0; i < LONG; i++)
+        assert_int_equal(one->choice[0].scored_id[i], text[i]);
+    assert_memory_equal(one->choice[0].scored_logprob, three->choice[0].scored_logprob,
+                        LONG * sizeof(float));
+    for (int i = 0; i < 3; i++)
+        assert_memory_equal(one->choice[0].id, three->choice[i].id, 3 * sizeof(int32_t));
+    free(one);
+    free(three);
+    rig_close(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_burst_that_can_run_at_once_is_not_refused),
+        cmocka_unit_test(a_full_queue_refuses),
+        cmocka_unit_test(every_choice_finishes_when_nothing_is_sampled),
+        cmocka_unit_test(every_choice_finishes_when_the_prompt_is_cancelled),
+        cmocka_unit_test(an_engine_that_owes_an_answer_is_not_idle),
+        cmocka_unit_test(scores_without_alternatives_name_none),
+        cmocka_unit_test(scores_are_the_same_for_any_number_of_choices),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
