@@ -413,7 +413,22 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
     return c;
 }
 
-static void post_finish(struct engine *e, struct sequence *s, int choice)
+static void commit(struct engine *e, struct sequence *s)
+{
+    struct job *job = s->job;
+    struct checkpoint *c;
+
+    if (!job->session || job->failed || !reserve_room(e, job, 2))
+        return;
+    c = harvest(e, s);
+    if (c)
+        session_move(e, job->session, c);
+    else
+        fail_no_memory(job);
+}
+
+/* The event comes first: once the head has moved, nothing may fail any more. */
+static void end_choice(struct engine *e, struct sequence *s, int choice)
 {
     struct event *event = engine_event(EVENT_FINISH, s->job->command);
 
@@ -421,6 +436,7 @@ static void post_finish(struct engine *e, struct sequence *s, int choice)
         fail_no_memory(s->job);
         return;
     }
+    commit(e, s);
     event->choice = choice;
     event->finish = s->job->failed && s->finish != FINISH_CANCELLED ? FINISH_FAILED : s->finish;
     event->stop = s->hit;
@@ -444,22 +460,8 @@ static void spread(struct engine *e, struct sequence *prompt)
     if (left)
         fail_no_memory(job);
     for (int i = 0; i < left; i++)
-        post_finish(e, prompt, i);
+        end_choice(e, prompt, i);
     tiers_release(e->tiers, c);
-}
-
-static void commit(struct engine *e, struct sequence *s)
-{
-    struct job *job = s->job;
-    struct checkpoint *c;
-
-    if (!job->session || job->failed || !reserve_room(e, job, 2))
-        return;
-    c = harvest(e, s);
-    if (c)
-        session_move(e, job->session, c);
-    else
-        fail_no_memory(job);
 }
 
 static void job_end(struct engine *e, struct job *job)
@@ -491,10 +493,9 @@ void sequence_end(struct engine *e, struct sequence *s)
     } else {
         if (s->finish == FINISH_NONE)
             s->finish = FINISH_LENGTH; /* nothing was to be sampled */
-        commit(e, s);
         /* The one that takes the prompt in stands for every choice. */
         for (int i = s->choice; i <= (s->samples ? s->choice : turn->choices - 1); i++)
-            post_finish(e, s, i);
+            end_choice(e, s, i);
     }
     if (s->slot >= 0)
         tiers_drop(e->tiers, s->slot);

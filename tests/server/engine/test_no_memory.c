@@ -1,0 +1,215 @@
+/* An allocation that fails anywhere in the engine gives an error, changes
+ * nothing, and leaks nothing.
+ *
+ * Linked with --wrap: allocation number `left` of the program fails while it is armed. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "config/error.h"
+#include "server/state/checkpoint.h"
+#include "tests/server/engine/rig.h"
+
+static atomic_long left = -1; /* allocations until one fails; below 0: none does */
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t size);
+char *__real_strdup(const char *s);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+char *__wrap_strdup(const char *s);
+
+static bool fails(void)
+{
+    return atomic_load(&left) >= 0 && atomic_fetch_sub(&left, 1) == 0;
+}
+
+void *__wrap_malloc(size_t size)
+{
+    return fails() ? NULL : __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+    return fails() ? NULL : __real_calloc(n, size);
+}
+
+void *__wrap_realloc(void *p, size_t size)
+{
+    return fails() ? NULL : __real_realloc(p, size);
+}
+
+char *__wrap_strdup(const char *s)
+{
+    return fails() ? NULL : __real_strdup(s);
+}
+
+static const char model[] = "tests/data/mamba-tiny";
+static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10, 11, 12 };
+enum { PROMPT = 8 };
+
+static const struct engine_options small = { .slots = 8,
+                                             .max_batch = 2,
+                                             .row_budget = 16,
+                                             .max_queue = 8,
+                                             .max_sessions = 100,
+                                             .host_bytes = 1 << 24 };
+
+/* What is there before each try: "a" with a few tokens, metadata and a snapshot. */
+struct scene {
+    struct rig rig;
+    char snapshot[LIMIT_ID_BYTES + 1];
+    struct checkpoint *file;
+};
+
+static struct command *command(struct scene *s, enum command_kind kind)
+{
+    struct command *c = rig_command(kind, "a", s->snapshot);
+
+    c->count = 3;
+    c->has_seed = true;
+    if (kind == COMMAND_SESSION_CREATE || kind == COMMAND_SESSION_IMPORT)
+        strcpy(c->session.text, "new");
+    if (kind == COMMAND_SESSION_CREATE)
+        c->metadata = strdup("{}");
+    if (kind == COMMAND_SNAPSHOT_LIST)
+        c->session.text[0] = '\0';
+    if (kind == COMMAND_SESSION_IMPORT || kind == COMMAND_SNAPSHOT_IMPORT) {
+        c->checkpoint = checkpoint_create();
+        c->checkpoint->position = s->file->position;
+        c->checkpoint->record = malloc(1 << 20);
+        memset(c->checkpoint->record, 0, 1 << 20);
+    }
+    return c;
+}
+
+static struct command *turn(int choices, const char *session)
+{
+    struct command *c = rig_turn(session, prompt, PROMPT, 6);
+
+    c->turn.choices = choices;
+    c->turn.score = true;
+    c->turn.ignore_eos = true;
+    c->turn.sampling.repetition = 1.1f;
+    c->turn.stop = calloc(1, sizeof(*c->turn.stop));
+    memset(c->turn.stop[0], 'q', 3); /* text is held back */
+    c->turn.stops = 1;
+    return c;
+}
+
+static void open_scene(struct scene *s)
+{
+    struct command *c;
+
+    rig_open(&s->rig, model, &small, 1);
+    c = rig_command(COMMAND_SESSION_CREATE, "a", NULL);
+    c->metadata = strdup("{\"k\":1}");
+    assert_int_equal(rig_ask(&s->rig, c), PROBLEM_NONE);
+    command_free(c);
+    free(rig_run_turn(&s->rig, turn(1, "a")));
+    c = rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL);
+    assert_int_equal(rig_ask(&s->rig, c), PROBLEM_NONE);
+    strcpy(s->snapshot, c->snapshots[0].id.text);
+    command_free(c);
+    c = rig_command(COMMAND_SESSION_EXPORT, "a", NULL);
+    assert_int_equal(rig_ask(&s->rig, c), PROBLEM_NONE);
+    s->file = c->checkpoint;
+    c->checkpoint = NULL;
+    command_free(c);
+}
+
+static void close_scene(struct scene *s)
+{
+    checkpoint_destroy(s->file);
+    rig_close(&s->rig);
+}
+
+static void assert_untouched(struct scene *s, const struct engine_counters *before,
+                             const unsigned char *state, size_t len)
+{
+    struct engine_counters now = engine_counters(s->rig.engine);
+    size_t len_now;
+    unsigned char *state_now = rig_state(&s->rig, "a", &len_now);
+
+    assert_int_equal(now.sessions, before->sessions);
+    assert_int_equal(now.snapshots, before->snapshots);
+    assert_int_equal(now.slots_used, before->slots_used);
+    assert_int_equal(now.device_bytes, before->device_bytes);
+    assert_int_equal(now.host_bytes, before->host_bytes);
+    assert_int_equal(now.running + now.queued, 0);
+    assert_int_equal(len, len_now);
+    assert_memory_equal(state, state_now, len);
+    free(state_now);
+}
+
+static bool try_once(struct scene *s, struct command *c, long n)
+{
+    bool done;
+
+    atomic_store(&left, n);
+    rig_run(&s->rig, &c, 1, NULL);
+    done = atomic_exchange(&left, -1) >= 0;
+    if (done)
+        assert_int_equal(c->problem.what, PROBLEM_NONE);
+    else
+        assert_int_equal(c->problem.what, PROBLEM_OUT_OF_MEMORY);
+    command_free(c);
+    return done;
+}
+
+static void every_command_may_run_out_of_memory(void **unused)
+{
+    (void)unused;
+    for (int kind = COMMAND_SESSION_CREATE; kind <= COMMAND_SNAPSHOT_IMPORT; kind++) {
+        struct engine_counters before;
+        struct scene s;
+        unsigned char *state;
+        size_t len;
+
+        open_scene(&s);
+        before = engine_counters(s.rig.engine);
+        state = rig_state(&s.rig, "a", &len);
+        for (long n = 0; !try_once(&s, command(&s, (enum command_kind)kind), n); n++)
+            assert_untouched(&s, &before, state, len);
+        free(state);
+        close_scene(&s);
+    }
+}
+
+static void a_turn_may_run_out_of_memory_at_any_time(void **unused)
+{
+    (void)unused;
+    for (int choices = 1; choices <= 4; choices += 3) {
+        struct engine_counters before;
+        struct scene s;
+        unsigned char *state;
+        size_t len;
+        long n = 0;
+
+        open_scene(&s);
+        before = engine_counters(s.rig.engine);
+        state = rig_state(&s.rig, "a", &len);
+        for (; !try_once(&s, turn(choices, choices == 1 ? "a" : ""), n); n++)
+            assert_untouched(&s, &before, state, len);
+        assert_true(n > 20);
+        free(state);
+        close_scene(&s);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_command_may_run_out_of_memory),
+        cmocka_unit_test(a_turn_may_run_out_of_memory_at_any_time),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
