@@ -108,7 +108,8 @@ static void turn_loop(struct engine *e, bool busy)
 
     for (; c; c = mailbox_take(&e->mailbox, 0))
         obey(e, c);
-    turn_cancel_marked(e);
+    if (mailbox_take_nudge(&e->mailbox))
+        turn_cancel_marked(e);
     if (engine_clock() >= e->next_sweep) {
         sessions_sweep(e);
         e->next_sweep = engine_clock() + SWEEP_SECONDS;

@@ -118,6 +118,7 @@ struct engine {
     struct id_map sessions, snapshots;
     struct sequence *queue, **queue_end; /* waiting for a slot, oldest first */
     int queued;
+    bool any_failed;           /* jobs, since the queue was last searched for them */
     struct sequence **running; /* [max_batch], oldest first */
     int running_count;
     struct step step;
@@ -145,7 +146,7 @@ void sequence_scored(struct engine *e, struct sequence *s, const struct sample_r
 void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_result *r);
 /* Everything it had to do is done, or its job failed: leaves the slot, publishes, commits. */
 void sequence_end(struct engine *e, struct sequence *s);
-void job_fail(struct job *job, enum problem_code what, const char *message);
+void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message);
 size_t sequence_goal(const struct sequence *s); /* feed tokens to take in */
 
 /* scheduler.c */

@@ -116,7 +116,6 @@ struct command *mailbox_take(struct mailbox *m, double seconds)
     while (!m->count && !m->nudged && seconds > 0)
         if (pthread_cond_timedwait(&m->arrived, &m->lock, &until) != 0)
             break;
-    m->nudged = false;
     if (m->count) {
         c = m->command[m->first];
         m->first = (m->first + 1) % m->capacity;
@@ -124,6 +123,17 @@ struct command *mailbox_take(struct mailbox *m, double seconds)
     }
     pthread_mutex_unlock(&m->lock);
     return c;
+}
+
+bool mailbox_take_nudge(struct mailbox *m)
+{
+    bool nudged;
+
+    pthread_mutex_lock(&m->lock);
+    nudged = m->nudged;
+    m->nudged = false;
+    pthread_mutex_unlock(&m->lock);
+    return nudged;
 }
 
 bool mailbox_publish(struct mailbox *m, struct event_list *events)

@@ -37,6 +37,7 @@ bool mailbox_settled(struct mailbox *m); /* nothing is owed */
 /* Engine thread. take: waits up to `seconds` for a command or a nudge when there is none;
  * NULL if none came. */
 struct command *mailbox_take(struct mailbox *m, double seconds);
+bool mailbox_take_nudge(struct mailbox *m); /* whether there was one since the last time */
 /* Moves the whole list up. True when the loop has to be woken: nothing was waiting there. */
 bool mailbox_publish(struct mailbox *m, struct event_list *events);
 

@@ -69,12 +69,16 @@ static struct sequence *dequeue(struct engine *e)
     return s;
 }
 
-/* Queued sequences of failed jobs end without ever having had a slot. */
+/* Queued sequences of failed jobs end without ever having had a slot. The queue may be long:
+ * it is searched only when a job has failed. */
 static void drop_failed(struct engine *e)
 {
     struct sequence *kept = e->queue;
     int n = e->queued;
 
+    if (!e->any_failed)
+        return;
+    e->any_failed = false;
     e->queue = NULL;
     e->queue_end = &e->queue;
     e->queued = 0;
@@ -115,7 +119,7 @@ static void admit(struct engine *e)
             return; /* a running one will give its slot back */
         s = dequeue(e);
         if (slot < 0) {
-            job_fail(s->job, PROBLEM_NO_SLOT, "no state slot is free, and none can be parked");
+            job_fail(e, s->job, PROBLEM_NO_SLOT, "no state slot is free, and none can be parked");
             sequence_end(e, s);
             continue;
         }
@@ -296,9 +300,9 @@ static bool forward(struct engine *e, struct error *err)
 void scheduler_fail_all(struct engine *e, enum problem_code what, const char *message)
 {
     for (struct sequence *s = e->queue; s; s = s->next)
-        job_fail(s->job, what, message);
+        job_fail(e, s->job, what, message);
     for (int i = 0; i < e->running_count; i++)
-        job_fail(e->running[i]->job, what, message);
+        job_fail(e, e->running[i]->job, what, message);
     drop_failed(e);
     retire(e);
 }

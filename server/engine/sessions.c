@@ -206,7 +206,7 @@ static void remove_session(struct engine *e, struct session *s)
     id_map_remove(&e->sessions, &s->id);
     if (s->job) {
         s->job->session = NULL;
-        job_fail(s->job, PROBLEM_SESSION_NOT_FOUND, "the session was deleted during the turn");
+        job_fail(e, s->job, PROBLEM_SESSION_NOT_FOUND, "the session was deleted during the turn");
     }
     session_free(e, s);
 }

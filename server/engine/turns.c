@@ -11,16 +11,16 @@
 #include "server/engine/engine_internal.h"
 #include "server/state/tiers.h"
 
-void job_fail(struct job *job, enum problem_code what, const char *message)
+void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message)
 {
     if (!job->failed)
         problem_set(&job->command->problem, what, NULL, "%s", message);
-    job->failed = true;
+    job->failed = e->any_failed = true;
 }
 
-static void fail_no_memory(struct job *job)
+static void fail_no_memory(struct engine *e, struct job *job)
 {
-    job_fail(job, PROBLEM_OUT_OF_MEMORY, "no memory to go on with the turn");
+    job_fail(e, job, PROBLEM_OUT_OF_MEMORY, "no memory to go on with the turn");
 }
 
 static void job_free(struct engine *e, struct job *job)
@@ -98,7 +98,7 @@ static bool reserve_room(struct engine *e, struct job *job, int keepers)
         return true;
     job->reserved = tiers_reserve(e->tiers);
     if (!job->reserved)
-        job_fail(job, PROBLEM_NO_SLOT,
+        job_fail(e, job, PROBLEM_NO_SLOT,
                  "no room for another state: delete sessions or snapshots, or give the server "
                  "more slots or host memory");
     return job->reserved;
@@ -197,6 +197,16 @@ static bool check_turn(struct engine *e, struct command *c, struct session **ses
     return true;
 }
 
+static void mark_cancelled(struct engine *e, struct sequence *s)
+{
+    struct job *job = s->job;
+
+    if (!atomic_load(&job->command->cancelled))
+        return;
+    s->finish = FINISH_CANCELLED;
+    job_fail(e, job, PROBLEM_CANCELLED, "the turn was cancelled");
+}
+
 void turn_begin(struct engine *e, struct command *c)
 {
     struct turn *turn = &c->turn;
@@ -233,6 +243,7 @@ void turn_begin(struct engine *e, struct command *c)
     if (session)
         session->job = job;
     scheduler_enqueue(e, s, false);
+    mark_cancelled(e, s); /* it may have been, on its way here */
 }
 
 /* Text and scores of one token, or of none. */
@@ -249,7 +260,7 @@ static void report(struct engine *e, struct sequence *s, struct text_buffer *tex
     if (!event || (score && !(event->score = malloc(sizeof(*score))))) {
         event_free(event);
         free(text->bytes);
-        fail_no_memory(s->job);
+        fail_no_memory(e, s->job);
         return;
     }
     if (score)
@@ -294,7 +305,7 @@ void sequence_scored(struct engine *e, struct sequence *s, const struct sample_r
     struct text_buffer none = { 0 };
 
     if (!r->finite)
-        job_fail(s->job, PROBLEM_STATE_NOT_FINITE, "the model's output is not finite");
+        job_fail(e, s->job, PROBLEM_STATE_NOT_FINITE, "the model's output is not finite");
     else
         report(e, s, &none, &score, true);
 }
@@ -328,7 +339,7 @@ static bool emit_token(struct engine *e, struct sequence *s, int32_t id, struct 
 
     if (!detokenizer_add(&s->detokenizer, id, &raw) ||
         !stop_match_add(&s->match, raw.bytes, raw.len, &text, &hit))
-        fail_no_memory(s->job);
+        fail_no_memory(e, s->job);
     if (score)
         score->bytes = raw.len;
     free(raw.bytes);
@@ -346,7 +357,7 @@ static void emit_rest(struct engine *e, struct sequence *s)
     if (!detokenizer_finish(&s->detokenizer, &raw) ||
         !stop_match_add(&s->match, raw.bytes, raw.len, &text, &hit) ||
         (!hit && !stop_match_flush(&s->match, &text)))
-        fail_no_memory(s->job);
+        fail_no_memory(e, s->job);
     if (hit) {
         s->hit = hit;
         s->finish = FINISH_STOP;
@@ -361,7 +372,7 @@ void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_
     struct token_score score = score_of(turn, r);
 
     if (!r->finite) {
-        job_fail(s->job, PROBLEM_STATE_NOT_FINITE, "the model's output is not finite");
+        job_fail(e, s->job, PROBLEM_STATE_NOT_FINITE, "the model's output is not finite");
         return;
     }
     if (is_stop_id(s->job, r->token)) { /* not part of the context */
@@ -424,7 +435,7 @@ static void commit(struct engine *e, struct sequence *s)
     if (c)
         session_move(e, job->session, c);
     else
-        fail_no_memory(job);
+        fail_no_memory(e, job);
 }
 
 /* The event comes first: once the head has moved, nothing may fail any more. */
@@ -433,7 +444,7 @@ static void end_choice(struct engine *e, struct sequence *s, int choice)
     struct event *event = engine_event(EVENT_FINISH, s->job->command);
 
     if (!event) {
-        fail_no_memory(s->job);
+        fail_no_memory(e, s->job);
         return;
     }
     commit(e, s);
@@ -458,7 +469,7 @@ static void spread(struct engine *e, struct sequence *prompt)
         scheduler_enqueue(e, s, true);
     }
     if (left)
-        fail_no_memory(job);
+        fail_no_memory(e, job);
     for (int i = 0; i < left; i++)
         end_choice(e, prompt, i);
     tiers_release(e->tiers, c);
@@ -504,20 +515,10 @@ void sequence_end(struct engine *e, struct sequence *s)
         job_end(e, job);
 }
 
-static void mark_cancelled(struct sequence *s)
-{
-    struct job *job = s->job;
-
-    if (!atomic_load(&job->command->cancelled))
-        return;
-    s->finish = FINISH_CANCELLED;
-    job_fail(job, PROBLEM_CANCELLED, "the turn was cancelled");
-}
-
 void turn_cancel_marked(struct engine *e)
 {
     for (struct sequence *s = e->queue; s; s = s->next)
-        mark_cancelled(s);
+        mark_cancelled(e, s);
     for (int i = 0; i < e->running_count; i++)
-        mark_cancelled(e->running[i]);
+        mark_cancelled(e, e->running[i]);
 }
