@@ -2,9 +2,9 @@
  *
  * A command is one heap object. engine_send() moves it down; every command but a turn comes
  * back up exactly once, answered, as an EVENT_ANSWER. A turn sends EVENT_TEXT any number of
- * times per choice, EVENT_FINISH once per choice, and at last comes back itself as an
- * EVENT_ANSWER. The loop frees it with command_free(). Between send and answer only the
- * engine touches it, except `cancelled`. */
+ * times per choice, EVENT_FINISH once per choice (unless memory ran out even for that, which
+ * the answer says), and at last comes back itself as an EVENT_ANSWER. The loop frees it with
+ * command_free(). Between send and answer only the engine touches it, except `cancelled`. */
 #ifndef SERVER_ENGINE_COMMAND_H
 #define SERVER_ENGINE_COMMAND_H
 

@@ -288,7 +288,6 @@ static bool copy_out(struct engine *e, struct command *c)
 static bool take_in(struct engine *e, struct command *c)
 {
     struct session *s = id_map_find(&e->sessions, &c->session);
-
     struct checkpoint *head = c->checkpoint;
 
     if ((s && !session_claim(e, c, &s, &c->problem)) || !prepare(c, s ? s->metadata : NULL))

@@ -60,9 +60,7 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
     if (e->snapshots.count >= tiers_room(e->tiers)) {
         tiers_release(e->tiers, checkpoint);
         problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
-                    "there are %zu snapshots, "
-                    "the most there is room for",
-                    e->snapshots.count);
+                    "there are %zu snapshots, the most there is room for", e->snapshots.count);
         return NULL;
     }
     s = calloc(1, sizeof(*s));

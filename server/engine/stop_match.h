@@ -1,7 +1,7 @@
 /* stop_match.h - stop strings on a stream of text: found across pieces, never leaked.
  *
  * Text that may still become a stop string is held back. Of several that match, the one that
- * begins first wins, then the one named first. Small and copyable; one thread. */
+ * begins first wins, then the one named first. One thread. */
 #ifndef SERVER_ENGINE_STOP_MATCH_H
 #define SERVER_ENGINE_STOP_MATCH_H
 

@@ -291,6 +291,28 @@ static void a_turn_that_fails_keeps_its_session_alive(void **unused)
     rig_close(&r);
 }
 
+static void a_session_that_nobody_touches_expires(void **unused)
+{
+    struct command *c;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &roomy, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "kept");
+    c = rig_command(COMMAND_SESSION_CREATE, "a", NULL);
+    c->has_ttl = true;
+    c->ttl = 0.01;
+    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
+    command_free(c);
+    for (int i = 0; get(&r, "a") == PROBLEM_NONE; i++) {
+        assert_true(i < 1000);
+        nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+    }
+    assert_int_equal(get(&r, "a"), PROBLEM_SESSION_NOT_FOUND);
+    assert_int_equal(get(&r, "kept"), PROBLEM_NONE);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -303,6 +325,7 @@ int main(void)
         cmocka_unit_test(snapshots_are_bounded),
         cmocka_unit_test(an_imported_head_has_no_snapshot_on_its_way),
         cmocka_unit_test(sessions_that_begin_at_once_leave_a_slot_to_work_in),
+        cmocka_unit_test(a_session_that_nobody_touches_expires),
         cmocka_unit_test(a_turn_that_fails_keeps_its_session_alive),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,6 +8,8 @@
 
 #include <cmocka.h>
 
+#include "config/error.h"
+#include "kernels/backend.h"
 #include "tests/server/engine/rig.h"
 
 static const char model[] = "tests/data/mamba-tiny";
@@ -176,6 +178,48 @@ static void scores_without_alternatives_name_none(void **unused)
     rig_close(&r);
 }
 
+static atomic_bool broken;
+static bool (*sync_device)(struct backend *be, struct error *err);
+
+static bool sync_or_break(struct backend *be, struct error *err)
+{
+    return atomic_load(&broken) ? error_set(err, ERR_DEVICE, "pulled out") : sync_device(be, err);
+}
+
+static void a_device_fault_fails_every_turn_and_moves_no_session(void **unused)
+{
+    struct command *c[3];
+    struct outcome *out;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &roomy, 1);
+    sync_device = r.backend->sync;
+    r.backend->sync = sync_or_break;
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    out = rig_run_turn(&r, rig_turn("a", prompt, PROMPT, 0));
+    assert_int_equal(out->problem.what, PROBLEM_NONE);
+    free(out);
+    atomic_store(&broken, true);
+    c[0] = rig_turn("a", prompt, PROMPT, 5);
+    c[1] = rig_turn("", prompt, PROMPT, 5);
+    c[1]->turn.choices = 3;
+    c[2] = rig_turn("", prompt, PROMPT, 0);
+    rig_run(&r, c, 3, NULL);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(c[i]->problem.what, PROBLEM_DEVICE_ERROR);
+        command_free(c[i]);
+    }
+    atomic_store(&broken, false);
+    assert_int_equal(engine_counters(r.engine).slots_used, 1);
+    out = rig_run_turn(&r, rig_turn("a", prompt, PROMPT, 1));
+    assert_int_equal(out->problem.what, PROBLEM_NONE);
+    assert_int_equal(out->cached_tokens, PROMPT);
+    assert_int_equal(out->version, 2);
+    free(out);
+    rig_close(&r);
+}
+
 /* Scores of one choice do not depend on how many there are, nor on the chunks. */
 static void scores_are_the_same_for_any_number_of_choices(void **unused)
 {
@@ -217,6 +261,7 @@ int main(void)
         cmocka_unit_test(every_choice_finishes_when_nothing_is_sampled),
         cmocka_unit_test(every_choice_finishes_when_the_prompt_is_cancelled),
         cmocka_unit_test(an_engine_that_owes_an_answer_is_not_idle),
+        cmocka_unit_test(a_device_fault_fails_every_turn_and_moves_no_session),
         cmocka_unit_test(scores_without_alternatives_name_none),
         cmocka_unit_test(scores_are_the_same_for_any_number_of_choices),
     };
