@@ -46,7 +46,7 @@ const struct option option_table[] = {
     { OPTION(model_name), .commands = SERVE, .value = "NAME",
       .help = "the model's name in the API; without it, the name of its folder" },
     { OPTION(chat_template), .def = "auto", .commands = SERVE, .value = "NAME",
-      .help = "a built-in chat template, none, or auto: by the model" },
+      .help = "chatml, rwkv-world, plain (the texts alone), none, or auto: by the model" },
     { OPTION(slots), .def = "64", .min = 1, .max = 65536, .commands = SERVE, .value = "N",
       .help = "sessions whose state is on the device at once" },
     { OPTION(max_batch), .def = "64", .min = 1, .max = 65536, .commands = SERVE, .value = "N",

@@ -1,5 +1,6 @@
 #include "server/api/api.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +11,18 @@
 #include "server/api/pending.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
+
+static bool refuse_template(const char *name, struct error *err)
+{
+    const struct chat_template *t;
+    char names[128] = "";
+    size_t len = 0;
+
+    for (size_t i = 0; len < sizeof(names) && (t = chat_template_at(i)); i++)
+        len += (size_t)snprintf(names + len, sizeof(names) - len, "%s, ", t->name);
+    return error_set(err, ERR_INPUT,
+                     "there is no chat template \"%.64s\"; there are %snone and auto", name, names);
+}
 
 bool api_choose_template(struct api *api, struct error *err)
 {
@@ -27,7 +40,7 @@ bool api_choose_template(struct api *api, struct error *err)
         return true;
     api->template = chat_template_find(name);
     if (!api->template)
-        return error_set(err, ERR_INPUT, "there is no chat template \"%s\"", name);
+        return refuse_template(name, err);
     return true;
 }
 

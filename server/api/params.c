@@ -67,13 +67,14 @@ static bool read_number(const cJSON *v, const struct param *row, double *out, st
     if (!cJSON_IsNumber(v) || !isfinite(x) || x < row->lo || x > row->hi ||
         (row->above && x <= row->lo))
         return problem_set(p, PROBLEM_INVALID_PARAMETER, row->key,
-                           "%s must be a number %s %g and at most %g", row->key,
-                           row->above ? "above" : "from", row->lo, row->hi);
+                           row->above ? "%s must be a number above %g and at most %g"
+                                      : "%s must be a number from %g to %g",
+                           row->key, row->lo, row->hi);
     *out = x;
     return true;
 }
 
-static bool is_empty(const cJSON *v)
+bool params_empty(const cJSON *v)
 {
     return (cJSON_IsString(v) && !*v->valuestring) ||
            ((cJSON_IsArray(v) || cJSON_IsObject(v)) && !v->child) || cJSON_IsFalse(v);
@@ -133,7 +134,7 @@ static bool read_row(const cJSON *v, const struct param *row, void *target,
     case PARAM_IGNORED:
         break;
     case PARAM_REFUSED:
-        if (!is_empty(v))
+        if (!params_empty(v))
             return problem_set(p, PROBLEM_INVALID_PARAMETER, row->key,
                                "%s is not supported by this server", row->key);
         break;
@@ -179,6 +180,7 @@ bool params_ids(const cJSON *list, const char *key, const struct params_context 
 {
     size_t n = 0;
     const cJSON *v;
+    char item[64];
     int32_t *out;
     double x;
 
@@ -188,9 +190,11 @@ bool params_ids(const cJSON *list, const char *key, const struct params_context 
     out = malloc(((size_t)cJSON_GetArraySize(list) + 1) * sizeof(*out));
     if (!out)
         return params_no_memory(p);
+    snprintf(item, sizeof(item), "a token id in %s", key);
     cJSON_ArrayForEach(v, list)
     {
-        if (!params_whole(v, key, 0, c->vocab - 1, &x, p)) {
+        if (!params_whole(v, item, 0, c->vocab - 1, &x, p)) {
+            snprintf(p->param, sizeof(p->param), "%s", key);
             free(out);
             return false;
         }

@@ -38,6 +38,9 @@ cJSON *params_parse(const char *body, size_t len, struct problem *p);
 bool params_read(const cJSON *object, const struct param *table, void *target,
                  const struct params_context *c, struct problem *p);
 
+/* "", [], {} or false: asks for nothing. */
+bool params_empty(const cJSON *v);
+
 /* One whole number in bounds; `key` stands in the message. */
 bool params_whole(const cJSON *v, const char *key, double lo, double hi, double *out,
                   struct problem *p);

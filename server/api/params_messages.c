@@ -79,7 +79,7 @@ static bool read_message(const cJSON *v, struct generation_params *g, struct pro
             role = field;
         else if (strcmp(field->string, "content") == 0)
             content = field;
-        else if (strcmp(field->string, "name") != 0 && !cJSON_IsNull(field))
+        else if (strcmp(field->string, "name") != 0 && !cJSON_IsNull(field) && !params_empty(field))
             return problem_set(p, PROBLEM_UNKNOWN_FIELD, where,
                                "a message has role, content and name, nothing else");
     }

@@ -162,7 +162,9 @@ static bool add_string(struct buffer *out, const char *text)
 
         if (len == 0)
             ok &= buffer_append(out, "\xef\xbf\xbd", 3);
-        else if (*s < ' ' || *s == '"' || *s == '\\' || *s == 0x7f)
+        else if (*s == '"' || *s == '\\')
+            ok &= buffer_printf(out, "\\%c", *s);
+        else if (*s < ' ' || *s == 0x7f)
             ok &= buffer_printf(out, "\\u%04x", *s);
         else
             ok &= buffer_append(out, s, len);

@@ -103,7 +103,7 @@ export default async function checks(check, { demo, chat }) {
     assert.equal((await complete({ session_id: id, expected_version: 1 })).session.version, 2);
   });
 
-  await check('a session that is there already is a ConflictError that is not retried', async () => {
+  await check('a session that is there already is a ConflictError, not retried', async () => {
     const { id } = await client.post('/sessions', { body: {} });
     const again = () => client.post('/sessions', { body: { id } });
     await refusal(again, OpenAI.ConflictError, { code: 'session_exists' });

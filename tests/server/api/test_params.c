@@ -238,6 +238,29 @@ static void numbers_stay_in_their_bounds(void **state)
         assert_field_refused(refused[i].field, refused[i].param);
 }
 
+/* A refusal is all that its reader has: it names the field and where its bounds are. */
+static void refused_numbers_say_their_bounds(void **state)
+{
+    static const struct {
+        const char *field, *message;
+    } refused[] = {
+        { "\"n\":0", "n must be a whole number from 1 to 128" },
+        { "\"temperature\":99", "temperature must be a number from 0 to 10" },
+        { "\"top_p\":0", "top_p must be a number above 0 and at most 1" },
+        { "\"stop_token_ids\":[1,1000]", "a token id in stop_token_ids must be a whole number "
+                                         "from 0 to 999" },
+    };
+    struct problem p;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++) {
+        const char *body = with(refused[i].field);
+
+        judge_bytes(params_completion, body, strlen(body), &p);
+        assert_string_equal(p.message, refused[i].message);
+    }
+}
+
 static void what_clients_really_send_is_taken(void **state)
 {
     static const char *const taken[] = {
@@ -573,6 +596,10 @@ static void chats_refuse_what_would_change_their_meaning(void **state)
     assert_refused(params_chat, "{" HI ",\"prompt\":\"x\"}", PROBLEM_UNKNOWN_FIELD, "prompt");
     assert_taken(params_chat, "{" HI ",\"tools\":[],\"tool_choice\":\"none\",\"max_tokens\":null,"
                               "\"parallel_tool_calls\":true,\"modalities\":[\"text\"]}");
+    /* An answer sent back as it came, with what clients add to it. */
+    assert_taken(params_chat,
+                 "{\"messages\":[{\"role\":\"assistant\",\"content\":\"x\",\"refusal\":"
+                 "null,\"tool_calls\":[],\"annotations\":[]}]}");
 }
 
 static void an_append_is_text_or_ids(void **state)
@@ -697,6 +724,7 @@ int main(void)
         cmocka_unit_test(unknown_fields_are_named),
         cmocka_unit_test(max_tokens_is_a_whole_number_up_to_the_cap),
         cmocka_unit_test(numbers_stay_in_their_bounds),
+        cmocka_unit_test(refused_numbers_say_their_bounds),
         cmocka_unit_test(what_clients_really_send_is_taken),
         cmocka_unit_test(another_model_is_not_found),
         cmocka_unit_test(stops_are_few_short_and_not_empty),
