@@ -91,6 +91,20 @@ export default async function checks(check, { demo, chat }) {
     await reader.next().catch(() => {});
   });
 
+  await check('what fails in the middle of a stream is thrown to its reader', async () => {
+    const { id } = await client.post('/sessions', { body: {} });
+    const stream = await client.completions.create({
+      model, session_id: id, prompt: 'A', max_tokens: 60_000, ignore_eos: true, stream: true,
+    });
+    const reader = stream[Symbol.asyncIterator]();
+    await reader.next();
+    await client.delete(`/sessions/${id}`);
+    const rest = async () => {
+      while (!(await reader.next()).done);
+    };
+    await assert.rejects(rest(), { code: 'session_not_found' });
+  });
+
   await check('a version that has passed is a 412 that is not retried', async () => {
     const { id } = await client.post('/sessions', { body: {} });
     await complete({ session_id: id });

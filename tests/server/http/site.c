@@ -188,7 +188,8 @@ static void handle_inject(struct exchange *x, void *app)
 static void handle_problem(struct exchange *x, void *app)
 {
     static const enum problem_code codes[] = { PROBLEM_SESSION_BUSY, PROBLEM_QUEUE_FULL,
-                                               PROBLEM_INTERNAL, PROBLEM_NOT_FOUND };
+                                               PROBLEM_INTERNAL, PROBLEM_NOT_FOUND,
+                                               PROBLEM_SESSION_QUOTA };
     struct problem p;
 
     (void)app;

@@ -145,6 +145,10 @@ static void a_refusal_is_json_and_says_whether_to_retry(void **state)
     assert_string_equal(answer_header(&a, "x-should-retry"), "false");
     a = ask(REQUEST("GET /problem?c=3"));
     assert_null(answer_header(&a, "x-should-retry"));
+    a = ask(REQUEST("GET /problem?c=4"));
+    assert_int_equal(a.status, 429);
+    assert_string_equal(answer_header(&a, "x-should-retry"), "false");
+    assert_null(answer_header(&a, "Retry-After"));
     a = ask(REQUEST("GET /nothing"));
     assert_non_null(strstr(a.body, "\"param\":null"));
 }
