@@ -43,6 +43,11 @@ static void announce(const struct options *o, const struct loaded *l, int port)
     char url[256], parameters[32], state[32];
 
     snprintf(url, sizeof(url), "http://%s%s%s:%d", v6 ? "[" : "", o->host, v6 ? "]" : "", port);
+    if (o->log_json) { /* a machine reads: one event, no page of examples */
+        log_line(LOG_INFO, "ready", "url", url, "model", l->name, "architecture", m->architecture,
+                 "backend", l->backend->name, NULL);
+        return;
+    }
     scaled(parameters, sizeof(parameters), (double)m->parameters);
     scaled(state, sizeof(state), (double)m->layout.bytes);
     printf("eddy is ready on %s (%s, %s, %s parameters, %sB of state per session, %s %s)\n\n"

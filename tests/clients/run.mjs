@@ -3,6 +3,7 @@
 // Each client's script exports one function that makes its checks on two servers: `demo` has
 // the demonstration model, which no chat template fits, and `chat` a tiny model of random
 // weights behind one. What a check needs, it makes: none depends on another.
+import assert from 'node:assert/strict';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -37,18 +38,25 @@ async function check(name, body) {
 const tiny = makeTinyModel(join(source, 'tests/data'));
 const servers = {};
 try {
-  servers.demo = await serve(program, ['--log-level', 'warn']);
+  servers.demo = await serve(program, []);
   servers.chat = await serve(program, [
-    tiny.folder, '--model-name', 'tiny', '--chat-template', 'chatml', '--log-level', 'warn',
+    tiny.folder, '--model-name', 'tiny', '--chat-template', 'chatml', '--log-json',
   ]);
   for (const client of clients) {
     const { default: checks } = await import(`./${client}.mjs`);
     await checks((name, body) => check(`${client}: ${name}`, body), servers);
   }
 } finally {
-  const codes = await Promise.all(Object.values(servers).map((server) => server.stop()));
+  const ends = await Promise.all(Object.values(servers).map((server) => server.stop()));
   await check('the servers end with 0 on SIGTERM', () => {
-    if (codes.some((code) => code !== 0)) throw new Error(`exit codes ${codes}`);
+    assert.deepEqual(ends.map((end) => end.code), [0, 0]);
+  });
+  await check('with --log-json all that is said is one JSON object a line', () => {
+    const { stdout, stderr } = ends[1];
+    const events = stderr.trim().split('\n').map((line) => JSON.parse(line).event);
+    assert.equal(stdout, '');
+    assert.equal(events[0], 'ready');
+    assert.equal(events.at(-1), 'stopped');
   });
   tiny.remove();
 }

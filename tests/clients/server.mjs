@@ -6,32 +6,39 @@ import { join, resolve } from 'node:path';
 
 const START_MS = 60_000;
 
-// Resolves once the server says that it is ready, to { root, baseURL, stop }.
+// Where the server says that it listens: to people, or in its JSON log.
+const READY = /ready on (http:\S+) |"event":"ready","url":"([^"]+)"/;
+
+// Resolves once the server is ready, to { root, baseURL, stop }. stop() resolves to the exit
+// code, and to what the server wrote on each stream.
 export function serve(program, args) {
   const child = spawn(program, ['serve', '--port', '0', ...args], {
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: ['ignore', 'pipe', 'pipe'],
   });
-  const ended = new Promise((done) => child.once('close', done));
+  const said = { stdout: '', stderr: '' };
+  const ended = new Promise((done) => child.once('close', (code) => done({ code, ...said })));
 
   return new Promise((ready, fail) => {
-    let said = '';
-    const timer = setTimeout(() => {
-      child.kill('SIGKILL');
-      fail(new Error(`${program} is not ready after ${START_MS / 1000} s`));
-    }, START_MS);
+    const timer = setTimeout(() => child.kill('SIGKILL'), START_MS);
 
     child.once('error', fail);
-    child.once('close', (code) => fail(new Error(`${program} ended with ${code}`)));
-    child.stdout.on('data', (bytes) => {
-      const root = (said += bytes).match(/ready on (http:\S+) /)?.[1];
-      if (!root) return;
+    ended.then(({ code, stderr }) => {
       clearTimeout(timer);
-      const stop = () => {
-        child.kill('SIGTERM');
-        return ended;
-      };
-      ready({ root, baseURL: `${root}/v1`, stop });
+      fail(new Error(`${program} ended with ${code}: ${stderr}`));
     });
+    for (const stream of ['stdout', 'stderr']) {
+      child[stream].on('data', (bytes) => {
+        const [, told, logged] = (said[stream] += bytes).match(READY) ?? [];
+        const root = told ?? logged;
+        if (!root) return;
+        clearTimeout(timer);
+        const stop = () => {
+          child.kill('SIGTERM');
+          return ended;
+        };
+        ready({ root, baseURL: `${root}/v1`, stop });
+      });
+    }
   });
 }
 
