@@ -218,7 +218,8 @@ static enum json_fault forget_keys(struct scan *s, size_t first)
     for (size_t i = 1; i < n; i++) {
         if (compare_keys(&keys[i - 1], &keys[i], (void *)s->in.end) == 0) {
             const char *at = keys[i].at > keys[i - 1].at ? keys[i].at : keys[i - 1].at;
-            size_t shown = strcspn(at, "\""); /* the closing quote bounds it */
+            const char *quote = memchr(at, '"', (size_t)(s->in.end - at));
+            size_t shown = (size_t)(quote - at);
 
             if (shown > 100)
                 for (shown = 100; shown && ((unsigned char)at[shown] & 0xc0) == 0x80;)

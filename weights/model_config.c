@@ -76,9 +76,12 @@ static cJSON *parse(const char *text, size_t len, const char *name, struct error
                   why.message);
         return NULL;
     }
-    copy = strndup(text, len);
-    if (copy)
+    copy = malloc(len + 1);
+    if (copy) {
+        memcpy(copy, text, len);
+        copy[len] = '\0';
         rewrite_infinities(copy);
+    }
     root = copy ? cJSON_ParseWithLength(copy, len) : NULL;
     free(copy);
     if (!root) { /* the text is JSON: a bound of cJSON's own, on memory or a number's length */
