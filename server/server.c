@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@
 #include "server/http/http.h"
 #include "server/state/format.h"
 
-enum { TICK_MS = 100, ABORT_SECONDS = 5 };
+enum { TICK_MS = 100, ABORT_SECONDS = 5, LARGE_BYTES = 1024 * 1024 };
 
 #define JSON   "application/json"
 #define BINARY "application/octet-stream"
@@ -224,6 +225,8 @@ struct server *server_open(const struct server_parts *parts, struct error *err)
         error_set(err, ERR_NOMEM, "no memory for the server");
         return NULL;
     }
+    /* Left to itself the allocator learns to keep what long prompts took, in every thread. */
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
     if (!start_loop(s, err) || !start_engine(s, parts, err) || !listen_http(s, err)) {
         server_close(s);
         return NULL;

@@ -1,6 +1,7 @@
 #include "tests/server/e2e/client.h"
 
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -22,10 +23,12 @@ static struct client dial(int port)
     const struct sockaddr_in to = { .sin_family = AF_INET,
                                     .sin_port = htons((uint16_t)port),
                                     .sin_addr = { htonl(INADDR_LOOPBACK) } };
+    const int on = 1;
     const struct timeval wait = { .tv_sec = WAIT_SECONDS };
 
     if (c.fd < 0)
         return c;
+    setsockopt(c.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     setsockopt(c.fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
     setsockopt(c.fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
     if (connect(c.fd, (const struct sockaddr *)&to, sizeof(to)) != 0) {
@@ -77,7 +80,7 @@ bool client_send(struct client *c, const void *bytes, size_t len)
 bool client_ask(struct client *c, const char *method, const char *path, const char *headers,
                 const void *body, size_t len)
 {
-    char head[8192], length[96] = "";
+    char head[12 * 1024], length[96] = "";
     int n;
 
     if (body)

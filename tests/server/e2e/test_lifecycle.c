@@ -1,0 +1,238 @@
+/* How a server ends: it drains, it hurries, it refuses to start. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/server/e2e/client.h"
+#include "tests/server/e2e/live.h"
+
+#define COMPLETIONS "/v1/completions"
+
+/* A stream that has begun, and the text of what was read of it. */
+static struct client begin(const struct live *l, int tokens)
+{
+    struct client c = client_dial(l->port);
+    struct response r;
+    char body[160];
+
+    snprintf(body, sizeof(body),
+             "{\"prompt\":\"on\",\"max_tokens\":%d,\"ignore_eos\":true,\"seed\":8,"
+             "\"stream\":true}",
+             tokens);
+    assert_true(client_ask(&c, "POST", COMPLETIONS, NULL, body, strlen(body)));
+    assert_true(client_read_head(&c, &r));
+    assert_int_equal(r.status, 200);
+    return c;
+}
+
+/* A connection from before the drain is told that it is one. */
+static void a_drain_lets_a_running_stream_finish(void **state)
+{
+    struct live l;
+    struct client c, late;
+    struct story undisturbed, s = { 0 };
+    struct response r;
+    static const char rest[] = "/completions HTTP/1.1\r\nHost: x\r\n"
+                               "Content-Type: application/json\r\nContent-Length: 14\r\n\r\n"
+                               "{\"prompt\":\"a\"}";
+    char body[] = "{\"prompt\":\"on\",\"max_tokens\":1500,\"ignore_eos\":true,\"seed\":8,"
+                  "\"stream\":true}";
+
+    (void)state;
+    live_start(&l, DEMO, NULL);
+    stream_text(l.port, body, &undisturbed);
+    assert_true(undisturbed.done);
+    c = begin(&l, 1500);
+    late = client_dial(l.port);
+    assert_true(client_ask(&late, "GET", "/ready", NULL, NULL, 0));
+    assert_true(client_read(&late, &r));
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    assert_true(client_send(&late, "POST /v1", 8)); /* a request that is on its way */
+    live_is_well(&l);                               /* and has been seen */
+    live_signal(&l, SIGTERM);
+    usleep(50000);
+    assert_true(client_send(&late, rest, sizeof(rest) - 1));
+    assert_true(client_read(&late, &r));
+    assert_refusal(&r, 503, "shutting_down", "a request during the drain");
+    response_finish(&r);
+    client_close(&late);
+    stream_rest(&c, &s);
+    assert_true(s.done && s.whole && !s.invalid);
+    assert_string_equal(s.text[0], undisturbed.text[0]);
+    assert_string_equal(s.finish[0], "length");
+    client_close(&c);
+    story_finish(&s);
+    story_finish(&undisturbed);
+    assert_int_equal(live_wait(&l), 0);
+}
+
+/* Time is up: the stream ends whole, with what there was time for. */
+static void a_drain_ends_what_takes_too_long(void **state)
+{
+    struct live l;
+    struct client c;
+    struct story s = { 0 };
+    double began;
+
+    (void)state;
+    live_start(&l, DEMO, "--drain-seconds", "1", NULL);
+    c = begin(&l, 60000);
+    began = seconds_now();
+    live_signal(&l, SIGTERM);
+    stream_rest(&c, &s);
+    assert_true(s.done && s.whole && !s.invalid);
+    assert_string_equal(s.finish[0], "length");
+    assert_true(seconds_now() - began >= 1);
+    client_close(&c);
+    story_finish(&s);
+    assert_int_equal(live_wait(&l), 0);
+}
+
+static void a_second_signal_ends_it_at_once(void **state)
+{
+    struct live l;
+    struct client c;
+    double began;
+
+    (void)state;
+    live_start(&l, DEMO, NULL);
+    c = begin(&l, 60000);
+    live_signal(&l, SIGTERM);
+    usleep(100000);
+    began = seconds_now();
+    live_signal(&l, SIGTERM);
+    assert_int_equal(live_wait(&l), 1);
+    assert_true(seconds_now() - began < 2);
+    client_close(&c);
+}
+
+static void an_idle_server_ends_at_once(void **state)
+{
+    struct live l;
+    struct client c;
+    struct response r;
+    double began;
+
+    (void)state;
+    live_start(&l, MAMBA, NULL);
+    c = client_dial(l.port);
+    assert_true(client_ask(&c, "GET", "/health", NULL, NULL, 0));
+    assert_true(client_read(&c, &r));
+    response_finish(&r);
+    began = seconds_now();
+    assert_int_equal(live_stop(&l), 0);
+    assert_true(seconds_now() - began < (live_sanitized() ? 10 : 2));
+    client_close(&c);
+}
+
+/* 85 */
+static void signals_that_mean_nothing_do_nothing(void **state)
+{
+    static const int number[] = { SIGPIPE, SIGHUP, SIGUSR1, SIGXFSZ };
+    struct live l;
+
+    (void)state;
+    live_start(&l, MAMBA, NULL);
+    for (size_t i = 0; i < sizeof(number) / sizeof(number[0]); i++)
+        live_signal(&l, number[i]);
+    live_is_well(&l);
+    assert_int_equal(live_stop(&l), 0);
+}
+
+/* A turn does not run for ever: request_seconds, and the answer is what there was time for. */
+static void a_turn_has_a_time_limit(void **state)
+{
+    struct live l;
+    struct client c[8];
+    double began;
+
+    (void)state;
+    live_start(&l, DEMO, "--request-seconds", "1", NULL);
+    began = seconds_now();
+    for (int i = 0; i < 8; i++)
+        c[i] = begin(&l, 60000);
+    for (int i = 0; i < 8; i++) {
+        struct story s = { 0 };
+
+        stream_rest(&c[i], &s);
+        assert_true(s.done && s.whole && !s.invalid);
+        assert_string_equal(s.finish[0], "length");
+        story_finish(&s);
+        client_close(&c[i]);
+    }
+    assert_true(seconds_now() - began < (live_sanitized() ? 30 : 5));
+    assert_int_equal(live_stop(&l), 0);
+}
+
+/* Exit code 2 and one line that says why. */
+static void refuse_to_start(const char *const argv[], const char *word)
+{
+    char line[2048] = "";
+    size_t len = 0;
+    ssize_t n;
+    int err[2], status;
+    pid_t pid;
+
+    assert_int_equal(pipe(err), 0);
+    pid = fork();
+    assert_true(pid >= 0);
+    if (!pid) {
+        dup2(err[1], STDERR_FILENO);
+        execv(getenv("EDDY_BINARY"), (char *const *)argv);
+        _exit(127);
+    }
+    close(err[1]);
+    while ((n = read(err[0], line + len, sizeof(line) - 1 - len)) > 0)
+        len += (size_t)n;
+    close(err[0]);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 2);
+    if (!strstr(line, word) || strncmp(line, "eddy: ", 6) != 0 ||
+        strchr(line, '\n') != line + len - 1)
+        fail_msg("not one line about %s: \"%s\"", word, line);
+}
+
+static void what_cannot_be_served_is_told_in_one_line(void **state)
+{
+    struct live l;
+    char port[16];
+
+    (void)state;
+    refuse_to_start((const char *const[]){ "eddy", "serve", "tests/data/absent", NULL }, "absent");
+    refuse_to_start((const char *const[]){ "eddy", "serve", "tests/data/README.md", NULL },
+                    "README.md");
+    refuse_to_start((const char *const[]){ "eddy", "serve", "tests/data/tokenizer-neox", NULL },
+                    "tokenizer-neox");
+    refuse_to_start((const char *const[]){ "eddy", "serve", MAMBA, "--host", "nowhere.test", NULL },
+                    "nowhere.test");
+    live_start(&l, MAMBA, NULL);
+    snprintf(port, sizeof(port), "%d", l.port);
+    refuse_to_start((const char *const[]){ "eddy", "serve", MAMBA, "--port", port, NULL }, port);
+    assert_int_equal(live_stop(&l), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_drain_lets_a_running_stream_finish),
+        cmocka_unit_test(a_drain_ends_what_takes_too_long),
+        cmocka_unit_test(a_second_signal_ends_it_at_once),
+        cmocka_unit_test(an_idle_server_ends_at_once),
+        cmocka_unit_test(signals_that_mean_nothing_do_nothing),
+        cmocka_unit_test(a_turn_has_a_time_limit),
+        cmocka_unit_test(what_cannot_be_served_is_told_in_one_line),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,340 @@
+/* The sessions API, call by call and field by field (DESIGN, section 7). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/server/e2e/client.h"
+#include "tests/server/e2e/live.h"
+#include "tests/server/e2e/state.h"
+
+#define COMPLETIONS "/v1/completions"
+
+static struct live server;
+
+static bool is_null(const cJSON *object, const char *key)
+{
+    return cJSON_IsNull(item_of(object, key));
+}
+
+static void assert_fields(const cJSON *object, const char *const names[])
+{
+    int n = 0;
+
+    while (names[n])
+        item_of(object, names[n++]);
+    assert_int_equal(cJSON_GetArraySize(object), n);
+}
+
+static void assert_recent(double seconds)
+{
+    assert_true(seconds <= (double)time(NULL) + 1 && seconds > (double)time(NULL) - 600);
+}
+
+static const char *const session_fields[] = { "id",        "object",      "model",   "created",
+                                              "updated",   "position",    "version", "head",
+                                              "residency", "state_bytes", "busy",    "expires_at",
+                                              "metadata",  NULL };
+
+static void a_session_has_all_its_fields_and_no_more(void **state)
+{
+    cJSON *s =
+        ask(server.port, "POST", "/v1/sessions",
+            "{\"id\":\"tale\",\"model\":\"demo\",\"seed\":5,\"metadata\":{\"k\":[1,\"v\"]}}");
+    cJSON *again, *model = ask(server.port, "GET", "/v1/models/demo", NULL);
+    char *metadata;
+
+    (void)state;
+    assert_fields(s, session_fields);
+    assert_string_equal(text_of(s, "id"), "tale");
+    assert_string_equal(text_of(s, "object"), "session");
+    assert_string_equal(text_of(s, "model"), "demo");
+    assert_recent(number_of(s, "created"));
+    assert_true(number_of(s, "updated") >= number_of(s, "created"));
+    assert_int_equal(number_of(s, "position"), 0);
+    assert_int_equal(number_of(s, "version"), 0);
+    assert_true(is_null(s, "head"));
+    assert_string_equal(text_of(s, "residency"), "empty");
+    assert_true(number_of(s, "state_bytes") == number_of(model, "state_bytes"));
+    assert_false(flag_of(s, "busy"));
+    assert_true(is_null(s, "expires_at"));
+    metadata = cJSON_PrintUnformatted(item_of(s, "metadata"));
+    assert_string_equal(metadata, "{\"k\":[1,\"v\"]}");
+    free(metadata);
+    again = ask(server.port, "GET", "/v1/sessions/tale", NULL);
+    assert_true(cJSON_Compare(s, again, true));
+    cJSON_Delete(again);
+    cJSON_Delete(s);
+    cJSON_Delete(model);
+    refused(server.port, 409, "session_exists", "POST", "/v1/sessions", "{\"id\":\"tale\"}");
+
+    s = ask(server.port, "POST", "/v1/sessions/tale/append", "{\"text\":\"Once upon\"}");
+    assert_int_equal(number_of(s, "version"), 1);
+    assert_true(number_of(s, "position") > 0);
+    assert_true(number_of(s, "position") == number_of(item_of(s, "usage"), "prompt_tokens"));
+    assert_string_not_equal(text_of(s, "head"), "");
+    assert_string_equal(text_of(s, "residency"), "device");
+    cJSON_Delete(s);
+    s = ask(server.port, "DELETE", "/v1/sessions/tale", NULL);
+    assert_string_equal(text_of(s, "id"), "tale");
+    assert_string_equal(text_of(s, "object"), "session.deleted");
+    assert_true(flag_of(s, "deleted"));
+    cJSON_Delete(s);
+    refused(server.port, 404, "session_not_found", "DELETE", "/v1/sessions/tale", NULL);
+}
+
+static void a_completion_on_a_session_pays_for_its_new_text_only(void **state)
+{
+    cJSON *a, *b;
+
+    (void)state;
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"pays\"}"));
+    a = ask(server.port, "POST", COMPLETIONS,
+            "{\"session_id\":\"pays\",\"prompt\":[5,6,7,8],\"max_tokens\":10,"
+            "\"ignore_eos\":true}");
+    b = ask(server.port, "POST", COMPLETIONS,
+            "{\"session_id\":\"pays\",\"prompt\":[9],\"max_tokens\":2,\"ignore_eos\":true}");
+    assert_string_equal(text_of(item_of(b, "session"), "id"), "pays");
+    assert_int_equal(number_of(item_of(a, "session"), "version"), 1);
+    assert_int_equal(number_of(item_of(b, "session"), "version"), 2);
+    assert_int_equal(number_of(item_of(a, "session"), "position"), 14);
+    assert_int_equal(number_of(item_of(b, "session"), "position"), 17);
+    assert_int_equal(
+        number_of(item_of(item_of(b, "usage"), "prompt_tokens_details"), "cached_tokens"), 14);
+    cJSON_Delete(a);
+    cJSON_Delete(b);
+}
+
+static void a_turn_may_insist_on_a_version(void **state)
+{
+    struct client c = client_dial(server.port);
+    static const char body[] = "{\"session_id\":\"insists\",\"prompt\":\"a\",\"max_tokens\":1}";
+    struct response r;
+    char value[256];
+
+    (void)state;
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"insists\"}"));
+    cJSON_Delete(ask(server.port, "POST", COMPLETIONS,
+                     "{\"session_id\":\"insists\",\"prompt\":\"a\",\"max_tokens\":1,"
+                     "\"expected_version\":0}"));
+    refused(server.port, 412, "version_mismatch", "POST", COMPLETIONS,
+            "{\"session_id\":\"insists\",\"prompt\":\"a\",\"expected_version\":0}");
+    refused(server.port, 412, "version_mismatch", "POST", "/v1/sessions/insists/append",
+            "{\"text\":\"a\",\"expected_version\":2}");
+    assert_true(client_ask(&c, "POST", COMPLETIONS, "If-Match: \"1\"\r\n", body, sizeof(body) - 1));
+    assert_true(client_read(&c, &r));
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    assert_true(client_ask(&c, "POST", COMPLETIONS, "If-Match: \"1\"\r\n", body, sizeof(body) - 1));
+    assert_true(client_read(&c, &r));
+    assert_refusal(&r, 412, "version_mismatch", "If-Match");
+    assert_true(response_header(&r, "x-should-retry", value));
+    assert_string_equal(value, "false");
+    response_finish(&r);
+    client_close(&c);
+}
+
+static void lists_come_in_pages(void **state)
+{
+    char after[80] = "", path[160];
+    int seen = 0, pages = 0;
+    bool more = true;
+
+    (void)state;
+    for (int i = 0; i < 23; i++)
+        cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"page-%02d\"}", i));
+    while (more) {
+        cJSON *list;
+        const cJSON *item, *data;
+
+        snprintf(path, sizeof(path), "/v1/sessions?limit=7%s%s", *after ? "&after=" : "", after);
+        list = ask(server.port, "GET", path, NULL);
+        assert_string_equal(text_of(list, "object"), "list");
+        data = item_of(list, "data");
+        assert_true(cJSON_GetArraySize(data) >= 1 && cJSON_GetArraySize(data) <= 7);
+        assert_string_equal(text_of(list, "first_id"), text_of(data->child, "id"));
+        cJSON_ArrayForEach(item, data)
+        {
+            assert_fields(item, session_fields);
+            seen += strncmp(text_of(item, "id"), "page-", 5) == 0;
+            snprintf(after, sizeof(after), "%s", text_of(item, "id"));
+        }
+        assert_string_equal(text_of(list, "last_id"), after);
+        more = flag_of(list, "has_more");
+        pages++;
+        cJSON_Delete(list);
+    }
+    assert_int_equal(seen, 23);
+    assert_true(pages >= 4);
+    refused(server.port, 400, "invalid_parameter", "GET", "/v1/sessions?limit=0", NULL);
+    refused(server.port, 400, "invalid_parameter", "GET", "/v1/sessions?limit=1001", NULL);
+    refused(server.port, 400, "invalid_parameter", "GET", "/v1/sessions?after=..%2f", NULL);
+}
+
+static void forks_begin_alike_and_go_their_own_ways(void **state)
+{
+    struct state parent, child;
+    const cJSON *item;
+    cJSON *list;
+    int n = 0;
+
+    (void)state;
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"root\",\"seed\":3}"));
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions/root/append", "{\"text\":\"Once upon\"}"));
+    parent = state_of(server.port, "root");
+    list = ask(server.port, "POST", "/v1/sessions/root/fork", "{\"n\":5}");
+    cJSON_ArrayForEach(item, item_of(list, "data"))
+    {
+        const char *id = text_of(item, "id");
+
+        assert_int_equal(strlen(id), 5 + 32); /* sess_ and 128 bits */
+        for (const cJSON *other = item->next; other; other = other->next)
+            assert_string_not_equal(id, text_of(other, "id"));
+        child = state_of(server.port, id);
+        assert_same_state(&parent, &child, "a fork");
+        state_free(&child);
+        cJSON_Delete(ask(server.port, "POST", COMPLETIONS,
+                         "{\"session_id\":\"%s\",\"prompt\":[%d],\"max_tokens\":4}", id, 9 + n++));
+    }
+    assert_int_equal(n, 5);
+    child = state_of(server.port, "root");
+    assert_same_state(&parent, &child, "the root, after its forks went on");
+    state_free(&child);
+    state_free(&parent);
+    cJSON_Delete(list);
+}
+
+static void a_snapshot_has_all_its_fields_and_brings_a_session_back(void **state)
+{
+    static const char *const fields[] = { "id",       "object", "session",     "parent",
+                                          "position", "bytes",  "fingerprint", "label",
+                                          "tier",     "pinned", "created",     NULL };
+    struct state before, after;
+    cJSON *s, *again, *session;
+    char path[128], id[80];
+
+    (void)state;
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"kept\",\"seed\":3}"));
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions/kept/append", "{\"ids\":[4,5,6]}"));
+    before = state_of(server.port, "kept");
+    s = ask(server.port, "POST", "/v1/sessions/kept/snapshots", "{\"label\":\"here\"}");
+    assert_fields(s, fields);
+    snprintf(id, sizeof(id), "%s", text_of(s, "id"));
+    assert_string_equal(text_of(s, "object"), "snapshot");
+    assert_string_equal(text_of(s, "session"), "kept");
+    assert_true(is_null(s, "parent"));
+    assert_int_equal(number_of(s, "position"), 3);
+    assert_true(number_of(s, "bytes") > 0);
+    assert_int_equal(strlen(text_of(s, "fingerprint")), 32);
+    assert_string_equal(text_of(s, "label"), "here");
+    assert_true(flag_of(s, "pinned"));
+    assert_recent(number_of(s, "created"));
+    snprintf(path, sizeof(path), "/v1/snapshots/%s", id);
+    again = ask(server.port, "GET", path, NULL);
+    assert_string_equal(text_of(again, "id"), id);
+    cJSON_Delete(again);
+    again = ask(server.port, "GET", "/v1/sessions/kept/snapshots", NULL);
+    assert_int_equal(cJSON_GetArraySize(item_of(again, "data")), 1);
+    cJSON_Delete(again);
+
+    cJSON_Delete(ask(server.port, "POST", COMPLETIONS,
+                     "{\"session_id\":\"kept\",\"prompt\":\"on\",\"max_tokens\":9}"));
+    again = ask(server.port, "POST", "/v1/sessions/kept/snapshots", "{}");
+    assert_string_equal(text_of(again, "parent"), id);
+    assert_true(is_null(again, "label"));
+    cJSON_Delete(again);
+    session = ask(server.port, "POST", "/v1/sessions/kept/restore", "{\"snapshot\":\"%s\"}", id);
+    assert_int_equal(number_of(session, "position"), 3);
+    assert_int_equal(number_of(session, "version"), 3); /* moving back is a change too */
+    after = state_of(server.port, "kept");
+    assert_same_state(&before, &after, "after restore");
+    cJSON_Delete(session);
+    cJSON_Delete(ask(server.port, "DELETE", "/v1/sessions/kept", NULL));
+    session = ask(server.port, "POST", "/v1/sessions", "{\"snapshot\":\"%s\"}", id);
+    assert_int_equal(number_of(session, "position"), 3); /* it outlives its session */
+    cJSON_Delete(session);
+    again = ask(server.port, "DELETE", path, NULL);
+    assert_string_equal(text_of(again, "object"), "snapshot.deleted");
+    cJSON_Delete(again);
+    refused(server.port, 404, "snapshot_not_found", "GET", path, NULL);
+    cJSON_Delete(s);
+    state_free(&before);
+    state_free(&after);
+}
+
+static void a_session_expires(void **state)
+{
+    double until = seconds_now() + 10;
+    cJSON *s = ask(server.port, "POST", "/v1/sessions", "{\"id\":\"brief\",\"ttl\":1}");
+    int status = 200;
+
+    (void)state;
+    assert_true(number_of(s, "expires_at") >= number_of(s, "created") + 1);
+    cJSON_Delete(s);
+    while (status == 200 && seconds_now() < until) {
+        struct response r = call(server.port, "GET", "/v1/sessions/brief", NULL);
+
+        status = r.status;
+        response_finish(&r);
+        usleep(50000);
+    }
+    assert_int_equal(status, 404);
+    assert_true(seconds_now() > until - 10 + 0.9); /* not before its time */
+}
+
+static void what_is_served_is_said(void **state)
+{
+    cJSON *json = ask(server.port, "GET", "/v1/models", NULL);
+    const cJSON *model = item_of(json, "data")->child;
+
+    (void)state;
+    assert_string_equal(text_of(model, "id"), "demo");
+    assert_string_equal(text_of(model, "object"), "model");
+    assert_string_equal(text_of(model, "architecture"), "mamba2");
+    assert_true(number_of(model, "state_bytes") > 0 && number_of(model, "parameters") > 0);
+    cJSON_Delete(json);
+    json = ask(server.port, "GET", "/version", NULL);
+    assert_string_equal(text_of(json, "model"), "demo");
+    cJSON_Delete(json);
+    json = ask(server.port, "GET", "/ready", NULL);
+    assert_string_equal(text_of(json, "status"), "ready");
+    cJSON_Delete(json);
+    refused(server.port, 404, "model_not_found", "GET", "/v1/models/other", NULL);
+}
+
+static int start(void **state)
+{
+    (void)state;
+    live_start(&server, DEMO, NULL);
+    return 0;
+}
+
+static int stop(void **state)
+{
+    (void)state;
+    assert_int_equal(live_stop(&server), 0);
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_session_has_all_its_fields_and_no_more),
+        cmocka_unit_test(a_completion_on_a_session_pays_for_its_new_text_only),
+        cmocka_unit_test(a_turn_may_insist_on_a_version),
+        cmocka_unit_test(lists_come_in_pages),
+        cmocka_unit_test(forks_begin_alike_and_go_their_own_ways),
+        cmocka_unit_test(a_snapshot_has_all_its_fields_and_brings_a_session_back),
+        cmocka_unit_test(a_session_expires),
+        cmocka_unit_test(what_is_served_is_said),
+    };
+
+    return cmocka_run_group_tests(tests, start, stop);
+}
