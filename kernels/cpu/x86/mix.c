@@ -58,7 +58,10 @@ void ISA(token_shift)(struct stream *q, const struct batch *in, const struct tok
                    p->x + (size_t)(in->begin[s + 1] - 1) * dim, dim * sizeof(float));
 }
 
-enum { CONV_W_MAX = 8 }; /* wider ones go to the definition */
+enum {
+    CONV_W_MAX = 8, /* wider ones go to the definition */
+    CONV_STRIP = 96 /* channels of a unit, a multiple of VW */
+};
 
 struct conv_job {
     const struct batch *in;
@@ -73,22 +76,27 @@ static const float *conv_input(const struct short_conv *p, const float *state, c
     return x + (size_t)row * p->x_ld;
 }
 
-/* VW channels, or the last m, of one sequence. turned: their weights, newest input last. */
-static void conv_channels(const struct short_conv *p, const float turned[][VW], const float *state,
-                          size_t first, int T, int c, int m)
+/* m channels from c on of one sequence, row by row. turned: their weights, newest input last. */
+static void conv_channels(const struct short_conv *p, const float turned[][CONV_STRIP],
+                          const float *state, size_t first, int T, int c, int m)
 {
-    const int W = p->W;
     const float *x = p->x + first * p->x_ld + c;
-    const vf bias = p->bias ? v_load_n(p->bias + c, m) : v_zero();
 
     for (int t = 0; t < T; t++) {
-        vf sum = v_zero();
+        const float *in[CONV_W_MAX];
+        float *y = p->y + (first + (size_t)t) * p->y_ld + c;
 
-        for (int i = 0; i < W; i++)
-            sum = v_fma(v_load(turned[i]), v_load_n(conv_input(p, state + c, x, t - W + 1 + i), m),
-                        sum);
-        sum = v_add(sum, bias);
-        v_store_n(p->y + (first + (size_t)t) * p->y_ld + c, p->silu ? v_silu(sum) : sum, m);
+        for (int i = 0; i < p->W; i++)
+            in[i] = conv_input(p, state + c, x, t - p->W + 1 + i);
+        for (int k = 0; k < m; k += VW) {
+            vf sum = v_zero();
+
+            for (int i = 0; i < p->W; i++)
+                sum = v_fma(v_load(turned[i] + k), v_load_n(in[i] + k, m - k), sum);
+            if (p->bias)
+                sum = v_add(sum, v_load_n(p->bias + c + k, m - k));
+            v_store_n(y + k, p->silu ? v_silu(sum) : sum, m - k);
+        }
     }
 }
 
@@ -105,8 +113,8 @@ static void conv_unit(const void *arg, int unit, int thread)
 {
     const struct conv_job *job = arg;
     const struct short_conv *p = job->p;
-    const int c = unit * VW, m = p->dim - c < VW ? p->dim - c : VW;
-    float turned[CONV_W_MAX][VW] = { { 0 } };
+    const int c = unit * CONV_STRIP, m = p->dim - c < CONV_STRIP ? p->dim - c : CONV_STRIP;
+    float turned[CONV_W_MAX][CONV_STRIP] = { { 0 } };
 
     (void)thread;
     for (int k = 0; k < m; k++)
@@ -117,7 +125,7 @@ static void conv_unit(const void *arg, int unit, int thread)
         const int T = job->in->begin[s + 1] - job->in->begin[s];
         float *state = p->state.base + (size_t)job->in->slot[s] * p->state.stride;
 
-        conv_channels(p, (const float(*)[VW])turned, state, first, T, c, m);
+        conv_channels(p, (const float(*)[CONV_STRIP])turned, state, first, T, c, m);
         keep_inputs(p, state + c, p->x + first * p->x_ld + c, T, m);
     }
 }
@@ -130,5 +138,6 @@ void ISA(short_conv)(struct stream *q, const struct batch *in, const struct shor
         short_conv_plain(q, in, p);
         return;
     }
-    pool_run(q, (p->dim + VW - 1) / VW, (size_t)in->T * (size_t)p->dim * 8, conv_unit, &job);
+    pool_run(q, (p->dim + CONV_STRIP - 1) / CONV_STRIP, (size_t)in->T * (size_t)p->dim * 8,
+             conv_unit, &job);
 }

@@ -281,6 +281,45 @@ INLINE vf v_reduce(const vf row[VW])
 }
 #endif
 
+/* Four rows of 4 x 4 parts of 128 bits, each part transposed. */
+INLINE void transpose_parts(vf row[4])
+{
+    const vf a = V(unpacklo)(row[0], row[1]), b = V(unpackhi)(row[0], row[1]);
+    const vf c = V(unpacklo)(row[2], row[3]), d = V(unpackhi)(row[2], row[3]);
+
+    row[0] = V(shuffle)(a, c, 0x44);
+    row[1] = V(shuffle)(a, c, 0xee);
+    row[2] = V(shuffle)(b, d, 0x44);
+    row[3] = V(shuffle)(b, d, 0xee);
+}
+
+/* row[i][j] becomes row[j][i]. */
+INLINE void v_transpose(vf row[VW])
+{
+    UNROLL
+    for (int i = 0; i < VW; i += 4)
+        transpose_parts(row + i);
+    UNROLL
+    for (int j = 0; j < 4; j++) {
+#ifdef __AVX512F__
+        const vf a = _mm512_shuffle_f32x4(row[j], row[4 + j], 0x88);
+        const vf b = _mm512_shuffle_f32x4(row[8 + j], row[12 + j], 0x88);
+        const vf c = _mm512_shuffle_f32x4(row[j], row[4 + j], 0xdd);
+        const vf d = _mm512_shuffle_f32x4(row[8 + j], row[12 + j], 0xdd);
+
+        row[j] = _mm512_shuffle_f32x4(a, b, 0x88);
+        row[4 + j] = _mm512_shuffle_f32x4(c, d, 0x88);
+        row[8 + j] = _mm512_shuffle_f32x4(a, b, 0xdd);
+        row[12 + j] = _mm512_shuffle_f32x4(c, d, 0xdd);
+#else
+        const vf a = row[j], b = row[4 + j];
+
+        row[j] = _mm256_permute2f128_ps(a, b, 0x20);
+        row[4 + j] = _mm256_permute2f128_ps(a, b, 0x31);
+#endif
+    }
+}
+
 /* exp(x) = 2^n exp(r), |r| <= log(2) / 2, where the Taylor series to r^7 errs by less than
  * r^8 / 8! = 5.2e-9, a tenth of a unit in the last place; roundings add about one unit.
  * Below -104 the result is 0, above 88.8 infinity; a NaN stays one. */
