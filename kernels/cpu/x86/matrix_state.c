@@ -1,10 +1,20 @@
 /* matrix_state.c - the matrix state with a vector along the keys. A unit is one head of one
- * sequence: its state stays in the cache for all tokens of the chunk. VW rows are stepped at
- * once, so that the vectors of the token are loaded once for all of them and the row sums
- * come out of one reduction. */
+ * sequence: its state stays in the cache for all tokens of the chunk.
+ *
+ * One token alone steps VW rows at once, so that the vectors of the token are loaded once for
+ * all of them and the row sums come out of one reduction. Several tokens meet tiles of fewer
+ * rows that stay in registers from token to token. Both do the same operations on an element,
+ * in the same order, and add its lanes alike: the result is the same to the last bit. */
 #include "kernels/cpu/x86/x86.h"
 
+#include <math.h>
+
 #include "kernels/cpu/pool.h"
+
+enum {
+    TILE = VW, /* vectors of a tile */
+    BLOCK = 16 /* tokens whose vectors stay in the first-level cache for all tiles */
+};
 
 struct state_job {
     const struct batch *in;
@@ -14,8 +24,9 @@ struct state_job {
 /* The vectors of one head at one token. */
 struct head {
     const float *w, *a, *b, *k, *q, *v;
+    const float *scale; /* or NULL for 1 */
     float *y;
-    float scale, skip;
+    float skip;
     int V, K;
 };
 
@@ -47,7 +58,7 @@ INLINE void step_rows(const struct head *h, float *S, int i, int m, bool whole, 
     float v[VW], u[VW];
     vf sum[VW];
 
-    v_store(v, v_mul(raw, v_set(h->scale)));
+    v_store(v, v_mul(raw, v_set(h->scale ? *h->scale : 1.0f)));
     if (delta)
         v_store(u, rows_dot(S, K, m, whole, h->b));
     UNROLL
@@ -85,25 +96,117 @@ INLINE void step_head(const struct head *h, float *S, bool scalar_w, bool delta)
     }
 }
 
-static void step_scalar(const struct head *h, float *S)
+/* The vectors of the token that follows. */
+INLINE void next_token(struct head *h, const struct matrix_state *p)
 {
-    step_head(h, S, true, false);
+    h->w += p->w_ld;
+    h->k += p->kq_ld;
+    h->q += p->kq_ld;
+    h->v += p->v_ld;
+    h->y += p->y_ld;
+    if (h->a) {
+        h->a += p->ab_ld;
+        h->b += p->ab_ld;
+    }
+    if (h->scale)
+        h->scale += p->w_ld;
 }
 
-static void step_vector(const struct head *h, float *S)
+/* One token meets a tile of m rows from i on, each of n vectors. */
+INLINE void step_tile(const struct head *h, vf S[TILE], int i, int m, int n, bool scalar_w,
+                      bool delta)
 {
-    step_head(h, S, false, false);
+    const float scale = h->scale ? *h->scale : 1.0f;
+    float u[4], y[4];
+    vf sum[4];
+
+    UNROLL
+    for (int r = 0; r < 4; r++)
+        sum[r] = v_zero();
+    if (delta) {
+        UNROLL
+        for (int x = 0; x < TILE; x++)
+            sum[x / n] = v_fma(S[x], v_load(h->b + x % n * VW), sum[x / n]);
+        _mm_storeu_ps(u, v_reduce4(sum));
+    }
+    UNROLL
+    for (int r = 0; r < 4; r++)
+        sum[r] = v_zero();
+    UNROLL
+    for (int x = 0; x < TILE; x++) {
+        const int r = x / n, j = x % n * VW;
+        const vf w = scalar_w ? v_set(h->w[0]) : v_load(h->w + j);
+
+        S[x] = v_fma(v_set(h->v[i + r] * scale), v_load(h->k + j), v_mul(S[x], w));
+        if (delta)
+            S[x] = v_fma(v_set(u[r]), v_load(h->a + j), S[x]);
+        sum[r] = v_fma(S[x], v_load(h->q + j), sum[r]);
+    }
+    _mm_storeu_ps(y, v_reduce4(sum));
+    for (int r = 0; r < m; r++)
+        h->y[i + r] = fmaf(h->skip, h->v[i + r], y[r]);
 }
 
-static void step_scalar_delta(const struct head *h, float *S)
+/* T tokens meet all rows, a tile of which has n vectors in a row. */
+INLINE void run_tiles(const struct matrix_state *p, const struct head *first, float *state, int T,
+                      int n, bool scalar_w, bool delta)
 {
-    step_head(h, S, true, true);
+    const int m = TILE / n;
+
+    for (int i = 0; i < p->V; i += m) {
+        float *at = state + (size_t)i * (size_t)p->K;
+        struct head h = *first;
+        vf S[TILE];
+
+        UNROLL
+        for (int x = 0; x < TILE; x++)
+            S[x] = v_load(at + x * VW);
+        for (int t = 0; t < T; t++, next_token(&h, p))
+            step_tile(&h, S, i, m, n, scalar_w, delta);
+        UNROLL
+        for (int x = 0; x < TILE; x++)
+            v_store(at + x * VW, S[x]);
+    }
 }
 
-static void step_vector_delta(const struct head *h, float *S)
+static bool has_tiles(const struct matrix_state *p)
 {
-    step_head(h, S, false, true);
+    return (p->K == 4 * VW && p->V % (TILE / 4) == 0) || (p->K == 8 * VW && p->V % (TILE / 8) == 0);
 }
+
+/* T tokens of one head. */
+INLINE void run_head(const struct matrix_state *p, struct head *h, float *S, int T, bool scalar_w,
+                     bool delta)
+{
+    if (T == 1 || !has_tiles(p)) {
+        for (int t = 0; t < T; t++, next_token(h, p))
+            step_head(h, S, scalar_w, delta);
+        return;
+    }
+    for (int t = 0; t < T; t += BLOCK) {
+        const int block = T - t < BLOCK ? T - t : BLOCK;
+
+        if (p->K == 4 * VW)
+            run_tiles(p, h, S, block, 4, scalar_w, delta);
+        else
+            run_tiles(p, h, S, block, 8, scalar_w, delta);
+        for (int k = 0; k < block; k++)
+            next_token(h, p);
+    }
+}
+
+typedef void head_kernel(const struct matrix_state *p, struct head *h, float *S, int T);
+
+#define HEAD(name, scalar_w, delta)                                                                \
+    static void name(const struct matrix_state *p, struct head *h, float *S, int T)                \
+    {                                                                                              \
+        run_head(p, h, S, T, scalar_w, delta);                                                     \
+    }
+
+HEAD(run_scalar, true, false)
+HEAD(run_vector, false, false)
+HEAD(run_scalar_delta, true, true)
+HEAD(run_vector_delta, false, true)
 
 static void state_unit(const void *arg, int unit, int thread)
 {
@@ -112,30 +215,26 @@ static void state_unit(const void *arg, int unit, int thread)
     const int s = unit / p->H, head = unit % p->H;
     const size_t K = (size_t)p->K, V = (size_t)p->V, at = (size_t)head;
     const size_t shared = (size_t)(head / (p->H / p->k_heads)) * K;
+    const size_t row = (size_t)job->in->begin[s];
     float *S = p->state.base + (size_t)job->in->slot[s] * p->state.stride + at * V * K;
-    void (*step)(const struct head *, float *) =
-        p->a ? (p->w_per_head ? step_scalar_delta : step_vector_delta)
-             : (p->w_per_head ? step_scalar : step_vector);
+    head_kernel *run = p->a ? (p->w_per_head ? run_scalar_delta : run_vector_delta)
+                            : (p->w_per_head ? run_scalar : run_vector);
+    struct head h = {
+        .w = p->w + row * p->w_ld + (p->w_per_head ? at : at * K),
+        .a = p->a ? p->a + row * p->ab_ld + at * K : NULL,
+        .b = p->a ? p->b + row * p->ab_ld + at * K : NULL,
+        .k = p->k + row * p->kq_ld + shared,
+        .q = p->q + row * p->kq_ld + shared,
+        .v = p->v + row * p->v_ld + at * V,
+        .y = p->y + row * p->y_ld + at * V,
+        .scale = p->v_scale ? p->v_scale + row * p->w_ld + at : NULL,
+        .skip = p->skip ? p->skip[head] : 0.0f,
+        .V = p->V,
+        .K = p->K,
+    };
 
     (void)thread;
-    for (int row = job->in->begin[s]; row < job->in->begin[s + 1]; row++) {
-        const size_t t = (size_t)row;
-        const struct head h = {
-            .w = p->w + t * p->w_ld + (p->w_per_head ? at : at * K),
-            .a = p->a ? p->a + t * p->ab_ld + at * K : NULL,
-            .b = p->a ? p->b + t * p->ab_ld + at * K : NULL,
-            .k = p->k + t * p->kq_ld + shared,
-            .q = p->q + t * p->kq_ld + shared,
-            .v = p->v + t * p->v_ld + at * V,
-            .y = p->y + t * p->y_ld + at * V,
-            .scale = p->v_scale ? p->v_scale[t * p->w_ld + at] : 1.0f,
-            .skip = p->skip ? p->skip[head] : 0.0f,
-            .V = p->V,
-            .K = p->K,
-        };
-
-        step(&h, S);
-    }
+    run(p, &h, S, job->in->begin[s + 1] - job->in->begin[s]);
 }
 
 void ISA(matrix_state)(struct stream *q, const struct batch *in, const struct matrix_state *p)

@@ -197,6 +197,18 @@ INLINE vf v_reduce(const vf row[VW])
 
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
+
+/* The same for four rows. */
+INLINE __m128 v_reduce4(const vf row[4])
+{
+    const __m512 lo = pair_rows(row[0], row[1]), hi = pair_rows(row[2], row[3]);
+    const __m512 quad =
+        _mm512_add_ps(_mm512_shuffle_ps(lo, hi, 0x44), _mm512_shuffle_ps(lo, hi, 0xee));
+    const __m128 a = _mm_add_ps(_mm512_castps512_ps128(quad), _mm512_extractf32x4_ps(quad, 1));
+    const __m128 b = _mm_add_ps(_mm512_extractf32x4_ps(quad, 2), _mm512_extractf32x4_ps(quad, 3));
+
+    return _mm_add_ps(a, b);
+}
 #else
 INLINE __m256i v_first(int n)
 {
@@ -278,6 +290,14 @@ INLINE vf v_reduce(const vf row[VW])
     __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(row[4], row[5]), _mm256_hadd_ps(row[6], row[7]));
 
     return _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+}
+
+/* The same for four rows. */
+INLINE __m128 v_reduce4(const vf row[4])
+{
+    __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(row[0], row[1]), _mm256_hadd_ps(row[2], row[3]));
+
+    return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
 }
 #endif
 
