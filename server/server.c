@@ -18,7 +18,7 @@
 #include "server/http/http.h"
 #include "server/state/format.h"
 
-enum { TICK_MS = 100, ABORT_SECONDS = 5, LARGE_BYTES = 1024 * 1024 };
+enum { TICK_MS = 100, ABORT_SECONDS = 5, LARGE_BYTES = 256 * 1024 };
 
 #define JSON   "application/json"
 #define BINARY "application/octet-stream"

@@ -40,7 +40,7 @@ static void *run(void *arg)
         c->text[c->turns] = turn(c->live->port, "calm");
         c->failed = !c->text[c->turns];
         c->turns += !c->failed;
-        usleep(20000);
+        usleep(live_sanitized() ? 500000 : 20000);
     }
     return NULL;
 }

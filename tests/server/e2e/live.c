@@ -65,8 +65,10 @@ static int read_port(int out)
 
 void live_start(struct live *l, const char *model, ...)
 {
-    const char *argv[OPTIONS] = { "eddy",      "serve", model,         "--port", "0",
-                                  "--threads", "2",     "--log-level", "error" };
+    const char *argv[OPTIONS] = {
+        "eddy",        "serve", model, "--port", "0", "--threads", live_sanitized() ? "1" : "2",
+        "--log-level", "error"
+    };
     int n = 9, out[2];
     va_list options;
 

@@ -246,14 +246,14 @@ static void half_a_body_is_not_handled(void **state)
 /* 38: nothing is read before everything was sent. */
 static void requests_in_one_segment_are_answered_in_order(void **state)
 {
-    enum { REQUESTS = 500 };
+    const int requests = live_sanitized() ? 50 : 500;
     struct client c = client_dial(server.port);
-    char *all = calloc(REQUESTS, 256);
+    char *all = calloc((size_t)requests, 256);
     size_t len = 0;
 
     (void)state;
     assert_non_null(all);
-    for (int i = 0; i < REQUESTS; i++) {
+    for (int i = 0; i < requests; i++) {
         char body[96];
         int n = snprintf(body, sizeof(body), "{\"prompt\":[%d],\"max_tokens\":1,\"seed\":%d}",
                          1 + i % 4000, i);
@@ -264,7 +264,7 @@ static void requests_in_one_segment_are_answered_in_order(void **state)
                                i, n, body);
     }
     assert_true(client_send(&c, all, len));
-    for (int i = 0; i < REQUESTS; i++) {
+    for (int i = 0; i < requests; i++) {
         struct response r;
         char want[16], id[256];
 
@@ -285,6 +285,7 @@ static void a_prompt_of_nine_hundred_kibibytes_is_refused_soon(void **state)
 {
     static const char *const unit[] = { "a", " ", "\xf0\x9f\x8c\x8a", "supercalifragilistic" };
     enum { CLIENTS = 16 };
+    const int clients = live_sanitized() ? 4 : CLIENTS;
     struct client client[CLIENTS];
     struct response r;
     char *body[4];
@@ -299,13 +300,13 @@ static void a_prompt_of_nine_hundred_kibibytes_is_refused_soon(void **state)
         if (!live_sanitized())
             assert_true(seconds_now() - began < 2); /* 1 s, beside a busy session */
     }
-    for (int i = 0; i < CLIENTS; i++) {
+    for (int i = 0; i < clients; i++) {
         client[i] = client_dial(server.port);
         assert_true(
             client_ask(&client[i], "POST", COMPLETIONS, NULL, body[i % 4], strlen(body[i % 4])));
     }
     live_is_well(&server);
-    for (int i = 0; i < CLIENTS; i++) {
+    for (int i = 0; i < clients; i++) {
         assert_true(client_read(&client[i], &r));
         assert_refusal(&r, 400, "prompt_too_long", "57");
         response_finish(&r);
@@ -322,7 +323,7 @@ static void clients_that_crash_leave_no_slot_taken(void **state)
                                "\"ignore_eos\":true}";
 
     (void)state;
-    for (int i = 0; i < (live_sanitized() ? 40 : 200); i++) {
+    for (int i = 0; i < (live_sanitized() ? 20 : 200); i++) {
         struct client c = client_dial(server.port);
         struct response r;
 
@@ -380,7 +381,7 @@ static void an_id_that_names_nothing_is_not_found(void **state)
 static void two_turns_at_once_are_one_after_the_other_or_one(void **state)
 {
     (void)state;
-    for (int round = 0; round < 10; round++) {
+    for (int round = 0; round < (live_sanitized() ? 2 : 10); round++) {
         struct client c[2];
         struct response r[2];
         char name[32], body[192], path[64];
