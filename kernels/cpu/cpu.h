@@ -42,4 +42,12 @@ void matrix_state_plain(struct stream *q, const struct batch *in, const struct m
 void head_output_plain(struct stream *q, const struct head_output *p);
 void sample_plain(struct stream *q, const struct sample *p);
 
+/* What sampling does with every logit of a row: the part that has twins. */
+struct sample_loops {
+    float (*largest)(const float *x, int n); /* NaN if there is a NaN or an infinity above */
+    double (*sum_exp)(const float *x, int n, float max); /* of exp(x - max); max is finite */
+};
+
+void sample_with(struct stream *q, const struct sample *p, const struct sample_loops *loops);
+
 #endif

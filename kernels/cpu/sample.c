@@ -7,7 +7,6 @@
  * (logits, row) and nothing else. Probabilities are float64 from the softmax on. */
 #include "kernels/cpu/cpu.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -26,22 +25,35 @@ struct norm_terms {
     double log_sum;
 };
 
-static bool logits_are_finite(const float *x, int n, struct norm_terms *terms)
+static float largest(const float *x, int n)
 {
     float max = -INFINITY;
-    double sum = 0.0;
 
     for (int i = 0; i < n; i++) {
-        if (!(x[i] <= FLT_MAX)) /* NaN or infinity */
-            return false;
+        if (!(x[i] < INFINITY))
+            return NAN;
         max = x[i] > max ? x[i] : max;
     }
-    if (max < -FLT_MAX)
-        return false;
+    return max;
+}
+
+static double sum_exp(const float *x, int n, float max)
+{
+    double sum = 0.0;
+
     for (int i = 0; i < n; i++)
         sum += (double)expf(x[i] - max);
-    terms->max = max;
-    terms->log_sum = log(sum);
+    return sum;
+}
+
+/* Whether the logits are a distribution: no NaN, nothing infinite above, something finite. */
+static bool measure(const struct sample_loops *loops, const float *x, int n,
+                    struct norm_terms *terms)
+{
+    terms->max = loops->largest(x, n);
+    if (!isfinite(terms->max))
+        return false;
+    terms->log_sum = log(loops->sum_exp(x, n, terms->max));
     return true;
 }
 
@@ -101,17 +113,15 @@ static void adjust(const struct sample_row *row, float *z, int n)
 }
 
 /* The lowest id of the largest logit, or -1 if none is left. */
-static int32_t best_of(const float *z, int n)
+static int32_t best_of(const struct sample_loops *loops, const float *z, int n)
 {
-    float max = -INFINITY;
-    int32_t best = -1;
+    const float max = loops->largest(z, n);
+    int32_t best = 0;
 
-    for (int i = 0; i < n; i++) {
-        if (z[i] > max) {
-            max = z[i];
-            best = i;
-        }
-    }
+    if (!isfinite(max))
+        return -1;
+    while (z[best] != max)
+        best++;
     return best;
 }
 
@@ -265,8 +275,8 @@ static size_t scratch_bytes(int vocab)
 }
 
 /* Adjusted logits lie behind the candidates and their copy. */
-static int32_t choose(const struct sample_row *row, const float *x, int vocab,
-                      struct candidate *scratch)
+static int32_t choose(const struct sample_loops *loops, const struct sample_row *row,
+                      const float *x, int vocab, struct candidate *scratch)
 {
     const float *z = x;
 
@@ -280,7 +290,7 @@ static int32_t choose(const struct sample_row *row, const float *x, int vocab,
         z = own;
     }
 
-    const int32_t best = best_of(z, vocab);
+    const int32_t best = best_of(loops, z, vocab);
 
     if (best < 0 || row->temperature <= 0.0f)
         return best;
@@ -289,6 +299,7 @@ static int32_t choose(const struct sample_row *row, const float *x, int vocab,
 
 struct sample_job {
     const struct sample *p;
+    const struct sample_loops *loops;
     struct stream *q;
 };
 
@@ -302,19 +313,26 @@ static void sample_one(const void *arg, int i, int thread)
     struct norm_terms terms;
 
     out->token = -1;
-    out->finite = scratch && logits_are_finite(x, p->vocab, &terms);
+    out->finite = scratch && measure(job->loops, x, p->vocab, &terms);
     if (!out->finite)
         return;
-    out->token = choose(&p->row[i], x, p->vocab, scratch);
+    out->token = choose(job->loops, &p->row[i], x, p->vocab, scratch);
     out->finite = out->token >= 0;
     if (out->finite)
         out->logprob = logprob_of(&terms, x[out->token]);
     report_top(&p->row[i], x, p->vocab, &terms, out);
 }
 
-void sample_plain(struct stream *q, const struct sample *p)
+void sample_with(struct stream *q, const struct sample *p, const struct sample_loops *loops)
 {
-    const struct sample_job job = { p, q };
+    const struct sample_job job = { p, loops, q };
 
     pool_run(q, p->rows, (size_t)p->rows * (size_t)p->vocab * 8, sample_one, &job);
+}
+
+void sample_plain(struct stream *q, const struct sample *p)
+{
+    static const struct sample_loops loops = { .largest = largest, .sum_exp = sum_exp };
+
+    sample_with(q, p, &loops);
 }

@@ -334,8 +334,9 @@ static void run_matrix_state(const struct call *c)
  * about 1 / (1 - 0.95) of a step's |v k|, and far below on average. */
 static struct spec any_matrix_state(void)
 {
-    const int sizes[][2] = { { 64, 64 }, { 64, 128 }, { 16, 16 }, { 20, 8 }, { 7, 5 }, { 64, 40 } };
-    const int *VK = sizes[check_int(0, 5)], V = VK[0], K = VK[1];
+    const int sizes[][2] = { { 64, 64 }, { 64, 128 }, { 24, 32 }, { 7, 64 },
+                             { 16, 16 }, { 20, 8 },   { 7, 5 },   { 64, 40 } };
+    const int *VK = sizes[check_int(0, 7)], V = VK[0], K = VK[1];
     const int k_heads = check_int(1, 2), H = k_heads * check_int(1, 3);
     const int delta = check_int(0, 1), per_head = check_int(0, 1);
     const float small = 0.5f / (float)(K > 64 ? 12 : K > 16 ? 8 : K > 8 ? 4 : 3);

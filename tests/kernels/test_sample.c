@@ -394,6 +394,40 @@ static void a_draw_depends_on_seed_and_position_only(void **state)
     }
 }
 
+static void every_instruction_set_chooses_and_scores_alike(void **state)
+{
+    enum { LARGE = 2500 };
+    const struct backend *plain = check_backend("plain", 1);
+
+    (void)state;
+    for (int isa = 1; check_isas[isa]; isa++) {
+        const struct backend *be = check_backend(check_isas[isa], 1);
+
+        for (int k = 0; k < 60 && be; k++) {
+            const int vocab = check_int(1, LARGE);
+            float *logits = check_floats((size_t)vocab + 3, -9, 9);
+            struct sample_row row = neutral;
+
+            row.temperature = (float)check_int(0, 1);
+            row.seed = (uint64_t)k;
+            logits[check_int(0, vocab - 1)] = -INFINITY;
+            logits[check_int(0, vocab - 1)] = logits[check_int(0, vocab - 1)] = 9.0f;
+
+            const struct sample_result a = sample_one(be, logits, vocab, &row);
+            const struct sample_result b = sample_one(plain, logits, vocab, &row);
+
+            assert_true(a.finite && b.finite);
+            assert_int_equal(a.token, b.token);
+            assert_float_equal(a.logprob, b.logprob, 0x1p-17);
+            logits[check_int(0, vocab - 1)] = check_int(0, 1) ? NAN : INFINITY;
+            assert_false(sample_one(be, logits, vocab, &row).finite);
+            for (int i = 0; i < vocab; i++)
+                logits[i] = -INFINITY;
+            assert_false(sample_one(be, logits, vocab, &row).finite);
+        }
+    }
+}
+
 /* The known answers of the reference implementation (Random123, kat_vectors). */
 static void philox_gives_the_published_numbers(void **state)
 {
@@ -420,6 +454,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(a_forced_token_is_scored_and_not_drawn, check_release),
         cmocka_unit_test_teardown(a_row_without_a_distribution_says_so, check_release),
         cmocka_unit_test_teardown(a_draw_depends_on_seed_and_position_only, check_release),
+        cmocka_unit_test_teardown(every_instruction_set_chooses_and_scores_alike, check_release),
         cmocka_unit_test(philox_gives_the_published_numbers),
     };
 

@@ -1,4 +1,4 @@
-/* ops.c - the table of this instruction set. What only moves rows, and sampling, has no twin. */
+/* ops.c - the table of this instruction set. What only moves rows has no twin. */
 #include "kernels/cpu/x86/x86.h"
 
 const struct ops ISA(ops_cpu) = {
@@ -15,5 +15,5 @@ const struct ops ISA(ops_cpu) = {
     .delta_gates = ISA(delta_gates),
     .matrix_state = ISA(matrix_state),
     .head_output = ISA(head_output),
-    .sample = sample_plain,
+    .sample = ISA(sample),
 };

@@ -16,5 +16,6 @@ void ISA(decay_gates)(struct stream *q, const struct decay_gates *p);
 void ISA(delta_gates)(struct stream *q, const struct delta_gates *p);
 void ISA(matrix_state)(struct stream *q, const struct batch *in, const struct matrix_state *p);
 void ISA(head_output)(struct stream *q, const struct head_output *p);
+void ISA(sample)(struct stream *q, const struct sample *p);
 
 #endif
