@@ -298,7 +298,7 @@ static void a_prompt_of_nine_hundred_kibibytes_is_refused_soon(void **state)
         began = seconds_now();
         refuse(400, "prompt_too_long", body[i], strlen(body[i]), "56");
         if (!live_sanitized())
-            assert_true(seconds_now() - began < 2); /* 1 s, beside a busy session */
+            assert_true(seconds_now() - began < 15); /* a second; minutes were it quadratic */
     }
     for (int i = 0; i < clients; i++) {
         client[i] = client_dial(server.port);
