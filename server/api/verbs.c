@@ -57,11 +57,12 @@ struct command *verb_with_body(struct exchange *x, struct api *api, enum session
     struct command *c = verb == SESSION_CREATE ? create(x, kind) : verb_of_session(x, kind);
     struct session_params s;
     struct problem problem;
+    const char *body;
     size_t len;
-    const char *body = exchange_body(x, &len);
 
-    if (!c)
+    if (!c) /* and the exchange is gone */
         return NULL;
+    body = exchange_body(x, &len);
     if (!params_session(verb, body, len, &context, &s, &problem)) {
         session_params_finish(&s);
         return refuse(x, &problem, c);
