@@ -26,7 +26,7 @@ enum {
 
     /* A unit of a product of few rows, and the distance between rows of its sums. */
     FEW_ROWS = 48,
-    FEW_PANELS = 8,
+    FEW_PANELS = 9,
     FEW_LD = (FEW_PANELS + PANELS_MAX) * PANEL,
     FEW_SUMS = (FEW_ROWS + ROWS_MAX) * FEW_LD,
 
@@ -118,7 +118,7 @@ typedef void tile_kernel(const struct tile *tile);
     X(dtype, 8, 3)                                                                                 \
     X(dtype, 4, 4)                                                                                 \
     X(dtype, 4, 6)                                                                                 \
-    X(dtype, 2, 8)                                                                                 \
+    X(dtype, 3, 8)                                                                                 \
     X(dtype, 2, 10)                                                                                \
     X(dtype, 2, 12)
 #else
@@ -234,10 +234,10 @@ static int block_columns(const struct matrix *w, int column)
     return w->cols - column < BLOCK ? w->cols - column : BLOCK;
 }
 
-/* How a unit's rows are cut: equal tiles, as few as there can be. */
-static const struct shape *shape_of(const struct unit *u)
+/* How few rows are cut: equal tiles, as few as there can be. */
+static const struct shape *few_shape(int rows)
 {
-    return shape_for(ceil_div(u->rows, ceil_div(u->rows, ROWS_MAX)));
+    return shape_for(ceil_div(rows, ceil_div(rows, ROWS_MAX)));
 }
 
 /* The product of a few rows: all columns in one go, and all rows with one group of panels
@@ -245,7 +245,7 @@ static const struct shape *shape_of(const struct unit *u)
 static void run_few(const struct unit *u, float *scratch)
 {
     const struct matrix *w = u->p->w;
-    const struct shape *shape = shape_of(u);
+    const struct shape *shape = few_shape(u->rows);
     const int last = u->panel + u->panels - 1, blocks = ceil_div(w->cols, BLOCK);
     const size_t tile_floats = (size_t)shape->rows * X_LD * (size_t)blocks;
     float *sum = scratch, *x = scratch + FEW_SUMS;
@@ -402,11 +402,14 @@ static int unit_count(const struct linear_job *job)
     return units;
 }
 
-/* The number of panels a unit takes that leaves the slowest thread the least to do. */
+/* The number of panels a unit takes that leaves the slowest thread the least to do: whole tiles,
+ * but that a wide tile of few rows may be used in part. */
 static int balanced_group(struct linear_job job, int threads)
 {
     const bool few = is_few(job.p);
-    const int largest = few ? FEW_PANELS : MANY_PANELS, step = few ? 2 : MANY_TILE_PANELS;
+    const int tile = few ? few_shape(job.p->T)->panels : MANY_TILE_PANELS;
+    const int largest = few ? FEW_PANELS / tile * tile : MANY_PANELS;
+    const int step = few && tile % 2 == 0 ? 2 : tile;
     int best = largest, least = INT32_MAX;
 
     for (job.group = largest; job.group >= step; job.group -= step) {
