@@ -1,0 +1,372 @@
+/* disk_commit.c - a batch of operations becomes files and records.
+ *
+ * The order is the promise: files, their names, the log, and only then the files that the
+ * log no longer refers to are deleted. DISK_ALWAYS fsyncs each of these before it begins the
+ * next, once for the whole batch; DISK_INTERVAL does the same later, in disk_settle(), and
+ * until then deletes nothing. An operation that fails on the way leaves the others alone; its
+ * file is deleted like any other, once no durable log can refer to it. */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/state/disk_internal.h"
+#include "server/state/disk_io.h"
+
+/* One operation on its way. */
+struct step {
+    struct disk_op *op;
+    struct disk_file *written; /* a new file, not yet in a list; NULL: none */
+    struct disk_draft draft;
+    size_t at, len; /* of its record in the buffer; len 0: none */
+};
+
+void disk_report(struct disk *d, const char *fmt, ...)
+{
+    struct error what;
+    va_list args;
+
+    if (!d->options.report)
+        return;
+    va_start(args, fmt);
+    vsnprintf(what.message, sizeof(what.message), fmt, args);
+    va_end(args);
+    d->options.report(d->options.arg, what.message);
+}
+
+static bool is_set(const struct disk_op *op)
+{
+    return op->record.kind == DISK_SESSION_SET || op->record.kind == DISK_SNAPSHOT_SET;
+}
+
+static bool is_deleted(const struct disk_op *op)
+{
+    return op->record.kind == DISK_SESSION_DELETED || op->record.kind == DISK_SNAPSHOT_DELETED;
+}
+
+static bool failed(const struct disk_op *op)
+{
+    return op->error.code != ERR_NONE;
+}
+
+static void check_op(struct disk_op *op)
+{
+    const struct disk_record *r = &op->record;
+
+    if (r->note_len > DISK_NOTE_BYTES)
+        error_set(&op->error, ERR_INPUT, "a note of %zu bytes", r->note_len);
+    else if ((is_set(op) || is_deleted(op)) && !r->id.text[0])
+        error_set(&op->error, ERR_INPUT, "a record without an id");
+    else if (!is_set(op) && !is_deleted(op) && r->kind != DISK_KEEP && r->kind != DISK_RELEASE)
+        error_set(&op->error, ERR_INPUT, "no operation has kind %d", (int)r->kind);
+    else if (!is_deleted(op) && (r->checkpoint.text[0] || !is_set(op)) &&
+             !disk_file_valid(&r->checkpoint))
+        error_set(&op->error, ERR_INPUT, "no file is called '%s'", r->checkpoint.text);
+    else if (op->file && (is_deleted(op) || r->kind == DISK_RELEASE || !r->checkpoint.text[0]))
+        error_set(&op->error, ERR_INPUT, "a file that nothing would refer to");
+}
+
+/* A new file that cannot be made, or not made durable. */
+static void drop_written(struct disk *d, struct step *s)
+{
+    if (s->written)
+        disk_index_forget_file(&d->index, s->written);
+    s->written = NULL;
+}
+
+static void write_draft(struct disk *d, struct step *s)
+{
+    struct disk_op *op = s->op;
+    const struct id *id = &op->record.checkpoint;
+
+    if (failed(op) || !op->file || id_map_find(&d->index.files, id))
+        return;
+    s->written = disk_index_add_file(&d->index, id, op->file_len);
+    if (!s->written)
+        error_set(&op->error, ERR_NOMEM, "no memory for the name of a state");
+    else if (!disk_draft_write(&d->files, &s->draft, id, op->file, op->file_len, &op->error))
+        drop_written(d, s);
+}
+
+static void sync_folders(struct disk *d, struct step *step, int steps)
+{
+    bool touched[DISK_FOLDERS] = { false };
+    struct error err;
+
+    for (int i = 0; i < steps; i++)
+        if (step[i].written)
+            touched[disk_folder_of(&step[i].written->id)] = true;
+    for (unsigned f = 0; f < DISK_FOLDERS; f++) {
+        if (!touched[f] || disk_files_sync_folder(&d->files, f, &err))
+            continue;
+        for (int i = 0; i < steps; i++) {
+            if (!step[i].written || disk_folder_of(&step[i].written->id) != f)
+                continue;
+            step[i].op->error = err;
+            disk_file_remove(&d->files, &step[i].written->id, &err);
+            err = step[i].op->error;
+            drop_written(d, &step[i]);
+        }
+    }
+}
+
+static void write_files(struct disk *d, struct step *step, int steps)
+{
+    bool always = d->options.mode == DISK_ALWAYS;
+
+    for (int i = 0; i < steps; i++)
+        write_draft(d, &step[i]);
+    for (int i = 0; i < steps && always; i++)
+        if (step[i].written &&
+            !disk_draft_sync(&d->files, &step[i].draft, &step[i].written->id, &step[i].op->error))
+            drop_written(d, &step[i]);
+    for (int i = 0; i < steps; i++)
+        if (step[i].written &&
+            !disk_draft_name(&d->files, &step[i].draft, &step[i].written->id, &step[i].op->error))
+            drop_written(d, &step[i]);
+    if (always)
+        sync_folders(d, step, steps);
+    if (d->options.mode != DISK_INTERVAL)
+        return;
+    for (int i = 0; i < steps; i++) {
+        struct disk_file *file = step[i].written;
+
+        if (!file)
+            continue;
+        file->dirty = true;
+        file->next_dirty = d->index.dirty;
+        d->index.dirty = file;
+        d->dirty_folder[disk_folder_of(&file->id)] = true;
+    }
+}
+
+/* Everything that can fail is done before the log is written. */
+static size_t write_record(struct disk *d, struct step *s, size_t used)
+{
+    struct disk_op *op = s->op;
+    struct disk_record *r = &op->record;
+    struct disk_file *file = id_map_find(&d->index.files, &r->checkpoint);
+
+    if (failed(op))
+        return used;
+    if (!is_deleted(op) && r->checkpoint.text[0] && !file) {
+        error_set(&op->error, ERR_IO, "state %s is not on the disk", r->checkpoint.text);
+        return used;
+    }
+    if (r->kind == DISK_KEEP || r->kind == DISK_RELEASE)
+        return used;
+    if (is_deleted(op) && !id_map_find(disk_index_map(&d->index, r->kind), &r->id))
+        return used;
+    if (is_set(op) && !disk_index_add_head(&d->index, r->kind, &r->id)) {
+        error_set(&op->error, ERR_NOMEM, "no memory for the name of a session");
+        return used;
+    }
+    r->bytes = is_set(op) && file ? file->bytes : 0;
+    s->at = used;
+    s->len = disk_record_encode(r, d->buffer + used);
+    return used + s->len;
+}
+
+static void write_log(struct disk *d, struct step *step, int steps)
+{
+    uint64_t at = d->log.len;
+    struct error err;
+    size_t used = 0;
+    bool ok = true;
+
+    for (int i = 0; i < steps; i++)
+        used = write_record(d, &step[i], used);
+    if (used) {
+        d->dirty_log = true;
+        ok = disk_log_append(&d->log, d->buffer, used, &err);
+    }
+    if (ok && d->dirty_log && d->options.mode == DISK_ALWAYS) {
+        ok = disk_log_sync(&d->log, &err);
+        d->dirty_log = !ok;
+    }
+    for (int i = 0; i < steps; i++) {
+        step[i].at += at;
+        if (!ok && step[i].len)
+            step[i].op->error = err;
+    }
+}
+
+static void apply(struct disk *d, const struct step *s)
+{
+    struct disk_record *r = &s->op->record;
+    struct disk_file *file = id_map_find(&d->index.files, &r->checkpoint);
+    struct disk_head *head;
+
+    if (r->kind == DISK_KEEP) {
+        file->keeps++;
+    } else if (r->kind == DISK_RELEASE) {
+        if (!file->keeps)
+            error_set(&s->op->error, ERR_INPUT, "state %s is not kept", r->checkpoint.text);
+        else if (--file->keeps == 0)
+            disk_index_doom(&d->index, file);
+    } else if (s->len) {
+        head = id_map_find(disk_index_map(&d->index, r->kind), &r->id);
+        if (is_set(s->op))
+            disk_index_set(&d->index, head, file, s->at, s->len);
+        else
+            disk_index_clear(&d->index, head);
+    }
+}
+
+static void remove_doomed(struct disk *d)
+{
+    struct disk_file *file;
+    struct error err;
+
+    if (d->options.mode != DISK_NONE && (d->dirty_log || d->log.broken))
+        return;
+    while ((file = d->index.doomed)) {
+        d->index.doomed = file->next_doomed;
+        file->doomed = false;
+        if (file->heads || file->keeps)
+            continue;
+        if (!disk_file_remove(&d->files, &file->id, &err))
+            disk_report(d, "%s; it is removed at the next start", err.message);
+        disk_index_forget_file(&d->index, file);
+    }
+}
+
+static bool copy_records(struct disk *d, struct disk_log_draft *draft, struct id_map *m,
+                         struct error *err)
+{
+    for (struct id_entry *e = m->first; e; e = e->next) {
+        struct disk_head *head = e->value;
+
+        if (!head->len)
+            continue;
+        if (!disk_log_read(&d->log, head->at, head->len, d->buffer, err)) {
+            disk_log_draft_drop(draft);
+            return false;
+        }
+        if (!disk_log_draft_add(draft, d->buffer, head->len, &head->moved, err))
+            return false;
+    }
+    return true;
+}
+
+static void settle_files(struct disk *d)
+{
+    struct disk_file *file;
+    struct error err;
+
+    while ((file = d->index.dirty)) {
+        d->index.dirty = file->next_dirty;
+        file->dirty = false;
+        if ((file->heads || file->keeps) && !disk_file_sync(&d->files, &file->id, &err))
+            disk_report(d, "%s; a power cut may take it", err.message);
+    }
+    for (unsigned f = 0; f < DISK_FOLDERS; f++) {
+        if (d->dirty_folder[f] && !disk_files_sync_folder(&d->files, f, &err))
+            disk_report(d, "%s; a power cut may take its newest files", err.message);
+        d->dirty_folder[f] = false;
+    }
+}
+
+bool disk_compact(struct disk *d, bool keep_old, struct error *err)
+{
+    struct disk_log_draft draft;
+    bool sync = d->options.mode != DISK_NONE, replaced, ok;
+
+    settle_files(d); /* the new log has no older records to go back to */
+    if (!disk_log_draft_open(&draft, &d->log, err) ||
+        !copy_records(d, &draft, &d->index.sessions, err) ||
+        !copy_records(d, &draft, &d->index.snapshots, err))
+        return false;
+    ok = disk_log_draft_replace(&draft, &d->log, sync, keep_old, &replaced, err);
+    if (!replaced)
+        return false;
+    for (struct id_entry *e = d->index.sessions.first; e; e = e->next)
+        ((struct disk_head *)e->value)->at = ((struct disk_head *)e->value)->moved;
+    for (struct id_entry *e = d->index.snapshots.first; e; e = e->next)
+        ((struct disk_head *)e->value)->at = ((struct disk_head *)e->value)->moved;
+    d->counts.compactions++;
+    d->compact_from = 0;
+    d->dirty_log = !ok;
+    return ok;
+}
+
+static void compact_if_worth(struct disk *d)
+{
+    uint64_t dead = d->log.len - d->index.live_bytes;
+    struct error err;
+
+    if (d->log.broken || dead < d->options.compact_bytes || dead < d->index.live_bytes ||
+        d->log.len < d->compact_from)
+        return;
+    if (!disk_compact(d, false, &err)) {
+        disk_report(d, "%s; the log stays as it is", err.message);
+        d->compact_from = d->log.len + d->options.compact_bytes;
+    }
+}
+
+static void fail_all(struct disk_op *batch, const struct error *err)
+{
+    for (struct disk_op *op = batch; op; op = op->next)
+        op->error = *err;
+}
+
+static void run(struct disk *d, struct step *step, int steps)
+{
+    for (int i = 0; i < steps; i++)
+        check_op(step[i].op);
+    write_files(d, step, steps);
+    write_log(d, step, steps);
+    for (int i = 0; i < steps; i++)
+        if (!failed(step[i].op))
+            apply(d, &step[i]);
+    for (int i = 0; i < steps; i++) {
+        const struct disk_record *r = &step[i].op->record;
+        struct disk_file *file = step[i].written;
+
+        if (file)
+            disk_index_doom(&d->index, file); /* unless its operation was done */
+        if (r->kind != DISK_KEEP && r->kind != DISK_RELEASE)
+            disk_index_prune(&d->index, r->kind, &r->id);
+    }
+}
+
+void disk_commit(struct disk *d, struct disk_op *batch)
+{
+    struct step step[DISK_BATCH];
+    struct error err;
+    int steps = 0;
+
+    for (struct disk_op *op = batch; op; op = op->next) {
+        op->error = (struct error){ .code = ERR_NONE };
+        step[steps++] = (struct step){ .op = op };
+    }
+    d->counts.commits++;
+    d->counts.ops += (uint64_t)steps;
+    if (d->log.broken && !disk_compact(d, false, &err))
+        fail_all(batch, &err);
+    else
+        run(d, step, steps);
+    if (d->options.mode != DISK_INTERVAL)
+        remove_doomed(d);
+    compact_if_worth(d);
+    for (struct disk_op *op = batch; op; op = op->next) {
+        d->counts.failed += failed(op);
+        free(op->file);
+        op->file = NULL;
+    }
+}
+
+void disk_settle(struct disk *d)
+{
+    struct error err;
+
+    if (d->options.mode != DISK_NONE) {
+        settle_files(d);
+        if (d->dirty_log && !d->log.broken && disk_log_sync(&d->log, &err))
+            d->dirty_log = false;
+        if (d->log.broken && !disk_compact(d, false, &err))
+            disk_report(d, "%s; the newest operations may not survive a power cut", err.message);
+    }
+    remove_doomed(d);
+}

@@ -1,0 +1,94 @@
+/* disk_internal.h - what the durable tier's own files share.
+ *
+ * The index says what the log says: which record is the newest of each session and snapshot,
+ * and how many of them refer to each file. It belongs to whoever opens the folder and then to
+ * the disk's thread. */
+#ifndef SERVER_STATE_DISK_INTERNAL_H
+#define SERVER_STATE_DISK_INTERNAL_H
+
+#include <pthread.h>
+
+#include "server/state/disk.h"
+#include "server/state/disk_file.h"
+#include "server/state/disk_log.h"
+#include "server/state/id_map.h"
+
+enum { DISK_BATCH = 64 }; /* operations of one commit */
+
+struct disk_file {
+    struct id id;
+    uint32_t heads, keeps; /* what refers to it */
+    bool dirty;            /* in the list of files to fsync */
+    bool doomed;           /* in the list of files to delete unless something refers to it */
+    bool checked;          /* disk_open() has looked at it */
+    uint64_t bytes;
+    struct disk_file *next_dirty, *next_doomed;
+};
+
+/* The newest record of a session or snapshot. */
+struct disk_head {
+    struct disk_file *file; /* NULL: the empty context */
+    uint64_t at, moved;     /* where in the log; moved: in the one that is being written */
+    uint32_t len;           /* 0: no record counts */
+    bool lost;              /* there was a newer record, without its file */
+};
+
+struct disk_index {
+    struct id_map sessions, snapshots; /* struct disk_head, owned */
+    struct id_map files;               /* struct disk_file, owned */
+    struct disk_file *dirty, *doomed;
+    uint64_t live_bytes;
+};
+
+struct disk {
+    struct disk_options options;
+    const struct disk_io *io;
+    int dir, lock; /* -1: not open */
+    struct disk_files files;
+    struct disk_log log;
+    struct disk_index index;
+    bool dirty_folder[DISK_FOLDERS], dirty_log;
+    double settle_by;          /* monotonic seconds; 0: nothing is put off */
+    struct disk_counts counts; /* the writer's */
+    unsigned char *buffer;     /* records of one commit */
+    uint64_t compact_from;     /* no new log before this one is so long */
+
+    pthread_t thread;
+    bool started;
+    pthread_mutex_t mutex; /* guards what follows */
+    pthread_cond_t arrived, finished;
+    struct disk_op *queue, **queue_end, *done, **done_end;
+    int waiting;         /* submitted and not yet received */
+    size_t queued_bytes; /* of files not yet written */
+    bool stopping, busy;
+    struct disk_counts published;
+};
+
+/* disk_index.c */
+void disk_index_init(struct disk_index *x);
+void disk_index_finish(struct disk_index *x);
+struct id_map *disk_index_map(struct disk_index *x, enum disk_kind kind);
+struct disk_file *disk_index_add_file(struct disk_index *x, const struct id *id, uint64_t bytes);
+void disk_index_forget_file(struct disk_index *x, struct disk_file *file); /* in no list */
+/* The head there is, or a new one without a record. NULL: no memory. */
+struct disk_head *disk_index_add_head(struct disk_index *x, enum disk_kind kind,
+                                      const struct id *id);
+/* The head stands on the file (or NULL) from now on; what it stood on may be doomed. */
+void disk_index_set(struct disk_index *x, struct disk_head *head, struct disk_file *file,
+                    uint64_t at, size_t len);
+void disk_index_clear(struct disk_index *x, struct disk_head *head);
+/* Frees the head if it is there and has no record. */
+void disk_index_prune(struct disk_index *x, enum disk_kind kind, const struct id *id);
+void disk_index_doom(struct disk_index *x, struct disk_file *file); /* if nothing refers to it */
+
+/* disk_recover.c: the log and the files become the index; calls found() and report(). */
+bool disk_recover(struct disk *d, struct error *err);
+
+/* disk_commit.c */
+void disk_report(struct disk *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+bool disk_compact(struct disk *d, bool keep_old, struct error *err);
+void disk_commit(struct disk *d, struct disk_op *batch);
+/* Makes durable what DISK_INTERVAL has put off, and deletes what waits for that. */
+void disk_settle(struct disk *d);
+
+#endif
