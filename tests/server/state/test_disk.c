@@ -1,0 +1,451 @@
+/* The durable tier on a good day: what goes in comes back, and nothing else. */
+#include <fcntl.h>
+#include <malloc.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "server/state/disk_file.h"
+#include "server/state/disk_io.h"
+#include "tests/server/state/disk_rig.h"
+
+static struct rig rig;
+
+static int nothing(int fd)
+{
+    (void)fd;
+    return 0;
+}
+
+/* For tests that are about order and contents. */
+static struct disk_io without_fsync(void)
+{
+    struct disk_io io = disk_io_system;
+
+    io.fsync = nothing;
+    io.syncfs = nothing;
+    return io;
+}
+
+static double seconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static struct disk *reopen(struct disk *d, enum disk_mode mode, const struct disk_io *io)
+{
+    struct disk_options options = rig_options(&rig, mode, io);
+    struct error err;
+
+    disk_close(d);
+    d = rig_open(&rig, &options, &err);
+    if (!d)
+        fail_msg("%s", err.message);
+    return d;
+}
+
+static void path_of(char *path, size_t len, const char *checkpoint)
+{
+    struct id id;
+
+    assert_true(id_parse(&id, checkpoint));
+    snprintf(path, len, "%s/states/%02x/%s", rig.path, disk_folder_of(&id), checkpoint);
+}
+
+static void a_session_comes_back_with_every_field(void **state)
+{
+    struct disk *d;
+    struct disk_op *op;
+    struct disk_record *r, *f;
+
+    (void)state;
+    rig_begin(&rig, 1);
+    d = reopen(NULL, DISK_ALWAYS, NULL);
+    op = rig_set(DISK_SNAPSHOT_SET, "object-7", 3, "ckpt_a", true);
+    r = &op->record;
+    r->position = UINT64_MAX;
+    r->seed = 42;
+    r->flags = 7;
+    r->created = 1.5;
+    r->updated = 2.5;
+    r->ttl = 3.5;
+    strcpy(r->session.text, "a-session");
+    strcpy(r->parent.text, "a-parent");
+    assert_int_equal(rig_do(d, op).code, ERR_NONE);
+    d = reopen(d, DISK_ALWAYS, NULL);
+    f = &rig.found[7];
+    assert_int_equal(f->kind, DISK_SNAPSHOT_SET);
+    assert_int_equal(f->version, 3);
+    assert_true(f->position == UINT64_MAX);
+    assert_int_equal(f->seed, 42);
+    assert_int_equal(f->flags, 7);
+    assert_true(f->created == 1.5 && f->updated == 2.5 && f->ttl == 3.5);
+    assert_string_equal(f->session.text, "a-session");
+    assert_string_equal(f->parent.text, "a-parent");
+    assert_string_equal(f->checkpoint.text, "ckpt_a");
+    assert_int_equal(f->note_len, 6);
+    assert_memory_equal(f->note, "note 3", 6);
+    disk_close(d);
+    rig_end(&rig);
+}
+
+static void random_histories_come_back_in_every_mode(void **state)
+{
+    struct disk_io io = without_fsync();
+
+    (void)state;
+    for (int mode = DISK_NONE; mode <= DISK_ALWAYS; mode++) {
+        struct disk *d;
+
+        rig_begin(&rig, (uint64_t)mode + 10);
+        d = reopen(NULL, (enum disk_mode)mode, &io);
+        for (int round = 0; round < 10; round++) {
+            for (int i = 0; i < 200; i++) {
+                struct disk_op *op = rig_next(&rig);
+
+                while (!disk_submit(d, op))
+                    disk_wait(d);
+            }
+            disk_wait(d);
+            for (struct disk_op *op; (op = disk_receive(d)); disk_op_free(op)) {
+                assert_int_equal(op->error.code, ERR_NONE);
+                rig_acked(&rig, op);
+            }
+            if (round % 2 == 0)
+                assert_true(disk_counts(d).compactions > 0);
+            d = reopen(d, (enum disk_mode)mode, &io);
+            rig_check(&rig, d, false);
+            assert_int_equal(rig.reports, 0);
+        }
+        disk_close(d);
+        rig_end(&rig);
+    }
+}
+
+static void a_file_lives_as_long_as_something_refers_to_it(void **state)
+{
+    struct disk_io io = without_fsync();
+    struct disk_op *keep = disk_op_create(DISK_KEEP, NULL);
+    struct disk_op *release = disk_op_create(DISK_RELEASE, NULL);
+    struct disk *d;
+
+    (void)state;
+    rig_begin(&rig, 1);
+    d = reopen(NULL, DISK_ALWAYS, &io);
+    assert_int_equal(rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", true)).code, 0);
+    assert_int_equal(rig_do(d, rig_set(DISK_SESSION_SET, "object-1", 1, "ckpt_a", true)).code, 0);
+    assert_int_equal(rig_do(d, rig_set(DISK_SNAPSHOT_SET, "object-7", 1, "ckpt_a", false)).code, 0);
+    strcpy(keep->record.checkpoint.text, "ckpt_a");
+    strcpy(release->record.checkpoint.text, "ckpt_a");
+    assert_int_equal(rig_do(d, keep).code, 0);
+    assert_int_equal(rig_count_files(&rig, ""), 1);
+    rig_do(d, rig_delete(DISK_SESSION_DELETED, "object-0"));
+    rig_do(d, rig_set(DISK_SESSION_SET, "object-1", 2, "", false));
+    rig_do(d, rig_delete(DISK_SNAPSHOT_DELETED, "object-7"));
+    assert_int_equal(rig_count_files(&rig, ""), 1);
+    assert_int_equal(rig_do(d, release).code, 0);
+    assert_int_equal(rig_count_files(&rig, ""), 0);
+    assert_int_equal(disk_counts(d).files, 0);
+    disk_close(d);
+    rig_end(&rig);
+}
+
+static void operations_that_make_no_sense_are_refused(void **state)
+{
+    struct disk_io io = without_fsync();
+    struct disk_op *op;
+    struct error err;
+    struct disk *d;
+
+    (void)state;
+    rig_begin(&rig, 1);
+    d = reopen(NULL, DISK_ALWAYS, &io);
+    err = rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", false));
+    assert_int_equal(err.code, ERR_IO); /* a head never refers to a file that is not there */
+    assert_int_equal(rig_do(d, rig_set(DISK_SESSION_SET, "", 1, "ckpt_a", true)).code, ERR_INPUT);
+    assert_int_equal(rig_do(d, rig_set(DISK_SESSION_SET, "x", 1, "../a", true)).code, ERR_INPUT);
+    assert_int_equal(rig_do(d, rig_set(DISK_SESSION_SET, "x", 1, "a.b", true)).code, ERR_INPUT);
+    op = rig_set(DISK_SESSION_SET, "x", 1, "ckpt_a", true);
+    op->record.note_len = DISK_NOTE_BYTES + 1;
+    assert_int_equal(rig_do(d, op).code, ERR_INPUT);
+    op = disk_op_create(DISK_RELEASE, NULL);
+    strcpy(op->record.checkpoint.text, "ckpt_a");
+    assert_int_equal(rig_do(d, op).code, ERR_IO);
+    assert_int_equal(rig_do(d, rig_delete(DISK_SESSION_DELETED, "nobody")).code, ERR_NONE);
+    assert_int_equal(disk_counts(d).files, 0);
+    assert_int_equal(disk_counts(d).sessions, 0);
+    disk_close(d);
+    rig_end(&rig);
+}
+
+static void a_full_queue_takes_nothing(void **state)
+{
+    struct disk_io io = without_fsync();
+    struct disk_options options;
+    struct disk_op *op[4];
+    struct error err;
+    struct disk *d;
+
+    (void)state;
+    rig_begin(&rig, 1);
+    options = rig_options(&rig, DISK_ALWAYS, &io);
+    options.max_ops = 3;
+    d = rig_open(&rig, &options, &err);
+    assert_non_null(d);
+    for (int i = 0; i < 4; i++)
+        op[i] = rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", true);
+    for (int i = 0; i < 3; i++)
+        assert_true(disk_submit(d, op[i]));
+    assert_false(disk_submit(d, op[3]));
+    disk_wait(d);
+    assert_false(disk_submit(d, op[3])); /* what was not received takes its place */
+    assert_ptr_equal(disk_receive(d), op[0]);
+    assert_true(disk_submit(d, op[3]));
+    disk_op_free(op[0]);
+    disk_close(d); /* frees the rest */
+    rig_end(&rig);
+}
+
+static void two_servers_cannot_share_a_folder(void **state)
+{
+    struct disk_options options;
+    struct disk *d, *second;
+    struct error err;
+    int status;
+    pid_t child;
+
+    (void)state;
+    rig_begin(&rig, 1);
+    d = reopen(NULL, DISK_NONE, NULL);
+    options = rig_options(&rig, DISK_NONE, NULL);
+    second = disk_open(&options, &err);
+    assert_null(second);
+    assert_int_equal(err.code, ERR_IO);
+    assert_non_null(strstr(err.message, "another server"));
+    child = fork();
+    if (child == 0)
+        _exit(disk_open(&options, &err) ? 1 : 0);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    d = reopen(d, DISK_NONE, NULL);
+    disk_close(d);
+    rig_end(&rig);
+}
+
+static void a_damaged_file_is_set_aside_and_the_others_load(void **state)
+{
+    struct disk_io io = without_fsync();
+    char path[256];
+    struct disk *d;
+    int fd;
+
+    (void)state;
+    for (int kind = 0; kind < 4; kind++) {
+        rig_begin(&rig, 1);
+        d = reopen(NULL, DISK_ALWAYS, &io);
+        rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", true));
+        rig_do(d, rig_set(DISK_SESSION_SET, "object-1", 1, "ckpt_b", true));
+        disk_close(d);
+        path_of(path, sizeof(path), "ckpt_a");
+        fd = open(path, O_RDWR);
+        assert_true(fd >= 0);
+        if (kind == 0)
+            assert_int_equal(ftruncate(fd, 10), 0);
+        else if (kind == 1)
+            assert_int_equal(pwrite(fd, "X", 1, 3), 1);
+        else if (kind == 2)
+            assert_int_equal(pwrite(fd, "\xff", 1, 20), 1);
+        else
+            assert_int_equal(unlink(path), 0);
+        close(fd);
+        d = reopen(NULL, DISK_ALWAYS, &io);
+        assert_int_equal(rig.found[0].kind, 0);
+        assert_int_equal(rig.found[1].kind, DISK_SESSION_SET);
+        assert_int_equal(rig.reports, kind < 3 ? 2 : 1); /* the file, and the session */
+        assert_int_equal(rig_count_files(&rig, ".corrupt"), kind < 3);
+        assert_int_equal(rig_count_files(&rig, ""), 1);
+        d = reopen(d, DISK_ALWAYS, &io); /* said once */
+        assert_int_equal(rig.reports, 0);
+        assert_int_equal(rig.found[1].kind, DISK_SESSION_SET);
+        disk_close(d);
+        rig_end(&rig);
+    }
+}
+
+static int refuse_unlink(int dir, const char *path, int flags)
+{
+    return strncmp(path, "log", 3) == 0 ? unlinkat(dir, path, flags) : 0;
+}
+
+/* What a power cut in the interval leaves: the newest file is gone, the one before is not. */
+static void a_session_without_its_newest_file_goes_back(void **state)
+{
+    struct disk_io io = without_fsync();
+    char path[256];
+    struct disk *d;
+
+    (void)state;
+    io.unlinkat = refuse_unlink;
+    rig_begin(&rig, 1);
+    d = reopen(NULL, DISK_ALWAYS, &io);
+    rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", true));
+    rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 2, "ckpt_b", true));
+    disk_close(d);
+    path_of(path, sizeof(path), "ckpt_b");
+    assert_int_equal(unlink(path), 0);
+    for (int i = 0; i < 2; i++) {
+        d = reopen(NULL, DISK_ALWAYS, NULL);
+        assert_int_equal(rig.found[0].version, 1);
+        assert_int_equal(rig.reports, i == 0);
+        disk_close(d);
+    }
+    rig_end(&rig);
+}
+
+static void leftovers_are_swept(void **state)
+{
+    char path[256];
+    struct disk *d;
+
+    (void)state;
+    rig_begin(&rig, 1);
+    d = reopen(NULL, DISK_NONE, NULL);
+    rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", true));
+    disk_close(d);
+    snprintf(path, sizeof(path), "%s/states/07/.tmp.12", rig.path);
+    close(open(path, O_CREAT | O_WRONLY, 0600));
+    path_of(path, sizeof(path), "ckpt_stray");
+    close(open(path, O_CREAT | O_WRONLY, 0600));
+    snprintf(path, sizeof(path), "%s/log.new", rig.path);
+    close(open(path, O_CREAT | O_WRONLY, 0600));
+    d = reopen(NULL, DISK_NONE, NULL);
+    assert_int_equal(rig_count_files(&rig, ""), 1);
+    assert_int_equal(rig_count_files(&rig, ".tmp"), 0);
+    assert_int_equal(access(path, F_OK), -1);
+    disk_close(d);
+    rig_end(&rig);
+}
+
+static void a_folder_without_its_log_is_left_alone(void **state)
+{
+    struct disk_options options;
+    struct error err;
+    char path[256];
+    struct disk *d;
+
+    (void)state;
+    rig_begin(&rig, 1);
+    d = reopen(NULL, DISK_NONE, NULL);
+    rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", true));
+    disk_close(d);
+    snprintf(path, sizeof(path), "%s/log", rig.path);
+    assert_int_equal(unlink(path), 0);
+    options = rig_options(&rig, DISK_NONE, NULL);
+    assert_null(disk_open(&options, &err));
+    assert_int_equal(err.code, ERR_IO);
+    assert_int_equal(rig_count_files(&rig, ""), 1);
+    rig_end(&rig);
+}
+
+static void count_found(void *arg, const struct disk_record *record)
+{
+    *(size_t *)arg += record->kind == DISK_SESSION_SET;
+}
+
+static void receive_all(struct disk *d)
+{
+    for (struct disk_op *op; (op = disk_receive(d)); disk_op_free(op))
+        assert_int_equal(op->error.code, ERR_NONE);
+}
+
+static double submit_many(struct disk *d, int count, size_t state_bytes)
+{
+    double begun = seconds();
+    struct disk_op *op;
+
+    for (int i = 0; i < count; i++) {
+        uint64_t len = state_bytes;
+
+        op = disk_op_create(DISK_SESSION_SET, NULL);
+        id_generate(&op->record.id, "sess");
+        id_generate(&op->record.checkpoint, "ckpt");
+        op->file_len = state_bytes;
+        op->file = calloc(1, state_bytes);
+        memcpy(op->file, "EDDYSTAT", 8);
+        memcpy((char *)op->file + 16, &len, sizeof(len));
+        while (!disk_submit(d, op)) {
+            disk_wait(d);
+            receive_all(d);
+        }
+    }
+    disk_wait(d);
+    receive_all(d);
+    return seconds() - begun;
+}
+
+static void a_hundred_thousand_sessions_open_fast(void **state)
+{
+    enum { COUNT = 100000 };
+    struct disk_io io = without_fsync();
+    struct disk_options options;
+    struct mallinfo2 before;
+    size_t found = 0, bytes;
+    struct error err;
+    struct disk *d;
+    double begun;
+
+    (void)state;
+    rig_begin(&rig, 1);
+    options = rig_options(&rig, DISK_NONE, &io);
+    options.max_ops = 256;
+    options.compact_bytes = 0;
+    options.found = count_found;
+    options.arg = &found;
+    options.report = NULL;
+    d = disk_open(&options, &err);
+    assert_non_null(d);
+    print_message("# written in %.2f s\n", submit_many(d, COUNT, 64));
+    disk_close(d);
+    before = mallinfo2();
+    begun = seconds();
+    d = disk_open(&options, &err);
+    assert_non_null(d);
+    bytes = mallinfo2().uordblks - before.uordblks;
+    print_message("# opened in %.2f s, %zu bytes a session\n", seconds() - begun, bytes / COUNT);
+    assert_int_equal(found, COUNT);
+    assert_int_equal(disk_counts(d).sessions, COUNT);
+    assert_true(bytes / COUNT < 1024);
+    disk_close(d);
+    rig_end(&rig);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_session_comes_back_with_every_field),
+        cmocka_unit_test(random_histories_come_back_in_every_mode),
+        cmocka_unit_test(a_file_lives_as_long_as_something_refers_to_it),
+        cmocka_unit_test(operations_that_make_no_sense_are_refused),
+        cmocka_unit_test(a_full_queue_takes_nothing),
+        cmocka_unit_test(two_servers_cannot_share_a_folder),
+        cmocka_unit_test(a_damaged_file_is_set_aside_and_the_others_load),
+        cmocka_unit_test(a_session_without_its_newest_file_goes_back),
+        cmocka_unit_test(leftovers_are_swept),
+        cmocka_unit_test(a_folder_without_its_log_is_left_alone),
+        cmocka_unit_test(a_hundred_thousand_sessions_open_fast),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
