@@ -121,7 +121,9 @@ static void kill_and_look(enum disk_mode mode, const struct disk_io *io)
     if (!d)
         fail_msg("%s", err.message);
     rig_check(&rig, d, true);
-    assert_int_equal(rig.reports, 0);
+    /* A kill may come between two pages of one write to the log. */
+    if (rig.reports && !strstr(rig.report, "cut off") && !strstr(rig.report, "nothing refers"))
+        fail_msg("%s", rig.report);
     disk_close(d);
 }
 
