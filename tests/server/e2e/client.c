@@ -288,8 +288,8 @@ static struct response once(int port, const char *method, const char *path, cons
     return r;
 }
 
-static struct response call_list(int port, const char *method, const char *path, const char *format,
-                                 va_list args)
+__attribute__((format(printf, 4, 0))) static struct response
+call_list(int port, const char *method, const char *path, const char *format, va_list args)
 {
     struct response r;
     char *body = NULL;
