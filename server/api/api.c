@@ -55,7 +55,7 @@ void api_pump(struct api *api)
     struct pending *next;
 
     while ((e = engine_receive(api->engine))) {
-        struct pending *p = e->command->owner;
+        struct pending *p = e->command->waiter;
 
         p->take(p, e);
         event_free(e);

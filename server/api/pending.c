@@ -106,7 +106,7 @@ void pending_reply(struct pending *p, const char *type, struct text_buffer *body
 
 bool pending_send(struct pending *p, struct command *c, struct problem *problem)
 {
-    c->owner = p;
+    c->waiter = p;
     if (engine_send(p->api->engine, c))
         return true;
     command_free(c);

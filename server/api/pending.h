@@ -1,6 +1,6 @@
 /* pending.h - a request that waits for the engine or for the libuv pool.
  *
- * It joins an exchange with its commands: events find it through command->owner, and it
+ * It joins an exchange with its commands: events find it through command->waiter, and it
  * outlives a client that left until everything it sent has come back. Every kind of request
  * embeds it as its first member. Loop thread only, but for `work`. */
 #ifndef SERVER_API_PENDING_H
@@ -48,7 +48,7 @@ void pending_refuse(struct pending *p, const struct problem *problem);
 /* The buffer's bytes move to the exchange; to->bytes is NULL afterwards. */
 void pending_reply(struct pending *p, const char *type, struct text_buffer *body);
 
-/* Moves a command down with p as its owner. false: refused, the command freed, *problem set. */
+/* Moves a command down with p as its waiter. false: refused, the command freed, *problem set. */
 bool pending_send(struct pending *p, struct command *c, struct problem *problem);
 
 /* The common case: one command, and `answer` writes the JSON of its result. Takes c, which

@@ -4,7 +4,7 @@
 
 #include "server/state/checkpoint.h"
 
-struct command *command_create(enum command_kind kind, void *owner)
+struct command *command_create(enum command_kind kind, void *waiter)
 {
     struct command *c = calloc(1, sizeof(*c));
 
@@ -13,7 +13,7 @@ struct command *command_create(enum command_kind kind, void *owner)
         return NULL;
     }
     c->kind = kind;
-    c->owner = owner;
+    c->waiter = waiter;
     atomic_init(&c->cancelled, false);
     c->turn.choices = 1;
     c->turn.logprobs = -1;

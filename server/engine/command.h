@@ -110,7 +110,8 @@ struct turn {
 struct command {
     enum command_kind kind;
     atomic_bool cancelled;  /* set by the loop; the engine ends the turn at its next step */
-    void *owner;            /* the loop's; the engine never looks at it */
+    void *waiter;           /* the loop's; the engine never looks at it */
+    uint64_t owner;         /* whose sessions and snapshots it names; 0 without keys */
     struct problem problem; /* PROBLEM_NONE: done */
     struct event *answer;   /* the engine's: allocated with the command, so that an answer
                              * never fails for want of memory */
@@ -134,8 +135,8 @@ struct command {
     bool more; /* the list goes on */
 };
 
-struct command *command_create(enum command_kind kind, void *owner); /* NULL: no memory */
-void command_free(struct command *c);                                /* takes NULL */
+struct command *command_create(enum command_kind kind, void *waiter); /* NULL: no memory */
+void command_free(struct command *c);                                 /* takes NULL */
 
 /* One token with its probabilities, for clients that asked. */
 struct token_score {

@@ -25,6 +25,7 @@ struct tiers;
 
 struct session {
     struct id id;
+    uint64_t owner;
     struct checkpoint *head; /* kept; never NULL, at position 0 before the first turn */
     struct id snapshot;      /* the newest snapshot on the way to the head, or "" */
     uint64_t version;
@@ -38,6 +39,7 @@ struct session {
 
 struct snapshot {
     struct id id, session, parent;
+    uint64_t owner;
     struct checkpoint *checkpoint; /* kept */
     uint64_t seed;                 /* the session's: its checkpoint may be older */
     char label[LIMIT_LABEL_BYTES + 1];
@@ -160,7 +162,8 @@ void scheduler_fail_all(struct engine *e, enum problem_code what, const char *me
 /* sessions.c and snapshots.c: answer a command; false with c->problem set. */
 bool session_command(struct engine *e, struct command *c);
 bool snapshot_command(struct engine *e, struct command *c);
-struct session *session_find(struct engine *e, const struct id *id, struct problem *p);
+/* The command's owner's; another one's are as unknown as any. */
+struct session *session_find(struct engine *e, const struct command *c, struct problem *p);
 bool session_claim(struct engine *e, const struct command *c, struct session **out,
                    struct problem *p);
 void session_move(struct engine *e, struct session *s, struct checkpoint *head);
@@ -168,7 +171,7 @@ void session_move(struct engine *e, struct session *s, struct checkpoint *head);
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
 void sessions_sweep(struct engine *e);
 void sessions_clear(struct engine *e);
-struct snapshot *snapshot_find(struct engine *e, const struct id *id, struct problem *p);
+struct snapshot *snapshot_find(struct engine *e, const struct command *c, struct problem *p);
 void snapshots_clear(struct engine *e);
 
 #endif

@@ -6,20 +6,20 @@
 #include "server/engine/engine_internal.h"
 #include "server/state/tiers.h"
 
-struct session *session_find(struct engine *e, const struct id *id, struct problem *p)
+struct session *session_find(struct engine *e, const struct command *c, struct problem *p)
 {
-    struct session *s = id_map_find(&e->sessions, id);
+    struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
 
     if (!s)
         problem_set(p, PROBLEM_SESSION_NOT_FOUND, "session_id", "there is no session '%s'",
-                    id->text);
+                    c->session.text);
     return s;
 }
 
 bool session_claim(struct engine *e, const struct command *c, struct session **out,
                    struct problem *p)
 {
-    struct session *s = session_find(e, &c->session, p);
+    struct session *s = session_find(e, c, p);
 
     if (!s)
         return false;
@@ -100,23 +100,25 @@ static void session_free(struct engine *e, struct session *s)
 }
 
 /* A head at position 0, for which no room is needed. */
-static struct checkpoint *empty_head(struct engine *e)
+static struct checkpoint *empty_head(struct engine *e, uint64_t owner)
 {
     const struct model_info *info = model_info(e->model);
     struct checkpoint *c = checkpoint_create();
 
     if (!c)
         return NULL;
+    c->owner = owner;
     memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
     c->layout = info->layout.id;
     tiers_adopt(e->tiers, c);
     return c;
 }
 
-/* Adds a session that stands on `head` (kept here), or on nothing. */
-static struct session *add_session(struct engine *e, const struct id *id, struct checkpoint *head,
-                                   struct problem *p)
+/* Adds a session of the command's owner that stands on `head` (kept here), or on nothing. */
+static struct session *add_session(struct engine *e, struct command *c, const struct id *id,
+                                   struct checkpoint *head)
 {
+    struct problem *p = &c->problem;
     struct session *s;
 
     if (e->sessions.count >= (size_t)e->options.max_sessions) {
@@ -128,13 +130,14 @@ static struct session *add_session(struct engine *e, const struct id *id, struct
     if (!s)
         goto no_memory;
     s->id = *id;
+    s->owner = c->owner;
     if (!id->text[0])
         id_generate(&s->id, "sess");
     s->created = s->updated = s->touched = checkpoint_clock();
     s->ttl = e->options.session_ttl;
     s->seed = id_random();
-    s->head = head ? tiers_keep(head) : empty_head(e);
-    if (!s->head || !id_map_put(&e->sessions, &s->id, s))
+    s->head = head ? tiers_keep(head) : empty_head(e, c->owner);
+    if (!s->head || !id_map_put(&e->sessions, s->owner, &s->id, s))
         goto no_memory;
     return s;
 
@@ -149,14 +152,13 @@ static bool create(struct engine *e, struct command *c)
     struct snapshot *from = NULL;
     struct session *s;
 
-    if (id_map_find(&e->sessions, &c->session))
+    if (id_map_find(&e->sessions, c->owner, &c->session))
         return problem_set(&c->problem, PROBLEM_SESSION_EXISTS, "id",
                            "there is a session '%s' already", c->session.text);
-    if (c->snapshot.text[0] && !(from = snapshot_find(e, &c->snapshot, &c->problem)))
+    if (c->snapshot.text[0] && !(from = snapshot_find(e, c, &c->problem)))
         return false;
-    s = prepare(c, c->metadata)
-            ? add_session(e, &c->session, from ? from->checkpoint : NULL, &c->problem)
-            : NULL;
+    s = prepare(c, c->metadata) ? add_session(e, c, &c->session, from ? from->checkpoint : NULL)
+                                : NULL;
     if (!s)
         return false;
     if (from) {
@@ -176,19 +178,19 @@ static bool create(struct engine *e, struct command *c)
 
 static bool get(struct engine *e, struct command *c)
 {
-    struct session *s = session_find(e, &c->session, &c->problem);
+    struct session *s = session_find(e, c, &c->problem);
 
     return s && prepare(c, s->metadata) && answer(e, c, s);
 }
 
 static bool list(struct engine *e, struct command *c)
 {
-    struct id_entry *at = id_map_next(&e->sessions, &c->after);
+    struct id_entry *at = id_map_next(&e->sessions, c->owner, &c->after);
 
     c->sessions = calloc((size_t)c->count + 1, sizeof(*c->sessions));
     if (!c->sessions)
         return no_memory(c);
-    for (; at && c->items < c->count; at = at->next) {
+    for (; at && c->items < c->count; at = id_map_next(&e->sessions, c->owner, &at->id)) {
         const struct session *s = at->value;
         struct session_info *info = &c->sessions[c->items++];
 
@@ -203,7 +205,7 @@ static bool list(struct engine *e, struct command *c)
 /* A running turn loses its session and ends. */
 static void remove_session(struct engine *e, struct session *s)
 {
-    id_map_remove(&e->sessions, &s->id);
+    id_map_remove(&e->sessions, s->owner, &s->id);
     if (s->job) {
         s->job->session = NULL;
         job_fail(e, s->job, PROBLEM_SESSION_NOT_FOUND, "the session was deleted during the turn");
@@ -213,7 +215,7 @@ static void remove_session(struct engine *e, struct session *s)
 
 static bool forget(struct engine *e, struct command *c)
 {
-    struct session *s = session_find(e, &c->session, &c->problem);
+    struct session *s = session_find(e, c, &c->problem);
 
     if (!s)
         return false;
@@ -224,24 +226,23 @@ static bool forget(struct engine *e, struct command *c)
 static void forget_children(struct engine *e, struct command *c)
 {
     while (c->items)
-        remove_session(e, id_map_find(&e->sessions, &c->sessions[--c->items].id));
+        remove_session(e, id_map_find(&e->sessions, c->owner, &c->sessions[--c->items].id));
 }
 
 /* Children share the checkpoint; each gets a slot of its own when it is written. */
 static bool branch(struct engine *e, struct command *c)
 {
-    struct session *s = session_find(e, &c->session, &c->problem);
+    struct session *s = session_find(e, c, &c->problem);
     struct snapshot *from = NULL;
     const struct id none = { "" };
 
-    if (!s || (c->snapshot.text[0] && !(from = snapshot_find(e, &c->snapshot, &c->problem))))
+    if (!s || (c->snapshot.text[0] && !(from = snapshot_find(e, c, &c->problem))))
         return false;
     c->sessions = calloc((size_t)c->count, sizeof(*c->sessions));
     if (!c->sessions)
         return no_memory(c);
     while (c->items < c->count) {
-        struct session *child =
-            add_session(e, &none, from ? from->checkpoint : s->head, &c->problem);
+        struct session *child = add_session(e, c, &none, from ? from->checkpoint : s->head);
 
         if (!child) {
             forget_children(e, c);
@@ -260,7 +261,7 @@ static bool branch(struct engine *e, struct command *c)
 
 static bool restore(struct engine *e, struct command *c)
 {
-    struct snapshot *from = snapshot_find(e, &c->snapshot, &c->problem);
+    struct snapshot *from = snapshot_find(e, c, &c->problem);
     struct session *s;
 
     if (!from || !session_claim(e, c, &s, &c->problem) || !prepare(c, s->metadata))
@@ -273,7 +274,7 @@ static bool restore(struct engine *e, struct command *c)
 
 static bool copy_out(struct engine *e, struct command *c)
 {
-    struct session *s = session_find(e, &c->session, &c->problem);
+    struct session *s = session_find(e, c, &c->problem);
 
     if (!s || !prepare(c, s->metadata))
         return false;
@@ -287,7 +288,7 @@ static bool copy_out(struct engine *e, struct command *c)
 
 static bool take_in(struct engine *e, struct command *c)
 {
-    struct session *s = id_map_find(&e->sessions, &c->session);
+    struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
     struct checkpoint *head = c->checkpoint;
 
     if ((s && !session_claim(e, c, &s, &c->problem)) || !prepare(c, s ? s->metadata : NULL))
@@ -296,10 +297,11 @@ static bool take_in(struct engine *e, struct command *c)
         return problem_set(&c->problem, PROBLEM_NO_SLOT, NULL,
                            "no room in host memory for another state");
     c->checkpoint = NULL;
-    if (!s && !(s = add_session(e, &c->session, NULL, &c->problem))) {
+    if (!s && !(s = add_session(e, c, &c->session, NULL))) {
         tiers_release(e->tiers, head);
         return false;
     }
+    head->owner = s->owner;
     s->seed = head->seed;
     s->snapshot.text[0] = '\0';
     session_move(e, s, head);

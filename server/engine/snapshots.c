@@ -6,13 +6,13 @@
 #include "server/engine/engine_internal.h"
 #include "server/state/tiers.h"
 
-struct snapshot *snapshot_find(struct engine *e, const struct id *id, struct problem *p)
+struct snapshot *snapshot_find(struct engine *e, const struct command *c, struct problem *p)
 {
-    struct snapshot *s = id_map_find(&e->snapshots, id);
+    struct snapshot *s = id_map_find(&e->snapshots, c->owner, &c->snapshot);
 
     if (!s)
         problem_set(p, PROBLEM_SNAPSHOT_NOT_FOUND, "snapshot", "there is no snapshot '%s'",
-                    id->text);
+                    c->snapshot.text);
     return s;
 }
 
@@ -66,10 +66,11 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
     s = calloc(1, sizeof(*s));
     if (s) {
         id_generate(&s->id, "snap");
+        s->owner = c->owner;
         s->checkpoint = checkpoint;
         s->created = checkpoint_clock();
         memcpy(s->label, c->label, sizeof(s->label));
-        if (id_map_put(&e->snapshots, &s->id, s))
+        if (id_map_put(&e->snapshots, s->owner, &s->id, s))
             return s;
     }
     free(s);
@@ -81,7 +82,7 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
 /* A kept head needs room of its own as soon as the session moves on. */
 static bool take(struct engine *e, struct command *c)
 {
-    struct session *from = session_find(e, &c->session, &c->problem);
+    struct session *from = session_find(e, c, &c->problem);
     struct snapshot *s;
 
     if (!from)
@@ -101,14 +102,14 @@ static bool take(struct engine *e, struct command *c)
 
 static bool list(struct engine *e, struct command *c)
 {
-    struct id_entry *at = id_map_next(&e->snapshots, &c->after);
+    struct id_entry *at = id_map_next(&e->snapshots, c->owner, &c->after);
 
-    if (c->session.text[0] && !session_find(e, &c->session, &c->problem))
+    if (c->session.text[0] && !session_find(e, c, &c->problem))
         return false;
     c->snapshots = calloc((size_t)c->count + 1, sizeof(*c->snapshots));
     if (!c->snapshots)
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the list");
-    for (; at; at = at->next) {
+    for (; at; at = id_map_next(&e->snapshots, c->owner, &at->id)) {
         const struct snapshot *s = at->value;
 
         if (c->session.text[0] && !id_equal(&s->session, &c->session))
@@ -124,18 +125,18 @@ static bool list(struct engine *e, struct command *c)
 
 static bool get(struct engine *e, struct command *c)
 {
-    struct snapshot *s = snapshot_find(e, &c->snapshot, &c->problem);
+    struct snapshot *s = snapshot_find(e, c, &c->problem);
 
     return s && prepare(c) && answer(e, c, s);
 }
 
 static bool forget(struct engine *e, struct command *c)
 {
-    struct snapshot *s = snapshot_find(e, &c->snapshot, &c->problem);
+    struct snapshot *s = snapshot_find(e, c, &c->problem);
 
     if (!s)
         return false;
-    id_map_remove(&e->snapshots, &s->id);
+    id_map_remove(&e->snapshots, s->owner, &s->id);
     tiers_release(e->tiers, s->checkpoint);
     free(s);
     return true;
@@ -143,7 +144,7 @@ static bool forget(struct engine *e, struct command *c)
 
 static bool copy_out(struct engine *e, struct command *c)
 {
-    struct snapshot *s = snapshot_find(e, &c->snapshot, &c->problem);
+    struct snapshot *s = snapshot_find(e, c, &c->problem);
 
     if (!s || !prepare(c))
         return false;
@@ -166,6 +167,7 @@ static bool take_in(struct engine *e, struct command *c)
         return problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
                            "no room in host memory for another snapshot");
     c->checkpoint = NULL;
+    checkpoint->owner = c->owner;
     s = add_snapshot(e, c, checkpoint);
     if (!s)
         return false;
@@ -196,7 +198,7 @@ void snapshots_clear(struct engine *e)
     struct snapshot *s;
 
     while (e->snapshots.first) {
-        s = id_map_remove(&e->snapshots, &e->snapshots.first->id);
+        s = id_map_remove(&e->snapshots, e->snapshots.first->owner, &e->snapshots.first->id);
         tiers_release(e->tiers, s->checkpoint);
         free(s);
     }

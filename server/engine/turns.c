@@ -408,6 +408,7 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
         return NULL;
     if (s->origin && s->origin->position)
         c->parent = s->origin->id;
+    c->owner = s->job->command->owner;
     c->position = s->position;
     c->pending = s->fed < s->feed_len ? s->feed[s->feed_len - 1] : -1;
     c->stop = s->stop;

@@ -30,6 +30,7 @@ struct recent {
 struct checkpoint {
     int refs;
     struct id id, parent; /* parent: "" for the first of a context */
+    uint64_t owner;       /* whose sessions and snapshots may stand on it */
     int slot;             /* -1: not on the device */
     void *record;         /* host memory, owned; NULL: on the device, or at position 0 */
     uint64_t position;    /* tokens of the context, a pending one included */

@@ -80,7 +80,7 @@ static void write_draft(struct disk *d, struct step *s)
     struct disk_op *op = s->op;
     const struct id *id = &op->record.checkpoint;
 
-    if (failed(op) || !op->file || id_map_find(&d->index.files, id))
+    if (failed(op) || !op->file || id_map_find(&d->index.files, 0, id))
         return;
     s->written = disk_index_add_file(&d->index, id, op->file_len);
     if (!s->written)
@@ -146,7 +146,7 @@ static size_t write_record(struct disk *d, struct step *s, size_t used)
 {
     struct disk_op *op = s->op;
     struct disk_record *r = &op->record;
-    struct disk_file *file = id_map_find(&d->index.files, &r->checkpoint);
+    struct disk_file *file = id_map_find(&d->index.files, 0, &r->checkpoint);
 
     if (failed(op))
         return used;
@@ -156,9 +156,9 @@ static size_t write_record(struct disk *d, struct step *s, size_t used)
     }
     if (r->kind == DISK_KEEP || r->kind == DISK_RELEASE)
         return used;
-    if (is_deleted(op) && !id_map_find(disk_index_map(&d->index, r->kind), &r->id))
+    if (is_deleted(op) && !id_map_find(disk_index_map(&d->index, r->kind), r->owner, &r->id))
         return used;
-    if (is_set(op) && !disk_index_add_head(&d->index, r->kind, &r->id)) {
+    if (is_set(op) && !disk_index_add_head(&d->index, r->kind, r->owner, &r->id)) {
         error_set(&op->error, ERR_NOMEM, "no memory for the name of a session");
         return used;
     }
@@ -195,7 +195,7 @@ static void write_log(struct disk *d, struct step *step, int steps)
 static void apply(struct disk *d, const struct step *s)
 {
     struct disk_record *r = &s->op->record;
-    struct disk_file *file = id_map_find(&d->index.files, &r->checkpoint);
+    struct disk_file *file = id_map_find(&d->index.files, 0, &r->checkpoint);
     struct disk_head *head;
 
     if (r->kind == DISK_KEEP) {
@@ -206,7 +206,7 @@ static void apply(struct disk *d, const struct step *s)
         else if (--file->keeps == 0)
             disk_index_doom(&d->index, file);
     } else if (s->len) {
-        head = id_map_find(disk_index_map(&d->index, r->kind), &r->id);
+        head = id_map_find(disk_index_map(&d->index, r->kind), r->owner, &r->id);
         if (is_set(s->op))
             disk_index_set(&d->index, head, file, s->at, s->len);
         else
@@ -327,7 +327,7 @@ static void run(struct disk *d, struct step *step, int steps)
         if (file)
             disk_index_doom(&d->index, file); /* unless its operation was done */
         if (r->kind != DISK_KEEP && r->kind != DISK_RELEASE)
-            disk_index_prune(&d->index, r->kind, &r->id);
+            disk_index_prune(&d->index, r->kind, r->owner, &r->id);
     }
 }
 

@@ -34,7 +34,7 @@ struct disk_file *disk_index_add_file(struct disk_index *x, const struct id *id,
 {
     struct disk_file *file = calloc(1, sizeof(*file));
 
-    if (!file || !id_map_put(&x->files, id, file)) {
+    if (!file || !id_map_put(&x->files, 0, id, file)) {
         free(file);
         return NULL;
     }
@@ -45,20 +45,20 @@ struct disk_file *disk_index_add_file(struct disk_index *x, const struct id *id,
 
 void disk_index_forget_file(struct disk_index *x, struct disk_file *file)
 {
-    id_map_remove(&x->files, &file->id);
+    id_map_remove(&x->files, 0, &file->id);
     free(file);
 }
 
-struct disk_head *disk_index_add_head(struct disk_index *x, enum disk_kind kind,
+struct disk_head *disk_index_add_head(struct disk_index *x, enum disk_kind kind, uint64_t owner,
                                       const struct id *id)
 {
     struct id_map *m = disk_index_map(x, kind);
-    struct disk_head *head = id_map_find(m, id);
+    struct disk_head *head = id_map_find(m, owner, id);
 
     if (head)
         return head;
     head = calloc(1, sizeof(*head));
-    if (!head || !id_map_put(m, id, head)) {
+    if (!head || !id_map_put(m, owner, id, head)) {
         free(head);
         return NULL;
     }
@@ -99,13 +99,14 @@ void disk_index_set(struct disk_index *x, struct disk_head *head, struct disk_fi
     x->live_bytes += len;
 }
 
-void disk_index_prune(struct disk_index *x, enum disk_kind kind, const struct id *id)
+void disk_index_prune(struct disk_index *x, enum disk_kind kind, uint64_t owner,
+                      const struct id *id)
 {
     struct id_map *m = disk_index_map(x, kind);
-    struct disk_head *head = id_map_find(m, id);
+    struct disk_head *head = id_map_find(m, owner, id);
 
     if (head && !head->len) {
-        id_map_remove(m, id);
+        id_map_remove(m, owner, id);
         free(head);
     }
 }

@@ -71,14 +71,15 @@ struct id_map *disk_index_map(struct disk_index *x, enum disk_kind kind);
 struct disk_file *disk_index_add_file(struct disk_index *x, const struct id *id, uint64_t bytes);
 void disk_index_forget_file(struct disk_index *x, struct disk_file *file); /* in no list */
 /* The head there is, or a new one without a record. NULL: no memory. */
-struct disk_head *disk_index_add_head(struct disk_index *x, enum disk_kind kind,
+struct disk_head *disk_index_add_head(struct disk_index *x, enum disk_kind kind, uint64_t owner,
                                       const struct id *id);
 /* The head stands on the file (or NULL) from now on; what it stood on may be doomed. */
 void disk_index_set(struct disk_index *x, struct disk_head *head, struct disk_file *file,
                     uint64_t at, size_t len);
 void disk_index_clear(struct disk_index *x, struct disk_head *head);
 /* Frees the head if it is there and has no record. */
-void disk_index_prune(struct disk_index *x, enum disk_kind kind, const struct id *id);
+void disk_index_prune(struct disk_index *x, enum disk_kind kind, uint64_t owner,
+                      const struct id *id);
 void disk_index_doom(struct disk_index *x, struct disk_file *file); /* if nothing refers to it */
 
 /* disk_recover.c: the log and the files become the index; calls found() and report(). */

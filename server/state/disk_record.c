@@ -21,9 +21,10 @@ struct head {
     uint8_t session_len, parent_len;
     uint16_t note_len;
     uint32_t zero_too;
+    uint64_t owner;
 };
 
-_Static_assert(sizeof(struct head) == 88, "no padding");
+_Static_assert(sizeof(struct head) == 96, "no padding");
 _Static_assert(DISK_RECORD_BYTES % 8 == 0, "the longest record needs no zeros");
 _Static_assert(DISK_NOTE_BYTES <= UINT16_MAX && LIMIT_ID_BYTES <= UINT8_MAX, "lengths fit");
 
@@ -46,6 +47,7 @@ size_t disk_record_encode(const struct disk_record *r, unsigned char *out)
 {
     struct head h = {
         .magic = MAGIC,
+        .owner = r->owner,
         .version = r->version,
         .position = r->position,
         .seed = r->seed,
@@ -109,6 +111,7 @@ size_t disk_record_decode(const unsigned char *bytes, size_t len, struct disk_re
         return 0;
     found = (struct disk_record){
         .kind = h.kind,
+        .owner = h.owner,
         .version = h.version,
         .position = h.position,
         .seed = h.seed,

@@ -13,7 +13,8 @@
  *       76    4  kind, lengths of id and checkpoint, zero (a byte each)
  *       80    4  lengths of session and parent (a byte each), of the note (2 bytes)
  *       84    4  zero
- *       88       id, checkpoint, session, parent, note, zeros
+ *       88    8  owner
+ *       96       id, checkpoint, session, parent, note, zeros
  *
  * All numbers are little-endian. The bytes are not trusted before the checksum is right. Any
  * thread. */
@@ -37,11 +38,12 @@ enum disk_kind {
 
 enum {
     DISK_NOTE_BYTES = 16 * 1024,
-    DISK_RECORD_BYTES = 88 + 4 * LIMIT_ID_BYTES + DISK_NOTE_BYTES, /* the longest */
+    DISK_RECORD_BYTES = 96 + 4 * LIMIT_ID_BYTES + DISK_NOTE_BYTES, /* the longest */
 };
 
 struct disk_record {
     enum disk_kind kind;
+    uint64_t owner;       /* of the session or snapshot: its id is unique to this owner */
     struct id id;         /* of the session or snapshot; ignored for KEEP and RELEASE */
     struct id checkpoint; /* where it stands; "": on the empty context, which has no file */
     struct id session;    /* of a snapshot */

@@ -33,7 +33,7 @@ static bool see_file(void *arg, const struct id *id)
 static bool find_file(struct recovery *rec, const struct disk_record *r, struct disk_file **out)
 {
     struct disk *d = rec->disk;
-    struct disk_file *file = id_map_find(&d->index.files, &r->checkpoint);
+    struct disk_file *file = id_map_find(&d->index.files, 0, &r->checkpoint);
     struct error why;
 
     *out = file;
@@ -62,13 +62,13 @@ static bool see_record(void *arg, const struct disk_record *r, uint64_t at, size
     struct disk_head *head;
 
     if (r->kind == DISK_SESSION_DELETED || r->kind == DISK_SNAPSHOT_DELETED) {
-        head = id_map_remove(disk_index_map(&d->index, r->kind), &r->id);
+        head = id_map_remove(disk_index_map(&d->index, r->kind), r->owner, &r->id);
         if (head)
             disk_index_clear(&d->index, head);
         free(head);
         return true;
     }
-    head = disk_index_add_head(&d->index, r->kind, &r->id);
+    head = disk_index_add_head(&d->index, r->kind, r->owner, &r->id);
     if (!head) {
         rec->failed = true;
         return error_set(rec->err, ERR_NOMEM, "no memory for the list of sessions");
@@ -114,7 +114,7 @@ static void report_lost(struct recovery *rec, struct id_map *m, const char *noun
                               : "%s %s: its state is missing; it is lost",
                     noun, e->id.text);
         if (!head->len)
-            free(id_map_remove(m, &e->id));
+            free(id_map_remove(m, e->owner, &e->id));
     }
 }
 

@@ -21,24 +21,27 @@ void id_map_finish(struct id_map *m)
     id_map_init(m);
 }
 
-static struct id_entry **bucket_of(const struct id_map *m, const struct id *id)
+static struct id_entry **bucket_of(const struct id_map *m, uint64_t owner, const struct id *id)
 {
-    return &m->bucket[XXH3_64bits(id->text, strlen(id->text)) & (m->buckets - 1)];
+    XXH64_hash_t hash = XXH3_64bits_withSeed(id->text, strlen(id->text), owner);
+
+    return &m->bucket[hash & (m->buckets - 1)];
 }
 
-static struct id_entry *find_entry(const struct id_map *m, const struct id *id)
+static struct id_entry *find_entry(const struct id_map *m, uint64_t owner, const struct id *id)
 {
     if (!m->buckets)
         return NULL;
-    for (struct id_entry *e = *bucket_of(m, id); e; e = e->chain)
-        if (id_equal(&e->id, id))
+    for (struct id_entry *e = *bucket_of(m, owner, id); e; e = e->chain)
+        if (e->owner == owner && id_equal(&e->id, id))
             return e;
     return NULL;
 }
 
-void *id_map_find(const struct id_map *m, const struct id *id)
+void *id_map_find(const struct id_map *m, uint64_t owner, const struct id *id)
 {
-    struct id_entry *e = find_entry(m, id);
+    struct id_entry *e = find_entry(m, owner, id);
+
     return e ? e->value : NULL;
 }
 
@@ -53,14 +56,14 @@ static bool grow(struct id_map *m)
     m->bucket = bucket;
     m->buckets = buckets;
     for (struct id_entry *e = m->first; e; e = e->next) {
-        struct id_entry **at = bucket_of(m, &e->id);
+        struct id_entry **at = bucket_of(m, e->owner, &e->id);
         e->chain = *at;
         *at = e;
     }
     return true;
 }
 
-bool id_map_put(struct id_map *m, const struct id *id, void *value)
+bool id_map_put(struct id_map *m, uint64_t owner, const struct id *id, void *value)
 {
     struct id_entry *e, **at;
 
@@ -69,8 +72,10 @@ bool id_map_put(struct id_map *m, const struct id *id, void *value)
     e = malloc(sizeof(*e));
     if (!e)
         return false;
-    at = bucket_of(m, id);
-    *e = (struct id_entry){ .id = *id, .value = value, .chain = *at, .before = m->last };
+    at = bucket_of(m, owner, id);
+    *e = (struct id_entry){
+        .owner = owner, .id = *id, .value = value, .chain = *at, .before = m->last
+    };
     *at = e;
     if (m->last)
         m->last->next = e;
@@ -81,14 +86,14 @@ bool id_map_put(struct id_map *m, const struct id *id, void *value)
     return true;
 }
 
-void *id_map_remove(struct id_map *m, const struct id *id)
+void *id_map_remove(struct id_map *m, uint64_t owner, const struct id *id)
 {
-    struct id_entry *e = find_entry(m, id), **at;
+    struct id_entry *e = find_entry(m, owner, id), **at;
     void *value;
 
     if (!e)
         return NULL;
-    for (at = bucket_of(m, id); *at != e; at = &(*at)->chain)
+    for (at = bucket_of(m, owner, id); *at != e; at = &(*at)->chain)
         ;
     *at = e->chain;
     *(e->before ? &e->before->next : &m->first) = e->next;
@@ -99,12 +104,13 @@ void *id_map_remove(struct id_map *m, const struct id *id)
     return value;
 }
 
-struct id_entry *id_map_next(const struct id_map *m, const struct id *after)
+struct id_entry *id_map_next(const struct id_map *m, uint64_t owner, const struct id *after)
 {
-    struct id_entry *e;
+    struct id_entry *e = after->text[0] ? find_entry(m, owner, after) : NULL;
 
-    if (!after->text[0])
-        return m->first;
-    e = find_entry(m, after);
-    return e ? e->next : NULL;
+    if (after->text[0] && !e)
+        return NULL;
+    for (e = e ? e->next : m->first; e && e->owner != owner; e = e->next)
+        ;
+    return e;
 }

@@ -115,7 +115,7 @@ void rig_run(struct rig *r, struct command **c, int n, struct outcome *out)
     int open = n;
 
     for (int i = 0; i < n; i++) {
-        c[i]->owner = out ? &out[i] : NULL;
+        c[i]->waiter = out ? &out[i] : NULL;
         if (out)
             memset(&out[i], 0, sizeof(out[i]));
         assert_true(engine_send(r->engine, c[i]));
@@ -128,7 +128,7 @@ void rig_run(struct rig *r, struct command **c, int n, struct outcome *out)
             nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
             continue;
         }
-        to = e->command->owner;
+        to = e->command->waiter;
         if (e->kind == EVENT_TEXT && to)
             take_text(to, e);
         if (e->kind == EVENT_FINISH && to) {

@@ -207,15 +207,38 @@ static void ids_are_found_listed_in_order_and_removed(void **unused)
     id_map_init(&m);
     for (int i = 0; i < 500; i++) {
         id_generate(&id[i], "t");
-        assert_true(id_map_put(&m, &id[i], &id[i]));
+        assert_true(id_map_put(&m, 0, &id[i], &id[i]));
     }
     for (int i = 0; i < 500; i += 2)
-        assert_ptr_equal(id_map_remove(&m, &id[i]), &id[i]);
+        assert_ptr_equal(id_map_remove(&m, 0, &id[i]), &id[i]);
     for (int i = 0; i < 500; i++)
-        assert_ptr_equal(id_map_find(&m, &id[i]), i % 2 ? &id[i] : NULL);
-    for (struct id_entry *e = id_map_next(&m, &none); e; e = id_map_next(&m, &e->id))
+        assert_ptr_equal(id_map_find(&m, 0, &id[i]), i % 2 ? &id[i] : NULL);
+    for (struct id_entry *e = id_map_next(&m, 0, &none); e; e = id_map_next(&m, 0, &e->id))
         assert_ptr_equal(e->value, &id[1 + 2 * n++]);
     assert_int_equal(n, 250);
+    id_map_finish(&m);
+}
+
+static void owners_use_the_same_ids_apart(void **unused)
+{
+    static const struct id same = { "same" }, none = { "" };
+    int alice = 1, bob = 2, other = 3;
+    struct id_map m;
+
+    (void)unused;
+    id_map_init(&m);
+    assert_true(id_map_put(&m, 1, &same, &alice));
+    assert_true(id_map_put(&m, 2, &same, &bob));
+    assert_true(id_map_put(&m, 1, &(struct id){ "other" }, &other));
+    assert_ptr_equal(id_map_find(&m, 1, &same), &alice);
+    assert_ptr_equal(id_map_find(&m, 2, &same), &bob);
+    assert_null(id_map_find(&m, 0, &same));
+    assert_ptr_equal(id_map_next(&m, 1, &same)->value, &other); /* past bob's */
+    assert_null(id_map_next(&m, 2, &same));
+    assert_null(id_map_next(&m, 3, &none));
+    assert_ptr_equal(id_map_remove(&m, 1, &same), &alice);
+    assert_null(id_map_find(&m, 1, &same));
+    assert_ptr_equal(id_map_find(&m, 2, &same), &bob);
     id_map_finish(&m);
 }
 
@@ -245,6 +268,7 @@ int main(void)
         cmocka_unit_test(an_export_is_a_copy_and_comes_back_by_adoption),
         cmocka_unit_test(random_turns_forks_and_releases_never_mix_states),
         cmocka_unit_test(ids_are_found_listed_in_order_and_removed),
+        cmocka_unit_test(owners_use_the_same_ids_apart),
         cmocka_unit_test(only_plain_names_are_ids),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
