@@ -64,7 +64,8 @@ void session_describe(const struct engine *e, const struct session *s, struct se
     };
     if (head->position)
         info->head = head->id;
-    memcpy(info->tail, head->tail, sizeof(info->tail));
+    if (head->tail)
+        memcpy(info->tail, head->tail, strlen(head->tail) + 1);
 }
 
 static bool no_memory(struct command *c)

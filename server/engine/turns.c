@@ -128,8 +128,8 @@ static bool fill_feed(struct engine *e, struct sequence *s, const int32_t *promp
     s->position = from ? from->position : 0;
     s->position += s->feed_len - s->prompt_at;
     s->recent.count = 0;
-    if (from)
-        s->recent = from->recent;
+    if (from && from->recent)
+        s->recent = *from->recent;
     newest = s->feed_len > LIMIT_PENALTY_WINDOW ? s->feed_len - LIMIT_PENALTY_WINDOW : 0;
     for (size_t i = newest > s->prompt_at ? newest : s->prompt_at; i < s->feed_len; i++)
         recent_add(&s->recent, s->feed[i], false);
@@ -402,20 +402,19 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
     const struct turn *turn = &s->job->command->turn;
     const struct model_info *info = model_info(e->model);
     struct checkpoint *c = checkpoint_create();
-    size_t hidden = s->match.held.len;
+    size_t hidden = s->hit && s->match.held.len <= LIMIT_STOP_BYTES ? s->match.held.len : 0;
 
-    if (!c)
+    if (!c || !checkpoint_set_text(c, &s->recent, s->match.held.bytes, hidden)) {
+        checkpoint_destroy(c);
         return NULL;
+    }
     if (s->origin && s->origin->position)
         c->parent = s->origin->id;
     c->owner = s->job->command->owner;
     c->position = s->position;
     c->pending = s->fed < s->feed_len ? s->feed[s->feed_len - 1] : -1;
     c->stop = s->stop;
-    c->recent = s->recent;
     c->answer_open = turn->chat || (s->origin && s->origin->answer_open && !turn->prompt_len);
-    if (s->hit && hidden <= LIMIT_STOP_BYTES)
-        memcpy(c->tail, s->match.held.bytes, hidden);
     memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
     c->layout = info->layout.id;
     if (s->position) {

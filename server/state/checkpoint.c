@@ -26,7 +26,45 @@ void checkpoint_destroy(struct checkpoint *c)
         return;
     assert(c->slot < 0 && c->refs <= 1);
     free(c->record);
+    free(c->recent);
+    free(c->tail);
     free(c);
+}
+
+bool checkpoint_set_text(struct checkpoint *c, const struct recent *recent, const char *tail,
+                         size_t tail_len)
+{
+    if (recent && recent->count) {
+        c->recent = malloc(sizeof(*c->recent));
+        if (!c->recent)
+            return false;
+        *c->recent = *recent;
+    }
+    if (tail_len) {
+        c->tail = strndup(tail, tail_len);
+        if (!c->tail)
+            return false;
+    }
+    return true;
+}
+
+struct checkpoint *checkpoint_copy(const struct checkpoint *c)
+{
+    struct checkpoint *copy = malloc(sizeof(*copy));
+
+    if (!copy)
+        return NULL;
+    *copy = *c;
+    copy->refs = 1;
+    copy->slot = -1;
+    copy->record = NULL;
+    copy->recent = NULL;
+    copy->tail = NULL;
+    if (!checkpoint_set_text(copy, c->recent, c->tail, c->tail ? strlen(c->tail) : 0)) {
+        checkpoint_destroy(copy);
+        return NULL;
+    }
+    return copy;
 }
 
 void recent_add(struct recent *r, int32_t id, bool sampled)

@@ -29,29 +29,35 @@ struct recent {
 
 struct checkpoint {
     int refs;
-    struct id id, parent; /* parent: "" for the first of a context */
-    uint64_t owner;       /* whose sessions and snapshots may stand on it */
-    int slot;             /* -1: not on the device */
-    void *record;         /* host memory, owned; NULL: on the device, or at position 0 */
-    uint64_t position;    /* tokens of the context, a pending one included */
-    int32_t pending;      /* the newest token, not yet in the record, or -1 */
-    int32_t stop;         /* the stop id that ended the newest turn and is not part of the
-                           * context, or -1: a turn without a prompt goes on through it */
-    uint64_t seed;        /* of the draws; said of a copy only: sessions own theirs */
-    struct recent recent;
-    bool answer_open;                /* the context ends inside an assistant's answer */
-    char tail[LIMIT_STOP_BYTES + 1]; /* text of the context that no client saw: the stop
-                                      * string that ended the newest turn */
-    uint8_t fingerprint[16];         /* of the model */
-    uint64_t layout;                 /* struct state_layout id */
-    double created;                  /* seconds since 1970 */
-    uint64_t used;                   /* tiers.c: when it was last the start of a turn */
+    struct id id, parent;    /* parent: "" for the first of a context */
+    uint64_t owner;          /* whose sessions and snapshots may stand on it */
+    int slot;                /* -1: not on the device */
+    void *record;            /* host memory, owned; NULL: on the device, or at position 0 */
+    uint64_t position;       /* tokens of the context, a pending one included */
+    int32_t pending;         /* the newest token, not yet in the record, or -1 */
+    int32_t stop;            /* the stop id that ended the newest turn and is not part of the
+                              * context, or -1: a turn without a prompt goes on through it */
+    uint64_t seed;           /* of the draws; said of a copy only: sessions own theirs */
+    struct recent *recent;   /* owned; NULL: none, or not in memory (no more than its record is) */
+    bool answer_open;        /* the context ends inside an assistant's answer */
+    char *tail;              /* owned; text of the context that no client saw: the stop string that
+                              * ended the newest turn. NULL: none */
+    uint8_t fingerprint[16]; /* of the model */
+    uint64_t layout;         /* struct state_layout id */
+    double created;          /* seconds since 1970 */
+    uint64_t used;           /* tiers.c: when it was last the start of a turn */
 };
 
 /* refs 1, no record, position 0, a fresh id. NULL: no memory. */
 struct checkpoint *checkpoint_create(void);
 /* Frees one that is in no slot and that nobody else keeps. Takes NULL. */
 void checkpoint_destroy(struct checkpoint *c);
+
+/* Gives it copies of them; NULL and "" are none. false: no memory. Of a fresh one only. */
+bool checkpoint_set_text(struct checkpoint *c, const struct recent *recent, const char *tail,
+                         size_t tail_len);
+/* A copy in no slot and without a record; refs 1, the same id. NULL: no memory. */
+struct checkpoint *checkpoint_copy(const struct checkpoint *c);
 
 /* Adds the newest token, dropping the oldest when the window is full. */
 void recent_add(struct recent *r, int32_t id, bool sampled);

@@ -90,7 +90,7 @@ bool format_encode(const struct checkpoint *c, const struct model_info *model, v
         .version = VERSION,
         .header_len = HEADER_BYTES,
         .description_len = (uint64_t)describe(description, c, model),
-        .tokens_len = (uint64_t)c->recent.count * sizeof(c->recent.token[0]),
+        .tokens_len = c->recent ? (uint64_t)c->recent->count * sizeof(c->recent->token[0]) : 0,
         .record_len = c->record ? model->layout.bytes : 0,
         .layout = c->layout,
         .position = c->position,
@@ -98,7 +98,7 @@ bool format_encode(const struct checkpoint *c, const struct model_info *model, v
         .pending = c->pending,
         .stop = c->stop,
         .flags = c->answer_open ? FLAG_ANSWER_OPEN : 0,
-        .tail_len = (uint32_t)strlen(c->tail),
+        .tail_len = c->tail ? (uint32_t)strlen(c->tail) : 0,
     };
     unsigned char *out, *at;
 
@@ -112,9 +112,11 @@ bool format_encode(const struct checkpoint *c, const struct model_info *model, v
     at = out + HEADER_BYTES;
     memcpy(at, description, h.description_len);
     at += h.description_len;
-    memcpy(at, c->tail, h.tail_len);
+    if (h.tail_len)
+        memcpy(at, c->tail, h.tail_len);
     at += h.tail_len;
-    memcpy(at, c->recent.token, h.tokens_len);
+    if (h.tokens_len)
+        memcpy(at, c->recent->token, h.tokens_len);
     at += h.tokens_len;
     if (c->record)
         memcpy(at, c->record, h.record_len);
@@ -216,21 +218,17 @@ static bool check_numbers(const struct header *h, const unsigned char *tokens,
 static struct checkpoint *build(const struct header *h, const unsigned char *tail)
 {
     const unsigned char *tokens = tail + h->tail_len, *record = tokens + h->tokens_len;
+    struct recent recent = { .count = (int)(h->tokens_len / sizeof(uint32_t)) };
     struct checkpoint *c = checkpoint_create();
 
-    if (!c)
+    memcpy(recent.token, tokens, h->tokens_len);
+    if (!c || !checkpoint_set_text(c, &recent, (const char *)tail, h->tail_len) ||
+        (h->record_len && !(c->record = malloc(h->record_len)))) {
+        checkpoint_destroy(c);
         return NULL;
-    if (h->record_len) {
-        c->record = malloc(h->record_len);
-        if (!c->record) {
-            checkpoint_destroy(c);
-            return NULL;
-        }
-        memcpy(c->record, record, h->record_len);
     }
-    memcpy(c->tail, tail, h->tail_len);
-    memcpy(c->recent.token, tokens, h->tokens_len);
-    c->recent.count = (int)(h->tokens_len / sizeof(uint32_t));
+    if (h->record_len)
+        memcpy(c->record, record, h->record_len);
     c->position = h->position;
     c->pending = h->pending;
     c->stop = h->stop;

@@ -157,19 +157,13 @@ void tiers_release(struct tiers *t, struct checkpoint *c)
 
 struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c)
 {
-    struct checkpoint *copy = malloc(sizeof(*copy));
+    struct checkpoint *copy = checkpoint_copy(c);
 
-    if (!copy)
-        return NULL;
-    *copy = *c;
-    copy->refs = 1;
-    copy->slot = -1;
-    copy->record = NULL;
-    if (c->slot < 0 && !c->record)
+    if (!copy || (c->slot < 0 && !c->record))
         return copy;
     copy->record = malloc(t->record_bytes);
     if (!copy->record) {
-        free(copy);
+        checkpoint_destroy(copy);
         return NULL;
     }
     if (c->slot >= 0)

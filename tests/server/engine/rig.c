@@ -217,9 +217,11 @@ unsigned char *rig_state(struct rig *r, const char *session, size_t *len)
     rest.position = head->position;
     rest.pending = head->pending;
     rest.stop = head->stop;
-    rest.recent.count = head->recent.count;
-    memcpy(rest.recent.token, head->recent.token,
-           (size_t)head->recent.count * sizeof(head->recent.token[0]));
+    if (head->recent) {
+        rest.recent.count = head->recent->count;
+        memcpy(rest.recent.token, head->recent->token,
+               (size_t)head->recent->count * sizeof(head->recent->token[0]));
+    }
     if (record)
         memcpy(bytes, head->record, record);
     memcpy(bytes + record, &rest, sizeof(rest));

@@ -29,6 +29,7 @@ static struct model_info model = {
 static struct checkpoint *make(uint64_t position)
 {
     struct checkpoint *c = checkpoint_create();
+    struct recent recent = { 0 };
     float *record;
 
     assert_non_null(c);
@@ -44,9 +45,9 @@ static struct checkpoint *make(uint64_t position)
     c->record = record;
     c->pending = 17;
     c->answer_open = true;
-    strcpy(c->tail, "\n\nUser:");
     for (int i = 0; i < 5; i++)
-        recent_add(&c->recent, i * 11, i & 1);
+        recent_add(&recent, i * 11, i & 1);
+    assert_true(checkpoint_set_text(c, &recent, "\n\nUser:", 7));
     return c;
 }
 
@@ -104,8 +105,8 @@ static void a_file_brings_every_field_back(void **unused)
     assert_true(back->seed == c->seed);
     assert_true(back->answer_open);
     assert_string_equal(back->tail, c->tail);
-    assert_int_equal(back->recent.count, 5);
-    assert_memory_equal(back->recent.token, c->recent.token, 5 * sizeof(uint32_t));
+    assert_int_equal(back->recent->count, 5);
+    assert_memory_equal(back->recent->token, c->recent->token, 5 * sizeof(uint32_t));
     assert_memory_equal(back->fingerprint, c->fingerprint, 16);
     assert_true(back->layout == 42);
     checkpoint_destroy(back);

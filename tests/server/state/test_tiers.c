@@ -74,7 +74,7 @@ static struct checkpoint *turn(struct tiers *t, struct checkpoint *from, int byt
     c = checkpoint_create();
     assert_non_null(c);
     c->position = 1;
-    c->recent.token[0] = (uint32_t)byte; /* what the record should hold */
+    c->pending = byte; /* what the record should hold */
     tiers_commit(t, c, slot);
     return c;
 }
@@ -182,7 +182,7 @@ static void random_turns_forks_and_releases_never_mix_states(void **unused)
             int slot = tiers_start(t, held[i]);
 
             assert_true(slot >= 0);
-            assert_true(slot_is(t, slot, held[i] ? (int)held[i]->recent.token[0] : 0));
+            assert_true(slot_is(t, slot, held[i] ? held[i]->pending : 0));
             tiers_drop(t, slot);
             tiers_release(t, held[j]);
             held[j] = turn(t, NULL, (int)below(255) + 1);
