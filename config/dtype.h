@@ -1,7 +1,7 @@
 /* dtype.h - the number formats of tensors, in files, in memory and in kernels.
  *
  * The conversions are exact where the target is wider, and round to nearest even where it
- * is narrower; NaN stays NaN. Any thread. */
+ * is narrower; NaN stays NaN. Any thread. C++ reads this header too, as nvcc takes no C. */
 #ifndef CONFIG_DTYPE_H
 #define CONFIG_DTYPE_H
 
@@ -9,21 +9,20 @@
 #include <stdint.h>
 #include <string.h>
 
+/* The order of the tables below. */
 enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I64, DTYPE_COUNT };
 
 static inline size_t dtype_size(enum dtype t)
 {
-    static const size_t size[DTYPE_COUNT] = {
-        [DTYPE_F32] = 4, [DTYPE_F16] = 2, [DTYPE_BF16] = 2, [DTYPE_I64] = 8
-    };
+    static const size_t size[DTYPE_COUNT] = { 4, 2, 2, 8 };
+
     return size[t];
 }
 
 static inline const char *dtype_name(enum dtype t)
 {
-    static const char *const name[DTYPE_COUNT] = {
-        [DTYPE_F32] = "F32", [DTYPE_F16] = "F16", [DTYPE_BF16] = "BF16", [DTYPE_I64] = "I64"
-    };
+    static const char *const name[DTYPE_COUNT] = { "F32", "F16", "BF16", "I64" };
+
     return name[t];
 }
 
@@ -68,7 +67,7 @@ static inline float f16_to_f32(uint16_t h)
 /* n elements of type t at src, which need not be aligned, as float32. */
 static inline void dtype_to_f32(float *dst, const void *src, enum dtype t, size_t n)
 {
-    const unsigned char *p = src;
+    const unsigned char *p = (const unsigned char *)src;
     uint16_t h;
     int64_t i64;
 

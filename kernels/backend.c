@@ -1,5 +1,62 @@
-/* backend.c - what is the same for every device. */
+/* backend.c - what is the same for every device, and where the CUDA module is found: beside
+ * the program, where the build left it, where it was installed, or wherever the dynamic
+ * linker looks. A module stays loaded until the program ends. */
 #include "kernels/backend.h"
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "config/error.h"
+
+#define MODULE "libeddy_cuda.so"
+
+static void *load(const char *folder, const char *file)
+{
+    char path[PATH_MAX];
+    int len = snprintf(path, sizeof(path), "%s%s", folder, file);
+
+    if (len < 0 || (size_t)len >= sizeof(path) || access(path, R_OK) < 0)
+        return NULL;
+    return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+}
+
+static void *find_module(void)
+{
+    static const char *const beside[] = { "/" MODULE, "/../lib/eddy/" MODULE };
+    static const char *const folders[] = { EDDY_MODULE_DIRS };
+    char self[PATH_MAX] = "";
+    void *module = NULL;
+
+    if (readlink("/proc/self/exe", self, sizeof(self) - 1) > 0)
+        *strrchr(self, '/') = '\0';
+    for (size_t i = 0; *self && i < sizeof(beside) / sizeof(beside[0]) && !module; i++)
+        module = load(self, beside[i]);
+    for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]) && !module; i++)
+        module = load(folders[i], "/" MODULE);
+    return module ? module : dlopen(MODULE, RTLD_NOW | RTLD_LOCAL);
+}
+
+struct backend *backend_open_cuda(const struct backend_options *options, struct error *err)
+{
+    void *handle = find_module();
+    const struct backend_module *module;
+
+    if (!handle) {
+        const char *why = dlerror();
+
+        error_set(err, ERR_INPUT, "cuda: the module could not be loaded: %s", why ? why : MODULE);
+        return NULL;
+    }
+    module = dlsym(handle, BACKEND_MODULE_SYMBOL);
+    if (!module || module->interface != BACKEND_MODULE_INTERFACE) {
+        error_set(err, ERR_INPUT, "cuda: " MODULE " is of another version of eddy");
+        return NULL;
+    }
+    return module->open(options, err);
+}
 
 void backend_close(struct backend *be)
 {

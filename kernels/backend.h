@@ -1,8 +1,10 @@
 /* backend.h - a device: its memory, its stream and its operations.
  *
- * The CPU backend is always there. What a pointer from backend_alloc() points to is the
- * backend's memory: only operations and the copies below may touch it (on the CPU it is host
- * memory, but nothing above kernels/ relies on that). One thread drives a backend. */
+ * The CPU backend is always there; the CUDA backend is a module of its own, loaded when it is
+ * asked for, so that the program needs nothing of CUDA to start. What a pointer from
+ * backend_alloc() points to is the backend's memory: only operations and the copies below may touch
+ * it (on the CPU it is host memory, but nothing above kernels/ relies on that). One thread drives a
+ * backend. */
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
 
@@ -17,17 +19,31 @@ struct backend_options {
     int threads;     /* CPU: compute threads, the caller's included; 0 = one per core */
     const char *isa; /* CPU: "auto", "plain", "avx2" or "avx512"; ERR_INPUT if the machine
                       * lacks it */
+    int device;      /* CUDA: which of the machine's, from 0 */
+};
+
+/* What a step is recorded under: equal keys, and batches of equal sizes, enqueue the same
+ * operations on the same memory. A key with a NULL model is never recorded. */
+struct step_key {
+    const void *model, *records;
+    int rows; /* up to which a batch may be filled with rows that mean nothing */
 };
 
 struct backend {
-    const char *name;   /* "cpu" */
+    const char *name;   /* "cpu", "cuda" */
     const char *detail; /* what was chosen: "avx512, 2 threads"; owned by the backend */
     const struct ops *ops;
     struct stream *stream;
 
+    /* Sizes of decode steps that are recorded and replayed, ascending and ended by 0; a step
+     * in between is filled up to the next. NULL: the backend records nothing. */
+    const int *sizes;
+
     /* Zeroed, aligned to 64 bytes; NULL when there is no room. free takes NULL. */
     void *(*alloc)(struct backend *be, size_t bytes);
     void (*free)(struct backend *be, void *p);
+    /* How much alloc() could still give, about; 0: not known. */
+    size_t (*room)(struct backend *be);
 
     /* All in stream order. Upload and download have finished with the host side when they
      * return; copy and zero stay on the device. */
@@ -41,12 +57,32 @@ struct backend {
     bool (*pack_matrix)(struct backend *be, struct matrix *m, enum dtype dtype, int rows, int cols,
                         const void *src, struct error *err);
 
+    /* A step, or any operations on a batch: begin() takes in what the host knows of it and
+     * returns the batch to enqueue with, until end(). That is `in`, or one of more rows whose
+     * first are those of `in`. NULL: the step was recorded before and has been enqueued whole.
+     * Only tokens, slots and the row limits of `in` may differ from the time of the recording. */
+    const struct batch *(*begin)(struct backend *be, const struct step_key *key,
+                                 const struct batch *in);
+    void (*end)(struct backend *be);
+
     /* Everything enqueued has happened. false and ERR_DEVICE if any of it failed. */
     bool (*sync)(struct backend *be, struct error *err);
     void (*destroy)(struct backend *be);
 };
 
 struct backend *backend_open_cpu(const struct backend_options *options, struct error *err);
+/* ERR_INPUT when the machine has no such device or the program no module for it; ERR_DEVICE
+ * when there is one that does not work, because of its driver, say; ERR_NOMEM. */
+struct backend *backend_open_cuda(const struct backend_options *options, struct error *err);
 void backend_close(struct backend *be); /* takes NULL */
+
+/* What the module offers under the name BACKEND_MODULE_SYMBOL. The number is that of the
+ * interface it was built for. */
+struct backend_module {
+    unsigned interface;
+    struct backend *(*open)(const struct backend_options *options, struct error *err);
+};
+#define BACKEND_MODULE_INTERFACE 1u
+#define BACKEND_MODULE_SYMBOL    "eddy_backend_module"
 
 #endif

@@ -22,12 +22,17 @@
 
 struct stream; /* where a backend queues its work; opaque above kernels/ */
 
+/* The slot of a sequence that only fills a batch up to a size: its rows are computed and mean
+ * nothing, and no state moves. Only a backend's own begin() makes such sequences, and its
+ * operations know them. */
+enum { SLOT_NONE = -1 };
+
 /* Which rows of a [T, *] activation belong to which resident state. Decode is T == S. */
 struct batch {
     int S, T, L;
     const int32_t *token; /* [T]     token ids, every one below the model's vocabulary */
     const int *begin;     /* [S + 1] first row of each sequence; begin[S] == T */
-    const int *slot;      /* [S]     state slot of each sequence, all distinct */
+    const int *slot;      /* [S]     state slot of each sequence, all distinct or SLOT_NONE */
     const int *logit_row; /* [L]     rows whose logits are wanted, ascending */
 };
 
@@ -236,8 +241,8 @@ struct sample {
 struct ops {
     /* x[t] = row token[t] of the table, [T, table->cols]. */
     void (*embed)(struct stream *q, const struct batch *in, float *x, const struct matrix *table);
-    /* y[i] = x[rows[i]], n rows of dim floats, tight. */
-    void (*gather)(struct stream *q, float *y, const float *x, const int *rows, int n, int dim);
+    /* y[i] = x[logit_row[i]], L rows of dim floats, tight. */
+    void (*gather)(struct stream *q, const struct batch *in, float *y, const float *x, int dim);
     /* n products that do not depend on each other, as one phase. */
     void (*linear)(struct stream *q, const struct linear *p, int n);
     void (*norm)(struct stream *q, const struct norm *p);

@@ -288,7 +288,7 @@ static void read_out(struct model *m, const struct batch *in)
     const struct model_ends *ends = (const struct model_ends *)m->bound.model;
     const int hidden = m->hyper.dim[HIDDEN];
 
-    o->gather(q, m->last, m->x, in->logit_row, in->L, hidden);
+    o->gather(q, in, m->last, m->x, hidden);
     o->norm(q, &(struct norm){ .kind = m->arch->norm,
                                .y = m->last,
                                .x = m->last,
@@ -310,9 +310,9 @@ static void read_out(struct model *m, const struct batch *in)
               1);
 }
 
-void model_step(struct model *m, void *records, const struct batch *in)
+/* What a step is, but for its batch: the backend may record it and not ask again. */
+static void enqueue(struct model *m, void *records, const struct batch *in)
 {
-    assert(in->T <= m->max_rows && in->L <= m->max_logits);
     m->arch->step(&(struct arch_step){
         .ops = m->be->ops,
         .stream = m->be->stream,
@@ -328,6 +328,21 @@ void model_step(struct model *m, void *records, const struct batch *in)
     });
     if (in->L > 0)
         read_out(m, in);
+}
+
+void model_step(struct model *m, void *records, const struct batch *in)
+{
+    const struct step_key key = {
+        .model = m,
+        .records = records,
+        .rows = m->max_rows < m->max_logits ? m->max_rows : m->max_logits,
+    };
+
+    assert(in->T <= m->max_rows && in->L <= m->max_logits);
+    in = m->be->begin(m->be, &key, in);
+    if (in)
+        enqueue(m, records, in);
+    m->be->end(m->be);
 }
 
 const float *model_logits(const struct model *m)

@@ -109,6 +109,25 @@ static bool cpu_pack_matrix(struct backend *be, struct matrix *m, enum dtype dty
     return true;
 }
 
+static size_t cpu_room(struct backend *be)
+{
+    (void)be;
+    return 0; /* the operating system promises more than it has */
+}
+
+static const struct batch *cpu_begin(struct backend *be, const struct step_key *key,
+                                     const struct batch *in)
+{
+    (void)be;
+    (void)key;
+    return in;
+}
+
+static void cpu_end(struct backend *be)
+{
+    (void)be;
+}
+
 static bool cpu_sync(struct backend *be, struct error *err)
 {
     if (pool_take_fault(be->stream))
@@ -191,11 +210,14 @@ struct backend *backend_open_cpu(const struct backend_options *options, struct e
         .stream = pool_create(options->threads, err),
         .alloc = cpu_alloc,
         .free = cpu_free,
+        .room = cpu_room,
         .upload = cpu_copy,
         .download = cpu_copy,
         .copy = cpu_copy,
         .zero = cpu_zero,
         .pack_matrix = cpu_pack_matrix,
+        .begin = cpu_begin,
+        .end = cpu_end,
         .sync = cpu_sync,
         .destroy = cpu_destroy,
     };

@@ -28,7 +28,7 @@ static inline size_t matrix_index(const struct matrix *m, int row, int col)
 extern const struct ops ops_cpu_plain, ops_cpu_avx2, ops_cpu_avx512;
 
 void embed_plain(struct stream *q, const struct batch *in, float *x, const struct matrix *table);
-void gather_plain(struct stream *q, float *y, const float *x, const int *rows, int n, int dim);
+void gather_plain(struct stream *q, const struct batch *in, float *y, const float *x, int dim);
 void linear_plain(struct stream *q, const struct linear *p, int n);
 void norm_plain(struct stream *q, const struct norm *p);
 void gated_norm_plain(struct stream *q, const struct gated_norm *p);

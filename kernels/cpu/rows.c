@@ -43,10 +43,10 @@ void embed_plain(struct stream *q, const struct batch *in, float *x, const struc
     pool_run(q, in->T, (size_t)in->T * (size_t)table->cols * 4, embed_row, &job);
 }
 
-void gather_plain(struct stream *q, float *y, const float *x, const int *rows, int n, int dim)
+void gather_plain(struct stream *q, const struct batch *in, float *y, const float *x, int dim)
 {
     (void)q;
-    for (int i = 0; i < n; i++)
-        memcpy(y + (size_t)i * (size_t)dim, x + (size_t)rows[i] * (size_t)dim,
+    for (int i = 0; i < in->L; i++)
+        memcpy(y + (size_t)i * (size_t)dim, x + (size_t)in->logit_row[i] * (size_t)dim,
                (size_t)dim * sizeof(*y));
 }

@@ -658,7 +658,7 @@ static void gathering_copies_the_wanted_rows(void **state)
         for (int k = 0; k < n; k++)
             rows[k] = check_int(0, 49);
         if (be)
-            be->ops->gather(be->stream, y, x, rows, n, dim);
+            be->ops->gather(be->stream, &(struct batch){ .L = n, .logit_row = rows }, y, x, dim);
         for (int k = 0; be && k < n; k++)
             check_equal("gather", y + (size_t)(k * dim), x + (size_t)(rows[k] * dim), (size_t)dim);
     }

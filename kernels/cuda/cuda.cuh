@@ -1,0 +1,127 @@
+/* cuda.cuh - what the files of the CUDA backend share.
+ *
+ * Private to kernels/cuda/, C++ as nvcc reads it. Every <op>.cu is the twin of cpu/<op>.c: a
+ * function <op>_cuda() that launches on the stream and returns nothing; a launch that fails is
+ * noted by the stream and surfaces at backend_sync(). A decode step is recorded once as a
+ * graph and replayed: so an operation may not allocate or synchronise while `recording`, nor
+ * ever read anything of the batch on the host but its sizes S, T and L. Tokens, rows and slots
+ * it reads from the device's copy, q->in, which begin() refreshes before every step. Before a
+ * step is recorded, one with the same sizes has run unrecorded: that is when to choose an
+ * algorithm or to grow the workspace.
+ *
+ * A sequence whose slot is SLOT_NONE is padding: its rows are computed and no state moves.
+ *
+ * Kernels overlap: launch() lets a kernel start while the one before it still runs, up to its
+ * wait_for_inputs(), which every kernel calls in every thread before it reads or writes memory
+ * that another kernel touches. Weights and constants may be read before. */
+#ifndef KERNELS_CUDA_CUDA_CUH
+#define KERNELS_CUDA_CUDA_CUH
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+extern "C" {
+#include "config/error.h"
+#include "kernels/backend.h"
+}
+
+/* The batch as kernels see it, device memory at addresses that depend on S, T and L only. */
+struct device_batch {
+    const int32_t *token; /* [T] */
+    const int *begin;     /* [S + 1] */
+    const int *slot;      /* [S] */
+    const int *row_seq;   /* [T] the sequence of each row */
+    const int *logit_row; /* [L] */
+};
+
+struct linear_plans; /* linear*.cu's: what was chosen for each shape */
+struct sampling;     /* sampling.cuh */
+struct steps;        /* steps.cuh */
+
+struct stream {
+    cudaStream_t cuda;
+    struct device_batch in;
+    cublasLtHandle_t lt;
+    struct linear_plans *plans; /* NULL at first; freed by linear_finish() */
+    struct sampling *sampling;  /* NULL at first; freed by sampling_finish() */
+    struct steps *steps;        /* borrowed: the backend */
+    void *workspace;            /* see stream_workspace() */
+    size_t workspace_bytes;
+    int device, sms; /* multiprocessors */
+    bool overlaps;   /* the device can start a kernel before the one in front ends */
+    bool recording;
+    cudaError_t fault; /* the first, or cudaSuccess */
+    const char *where; /* the operation it came from */
+};
+
+/* Notes the first failure of a launch or call. */
+static inline void stream_note(struct stream *q, cudaError_t e, const char *where)
+{
+    if (e != cudaSuccess && q->fault == cudaSuccess) {
+        q->fault = e;
+        q->where = where;
+    }
+}
+
+/* Device memory for what one operation keeps between its own launches, aligned to 256 bytes;
+ * the next operation may overwrite it. NULL, with the fault noted, when there is no room. */
+void *stream_workspace(struct stream *q, size_t bytes, const char *where);
+
+/* Enqueues kernel<<<grid, block, shared>>>(args...). `shared` above 48 KiB needs the kernel's
+ * attribute raised first. */
+template <typename... P, typename... A>
+static void launch(struct stream *q, const char *where, void (*kernel)(P...), dim3 grid, dim3 block,
+                   size_t shared, A... args)
+{
+    cudaLaunchAttribute overlap = {};
+    cudaLaunchConfig_t config = {};
+
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = q->cuda;
+    config.attrs = &overlap;
+    config.numAttrs = q->overlaps ? 1 : 0;
+    stream_note(q, cudaLaunchKernelEx(&config, kernel, P(args)...), where);
+}
+
+/* What every kernel in front of this one wrote is visible from here on. */
+static __device__ __forceinline__ void wait_for_inputs(void)
+{
+#if __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
+}
+
+/* The next kernel may be put on the device now, as soon as every block has said so or ended;
+ * it still waits for this one's end. */
+static __device__ __forceinline__ void let_next_start(void)
+{
+#if __CUDA_ARCH__ >= 900
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+void embed_cuda(struct stream *q, const struct batch *in, float *x, const struct matrix *table);
+void gather_cuda(struct stream *q, const struct batch *in, float *y, const float *x, int dim);
+void linear_cuda(struct stream *q, const struct linear *p, int n);
+void norm_cuda(struct stream *q, const struct norm *p);
+void gated_norm_cuda(struct stream *q, const struct gated_norm *p);
+void lerp_cuda(struct stream *q, const struct lerp *p);
+void token_shift_cuda(struct stream *q, const struct batch *in, const struct token_shift *p);
+void short_conv_cuda(struct stream *q, const struct batch *in, const struct short_conv *p);
+void diagonal_scan_cuda(struct stream *q, const struct batch *in, const struct diagonal_scan *p);
+void decay_gates_cuda(struct stream *q, const struct decay_gates *p);
+void delta_gates_cuda(struct stream *q, const struct delta_gates *p);
+void matrix_state_cuda(struct stream *q, const struct batch *in, const struct matrix_state *p);
+void head_output_cuda(struct stream *q, const struct head_output *p);
+void sample_cuda(struct stream *q, const struct sample *p);
+
+/* linear*.cu's: the layout of a weight (backend.h), and the end of q->plans. */
+bool pack_matrix_cuda(struct backend *be, struct matrix *m, enum dtype dtype, int rows, int cols,
+                      const void *src, struct error *err);
+void linear_finish(struct stream *q);
+
+#endif
