@@ -35,6 +35,10 @@
     X(LOGPROBS, 20, "alternatives reported for a token; 400")                                      \
     X(FORKS, 256, "children made by one fork request; 400")                                        \
     X(PENALTY_WINDOW, 1024, "newest tokens that penalties look at")                                \
+    X(API_KEYS, 1024, "keys in a key file")                                                        \
+    X(API_KEY_BYTES, 256, "bytes of one API key")                                                  \
+    X(KEY_FILE_BYTES, 1024 * 1024, "bytes of a key file")                                          \
+    X(SECRET_BYTES, 4096, "bytes of a file with a secret")                                         \
     X(ID_BYTES, 64, "bytes of a session or snapshot id; 400")                                      \
     X(LABEL_BYTES, 256, "bytes of a snapshot's label; 400")                                        \
     X(METADATA_BYTES, 4096, "bytes of a session's metadata; 400")                                  \

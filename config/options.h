@@ -44,6 +44,7 @@ struct options {
     int request_seconds; /* a turn's wall-clock limit; finish_reason "length" */
     int max_tokens;      /* cap of a request's max_tokens */
     int max_prompt;      /* tokens of one prompt */
+    char *api_keys;      /* file of keys; NULL: whoever reaches the port may call */
     char *log_level;     /* debug, info, warn, error */
     bool log_json;
 

@@ -43,6 +43,8 @@ const struct option option_table[] = {
     { OPTION(port), .def = "8080", .max = 65535, .commands = SERVE | HEALTH, .value = "N",
       .help = "port; 0: any free one" },
 
+    { OPTION(api_keys), .commands = SERVE, .value = "FILE",
+      .help = "keys that may call, one a line; without it, whoever reaches the port may" },
     { OPTION(model_name), .commands = SERVE, .value = "NAME",
       .help = "the model's name in the API; without it, the name of its folder" },
     { OPTION(chat_template), .def = "auto", .commands = SERVE, .value = "NAME",

@@ -25,6 +25,7 @@
     X(MISSING_PARAMETER, 400, "invalid_request_error", "missing_parameter", false)                 \
     X(UNKNOWN_FIELD, 400, "invalid_request_error", "unknown_field", false)                         \
     X(PROMPT_TOO_LONG, 400, "invalid_request_error", "prompt_too_long", false)                     \
+    X(API_KEY, 401, "invalid_request_error", "invalid_api_key", false)                             \
     X(NOT_FOUND, 404, "invalid_request_error", "not_found", false)                                 \
     X(MODEL_NOT_FOUND, 404, "invalid_request_error", "model_not_found", false)                     \
     X(SESSION_NOT_FOUND, 404, "invalid_request_error", "session_not_found", false)                 \

@@ -16,6 +16,7 @@
 #include "server/api/api.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
+#include "server/keys.h"
 #include "server/state/format.h"
 
 enum { TICK_MS = 100, ABORT_SECONDS = 5, LARGE_BYTES = 256 * 1024 };
@@ -61,6 +62,7 @@ static const struct route routes[] = {
 enum { ROUTES = sizeof(routes) / sizeof(routes[0]) };
 
 struct server {
+    struct keys *keys; /* NULL: none are asked for */
     uv_loop_t loop;
     uv_async_t wake;
     uv_signal_t terminate, interrupt;
@@ -142,6 +144,32 @@ static void on_answered(void *app, const struct exchange *x, int status, double 
              exchange_path(x), "status", code, "seconds", time, NULL);
 }
 
+static bool admit(void *app, const struct exchange *x, uint64_t *client, struct problem *p)
+{
+    const struct api *api = app;
+
+    if (!api->keys || keys_find(api->keys, exchange_header(x, "authorization"), client))
+        return true;
+    return problem_set(p, PROBLEM_API_KEY, NULL,
+                       "Incorrect API key provided: send one as \"Authorization: Bearer KEY\"");
+}
+
+static bool read_keys(struct server *s, const char *path, struct error *err)
+{
+    char count[24];
+
+    if (!path)
+        return true;
+    s->keys = keys_open(path, err);
+    if (!s->keys)
+        return false;
+    if (key_file_is_open(path))
+        log_note(LOG_WARN, "keys", "%s can be read by others than its owner: chmod 600", path);
+    snprintf(count, sizeof(count), "%zu", keys_count(s->keys));
+    log_line(LOG_INFO, "keys", "file", path, "count", count, NULL);
+    return true;
+}
+
 static bool start_loop(struct server *s, struct error *err)
 {
     /* A closed pipe, terminal or full disk is an error of a call, not the end. */
@@ -188,6 +216,7 @@ static bool start_engine(struct server *s, const struct server_parts *parts, str
         .options = o,
         .model = model_info(parts->model),
         .backend = parts->backend,
+        .keys = s->keys,
         .tokenizer = parts->tokenizer,
         .model_name = parts->model_name,
         .started = (int64_t)time(NULL),
@@ -206,6 +235,7 @@ static bool listen_http(struct server *s, struct error *err)
         .max_connections = o->max_connections,
         .routes = s->route,
         .app = &s->api,
+        .admit = admit,
         .answered = on_answered,
     };
 
@@ -227,7 +257,8 @@ struct server *server_open(const struct server_parts *parts, struct error *err)
     }
     /* Left to itself the allocator learns to keep what long prompts took, in every thread. */
     mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
-    if (!start_loop(s, err) || !start_engine(s, parts, err) || !listen_http(s, err)) {
+    if (!read_keys(s, parts->options->api_keys, err) || !start_loop(s, err) ||
+        !start_engine(s, parts, err) || !listen_http(s, err)) {
         server_close(s);
         return NULL;
     }
@@ -259,5 +290,6 @@ void server_close(struct server *s)
         uv_run(&s->loop, UV_RUN_DEFAULT);
         uv_loop_close(&s->loop);
     }
+    keys_close(s->keys);
     free(s);
 }

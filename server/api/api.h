@@ -20,6 +20,7 @@ struct chat_template;
 struct engine;
 struct exchange;
 struct http_server;
+struct keys;
 struct model_info;
 struct options;
 struct pending;
@@ -32,6 +33,7 @@ struct api {
     const struct options *options;
     const struct model_info *model;
     const struct backend *backend;
+    const struct keys *keys; /* NULL: everybody may call */
     const struct tokenizer *tokenizer;
     const struct chat_template *template; /* NULL: chats are refused */
     const char *model_name;

@@ -96,6 +96,7 @@ static void ask_session(struct generation *g)
         generation_refuse(g, &problem);
         return;
     }
+    c->owner = exchange_client(g->base.exchange);
     c->session = g->params.turn.session;
     g->base.take = take_session;
     g->asking = pending_send(&g->base, c, &problem);

@@ -163,6 +163,7 @@ static bool build_command(struct generation *g, int i)
     c = g->command[i] = command_create(COMMAND_TURN, &g->base);
     if (!c || !fill_turn(&c->turn, &g->params.turn))
         return no_memory(g);
+    c->owner = exchange_client(g->base.exchange);
     c->session = c->turn.session;
     c->turn.lead = g->reply.prompt[i].lead;
     c->turn.prompt = tokens->id;

@@ -169,10 +169,5 @@ void session_state_put(struct exchange *x, void *app)
 
 void snapshots_post(struct exchange *x, void *app)
 {
-    struct command *c = command_create(COMMAND_SNAPSHOT_IMPORT, NULL);
-
-    if (c)
-        upload(x, app, c);
-    else
-        api_no_memory(x);
+    upload(x, app, verb_create(x, COMMAND_SNAPSHOT_IMPORT));
 }

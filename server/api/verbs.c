@@ -12,18 +12,20 @@ static struct command *refuse(struct exchange *x, const struct problem *problem,
     return NULL;
 }
 
-static struct command *create(struct exchange *x, enum command_kind kind)
+struct command *verb_create(struct exchange *x, enum command_kind kind)
 {
     struct command *c = command_create(kind, NULL);
 
-    if (!c)
+    if (c)
+        c->owner = exchange_client(x);
+    else
         api_no_memory(x);
     return c;
 }
 
 struct command *verb_of_session(struct exchange *x, enum command_kind kind)
 {
-    struct command *c = create(x, kind);
+    struct command *c = verb_create(x, kind);
     struct problem problem;
 
     if (!c)
@@ -41,7 +43,7 @@ struct command *verb_of_session(struct exchange *x, enum command_kind kind)
 
 struct command *verb_of_snapshot(struct exchange *x, enum command_kind kind)
 {
-    struct command *c = create(x, kind);
+    struct command *c = verb_create(x, kind);
     struct problem problem;
 
     if (!c || id_parse(&c->snapshot, exchange_param(x, "id")))
@@ -54,7 +56,7 @@ struct command *verb_with_body(struct exchange *x, struct api *api, enum session
                                enum command_kind kind)
 {
     struct params_context context = api_params(api, x);
-    struct command *c = verb == SESSION_CREATE ? create(x, kind) : verb_of_session(x, kind);
+    struct command *c = verb == SESSION_CREATE ? verb_create(x, kind) : verb_of_session(x, kind);
     struct session_params s;
     struct problem problem;
     const char *body;
@@ -82,7 +84,7 @@ struct command *verb_with_body(struct exchange *x, struct api *api, enum session
 
 struct command *verb_list(struct exchange *x, enum command_kind kind)
 {
-    struct command *c = create(x, kind);
+    struct command *c = verb_create(x, kind);
     struct problem problem;
 
     if (!c || params_page(exchange_query(x, "limit"), exchange_query(x, "after"), &c->count,

@@ -10,6 +10,8 @@ struct exchange;
 
 /* Each gives a command for api_ask(), or NULL when the exchange is refused already. */
 
+/* Of the client as its owner. */
+struct command *verb_create(struct exchange *x, enum command_kind kind);
 /* Of the session, or the snapshot, that the path names; If-Match is the expected version. */
 struct command *verb_of_session(struct exchange *x, enum command_kind kind);
 struct command *verb_of_snapshot(struct exchange *x, enum command_kind kind);

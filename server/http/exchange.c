@@ -30,10 +30,11 @@ void exchange_destroy(struct exchange *x)
 /* Why a well-framed request is not given to a handler; the connection can be kept. */
 static bool admit(struct exchange *x, struct problem *p)
 {
+    const struct http_options *o = &x->server->options;
     const struct request *r = &x->request;
     const char *encoding = request_header(r, "content-encoding");
 
-    if (!router_find(x->server->options.routes, r, &x->route, x->allow, p))
+    if (!router_find(o->routes, r, &x->route, x->allow, p))
         return false;
     if (x->server->draining)
         return problem_set(p, PROBLEM_SHUTTING_DOWN, NULL, "the server is shutting down");
@@ -41,6 +42,8 @@ static bool admit(struct exchange *x, struct problem *p)
         return true;
     if (!x->server->ready && !x->route->plain)
         return problem_set(p, PROBLEM_LOADING, NULL, "the model is being loaded");
+    if (o->admit && !x->route->plain && !o->admit(o->app, x, &x->client, p))
+        return false;
     if (encoding && strcasecmp(encoding, "identity") != 0)
         return problem_set(p, PROBLEM_CONTENT_ENCODING, NULL, "send the body unencoded");
     if (x->route->takes && request_has_body(r) && !request_has_type(r, x->route->takes))
@@ -65,6 +68,8 @@ enum reader_event exchange_judge(struct exchange *x)
     x->refused = !admit(x, &reader->problem);
     if (!request_has_body(&x->request))
         return READER_DONE;
+    if (x->refused && reader->problem.what == PROBLEM_API_KEY)
+        return READER_REFUSED; /* the unknown send no bodies */
 
     reader->discard = x->refused;
     reader->max_body = x->route && x->route->max_body ? x->route->max_body : LIMIT_BODY_BYTES;
@@ -163,6 +168,11 @@ const char *exchange_header(const struct exchange *x, const char *name)
     if (strcmp(name, "x-request-id") == 0)
         return x->id.text;
     return x->judged ? request_header(&x->request, name) : NULL;
+}
+
+uint64_t exchange_client(const struct exchange *x)
+{
+    return x->client;
 }
 
 const char *exchange_body(const struct exchange *x, size_t *len)

@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <uv.h>
 
 #include "server/problem.h"
@@ -34,7 +35,7 @@ struct route {
     void (*handle)(struct exchange *x, void *app);
     size_t max_body;   /* 0: LIMIT_BODY_BYTES */
     const char *takes; /* media type a body must have, "application/json"; NULL: any */
-    bool plain;        /* also served while not ready (health, metrics) */
+    bool plain;        /* also served while not ready and to anybody (health, metrics) */
 };
 
 struct http_options {
@@ -43,6 +44,10 @@ struct http_options {
     int max_connections;        /* beyond it: 503 and close */
     const struct route *routes; /* borrowed; ended by a NULL pattern */
     void *app;                  /* given to the handlers */
+    /* Says of every complete head whose it is, before its body is looked at; false: it is
+     * refused, and the connection closed if a body was to come. Not asked about `plain`
+     * routes. NULL: all are client 0. */
+    bool (*admit)(void *app, const struct exchange *x, uint64_t *client, struct problem *p);
     /* Called when a request was answered, for logs and metrics; may be NULL. status: 499 when
      * the client left first. seconds: from its first byte. bytes: of the response. */
     void (*answered)(void *app, const struct exchange *x, int status, double seconds, size_t bytes);
@@ -79,6 +84,7 @@ const char *exchange_query(const struct exchange *x, const char *name);
 /* Value of a header, name in lower case; NULL when absent. "x-request-id" is always there:
  * the client's, or ours where it sent none that can be echoed. */
 const char *exchange_header(const struct exchange *x, const char *name);
+uint64_t exchange_client(const struct exchange *x); /* as `admit` said */
 const char *exchange_body(const struct exchange *x, size_t *len);
 
 /* The answer. */

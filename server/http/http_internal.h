@@ -86,6 +86,7 @@ struct exchange {
     bool judged;               /* the head is complete and its text whole */
     bool graced;               /* the body's time without a rate is over */
     char allow[ALLOW_BYTES];
+    uint64_t client;
     struct id id;          /* x-request-id */
     struct buffer headers; /* of the handler */
     void *owner;

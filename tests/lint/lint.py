@@ -18,6 +18,7 @@ LIBRARIES = (
     (r"uv\.h|uv/|llhttp|hiredis", ("server/",)),
     (r"cuda|cublas|curand|nvrtc|cooperative_groups", ("kernels/cuda/",)),
     (r"cjson/", ("server/", "weights/", "models/text/", "config/options.c")),
+    (r"openssl/", ("server/digest.c",)),
     (r"config/log\.h", ("server/", "config/log.c")),
 )
 # Calls that are not made, and the files that may make them all the same.

@@ -299,6 +299,20 @@ static void an_interrupt_ends_the_turn_and_not_the_session(void **state)
     assert_non_null(strstr(err, "saved; 0 tokens"));
 }
 
+/* A server whose keys are missing must not come up open. */
+static void serve_does_not_start_without_the_keys_it_was_told_of(void **state)
+{
+    static const char *const argv[] = { "eddy", "serve",      "--port",          "0",
+                                        DEMO,   "--api-keys", "/nowhere/at/all", NULL };
+    static struct result r;
+
+    (void)state;
+    run(&r, "", argv);
+    assert_int_equal(r.status, 2);
+    assert_string_equal(r.out, "");
+    assert_non_null(strstr(r.err, "/nowhere/at/all"));
+}
+
 static void a_model_is_its_folder_or_its_file(void **state)
 {
     static struct result folder_run, file_run;
@@ -344,6 +358,7 @@ int main(void)
         cmocka_unit_test(a_saved_session_goes_on_in_another_process),
         cmocka_unit_test(inspect_tells_a_saved_state_from_a_model),
         cmocka_unit_test(a_damaged_file_is_refused_and_changes_nothing),
+        cmocka_unit_test(serve_does_not_start_without_the_keys_it_was_told_of),
         cmocka_unit_test(a_model_is_its_folder_or_its_file),
         cmocka_unit_test(an_interrupt_ends_the_turn_and_not_the_session),
     };

@@ -272,7 +272,7 @@ static void give_order(struct site *s, int what)
 
 void site_start(struct site *s, int max_connections, unsigned speed)
 {
-    struct http_options o = { "127.0.0.1", 0, max_connections, site_routes, s, count_answer };
+    struct http_options o = { "127.0.0.1", 0, max_connections, site_routes, s, NULL, count_answer };
     struct error err;
 
     memset(s, 0, sizeof(*s));

@@ -1,0 +1,304 @@
+/* Keys own what they make: whoever has another key, or none, learns nothing of it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/server/e2e/client.h"
+#include "tests/server/e2e/live.h"
+#include "tests/server/e2e/state.h"
+
+#define JSON "Content-Type: application/json\r\n"
+
+#define ALICE "Authorization: Bearer alice-0123456789abcdef\r\n" JSON
+#define BOB   "Authorization: Bearer bob-fedcba9876543210\r\n" JSON
+
+static struct live server;
+static char key_file[64];
+
+/* One request on a connection of its own, with these headers. */
+static struct response send_as(const char *headers, const char *method, const char *path,
+                               const char *body)
+{
+    struct client c = client_dial(server.port);
+    struct response r;
+
+    assert_true(client_ask(&c, method, path, headers, body, body ? strlen(body) : 0));
+    assert_true(client_read(&c, &r));
+    client_close(&c);
+    return r;
+}
+
+/* The same, answered 200; the JSON for cJSON_Delete(). */
+static cJSON *ask_as(const char *headers, const char *method, const char *path, const char *body)
+{
+    struct response r = send_as(headers, method, path, body);
+    cJSON *json = r.json;
+
+    if (r.status != 200)
+        fail_msg("%s %s: %d %s", method, path, r.status, r.body);
+    r.json = NULL;
+    response_finish(&r);
+    return json;
+}
+
+static void do_as(const char *headers, const char *method, const char *path, const char *body)
+{
+    cJSON_Delete(ask_as(headers, method, path, body));
+}
+
+static void without_a_good_key_every_answer_is_the_same_401(void **unused)
+{
+    static const char *const bad[] = {
+        "Authorization: Bearer wrong-0123456789abcdef\r\n" JSON,
+        "Authorization: Bearer alice-0123456789abcdeF\r\n" JSON,
+        "Authorization: Bearer alice-0123456789abcde\r\n" JSON,
+        "Authorization: Basic alice-0123456789abcdef\r\n" JSON,
+        "Authorization: Bearer\r\n" JSON,
+        "X-Api-Key: alice-0123456789abcdef\r\n" JSON,
+    };
+    static const char *const path[] = { "/v1/models", "/v1/sessions", "/v1/sessions/nobody",
+                                        "/v1/snapshots" };
+    struct response none = send_as(JSON, "GET", "/v1/models", NULL);
+    char value[256];
+
+    (void)unused;
+    assert_refusal(&none, 401, "invalid_api_key", "no key");
+    assert_true(response_header(&none, "www-authenticate", value));
+    assert_string_equal(value, "Bearer");
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        for (size_t k = 0; k < sizeof(path) / sizeof(path[0]); k++) {
+            struct response r = send_as(bad[i], "GET", path[k], NULL);
+
+            assert_refusal(&r, 401, "invalid_api_key", bad[i]);
+            assert_string_equal(r.body, none.body);
+            response_finish(&r);
+        }
+    }
+    response_finish(&none);
+}
+
+static void no_body_is_read_from_the_unknown(void **unused)
+{
+    static const char head[] = "PUT /v1/sessions/a/state HTTP/1.1\r\nHost: x\r\n"
+                               "Content-Length: 400000\r\n\r\n";
+    struct client c = client_dial(server.port);
+    double from = seconds_now();
+    struct response r;
+
+    (void)unused;
+    assert_true(client_send(&c, head, sizeof(head) - 1));
+    assert_true(client_read(&c, &r));
+    assert_refusal(&r, 401, "invalid_api_key", "body to come");
+    assert_true(seconds_now() - from < 2); /* not after the body's deadline */
+    response_finish(&r);
+    assert_false(client_read(&c, &r)); /* closed */
+    client_close(&c);
+}
+
+static void probes_need_no_key(void **unused)
+{
+    static const char *const path[] = { "/health", "/ready", "/version", "/metrics" };
+
+    (void)unused;
+    for (size_t i = 0; i < sizeof(path) / sizeof(path[0]); i++) {
+        struct response r = send_as(NULL, "GET", path[i], NULL);
+
+        assert_int_equal(r.status, 200);
+        response_finish(&r);
+    }
+}
+
+static void two_owners_use_one_name_apart(void **unused)
+{
+    cJSON *a, *b;
+
+    (void)unused;
+    do_as(ALICE, "POST", "/v1/sessions", "{\"id\":\"same\"}");
+    do_as(BOB, "POST", "/v1/sessions", "{\"id\":\"same\"}");
+    a = ask_as(ALICE, "POST", "/v1/sessions/same/append", "{\"ids\":[5,6,7,8]}");
+    b = ask_as(BOB, "GET", "/v1/sessions/same", NULL);
+    assert_int_equal(number_of(a, "position"), 4);
+    assert_int_equal(number_of(b, "position"), 0);
+    assert_int_equal(number_of(b, "version"), 0);
+    cJSON_Delete(a);
+    cJSON_Delete(b);
+    do_as(BOB, "DELETE", "/v1/sessions/same", NULL);
+    a = ask_as(ALICE, "GET", "/v1/sessions/same", NULL);
+    assert_int_equal(number_of(a, "version"), 1);
+    cJSON_Delete(a);
+    do_as(ALICE, "DELETE", "/v1/sessions/same", NULL);
+}
+
+struct attempt {
+    const char *method, *path, *body; /* %s in them: the snapshot's id */
+};
+
+/* What a stranger may try with the session "secret" and its snapshot. "mine" is his own. */
+static const struct attempt attempts[] = {
+    { "GET", "/v1/sessions/secret", NULL },
+    { "DELETE", "/v1/sessions/secret", NULL },
+    { "POST", "/v1/sessions/secret/append", "{\"ids\":[5]}" },
+    { "POST", "/v1/sessions/secret/fork", "{}" },
+    { "POST", "/v1/sessions/mine/fork", "{\"snapshot\":\"%s\"}" },
+    { "POST", "/v1/sessions/secret/restore", "{\"snapshot\":\"%s\"}" },
+    { "POST", "/v1/sessions/mine/restore", "{\"snapshot\":\"%s\"}" },
+    { "POST", "/v1/sessions/secret/snapshots", "{}" },
+    { "GET", "/v1/sessions/secret/snapshots", NULL },
+    { "GET", "/v1/sessions/secret/state", NULL },
+    { "POST", "/v1/sessions", "{\"snapshot\":\"%s\"}" },
+    { "GET", "/v1/snapshots/%s", NULL },
+    { "GET", "/v1/snapshots/%s/data", NULL },
+    { "DELETE", "/v1/snapshots/%s", NULL },
+    { "POST", "/v1/completions", "{\"session_id\":\"secret\",\"prompt\":[5],\"max_tokens\":1}" },
+    { "POST", "/v1/completions",
+      "{\"session_id\":\"secret\",\"prompt\":[5],\"max_tokens\":1,\"expected_version\":1}" },
+    { "POST", "/v1/completions",
+      "{\"session_id\":\"secret\",\"prompt\":[5],\"max_tokens\":1,\"stream\":true}" },
+    { "POST", "/v1/chat/completions",
+      "{\"session_id\":\"secret\",\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}" },
+};
+
+enum { ATTEMPTS = sizeof(attempts) / sizeof(attempts[0]) };
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+static struct response try_as(const char *headers, const struct attempt *t, const char *snapshot)
+{
+    char path[160], body[256];
+
+    snprintf(path, sizeof(path), t->path, snapshot);
+    if (t->body)
+        snprintf(body, sizeof(body), t->body, snapshot);
+    return send_as(headers, t->method, path, t->body ? body : NULL);
+}
+#pragma GCC diagnostic pop
+
+/* The answers to a stranger are those to somebody who made the names up, byte for byte but
+ * for the name itself; and what was tried has changed nothing. */
+static void what_is_another_s_is_as_unknown_as_what_is_not(void **unused)
+{
+    static const char invented[] = "snap_00000000000000000000000000000000";
+    char *before[ATTEMPTS], snapshot[80];
+    char *print, *now;
+    cJSON *s;
+
+    (void)unused;
+    do_as(BOB, "POST", "/v1/sessions", "{\"id\":\"mine\"}");
+    for (int i = 0; i < ATTEMPTS; i++) {
+        struct response r = try_as(BOB, &attempts[i], invented);
+
+        if (r.status != 404)
+            fail_msg("attempt %d: %d %s", i, r.status, r.body);
+        before[i] = strdup(r.body);
+        response_finish(&r);
+    }
+    do_as(ALICE, "POST", "/v1/sessions", "{\"id\":\"secret\"}");
+    do_as(ALICE, "POST", "/v1/sessions/secret/append", "{\"ids\":[5,6,7,8]}");
+    s = ask_as(ALICE, "POST", "/v1/sessions/secret/snapshots", "{}");
+    snprintf(snapshot, sizeof(snapshot), "%s", text_of(s, "id"));
+    cJSON_Delete(s);
+    s = ask_as(ALICE, "GET", "/v1/sessions/secret", NULL);
+    print = cJSON_PrintUnformatted(s);
+    cJSON_Delete(s);
+    for (int i = 0; i < ATTEMPTS; i++) {
+        struct response r = try_as(BOB, &attempts[i], snapshot);
+        char *name = strstr(before[i], invented);
+
+        if (name)
+            memcpy(name, snapshot, strlen(invented));
+        if (r.status != 404 || strcmp(r.body, before[i]) != 0)
+            fail_msg("attempt %d: %d %s instead of %s", i, r.status, r.body, before[i]);
+        response_finish(&r);
+        free(before[i]);
+    }
+    s = ask_as(ALICE, "GET", "/v1/sessions/secret", NULL);
+    now = cJSON_PrintUnformatted(s);
+    assert_string_equal(now, print);
+    free(now);
+    free(print);
+    cJSON_Delete(s);
+    s = ask_as(ALICE, "GET", "/v1/sessions/secret/snapshots", NULL);
+    assert_int_equal(cJSON_GetArraySize(item_of(s, "data")), 1);
+    cJSON_Delete(s);
+}
+
+static int count_of(const char *headers, const char *path)
+{
+    cJSON *list = ask_as(headers, "GET", path, NULL);
+    int n = cJSON_GetArraySize(item_of(list, "data"));
+
+    assert_false(flag_of(list, "has_more"));
+    cJSON_Delete(list);
+    return n;
+}
+
+static void a_list_shows_one_s_own_page_by_page(void **unused)
+{
+    char path[160] = "/v1/sessions?limit=1";
+    int alice, seen = 0;
+    bool more = true;
+
+    (void)unused;
+    for (int i = 0; i < 3; i++) { /* between each other's */
+        do_as(ALICE, "POST", "/v1/sessions", "{}");
+        do_as(BOB, "POST", "/v1/sessions", "{}");
+    }
+    alice = count_of(ALICE, "/v1/sessions");
+    for (; more; seen++) {
+        cJSON *page = ask_as(ALICE, "GET", path, NULL);
+
+        assert_int_equal(cJSON_GetArraySize(item_of(page, "data")), 1);
+        snprintf(path, sizeof(path), "/v1/sessions?limit=1&after=%s", text_of(page, "last_id"));
+        more = flag_of(page, "has_more");
+        cJSON_Delete(page);
+    }
+    assert_int_equal(seen, alice);
+    assert_int_equal(count_of(BOB, "/v1/snapshots"), 0);
+    assert_true(count_of(ALICE, "/v1/snapshots") > 0);
+    assert_int_equal(count_of(BOB, path), 0); /* after one of alice's */
+}
+
+static int start(void **unused)
+{
+    static const char keys[] = "# two people\nalice-0123456789abcdef alice\n"
+                               "bob-fedcba9876543210\n";
+    int fd;
+
+    (void)unused;
+    snprintf(key_file, sizeof(key_file), "/tmp/eddy-owners-XXXXXX");
+    fd = mkstemp(key_file);
+    if (fd < 0 || write(fd, keys, sizeof(keys) - 1) != sizeof(keys) - 1)
+        return -1;
+    close(fd);
+    live_start(&server, MAMBA2, "--api-keys", key_file, "--chat-template", "chatml", "--model-name",
+               "demo", NULL);
+    return 0;
+}
+
+static int stop(void **unused)
+{
+    (void)unused;
+    unlink(key_file);
+    return live_stop(&server);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(without_a_good_key_every_answer_is_the_same_401),
+        cmocka_unit_test(no_body_is_read_from_the_unknown),
+        cmocka_unit_test(probes_need_no_key),
+        cmocka_unit_test(two_owners_use_one_name_apart),
+        cmocka_unit_test(what_is_another_s_is_as_unknown_as_what_is_not),
+        cmocka_unit_test(a_list_shows_one_s_own_page_by_page),
+    };
+
+    return cmocka_run_group_tests(tests, start, stop);
+}
