@@ -13,43 +13,45 @@
 
 #define MODULE "libeddy_cuda.so"
 
-static void *load(const char *folder, const char *file)
+/* A module that is there and cannot be loaded says why; one that is not there does not. */
+static void *load(const char *folder, const char *file, struct error *why)
 {
     char path[PATH_MAX];
     int len = snprintf(path, sizeof(path), "%s%s", folder, file);
+    void *module = NULL;
 
-    if (len < 0 || (size_t)len >= sizeof(path) || access(path, R_OK) < 0)
+    if (len < 0 || (size_t)len >= sizeof(path) || (strchr(path, '/') && access(path, R_OK) < 0))
         return NULL;
-    return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!module && why->code == ERR_NONE)
+        error_set(why, ERR_INPUT, "cuda: the module could not be loaded: %s", dlerror());
+    return module;
 }
 
-static void *find_module(void)
+static void *find_module(struct error *why)
 {
     static const char *const beside[] = { "/" MODULE, "/../lib/eddy/" MODULE };
     static const char *const folders[] = { EDDY_MODULE_DIRS };
     char self[PATH_MAX] = "";
     void *module = NULL;
 
+    why->code = ERR_NONE;
     if (readlink("/proc/self/exe", self, sizeof(self) - 1) > 0)
         *strrchr(self, '/') = '\0';
     for (size_t i = 0; *self && i < sizeof(beside) / sizeof(beside[0]) && !module; i++)
-        module = load(self, beside[i]);
+        module = load(self, beside[i], why);
     for (size_t i = 0; i < sizeof(folders) / sizeof(folders[0]) && !module; i++)
-        module = load(folders[i], "/" MODULE);
-    return module ? module : dlopen(MODULE, RTLD_NOW | RTLD_LOCAL);
+        module = load(folders[i], "/" MODULE, why);
+    return module ? module : load("", MODULE, why);
 }
 
 struct backend *backend_open_cuda(const struct backend_options *options, struct error *err)
 {
-    void *handle = find_module();
+    void *handle = find_module(err);
     const struct backend_module *module;
 
-    if (!handle) {
-        const char *why = dlerror();
-
-        error_set(err, ERR_INPUT, "cuda: the module could not be loaded: %s", why ? why : MODULE);
+    if (!handle)
         return NULL;
-    }
     module = dlsym(handle, BACKEND_MODULE_SYMBOL);
     if (!module || module->interface != BACKEND_MODULE_INTERFACE) {
         error_set(err, ERR_INPUT, "cuda: " MODULE " is of another version of eddy");

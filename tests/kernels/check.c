@@ -9,14 +9,22 @@
 
 #include "config/error.h"
 
-enum { HELD_MAX = 4096 };
+enum { HELD_MAX = 4096, LOANS_MAX = 128 };
 
 static uint64_t random_state;
 static void *held[HELD_MAX];
 static struct backend *opened[HELD_MAX];
+static struct backend *gpu;
 static int holds, opens;
 
-const char *const check_isas[] = { "plain", "avx2", "avx512", NULL };
+/* Device memory that stands in for host memory; to NULL: nothing to copy back. */
+static struct loan {
+    void *host, *device;
+    size_t bytes;
+} loan[LOANS_MAX];
+static int loans;
+
+const char *const check_backends[] = { "plain", "avx2", "avx512", "cuda", NULL };
 
 void check_seed(int argc, char **argv)
 {
@@ -72,18 +80,104 @@ int check_release(void **state)
     return 0;
 }
 
-struct backend *check_backend(const char *isa, int threads)
+static void close_gpu(void)
 {
-    const struct backend_options options = { .isa = isa, .threads = threads };
-    struct error err;
-    struct backend *be = backend_open_cpu(&options, &err);
+    backend_close(gpu);
+}
 
+static struct backend *open_gpu(void)
+{
+    static bool looked;
+    struct error err;
+
+    if (looked)
+        return gpu;
+    looked = true;
+    gpu = backend_open_cuda(&(struct backend_options){ .device = 0 }, &err);
+    if (!gpu && err.code != ERR_INPUT)
+        fail_msg("%s", err.message);
+    fprintf(stderr, "# %s\n", gpu ? gpu->detail : err.message);
+    if (gpu)
+        atexit(close_gpu);
+    return gpu;
+}
+
+struct backend *check_backend(const char *name, int threads)
+{
+    const struct backend_options options = { .isa = name, .threads = threads };
+    struct error err;
+    struct backend *be;
+
+    if (strcmp(name, "cuda") == 0)
+        return open_gpu();
+    be = backend_open_cpu(&options, &err);
     if (!be) {
         assert_int_equal(err.code, ERR_INPUT);
         return NULL;
     }
     assert_true(opens < HELD_MAX);
     return opened[opens++] = be;
+}
+
+struct backend *check_backend_of(void **state)
+{
+    return check_backend(*state, 1);
+}
+
+bool check_is_exact(const struct backend *be)
+{
+    return strcmp(be->name, "cpu") == 0;
+}
+
+static void *borrow(struct backend *be, const void *host, size_t bytes, void *back)
+{
+    assert_true(loans < LOANS_MAX);
+
+    struct loan *l = &loan[loans++];
+
+    *l = (struct loan){ .host = back, .device = be->alloc(be, bytes), .bytes = bytes };
+    assert_non_null(l->device);
+    be->upload(be, l->device, host, bytes);
+    return l->device;
+}
+
+void *check_lend(struct backend *be, void *host, size_t bytes)
+{
+    return host && !check_is_exact(be) ? borrow(be, host, bytes, host) : host;
+}
+
+const void *check_show(struct backend *be, const void *host, size_t bytes)
+{
+    return host && !check_is_exact(be) ? borrow(be, host, bytes, NULL) : host;
+}
+
+void check_return(struct backend *be)
+{
+    struct error err;
+
+    if (!be->sync(be, &err))
+        fail_msg("%s", err.message);
+    while (loans > 0) {
+        const struct loan *l = &loan[--loans];
+
+        if (l->host)
+            be->download(be, l->host, l->device, l->bytes);
+        be->free(be, l->device);
+    }
+}
+
+const struct batch *check_begin(struct backend *be, const struct batch *in)
+{
+    const struct step_key unrecorded = { 0 };
+    const struct batch *batch = be->begin(be, &unrecorded, in);
+
+    assert_non_null(batch);
+    return batch;
+}
+
+void check_end(struct backend *be)
+{
+    be->end(be);
 }
 
 void check_close(const char *what, const float *a, const float *b, size_t n, double tolerance)

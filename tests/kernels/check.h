@@ -27,11 +27,38 @@ void *check_memory(size_t bytes);
 float *check_floats(size_t n, double lo, double hi);
 int check_release(void **state);
 
-/* NULL if this machine lacks the instruction set. Closed by check_release(). */
-struct backend *check_backend(const char *isa, int threads);
+/* NULL if this machine lacks the instruction set or the GPU. Closed by check_release(), but for
+ * the GPU's, which is one for all tests; threads are the CPU's. */
+struct backend *check_backend(const char *name, int threads);
 
-/* Every instruction set with a table of its own, NULL at the end. */
-extern const char *const check_isas[];
+/* The backend whose name the test was given by ON_BOTH; NULL: it has nothing to do here. (A test
+ * that skips itself counts as failed under TAP.) */
+struct backend *check_backend_of(void **state);
+
+/* One test on the definition's backend and on the GPU. */
+#define ON_BOTH(test)                                                                              \
+    { #test, test, NULL, check_release, "plain" },                                                 \
+    {                                                                                              \
+#test "_on_the_gpu", test, NULL, check_release, "cuda"                                     \
+    }
+
+/* Every instruction set with a table of its own, "plain" first, then "cuda"; NULL at the end. */
+extern const char *const check_backends[];
+
+/* Whether a row's results are promised to the last bit, whatever its company and the cut of
+ * its sequence. On a GPU they are close. */
+bool check_is_exact(const struct backend *be);
+
+/* Where the backend may work on host memory: a copy on the device, or the memory itself. What
+ * was lent is copied back and ends with check_return(), which waits for the backend. */
+void *check_lend(struct backend *be, void *host, size_t bytes);
+/* The same for what is only read: nothing is copied back. */
+const void *check_show(struct backend *be, const void *host, size_t bytes);
+void check_return(struct backend *be);
+
+/* Operations on a batch stand between these two. */
+const struct batch *check_begin(struct backend *be, const struct batch *in);
+void check_end(struct backend *be);
 
 /* Fails, naming `what` and the place, unless |a - b| <= tolerance everywhere. */
 void check_close(const char *what, const float *a, const float *b, size_t n, double tolerance);

@@ -1,5 +1,5 @@
 /* test_ops.c - the promises of every operation on rows and states, checked for every
- * instruction set over random sizes: it computes what is defined, and neither the rows
+ * backend over random sizes: it computes what is defined, and neither the rows
  * beside a row, nor the cut of a sequence into calls, nor the number of threads can be seen.
  *
  * An operation is described by a `struct spec`: the ranges of its inputs, what it writes and
@@ -460,22 +460,34 @@ static struct result fresh_result(const struct world *w)
     return r;
 }
 
-/* Rows first to end of the batch `in`, whose row 0 is the world's row `first`. */
-static void run_part(const struct world *w, struct backend *be, struct result *r, int first,
-                     const struct batch *in)
+/* The world's call on the backend's memory, which check_return() ends. */
+static struct call lend_call(const struct world *w, struct backend *be, struct result *r)
 {
     struct call c = w->call;
+    const size_t T = (size_t)w->in.T, size = sizeof(float);
 
     c.spec = &w->spec;
     c.ops = be->ops;
     c.q = be->stream;
-    c.in = in;
-    c.state.base = r->state;
+    c.state.base = check_lend(be, r->state, w->state_floats * size);
+    for (int i = 0; i < ARRAYS; i++) {
+        c.x[i] = check_show(be, c.x[i], T * c.x_ld[i] * size);
+        c.c[i] = check_show(be, c.c[i], (size_t)w->spec.c[i].width * size);
+        c.y[i] = check_lend(be, r->y[i], w->y_floats[i] * size);
+    }
+    return c;
+}
+
+/* The rows of the batch `in`, whose row 0 is the world's row `first`. */
+static void run_part(struct call c, struct backend *be, int first, const struct batch *in)
+{
     for (int i = 0; i < ARRAYS; i++) {
         c.x[i] += (size_t)first * c.x_ld[i];
-        c.y[i] = r->y[i] + (size_t)first * c.y_ld[i];
+        c.y[i] += (size_t)first * c.y_ld[i];
     }
-    w->spec.run(&c);
+    c.in = check_begin(be, in);
+    c.spec->run(&c);
+    check_end(be);
 }
 
 static struct result run_whole(const struct world *w, struct backend *be)
@@ -485,7 +497,8 @@ static struct result run_whole(const struct world *w, struct backend *be)
 
     in.begin = w->begin;
     in.slot = w->slot;
-    run_part(w, be, &r, 0, &in);
+    run_part(lend_call(w, be, &r), be, 0, &in);
+    check_return(be);
     return r;
 }
 
@@ -493,6 +506,7 @@ static struct result run_whole(const struct world *w, struct backend *be)
 static struct result run_pieces(const struct world *w, struct backend *be, int piece)
 {
     struct result r = fresh_result(w);
+    const struct call c = lend_call(w, be, &r);
 
     for (int s = 0; s < w->in.S; s++) {
         for (int t = w->begin[s]; t < w->begin[s + 1]; t += piece) {
@@ -500,10 +514,22 @@ static struct result run_pieces(const struct world *w, struct backend *be, int p
             const int begin[2] = { 0, n };
             const struct batch in = { .S = 1, .T = n, .begin = begin, .slot = &w->slot[s] };
 
-            run_part(w, be, &r, t, &in);
+            run_part(c, be, t, &in);
         }
     }
+    check_return(be);
     return r;
+}
+
+static void check_near(const struct world *w, const struct result *a, const struct result *b)
+{
+    const double terms = w->spec.terms + (w->spec.state.magnitude > 0 ? 8.0 * T_MAX : 0);
+
+    for (int y = 0; y < ARRAYS; y++)
+        check_close(w->spec.name, a->y[y], b->y[y], w->y_floats[y],
+                    check_tolerance(terms, w->spec.y[y].magnitude));
+    check_close(w->spec.name, a->state, b->state, w->state_floats,
+                check_tolerance(terms, w->spec.state.magnitude));
 }
 
 static void check_same(const struct world *w, const char *what, const struct result *a,
@@ -520,33 +546,28 @@ static void check_same(const struct world *w, const char *what, const struct res
 static void every_operation_computes_what_is_defined(void **state)
 {
     (void)state;
-    for (int i = 1; check_isas[i]; i++) {
+    for (int i = 1; check_backends[i]; i++) {
         for (int k = 0; k < 40 * OPS; k++) {
             struct backend *plain = check_backend("plain", 1),
-                           *be = check_backend(check_isas[i], 1);
+                           *be = check_backend(check_backends[i], 1);
 
             if (be) {
                 const struct world w = make_world(any[k % OPS]());
                 const struct result a = run_whole(&w, be), b = run_whole(&w, plain);
-                const double terms = w.spec.terms + (w.spec.state.magnitude > 0 ? 8.0 * T_MAX : 0);
 
-                for (int y = 0; y < ARRAYS; y++)
-                    check_close(w.spec.name, a.y[y], b.y[y], w.y_floats[y],
-                                check_tolerance(terms, w.spec.y[y].magnitude));
-                check_close(w.spec.name, a.state, b.state, w.state_floats,
-                            check_tolerance(terms, w.spec.state.magnitude));
+                check_near(&w, &a, &b);
             }
             check_release(NULL);
         }
     }
 }
 
-static void batching_and_chunking_are_invisible_to_the_last_bit(void **state)
+static void batching_and_chunking_are_invisible(void **state)
 {
     (void)state;
-    for (int i = 0; check_isas[i]; i++) {
+    for (int i = 0; check_backends[i]; i++) {
         for (int k = 0; k < 15 * OPS; k++) {
-            struct backend *be = check_backend(check_isas[i], 1);
+            struct backend *be = check_backend(check_backends[i], 1);
 
             if (be) {
                 const struct world w = make_world(any[k % OPS]());
@@ -554,8 +575,13 @@ static void batching_and_chunking_are_invisible_to_the_last_bit(void **state)
                 const struct result rows = run_pieces(&w, be, 1);
                 const struct result pieces = run_pieces(&w, be, check_int(2, 7));
 
-                check_same(&w, "row by row", &whole, &rows);
-                check_same(&w, "in pieces", &whole, &pieces);
+                if (check_is_exact(be)) {
+                    check_same(&w, "row by row", &whole, &rows);
+                    check_same(&w, "in pieces", &whole, &pieces);
+                } else {
+                    check_near(&w, &whole, &rows);
+                    check_near(&w, &whole, &pieces);
+                }
             }
             check_release(NULL);
         }
@@ -565,12 +591,12 @@ static void batching_and_chunking_are_invisible_to_the_last_bit(void **state)
 static void the_number_of_threads_is_invisible(void **state)
 {
     (void)state;
-    for (int i = 0; check_isas[i]; i++) {
+    for (int i = 0; check_backends[i]; i++) {
         for (int k = 0; k < 6 * OPS; k++) {
-            struct backend *one = check_backend(check_isas[i], 1);
-            struct backend *three = check_backend(check_isas[i], 3);
+            struct backend *one = check_backend(check_backends[i], 1);
+            struct backend *three = check_backend(check_backends[i], 3);
 
-            if (one) {
+            if (one && check_is_exact(one)) {
                 const struct world w = make_world(any[k % OPS]());
                 const struct result a = run_whole(&w, one), b = run_whole(&w, three);
 
@@ -584,9 +610,9 @@ static void the_number_of_threads_is_invisible(void **state)
 static void other_slots_and_the_gaps_between_rows_are_untouched(void **state)
 {
     (void)state;
-    for (int i = 0; check_isas[i]; i++) {
+    for (int i = 0; check_backends[i]; i++) {
         for (int k = 0; k < 6 * OPS; k++) {
-            struct backend *be = check_backend(check_isas[i], 1);
+            struct backend *be = check_backend(check_backends[i], 1);
 
             if (be) {
                 const struct world w = make_world(any[k % OPS]());
@@ -616,27 +642,29 @@ static void other_slots_and_the_gaps_between_rows_are_untouched(void **state)
 /* With dt held at 1 the decay is exp(A). */
 static void exponentials_err_by_at_most_two_units_in_the_last_place(void **state)
 {
-    enum { N = 4096 };
+    enum { N = 4096, BYTES = N * sizeof(float) };
     const float *zero = check_floats(N, 0, 0), *A = check_floats(N, -87, 0);
     float *dt = check_floats(N, 0, 0), *decay = check_floats(N, 0, 0);
 
     (void)state;
-    for (int i = 0; check_isas[i]; i++) {
-        struct backend *be = check_backend(check_isas[i], 1);
-        const struct decay_gates p = { .dt = dt,
-                                       .decay = decay,
-                                       .raw = zero,
-                                       .raw_ld = N,
-                                       .bias = zero,
-                                       .A = A,
-                                       .T = 1,
-                                       .H = N,
-                                       .lo = 1.0f,
-                                       .hi = 1.0f };
+    for (int i = 0; check_backends[i]; i++) {
+        struct backend *be = check_backend(check_backends[i], 1);
 
-        if (be)
-            be->ops->decay_gates(be->stream, &p);
-        for (int k = 0; be && k < N; k++) {
+        if (!be)
+            continue;
+        be->ops->decay_gates(be->stream,
+                             &(struct decay_gates){ .dt = check_lend(be, dt, BYTES),
+                                                    .decay = check_lend(be, decay, BYTES),
+                                                    .raw = check_show(be, zero, BYTES),
+                                                    .raw_ld = N,
+                                                    .bias = check_show(be, zero, BYTES),
+                                                    .A = check_show(be, A, BYTES),
+                                                    .T = 1,
+                                                    .H = N,
+                                                    .lo = 1.0f,
+                                                    .hi = 1.0f });
+        check_return(be);
+        for (int k = 0; k < N; k++) {
             const double want = exp((double)A[k]), unit = ldexp(1.0, ilogb(want) - 23);
 
             if (!(fabs((double)decay[k] - want) <= 2 * unit))
@@ -647,19 +675,27 @@ static void exponentials_err_by_at_most_two_units_in_the_last_place(void **state
 
 static void gathering_copies_the_wanted_rows(void **state)
 {
+    enum { ROWS = 50 };
+
     (void)state;
-    for (int i = 0; check_isas[i]; i++) {
-        struct backend *be = check_backend(check_isas[i], 2);
+    for (int i = 0; check_backends[i]; i++) {
+        struct backend *be = check_backend(check_backends[i], 2);
         const int dim = check_int(1, 300), n = check_int(1, 40);
-        float *x = check_floats((size_t)(50 * dim), -1, 1),
-              *y = check_floats((size_t)(n * dim), 0, 1);
+        const size_t row = (size_t)dim * sizeof(float);
+        const float *x = check_floats(ROWS * (size_t)dim, -1, 1);
+        float *y = check_floats((size_t)(n * dim), 0, 1);
         int rows[40];
+        const struct batch in = { .T = ROWS, .L = n, .logit_row = rows };
 
         for (int k = 0; k < n; k++)
-            rows[k] = check_int(0, 49);
-        if (be)
-            be->ops->gather(be->stream, &(struct batch){ .L = n, .logit_row = rows }, y, x, dim);
-        for (int k = 0; be && k < n; k++)
+            rows[k] = check_int(0, ROWS - 1);
+        if (!be)
+            continue;
+        be->ops->gather(be->stream, check_begin(be, &in), check_lend(be, y, (size_t)n * row),
+                        check_show(be, x, ROWS * row), dim);
+        check_end(be);
+        check_return(be);
+        for (int k = 0; k < n; k++)
             check_equal("gather", y + (size_t)(k * dim), x + (size_t)(rows[k] * dim), (size_t)dim);
     }
 }
@@ -668,8 +704,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(every_operation_computes_what_is_defined, check_release),
-        cmocka_unit_test_teardown(batching_and_chunking_are_invisible_to_the_last_bit,
-                                  check_release),
+        cmocka_unit_test_teardown(batching_and_chunking_are_invisible, check_release),
         cmocka_unit_test_teardown(the_number_of_threads_is_invisible, check_release),
         cmocka_unit_test_teardown(other_slots_and_the_gaps_between_rows_are_untouched,
                                   check_release),

@@ -14,19 +14,29 @@ static const struct sample_row neutral = {
     .temperature = 1.0f, .top_p = 1.0f, .typical_p = 1.0f, .repetition = 1.0f, .forced = -1
 };
 
-static struct sample_result sample_one(const struct backend *be, const float *logits, int vocab,
+/* Rows of logits that are `ld` apart: 0 for one that all share. */
+static void sample_rows(struct backend *be, const float *logits, size_t ld, int vocab, int rows,
+                        const struct sample_row *row, struct sample_result *out)
+{
+    const size_t floats = (size_t)(rows - 1) * ld + (size_t)vocab;
+
+    memset(out, 0x5a, (size_t)rows * sizeof(*out));
+    be->ops->sample(be->stream,
+                    &(struct sample){ .logits = check_show(be, logits, floats * sizeof(*logits)),
+                                      .ld = ld,
+                                      .rows = rows,
+                                      .vocab = vocab,
+                                      .row = row,
+                                      .out = out });
+    check_return(be);
+}
+
+static struct sample_result sample_one(struct backend *be, const float *logits, int vocab,
                                        const struct sample_row *row)
 {
     struct sample_result out;
-    const struct sample p = { .logits = logits,
-                              .ld = (size_t)vocab + 3,
-                              .rows = 1,
-                              .vocab = vocab,
-                              .row = row,
-                              .out = &out };
 
-    memset(&out, 0x5a, sizeof(out));
-    be->ops->sample(be->stream, &p);
+    sample_rows(be, logits, 0, vocab, 1, row, &out);
     return out;
 }
 
@@ -153,29 +163,33 @@ static void check_frequencies(const int *count, const struct choice *c, int n)
         fail_msg("chi-square %.1f over %d cells of %d choices", chi, cells, n);
 }
 
-static void check_row(const struct backend *be, const float *logits, struct sample_row row)
+static void check_row(struct backend *be, const float *logits, const struct sample_row *row)
 {
     struct choice c[VOCAB];
-    const int n = brute_force(logits, VOCAB, &row, c);
+    const int n = brute_force(logits, VOCAB, row, c);
+    struct sample_row *rows = check_memory(DRAWS * sizeof(*rows));
+    struct sample_result *out = check_memory(DRAWS * sizeof(*out));
     int count[VOCAB] = { 0 };
 
     for (int i = 0; i < DRAWS; i++) {
-        row.position = (uint64_t)i;
-
-        const struct sample_result out = sample_one(be, logits, VOCAB, &row);
-
-        assert_true(out.finite);
-        assert_in_range(out.token, 0, VOCAB - 1);
-        count[out.token]++;
+        rows[i] = *row;
+        rows[i].position = (uint64_t)i;
+    }
+    sample_rows(be, logits, 0, VOCAB, DRAWS, rows, out);
+    for (int i = 0; i < DRAWS; i++) {
+        assert_true(out[i].finite);
+        assert_in_range(out[i].token, 0, VOCAB - 1);
+        count[out[i].token]++;
     }
     check_frequencies(count, c, n);
 }
 
 static void draws_follow_the_filtered_distribution(void **state)
 {
-    const struct backend *be = check_backend("plain", 1);
+    struct backend *be = check_backend_of(state);
 
-    (void)state;
+    if (!be)
+        return;
     for (int k = 0; k < 40; k++) {
         const float *logits = check_floats(VOCAB + 3, -4, 4);
         struct sample_row row = neutral;
@@ -190,15 +204,16 @@ static void draws_follow_the_filtered_distribution(void **state)
             row.min_p = (float)check_uniform(0.01, 0.5);
         if (k & 8)
             row.typical_p = (float)check_uniform(0.1, 0.95);
-        check_row(be, logits, row);
+        check_row(be, logits, &row);
     }
 }
 
 static void biases_penalties_and_bans_shape_the_distribution(void **state)
 {
-    const struct backend *be = check_backend("plain", 1);
+    struct backend *be = check_backend_of(state);
 
-    (void)state;
+    if (!be)
+        return;
     for (int k = 0; k < 12; k++) {
         const float *logits = check_floats(VOCAB + 3, -2, 2), *bias = check_floats(3, -3, 3);
         const float *weight = check_floats(4, -1, 3);
@@ -216,17 +231,18 @@ static void biases_penalties_and_bans_shape_the_distribution(void **state)
         row.repetition = (float)check_uniform(0.7, 1.6);
         row.presence = (float)check_uniform(-1, 1);
         row.frequency = (float)check_uniform(-1, 1);
-        check_row(be, logits, row);
+        check_row(be, logits, &row);
     }
 }
 
 static void equal_candidates_are_cut_at_the_higher_ids(void **state)
 {
-    const struct backend *be = check_backend("plain", 1);
+    struct backend *be = check_backend_of(state);
     float logits[VOCAB + 3] = { 0 };
     struct sample_row row = neutral;
 
-    (void)state;
+    if (!be)
+        return;
     row.top_k = 5;
     for (row.position = 0; row.position < 200; row.position++)
         assert_in_range(sample_one(be, logits, VOCAB, &row).token, 0, 4);
@@ -241,13 +257,14 @@ static void equal_candidates_are_cut_at_the_higher_ids(void **state)
 
 static void greedy_takes_the_lowest_id_among_the_largest(void **state)
 {
-    const struct backend *be = check_backend("plain", 1);
+    struct backend *be = check_backend_of(state);
     float logits[VOCAB + 3] = { 0 };
     const int32_t banned[] = { 9 }, bias_id[] = { 30 };
     const float bias[] = { 3.0f };
     struct sample_row row = neutral;
 
-    (void)state;
+    if (!be)
+        return;
     row.temperature = 0.0f;
     logits[9] = logits[17] = logits[40] = 2.0f;
     assert_int_equal(sample_one(be, logits, VOCAB, &row).token, 9);
@@ -262,9 +279,10 @@ static void greedy_takes_the_lowest_id_among_the_largest(void **state)
 
 static void log_probabilities_are_those_of_the_raw_logits(void **state)
 {
-    const struct backend *be = check_backend("plain", 1);
+    struct backend *be = check_backend_of(state);
 
-    (void)state;
+    if (!be)
+        return;
     for (int k = 0; k < 50; k++) {
         const int vocab = check_int(1, 3000);
         float *logits = check_floats((size_t)vocab + 3, -20, 20);
@@ -312,12 +330,13 @@ static void log_probabilities_are_those_of_the_raw_logits(void **state)
 
 static void a_forced_token_is_scored_and_not_drawn(void **state)
 {
-    const struct backend *be = check_backend("plain", 1);
+    struct backend *be = check_backend_of(state);
     const float *logits = check_floats(VOCAB + 3, -4, 4);
     struct sample_row row = neutral;
     double sum = 0;
 
-    (void)state;
+    if (!be)
+        return;
     row.temperature = 0.0f;
     for (int i = 0; i < VOCAB; i++)
         sum += exp((double)logits[i]);
@@ -331,12 +350,13 @@ static void a_forced_token_is_scored_and_not_drawn(void **state)
 
 static void a_row_without_a_distribution_says_so(void **state)
 {
-    const struct backend *be = check_backend("plain", 1);
+    struct backend *be = check_backend_of(state);
     float logits[VOCAB + 3] = { 0 };
     struct sample_row row = neutral;
     int32_t all[VOCAB];
 
-    (void)state;
+    if (!be)
+        return;
     logits[13] = NAN;
     assert_false(sample_one(be, logits, VOCAB, &row).finite);
     assert_int_equal(sample_one(be, logits, VOCAB, &row).token, -1);
@@ -373,15 +393,12 @@ static void a_draw_depends_on_seed_and_position_only(void **state)
         row[i].position = (uint64_t)check_int(0, 1 << 30);
         row[i].top_p = 0.9f;
     }
-    for (int isa = 0; check_isas[isa]; isa++) {
-        struct backend *be = check_backend(check_isas[isa], 3);
-        const struct sample p = {
-            .logits = logits, .ld = LARGE + 3, .rows = ROWS, .vocab = LARGE, .row = row, .out = many
-        };
+    for (int isa = 0; check_backends[isa]; isa++) {
+        struct backend *be = check_backend(check_backends[isa], 3);
 
         if (!be)
             continue;
-        be->ops->sample(be->stream, &p);
+        sample_rows(be, logits, LARGE + 3, LARGE, ROWS, row, many);
         for (int i = 0; i < ROWS; i++) {
             one[i] = sample_one(be, logits + (size_t)i * (LARGE + 3), LARGE, &row[i]);
             assert_int_equal(one[i].token, many[i].token);
@@ -394,14 +411,14 @@ static void a_draw_depends_on_seed_and_position_only(void **state)
     }
 }
 
-static void every_instruction_set_chooses_and_scores_alike(void **state)
+static void every_backend_chooses_and_scores_alike(void **state)
 {
     enum { LARGE = 2500 };
-    const struct backend *plain = check_backend("plain", 1);
+    struct backend *plain = check_backend("plain", 1);
 
     (void)state;
-    for (int isa = 1; check_isas[isa]; isa++) {
-        const struct backend *be = check_backend(check_isas[isa], 1);
+    for (int isa = 1; check_backends[isa]; isa++) {
+        struct backend *be = check_backend(check_backends[isa], 1);
 
         for (int k = 0; k < 60 && be; k++) {
             const int vocab = check_int(1, LARGE);
@@ -446,15 +463,15 @@ static void philox_gives_the_published_numbers(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(draws_follow_the_filtered_distribution, check_release),
-        cmocka_unit_test_teardown(biases_penalties_and_bans_shape_the_distribution, check_release),
-        cmocka_unit_test_teardown(equal_candidates_are_cut_at_the_higher_ids, check_release),
-        cmocka_unit_test_teardown(greedy_takes_the_lowest_id_among_the_largest, check_release),
-        cmocka_unit_test_teardown(log_probabilities_are_those_of_the_raw_logits, check_release),
-        cmocka_unit_test_teardown(a_forced_token_is_scored_and_not_drawn, check_release),
-        cmocka_unit_test_teardown(a_row_without_a_distribution_says_so, check_release),
+        ON_BOTH(draws_follow_the_filtered_distribution),
+        ON_BOTH(biases_penalties_and_bans_shape_the_distribution),
+        ON_BOTH(equal_candidates_are_cut_at_the_higher_ids),
+        ON_BOTH(greedy_takes_the_lowest_id_among_the_largest),
+        ON_BOTH(log_probabilities_are_those_of_the_raw_logits),
+        ON_BOTH(a_forced_token_is_scored_and_not_drawn),
+        ON_BOTH(a_row_without_a_distribution_says_so),
         cmocka_unit_test_teardown(a_draw_depends_on_seed_and_position_only, check_release),
-        cmocka_unit_test_teardown(every_instruction_set_chooses_and_scores_alike, check_release),
+        cmocka_unit_test_teardown(every_backend_chooses_and_scores_alike, check_release),
         cmocka_unit_test(philox_gives_the_published_numbers),
     };
 
