@@ -39,6 +39,8 @@
     X(API_KEY_BYTES, 256, "bytes of one API key")                                                  \
     X(KEY_FILE_BYTES, 1024 * 1024, "bytes of a key file")                                          \
     X(SECRET_BYTES, 4096, "bytes of a file with a secret")                                         \
+    X(HISTORY_TOKENS, 32768, "newest tokens of a session that it can go back over")                \
+    X(HISTORY_TURNS, 64, "newest turns of a session whose starts are remembered")                  \
     X(ID_BYTES, 64, "bytes of a session or snapshot id; 400")                                      \
     X(LABEL_BYTES, 256, "bytes of a snapshot's label; 400")                                        \
     X(METADATA_BYTES, 4096, "bytes of a session's metadata; 400")                                  \

@@ -121,7 +121,7 @@ static bool print_saved(const unsigned char *file, size_t len, struct error *err
     printf("saved state of %" PRIu64 " bytes\n", number_at(file, TOTAL));
     printf("position      %" PRIu64 " tokens\n", number_at(file, POSITION));
     printf("record        %" PRIu64 " bytes\n", number_at(file, RECORD));
-    printf("recent        %" PRIu64 " tokens\n", number_at(file, TOKENS) / sizeof(uint32_t));
+    printf("history       %" PRIu64 " tokens\n", number_at(file, TOKENS) / sizeof(uint32_t));
     for (uint64_t i = 0; i < description; i++) {
         unsigned char c = file[HEADER + i];
 

@@ -142,8 +142,12 @@ static bool start(struct engine *e, struct error *err)
 {
     const struct model_info *info = model_info(e->model);
     const struct engine_options *o = &e->options;
+    const struct tiers_options options = { .record_bytes = info->layout.bytes,
+                                           .slots = o->slots,
+                                           .host_bytes = o->host_bytes,
+                                           .spare_bytes = o->spare_bytes };
 
-    e->tiers = tiers_create(e->backend, info->layout.bytes, o->slots, o->host_bytes, err);
+    e->tiers = tiers_create(e->backend, &options, err);
     if (!e->tiers)
         return false;
     if (!mailbox_init(&e->mailbox, o->max_queue + o->max_batch) ||

@@ -26,6 +26,7 @@ struct engine_options {
     int max_queue;  /* turns waiting beside those that can run; beyond it queue_full */
     int max_sessions;
     size_t host_bytes;  /* checkpoints held in host memory; beyond it no_slot, snapshot_quota */
+    size_t spare_bytes; /* of states that nobody needs but that spare work; 0: none */
     double session_ttl; /* seconds a session lives untouched; 0: for ever */
 };
 

@@ -20,6 +20,7 @@
 #include "server/engine/stop_match.h"
 #include "server/state/checkpoint.h"
 #include "server/state/id_map.h"
+#include "server/state/past.h"
 
 struct tiers;
 
@@ -27,6 +28,7 @@ struct session {
     struct id id;
     uint64_t owner;
     struct checkpoint *head; /* kept; never NULL, at position 0 before the first turn */
+    struct past *past;       /* kept; behind the head */
     struct id snapshot;      /* the newest snapshot on the way to the head, or "" */
     uint64_t version;
     double created, updated; /* updated: when the head moved */
@@ -41,6 +43,7 @@ struct snapshot {
     struct id id, session, parent;
     uint64_t owner;
     struct checkpoint *checkpoint; /* kept */
+    struct past *past;             /* kept */
     uint64_t seed;                 /* the session's: its checkpoint may be older */
     char label[LIMIT_LABEL_BYTES + 1];
     double created;
@@ -66,9 +69,10 @@ struct sequence {
     bool samples;              /* false: takes its feed in and leaves a checkpoint */
     struct checkpoint *origin; /* kept; NULL: the empty context */
     int slot;                  /* -1: queued */
-    int32_t *feed;             /* tokens to take in; owned */
-    size_t feed_len, fed;
+    int32_t *feed;             /* what the turn brings, then what it samples; owned */
+    size_t feed_len, fed, feed_capacity;
     size_t prompt_at;  /* where the prompt begins in the feed, behind what was pending */
+    size_t sampled_at; /* where the model's own tokens begin in the feed */
     uint64_t position; /* of the context, everything in the feed included */
     int32_t stop;      /* the stop id that ended it, or -1 */
     struct recent recent;
@@ -166,7 +170,13 @@ bool snapshot_command(struct engine *e, struct command *c);
 struct session *session_find(struct engine *e, const struct command *c, struct problem *p);
 bool session_claim(struct engine *e, const struct command *c, struct session **out,
                    struct problem *p);
-void session_move(struct engine *e, struct session *s, struct checkpoint *head);
+/* Takes the references to both over. */
+void session_move(struct engine *e, struct session *s, struct checkpoint *head, struct past *past);
+/* A copy for export, with the ids of its past. false: PROBLEM_OUT_OF_MEMORY. */
+bool checkpoint_copy_out(struct engine *e, struct command *c, const struct checkpoint *from,
+                         const struct past *past, uint64_t seed);
+/* The ids that an imported checkpoint brought become a past. */
+bool checkpoint_take_past(struct command *c, struct past **past);
 /* All but the metadata, which stays what it is. */
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
 void sessions_sweep(struct engine *e);

@@ -1,4 +1,5 @@
 /* sessions.c - the table of sessions and the verbs on them. */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,11 +35,13 @@ bool session_claim(struct engine *e, const struct command *c, struct session **o
     return true;
 }
 
-/* Takes the reference to head over. */
-void session_move(struct engine *e, struct session *s, struct checkpoint *head)
+void session_move(struct engine *e, struct session *s, struct checkpoint *head, struct past *past)
 {
+    assert(past_end(past) == head->position);
     tiers_release(e->tiers, s->head);
+    past_release(e->tiers, s->past);
     s->head = head;
+    s->past = past;
     s->version++;
     s->updated = s->touched = checkpoint_clock();
 }
@@ -96,6 +99,7 @@ static void session_free(struct engine *e, struct session *s)
     if (!s)
         return;
     tiers_release(e->tiers, s->head);
+    past_release(e->tiers, s->past);
     free(s->metadata);
     free(s);
 }
@@ -115,9 +119,10 @@ static struct checkpoint *empty_head(struct engine *e, uint64_t owner)
     return c;
 }
 
-/* Adds a session of the command's owner that stands on `head` (kept here), or on nothing. */
+/* Adds a session of the command's owner that stands on `head` (kept here, with its past), or
+ * on nothing. */
 static struct session *add_session(struct engine *e, struct command *c, const struct id *id,
-                                   struct checkpoint *head)
+                                   struct checkpoint *head, struct past *past)
 {
     struct problem *p = &c->problem;
     struct session *s;
@@ -138,6 +143,7 @@ static struct session *add_session(struct engine *e, struct command *c, const st
     s->ttl = e->options.session_ttl;
     s->seed = id_random();
     s->head = head ? tiers_keep(head) : empty_head(e, c->owner);
+    s->past = past_keep(past);
     if (!s->head || !id_map_put(&e->sessions, s->owner, &s->id, s))
         goto no_memory;
     return s;
@@ -158,7 +164,8 @@ static bool create(struct engine *e, struct command *c)
                            "there is a session '%s' already", c->session.text);
     if (c->snapshot.text[0] && !(from = snapshot_find(e, c, &c->problem)))
         return false;
-    s = prepare(c, c->metadata) ? add_session(e, c, &c->session, from ? from->checkpoint : NULL)
+    s = prepare(c, c->metadata) ? add_session(e, c, &c->session, from ? from->checkpoint : NULL,
+                                              from ? from->past : NULL)
                                 : NULL;
     if (!s)
         return false;
@@ -243,7 +250,8 @@ static bool branch(struct engine *e, struct command *c)
     if (!c->sessions)
         return no_memory(c);
     while (c->items < c->count) {
-        struct session *child = add_session(e, c, &none, from ? from->checkpoint : s->head);
+        struct session *child = add_session(e, c, &none, from ? from->checkpoint : s->head,
+                                            from ? from->past : s->past);
 
         if (!child) {
             forget_children(e, c);
@@ -267,10 +275,45 @@ static bool restore(struct engine *e, struct command *c)
 
     if (!from || !session_claim(e, c, &s, &c->problem) || !prepare(c, s->metadata))
         return false;
-    session_move(e, s, tiers_keep(from->checkpoint));
+    session_move(e, s, tiers_keep(from->checkpoint), past_keep(from->past));
     s->snapshot = from->id;
     s->seed = from->seed;
     return answer(e, c, s);
+}
+
+bool checkpoint_copy_out(struct engine *e, struct command *c, const struct checkpoint *from,
+                         const struct past *past, uint64_t seed)
+{
+    uint64_t known = past_end(past) - past_begin(past);
+    size_t n = known < LIMIT_HISTORY_TOKENS ? (size_t)known : LIMIT_HISTORY_TOKENS;
+    struct checkpoint *copy = tiers_export(e->tiers, from);
+
+    if (copy && n && !(copy->token = malloc(n * sizeof(*copy->token)))) {
+        checkpoint_destroy(copy);
+        copy = NULL;
+    }
+    if (!copy)
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
+                           "no memory for a copy of the state");
+    copy->tokens = n;
+    if (n)
+        past_read(past, past_end(past) - n, n, copy->token);
+    copy->seed = seed;
+    c->checkpoint = copy;
+    return true;
+}
+
+bool checkpoint_take_past(struct command *c, struct past **past)
+{
+    struct checkpoint *from = c->checkpoint;
+
+    if (!past_create(past, from->position, from->token, from->tokens))
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
+                           "no memory for the context's tokens");
+    free(from->token);
+    from->token = NULL;
+    from->tokens = 0;
+    return true;
 }
 
 static bool copy_out(struct engine *e, struct command *c)
@@ -279,33 +322,33 @@ static bool copy_out(struct engine *e, struct command *c)
 
     if (!s || !prepare(c, s->metadata))
         return false;
-    c->checkpoint = tiers_export(e->tiers, s->head);
-    if (!c->checkpoint)
-        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
-                           "no memory for a copy of the state");
-    c->checkpoint->seed = s->seed;
-    return answer(e, c, s);
+    return checkpoint_copy_out(e, c, s->head, s->past, s->seed) && answer(e, c, s);
 }
 
 static bool take_in(struct engine *e, struct command *c)
 {
     struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
     struct checkpoint *head = c->checkpoint;
+    struct past *past;
 
-    if ((s && !session_claim(e, c, &s, &c->problem)) || !prepare(c, s ? s->metadata : NULL))
+    if ((s && !session_claim(e, c, &s, &c->problem)) || !prepare(c, s ? s->metadata : NULL) ||
+        !checkpoint_take_past(c, &past))
         return false;
-    if (!tiers_adopt(e->tiers, head))
+    if (!tiers_adopt(e->tiers, head)) {
+        past_release(e->tiers, past);
         return problem_set(&c->problem, PROBLEM_NO_SLOT, NULL,
                            "no room in host memory for another state");
+    }
     c->checkpoint = NULL;
-    if (!s && !(s = add_session(e, c, &c->session, NULL))) {
+    if (!s && !(s = add_session(e, c, &c->session, NULL, NULL))) {
         tiers_release(e->tiers, head);
+        past_release(e->tiers, past);
         return false;
     }
     head->owner = s->owner;
     s->seed = head->seed;
     s->snapshot.text[0] = '\0';
-    session_move(e, s, head);
+    session_move(e, s, head, past);
     return answer(e, c, s);
 }
 

@@ -50,15 +50,16 @@ static bool answer(struct engine *e, struct command *c, const struct snapshot *s
     return true;
 }
 
-/* Takes one reference to the checkpoint over, also when it fails. Each snapshot may need room
- * of its own one day: there are never more of them than states. */
+/* Takes one reference to the checkpoint and to its past over, also when it fails. Each
+ * snapshot may need room of its own one day: there are never more of them than states. */
 static struct snapshot *add_snapshot(struct engine *e, struct command *c,
-                                     struct checkpoint *checkpoint)
+                                     struct checkpoint *checkpoint, struct past *past)
 {
     struct snapshot *s;
 
     if (e->snapshots.count >= tiers_room(e->tiers)) {
         tiers_release(e->tiers, checkpoint);
+        past_release(e->tiers, past);
         problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
                     "there are %zu snapshots, the most there is room for", e->snapshots.count);
         return NULL;
@@ -68,6 +69,7 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
         id_generate(&s->id, "snap");
         s->owner = c->owner;
         s->checkpoint = checkpoint;
+        s->past = past;
         s->created = checkpoint_clock();
         memcpy(s->label, c->label, sizeof(s->label));
         if (id_map_put(&e->snapshots, s->owner, &s->id, s))
@@ -75,6 +77,7 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
     }
     free(s);
     tiers_release(e->tiers, checkpoint);
+    past_release(e->tiers, past);
     problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for another snapshot");
     return NULL;
 }
@@ -90,7 +93,7 @@ static bool take(struct engine *e, struct command *c)
     if (!tiers_has_room(e->tiers))
         return problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
                            "no room for another state: delete snapshots or sessions");
-    s = prepare(c) ? add_snapshot(e, c, tiers_keep(from->head)) : NULL;
+    s = prepare(c) ? add_snapshot(e, c, tiers_keep(from->head), past_keep(from->past)) : NULL;
     if (!s)
         return false;
     s->seed = from->seed;
@@ -130,15 +133,21 @@ static bool get(struct engine *e, struct command *c)
     return s && prepare(c) && answer(e, c, s);
 }
 
+static void remove_snapshot(struct engine *e, struct snapshot *s)
+{
+    id_map_remove(&e->snapshots, s->owner, &s->id);
+    tiers_release(e->tiers, s->checkpoint);
+    past_release(e->tiers, s->past);
+    free(s);
+}
+
 static bool forget(struct engine *e, struct command *c)
 {
     struct snapshot *s = snapshot_find(e, c, &c->problem);
 
     if (!s)
         return false;
-    id_map_remove(&e->snapshots, s->owner, &s->id);
-    tiers_release(e->tiers, s->checkpoint);
-    free(s);
+    remove_snapshot(e, s);
     return true;
 }
 
@@ -146,29 +155,26 @@ static bool copy_out(struct engine *e, struct command *c)
 {
     struct snapshot *s = snapshot_find(e, c, &c->problem);
 
-    if (!s || !prepare(c))
-        return false;
-    c->checkpoint = tiers_export(e->tiers, s->checkpoint);
-    if (!c->checkpoint)
-        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
-                           "no memory for a copy of the state");
-    c->checkpoint->seed = s->seed;
-    return answer(e, c, s);
+    return s && prepare(c) && checkpoint_copy_out(e, c, s->checkpoint, s->past, s->seed) &&
+           answer(e, c, s);
 }
 
 static bool take_in(struct engine *e, struct command *c)
 {
     struct checkpoint *checkpoint = c->checkpoint;
     struct snapshot *s;
+    struct past *past;
 
-    if (!prepare(c))
+    if (!prepare(c) || !checkpoint_take_past(c, &past))
         return false;
-    if (!tiers_adopt(e->tiers, checkpoint))
+    if (!tiers_adopt(e->tiers, checkpoint)) {
+        past_release(e->tiers, past);
         return problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
                            "no room in host memory for another snapshot");
+    }
     c->checkpoint = NULL;
     checkpoint->owner = c->owner;
-    s = add_snapshot(e, c, checkpoint);
+    s = add_snapshot(e, c, checkpoint, past);
     if (!s)
         return false;
     s->seed = checkpoint->seed;
@@ -195,12 +201,7 @@ bool snapshot_command(struct engine *e, struct command *c)
 
 void snapshots_clear(struct engine *e)
 {
-    struct snapshot *s;
-
-    while (e->snapshots.first) {
-        s = id_map_remove(&e->snapshots, e->snapshots.first->owner, &e->snapshots.first->id);
-        tiers_release(e->tiers, s->checkpoint);
-        free(s);
-    }
+    while (e->snapshots.first)
+        remove_snapshot(e, e->snapshots.first->value);
     id_map_finish(&e->snapshots);
 }

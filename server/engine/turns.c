@@ -104,15 +104,40 @@ static bool reserve_room(struct engine *e, struct job *job, int keepers)
     return job->reserved;
 }
 
+/* One more token of the context. */
+static bool feed_add(struct sequence *s, int32_t id)
+{
+    if (s->feed_len == s->feed_capacity) {
+        size_t capacity = s->feed_capacity * 2;
+        int32_t *grown = realloc(s->feed, capacity * sizeof(*grown));
+
+        if (!grown)
+            return false;
+        s->feed = grown;
+        s->feed_capacity = capacity;
+    }
+    s->feed[s->feed_len++] = id;
+    return true;
+}
+
+static void fill_recent(struct sequence *s, const struct past *past)
+{
+    size_t newest = s->feed_len > LIMIT_PENALTY_WINDOW ? s->feed_len - LIMIT_PENALTY_WINDOW : 0;
+
+    past_recent(past, &s->recent);
+    for (size_t i = newest > s->prompt_at ? newest : s->prompt_at; i < s->feed_len; i++)
+        recent_add(&s->recent, s->feed[i], false);
+}
+
 /* The feed is what was left pending, then the prompt. A turn that brings nothing starts from
  * the begin-of-text token, or goes on through the stop id that ended the turn before. */
 static bool fill_feed(struct engine *e, struct sequence *s, const int32_t *prompt, size_t n)
 {
     const struct checkpoint *from = s->origin;
     const struct model_info *info = model_info(e->model);
-    size_t newest;
 
-    s->feed = malloc((n + 2) * sizeof(*s->feed));
+    s->feed_capacity = n + 16;
+    s->feed = malloc(s->feed_capacity * sizeof(*s->feed));
     if (!s->feed)
         return false;
     if (from && from->pending >= 0)
@@ -125,14 +150,10 @@ static bool fill_feed(struct engine *e, struct sequence *s, const int32_t *promp
         s->feed[s->feed_len++] = from && from->stop >= 0 ? from->stop
                                  : info->bos > 0         ? info->bos
                                                          : 0;
+    s->sampled_at = s->feed_len;
     s->position = from ? from->position : 0;
     s->position += s->feed_len - s->prompt_at;
-    s->recent.count = 0;
-    if (from && from->recent)
-        s->recent = *from->recent;
-    newest = s->feed_len > LIMIT_PENALTY_WINDOW ? s->feed_len - LIMIT_PENALTY_WINDOW : 0;
-    for (size_t i = newest > s->prompt_at ? newest : s->prompt_at; i < s->feed_len; i++)
-        recent_add(&s->recent, s->feed[i], false);
+    fill_recent(s, s->job->session ? s->job->session->past : NULL);
     s->stop = from && !s->feed_len ? from->stop : -1;
     return true;
 }
@@ -382,11 +403,12 @@ void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_
         return;
     }
     count_token(e, s);
+    if (!feed_add(s, r->token)) {
+        fail_no_memory(e, s->job);
+        return;
+    }
     s->position++;
     recent_add(&s->recent, r->token, true);
-    s->feed[0] = r->token;
-    s->feed_len = 1;
-    s->fed = 0;
     if (!emit_token(e, s, r->token, turn->logprobs >= 0 ? &score : NULL)) {
         s->finish = FINISH_STOP;
     } else if (s->sampled >= turn->max_tokens) {
@@ -404,7 +426,7 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
     struct checkpoint *c = checkpoint_create();
     size_t hidden = s->hit && s->match.held.len <= LIMIT_STOP_BYTES ? s->match.held.len : 0;
 
-    if (!c || !checkpoint_set_text(c, &s->recent, s->match.held.bytes, hidden)) {
+    if (!c || !checkpoint_set_tail(c, s->match.held.bytes, hidden)) {
         checkpoint_destroy(c);
         return NULL;
     }
@@ -427,15 +449,23 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
 static void commit(struct engine *e, struct sequence *s)
 {
     struct job *job = s->job;
+    struct session *to = job->session;
     struct checkpoint *c;
+    struct past *past;
 
-    if (!job->session || job->failed || !reserve_room(e, job, 2))
+    if (!to || job->failed || !reserve_room(e, job, 2))
         return;
-    c = harvest(e, s);
-    if (c)
-        session_move(e, job->session, c);
-    else
-        fail_no_memory(e, job);
+    past = past_keep(to->past);
+    c = past_take_turn(e->tiers, &past, to->head, s->feed + s->prompt_at,
+                       s->feed_len - s->prompt_at, s->sampled_at - s->prompt_at)
+            ? harvest(e, s)
+            : NULL;
+    if (c) {
+        session_move(e, to, c, past);
+        return;
+    }
+    past_release(e->tiers, past);
+    fail_no_memory(e, job);
 }
 
 /* The event comes first: once the head has moved, nothing may fail any more. */
@@ -466,6 +496,7 @@ static void spread(struct engine *e, struct sequence *prompt)
         s = sequence_create(e, job, left - 1, true, c, NULL, 0);
         if (!s)
             break;
+        s->recent = prompt->recent;
         scheduler_enqueue(e, s, true);
     }
     if (left)

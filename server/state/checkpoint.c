@@ -24,28 +24,18 @@ void checkpoint_destroy(struct checkpoint *c)
 {
     if (!c)
         return;
-    assert(c->slot < 0 && c->refs <= 1);
+    assert(c->slot < 0 && c->refs <= 1 && !c->memories);
     free(c->record);
-    free(c->recent);
+    free(c->token);
     free(c->tail);
     free(c);
 }
 
-bool checkpoint_set_text(struct checkpoint *c, const struct recent *recent, const char *tail,
-                         size_t tail_len)
+bool checkpoint_set_tail(struct checkpoint *c, const char *tail, size_t len)
 {
-    if (recent && recent->count) {
-        c->recent = malloc(sizeof(*c->recent));
-        if (!c->recent)
-            return false;
-        *c->recent = *recent;
-    }
-    if (tail_len) {
-        c->tail = strndup(tail, tail_len);
-        if (!c->tail)
-            return false;
-    }
-    return true;
+    if (len)
+        c->tail = strndup(tail, len);
+    return !len || c->tail;
 }
 
 struct checkpoint *checkpoint_copy(const struct checkpoint *c)
@@ -56,11 +46,13 @@ struct checkpoint *checkpoint_copy(const struct checkpoint *c)
         return NULL;
     *copy = *c;
     copy->refs = 1;
+    copy->memories = 0;
     copy->slot = -1;
     copy->record = NULL;
-    copy->recent = NULL;
+    copy->token = NULL;
+    copy->tokens = 0;
     copy->tail = NULL;
-    if (!checkpoint_set_text(copy, c->recent, c->tail, c->tail ? strlen(c->tail) : 0)) {
+    if (!checkpoint_set_tail(copy, c->tail, c->tail ? strlen(c->tail) : 0)) {
         checkpoint_destroy(copy);
         return NULL;
     }

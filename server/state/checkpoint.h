@@ -28,7 +28,8 @@ struct recent {
 #define RECENT_SAMPLED 0x80000000u
 
 struct checkpoint {
-    int refs;
+    int refs;                /* of those that need the record */
+    int memories;            /* of those that can do without it: tiers_remember() */
     struct id id, parent;    /* parent: "" for the first of a context */
     uint64_t owner;          /* whose sessions and snapshots may stand on it */
     int slot;                /* -1: not on the device */
@@ -38,14 +39,18 @@ struct checkpoint {
     int32_t stop;            /* the stop id that ended the newest turn and is not part of the
                               * context, or -1: a turn without a prompt goes on through it */
     uint64_t seed;           /* of the draws; said of a copy only: sessions own theirs */
-    struct recent *recent;   /* owned; NULL: none, or not in memory (no more than its record is) */
+    uint32_t *token;         /* the newest ids of the context, owned, as in struct recent; said of
+                              * a copy only: a head has its past (past.h) */
+    size_t tokens;           /* at most LIMIT_HISTORY_TOKENS */
     bool answer_open;        /* the context ends inside an assistant's answer */
     char *tail;              /* owned; text of the context that no client saw: the stop string that
                               * ended the newest turn. NULL: none */
     uint8_t fingerprint[16]; /* of the model */
     uint64_t layout;         /* struct state_layout id */
     double created;          /* seconds since 1970 */
-    uint64_t used;           /* tiers.c: when it was last the start of a turn */
+    /* tiers.c */
+    uint64_t used; /* when it was last the start of a turn */
+    struct checkpoint *spare_before, *spare_next;
 };
 
 /* refs 1, no record, position 0, a fresh id. NULL: no memory. */
@@ -53,10 +58,9 @@ struct checkpoint *checkpoint_create(void);
 /* Frees one that is in no slot and that nobody else keeps. Takes NULL. */
 void checkpoint_destroy(struct checkpoint *c);
 
-/* Gives it copies of them; NULL and "" are none. false: no memory. Of a fresh one only. */
-bool checkpoint_set_text(struct checkpoint *c, const struct recent *recent, const char *tail,
-                         size_t tail_len);
-/* A copy in no slot and without a record; refs 1, the same id. NULL: no memory. */
+/* Gives a fresh one a copy of the tail; len 0: none. false: no memory. */
+bool checkpoint_set_tail(struct checkpoint *c, const char *tail, size_t len);
+/* A copy in no slot, without a record and ids; refs 1, the same id. NULL: no memory. */
 struct checkpoint *checkpoint_copy(const struct checkpoint *c);
 
 /* Adds the newest token, dropping the oldest when the window is full. */

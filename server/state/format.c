@@ -77,9 +77,10 @@ static int describe(char *out, const struct checkpoint *c, const struct model_in
     hex(print, model->fingerprint, 16);
     return snprintf(out, DESCRIPTION_MAX,
                     "{\"model\":\"%s\",\"architecture\":\"%s\",\"fingerprint\":\"%s\","
-                    "\"dtype\":\"F32\",\"position\":%llu,\"checkpoint\":\"%s\",\"created\":%.3f}",
+                    "\"dtype\":\"F32\",\"position\":%llu,\"checkpoint\":\"%s\","
+                    "\"parent\":\"%s\",\"created\":%.3f}",
                     name, model->architecture, print, (unsigned long long)c->position, c->id.text,
-                    c->created);
+                    c->parent.text, c->created);
 }
 
 bool format_encode(const struct checkpoint *c, const struct model_info *model, void **file,
@@ -90,7 +91,7 @@ bool format_encode(const struct checkpoint *c, const struct model_info *model, v
         .version = VERSION,
         .header_len = HEADER_BYTES,
         .description_len = (uint64_t)describe(description, c, model),
-        .tokens_len = c->recent ? (uint64_t)c->recent->count * sizeof(c->recent->token[0]) : 0,
+        .tokens_len = (uint64_t)c->tokens * sizeof(c->token[0]),
         .record_len = c->record ? model->layout.bytes : 0,
         .layout = c->layout,
         .position = c->position,
@@ -116,7 +117,7 @@ bool format_encode(const struct checkpoint *c, const struct model_info *model, v
         memcpy(at, c->tail, h.tail_len);
     at += h.tail_len;
     if (h.tokens_len)
-        memcpy(at, c->recent->token, h.tokens_len);
+        memcpy(at, c->token, h.tokens_len);
     at += h.tokens_len;
     if (c->record)
         memcpy(at, c->record, h.record_len);
@@ -143,7 +144,7 @@ static bool check_frame(const struct header *h, const unsigned char *file, size_
                            "the snapshot says it has %llu bytes, %zu came",
                            (unsigned long long)h->file_len, len);
     if (h->description_len > LIMIT_SNAPSHOT_HEADER_BYTES || h->tail_len > LIMIT_STOP_BYTES ||
-        h->tokens_len > LIMIT_PENALTY_WINDOW * sizeof(uint32_t) ||
+        h->tokens_len > LIMIT_HISTORY_TOKENS * sizeof(uint32_t) ||
         h->tokens_len % sizeof(uint32_t) || h->record_len > len || h->zero)
         return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
                            "a length in the snapshot's header is out of range");
@@ -218,17 +219,19 @@ static bool check_numbers(const struct header *h, const unsigned char *tokens,
 static struct checkpoint *build(const struct header *h, const unsigned char *tail)
 {
     const unsigned char *tokens = tail + h->tail_len, *record = tokens + h->tokens_len;
-    struct recent recent = { .count = (int)(h->tokens_len / sizeof(uint32_t)) };
     struct checkpoint *c = checkpoint_create();
 
-    memcpy(recent.token, tokens, h->tokens_len);
-    if (!c || !checkpoint_set_text(c, &recent, (const char *)tail, h->tail_len) ||
-        (h->record_len && !(c->record = malloc(h->record_len)))) {
+    if (!c || !checkpoint_set_tail(c, (const char *)tail, h->tail_len) ||
+        (h->record_len && !(c->record = malloc(h->record_len))) ||
+        (h->tokens_len && !(c->token = malloc(h->tokens_len)))) {
         checkpoint_destroy(c);
         return NULL;
     }
     if (h->record_len)
         memcpy(c->record, record, h->record_len);
+    if (h->tokens_len)
+        memcpy(c->token, tokens, h->tokens_len);
+    c->tokens = h->tokens_len / sizeof(uint32_t);
     c->position = h->position;
     c->pending = h->pending;
     c->stop = h->stop;
@@ -266,5 +269,5 @@ struct checkpoint *format_decode(const void *file, size_t len, const struct mode
 size_t format_max_bytes(const struct model_info *model)
 {
     return HEADER_BYTES + LIMIT_SNAPSHOT_HEADER_BYTES + LIMIT_STOP_BYTES +
-           LIMIT_PENALTY_WINDOW * sizeof(uint32_t) + model->layout.bytes;
+           LIMIT_HISTORY_TOKENS * sizeof(uint32_t) + model->layout.bytes;
 }

@@ -6,7 +6,8 @@
  *       12    4  header length: the bytes before the description, 128
  *       16    8  length of the file
  *       24    8  length of the description (JSON), at most LIMIT_SNAPSHOT_HEADER_BYTES
- *       32    8  length of the tokens: 4 * the number of recent tokens
+ *       32    8  length of the tokens: 4 * the number of known ids, the newest ones of the
+ *                  context, at most LIMIT_HISTORY_TOKENS
  *       40    8  length of the record: a constant of the model, 0 at position 0
  *       48    8  layout id
  *       56   16  model fingerprint
@@ -35,15 +36,15 @@
 struct checkpoint;
 struct model_info;
 
-/* The checkpoint must have its record in host memory. *file is from malloc.
+/* The checkpoint must have its record in host memory, and its newest ids. *file is from malloc.
  * PROBLEM_OUT_OF_MEMORY. */
 bool format_encode(const struct checkpoint *c, const struct model_info *model, void **file,
                    size_t *len, struct problem *p);
 
-/* Proves every byte and gives a checkpoint with its record in host memory and an id of its
- * own. vocab: token ids are below it. Refused with snapshot_invalid (magic, lengths, numbers
- * out of range), unsupported_version, snapshot_checksum, snapshot_shape (a record of another
- * length), model_mismatch (fingerprint or layout, both named) or state_not_finite. */
+/* Proves every byte and gives a checkpoint with its record in host memory, its newest ids and
+ * an id of its own. vocab: token ids are below it. Refused with snapshot_invalid (magic, lengths,
+ * numbers out of range), unsupported_version, snapshot_checksum, snapshot_shape (a record of
+ * another length), model_mismatch (fingerprint or layout, both named) or state_not_finite. */
 struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
                                  int vocab, struct problem *p);
 

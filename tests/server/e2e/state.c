@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include <xxhash.h>
 
+#include "config/limits.h"
 #include "tests/server/e2e/client.h"
 
 struct state state_download(int port, const char *path)
@@ -87,7 +88,7 @@ static size_t tail_len(const struct state *s)
 
 const uint32_t *state_tokens(const struct state *s, size_t *count)
 {
-    static uint32_t token[1024];
+    static uint32_t token[LIMIT_HISTORY_TOKENS];
     size_t bytes = state_number(s, STATE_TOKENS_AT);
 
     assert_true(bytes <= sizeof(token));

@@ -207,25 +207,18 @@ unsigned char *rig_state(struct rig *r, const char *session, size_t *len)
     struct checkpoint *head = export_head(r, session);
     size_t record = head->record ? model_info(r->model)->layout.bytes : 0;
     struct {
-        uint64_t position;
+        uint64_t position, tokens;
         int32_t pending, stop;
-        struct recent recent;
-    } rest;
-    unsigned char *bytes = malloc(record + sizeof(rest));
+    } rest = { head->position, head->tokens, head->pending, head->stop };
+    size_t tokens = head->tokens * sizeof(head->token[0]);
+    unsigned char *bytes = malloc(record + tokens + sizeof(rest));
 
-    memset(&rest, 0, sizeof(rest));
-    rest.position = head->position;
-    rest.pending = head->pending;
-    rest.stop = head->stop;
-    if (head->recent) {
-        rest.recent.count = head->recent->count;
-        memcpy(rest.recent.token, head->recent->token,
-               (size_t)head->recent->count * sizeof(head->recent->token[0]));
-    }
+    memcpy(bytes, &rest, sizeof(rest));
+    if (tokens)
+        memcpy(bytes + sizeof(rest), head->token, tokens);
     if (record)
-        memcpy(bytes, head->record, record);
-    memcpy(bytes + record, &rest, sizeof(rest));
-    *len = record + sizeof(rest);
+        memcpy(bytes + sizeof(rest) + tokens, head->record, record);
+    *len = sizeof(rest) + tokens + record;
     checkpoint_destroy(head);
     return bytes;
 }

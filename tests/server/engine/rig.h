@@ -63,7 +63,7 @@ void rig_do(struct rig *r, enum command_kind kind, const char *session);
 /* The session's head as a file, from malloc. */
 unsigned char *rig_export(struct rig *r, const char *session, size_t *len);
 enum problem_code rig_import(struct rig *r, const char *session, const void *file, size_t len);
-/* The head's record, position, pending and stop ids, recent tokens: equal for equal states,
+/* The head's record, position, pending and stop ids, known tokens: equal for equal states,
  * whatever the checkpoint's name. From malloc. */
 unsigned char *rig_state(struct rig *r, const char *session, size_t *len);
 void rig_assert_same_state(struct rig *a, const char *session_a, struct rig *b,

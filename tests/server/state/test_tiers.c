@@ -14,7 +14,7 @@
 #include "server/state/id_map.h"
 #include "server/state/tiers.h"
 
-enum { RECORD = 192, SLOTS = 3, PARKED = 4 };
+enum { RECORD = 192, SLOTS = 3, PARKED = 4, SPARES = 5 };
 
 static struct backend *backend;
 
@@ -37,7 +37,11 @@ static int close_backend(void **unused)
 static struct tiers *create(void)
 {
     struct error err;
-    struct tiers *t = tiers_create(backend, RECORD, SLOTS, PARKED * RECORD, &err);
+    const struct tiers_options options = { .record_bytes = RECORD,
+                                           .slots = SLOTS,
+                                           .host_bytes = PARKED * RECORD,
+                                           .spare_bytes = SPARES * RECORD };
+    struct tiers *t = tiers_create(backend, &options, &err);
 
     assert_non_null(t);
     return t;
