@@ -1,0 +1,211 @@
+/* short_conv.cu - the short causal convolution of Mamba (definition: cpu/mix.c).
+ *
+ * A thread owns N channels. A decode step of width 4, which every published model has, walks
+ * the rows of one sequence with the window in registers. Anything else is two launches: the
+ * outputs, each from the inputs it meets, and then the states. */
+#include "kernels/cuda/state.cuh"
+
+enum { THREADS = 128, ROWS = 8, WIDTH = 4 };
+
+/* One output of N channels: of the sum over the taps, bias and activation. */
+template <int N>
+static __device__ __forceinline__ void finish(const struct short_conv &p, const floats<N> &bias,
+                                              floats<N> sum, int t, int c)
+{
+    for (int j = 0; j < N; j++) {
+        const float y = sum.v[j] + bias.v[j];
+
+        sum.v[j] = p.silu ? __fdividef(y, 1.0f + __expf(-y)) : y;
+    }
+    store<N>(p.y + (size_t)t * p.y_ld + (size_t)c, sum);
+}
+
+template <int N>
+static __device__ __forceinline__ floats<N> load_bias(const struct short_conv &p, int c)
+{
+    return p.bias ? load<N>(p.bias + c) : floats<N>{};
+}
+
+/* The weights of N channels, tap by tap. */
+template <int N> struct taps {
+    floats<N> v[WIDTH];
+};
+
+template <int N>
+static __device__ __forceinline__ taps<N> load_taps(const struct short_conv &p, int c)
+{
+    taps<N> w;
+
+    for (int j = 0; j < N; j++) {
+        const float4 row = load4<(N == 4)>(p.weight + (size_t)(c + j) * WIDTH);
+
+        w.v[0].v[j] = row.x;
+        w.v[1].v[j] = row.y;
+        w.v[2].v[j] = row.z;
+        w.v[3].v[j] = row.w;
+    }
+    return w;
+}
+
+template <int N>
+__global__ void __launch_bounds__(THREADS)
+    conv_sequences(const struct short_conv p, const struct device_batch in)
+{
+    const int c = (int)(blockIdx.y * THREADS + threadIdx.x) * N;
+
+    let_next_start();
+    if (c >= p.dim)
+        return;
+
+    const taps<N> w = load_taps<N>(p, c);
+    const floats<N> bias = load_bias<N>(p, c);
+    taps<N> x = {};
+
+    wait_for_inputs();
+
+    const struct sequence q = load_sequence(in, p.state, (int)blockIdx.x);
+
+    for (int i = 0; i < WIDTH - 1; i++)
+        if (q.state)
+            x.v[i] = load<N>(q.state + (size_t)i * (size_t)p.dim + (size_t)c);
+    for (int t = q.begin; t < q.end; t++) {
+        floats<N> sum = {};
+
+        x.v[WIDTH - 1] = load<N>(p.x + (size_t)t * p.x_ld + (size_t)c);
+        for (int i = 0; i < WIDTH; i++)
+            for (int j = 0; j < N; j++)
+                sum.v[j] += w.v[i].v[j] * x.v[i].v[j];
+        finish<N>(p, bias, sum, t, c);
+        for (int i = 0; i < WIDTH - 1; i++)
+            x.v[i] = x.v[i + 1];
+    }
+    for (int i = 0; i < WIDTH - 1; i++)
+        if (q.state)
+            store<N>(q.state + (size_t)i * (size_t)p.dim + (size_t)c, x.v[i]);
+}
+
+/* Input `row` of a sequence, counted from its first; the state holds those before. */
+template <int N>
+static __device__ __forceinline__ floats<N> input(const struct short_conv &p,
+                                                  const struct sequence &q, int row, int c)
+{
+    if (row >= 0)
+        return load<N>(p.x + (size_t)(q.begin + row) * p.x_ld + (size_t)c);
+    if (!q.state)
+        return {};
+    return load<N>(q.state + (size_t)(p.W - 1 + row) * (size_t)p.dim + (size_t)c);
+}
+
+template <int N>
+__global__ void __launch_bounds__(THREADS)
+    conv_rows(const struct short_conv p, const struct device_batch in, int T)
+{
+    const int c = (int)(blockIdx.y * THREADS + threadIdx.x) * N, first = (int)blockIdx.x * ROWS;
+
+    let_next_start();
+    if (c >= p.dim)
+        return;
+
+    const floats<N> bias = load_bias<N>(p, c);
+
+    wait_for_inputs();
+    for (int t = first; t < first + ROWS && t < T; t++) {
+        const struct sequence q = load_sequence(in, p.state, in.row_seq[t]);
+        floats<N> sum = {};
+
+        for (int i = 0; i < p.W; i++) {
+            const floats<N> x = input<N>(p, q, t - q.begin - p.W + 1 + i, c);
+
+            for (int j = 0; j < N; j++)
+                sum.v[j] += p.weight[(size_t)(c + j) * (size_t)p.W + (size_t)i] * x.v[j];
+        }
+        finish<N>(p, bias, sum, t, c);
+    }
+}
+
+/* As conv_rows() for width 4, with weights and window in registers. */
+template <int N>
+__global__ void __launch_bounds__(THREADS)
+    conv_rows_4(const struct short_conv p, const struct device_batch in, int T)
+{
+    const int c = (int)(blockIdx.y * THREADS + threadIdx.x) * N, first = (int)blockIdx.x * ROWS;
+
+    let_next_start();
+    if (c >= p.dim)
+        return;
+
+    const taps<N> w = load_taps<N>(p, c);
+    const floats<N> bias = load_bias<N>(p, c);
+    taps<N> x = {};
+    int now = -1;
+
+    wait_for_inputs();
+    for (int t = first; t < first + ROWS && t < T; t++) {
+        const int s = in.row_seq[t];
+        floats<N> sum = {};
+
+        if (s != now) {
+            const struct sequence q = load_sequence(in, p.state, s);
+
+            for (int i = 0; i < WIDTH - 1; i++)
+                x.v[i] = input<N>(p, q, t - q.begin - WIDTH + 1 + i, c);
+            now = s;
+        }
+        x.v[WIDTH - 1] = load<N>(p.x + (size_t)t * p.x_ld + (size_t)c);
+        for (int i = 0; i < WIDTH; i++)
+            for (int j = 0; j < N; j++)
+                sum.v[j] += w.v[i].v[j] * x.v[i].v[j];
+        finish<N>(p, bias, sum, t, c);
+        for (int i = 0; i < WIDTH - 1; i++)
+            x.v[i] = x.v[i + 1];
+    }
+}
+
+template <int N>
+__global__ void __launch_bounds__(THREADS)
+    move_states(const struct short_conv p, const struct device_batch in)
+{
+    const int c = (int)(blockIdx.y * THREADS + threadIdx.x) * N;
+
+    let_next_start();
+    if (c >= p.dim)
+        return;
+    wait_for_inputs();
+
+    const struct sequence q = load_sequence(in, p.state, (int)blockIdx.x);
+    const int rows = q.end - q.begin;
+
+    if (!q.state)
+        return;
+    for (int i = 0; i < p.W - 1; i++) /* ascending: a row moves before it is overwritten */
+        store<N>(q.state + (size_t)i * (size_t)p.dim + (size_t)c,
+                 input<N>(p, q, rows - p.W + 1 + i, c));
+}
+
+template <int N>
+static void conv(struct stream *q, const struct batch *in, const struct short_conv *p)
+{
+    const unsigned columns = (unsigned)ceil_div(p->dim, THREADS * N);
+    const dim3 sequences((unsigned)in->S, columns);
+    const dim3 rows((unsigned)ceil_div(in->T, ROWS), columns);
+
+    if (in->T == in->S && p->W == WIDTH) {
+        launch(q, "short_conv", conv_sequences<N>, sequences, THREADS, 0, *p, q->in);
+        return;
+    }
+    launch(q, "short_conv", p->W == WIDTH ? conv_rows_4<N> : conv_rows<N>, rows, THREADS, 0, *p,
+           q->in, in->T);
+    launch(q, "short_conv", move_states<N>, sequences, THREADS, 0, *p, q->in);
+}
+
+void short_conv_cuda(struct stream *q, const struct batch *in, const struct short_conv *p)
+{
+    const uintptr_t off = off_grid(p->x, p->x_ld) | off_grid(p->y, p->y_ld) |
+                          off_grid(p->bias, (size_t)p->dim) | off_grid(p->weight, 0) |
+                          off_grid(p->state);
+
+    if (off == 0)
+        conv<4>(q, in, p);
+    else
+        conv<1>(q, in, p);
+}
