@@ -1,0 +1,360 @@
+/* sample.cu - sampling without a word from the host: it sends what is asked of each row, and
+ * finds the tokens in pinned memory when the stream has been waited for.
+ *
+ * First a row is measured in CHUNKS pieces, each by a block. Where every row wants its largest
+ * logit or a given token, a warp a row then finishes; else a block a row, see choose.cuh. */
+#include "kernels/cuda/choose.cuh"
+#include "kernels/cuda/sampling.cuh"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNKS = 16, MEASURE_THREADS = 256, ROWS_A_BLOCK = 4 };
+
+/* One chunk of a row. */
+struct chunk {
+    double sum; /* of exp(x - max) */
+    float max;
+    int best;
+    bool bad; /* a NaN, or an infinity above */
+};
+
+struct buffer {
+    void *memory;
+    size_t bytes;
+};
+
+struct sampling {
+    struct buffer asked_host, asked, chunks, scratch, results_host;
+    struct sample_result *out; /* the caller's, until they are delivered */
+    int rows;
+};
+
+static __global__ void measure_chunks(const float *logits, size_t ld, int vocab,
+                                      struct chunk *chunks)
+{
+    __shared__ float values[WARPS_MAX];
+    __shared__ int ids[WARPS_MAX];
+    __shared__ double sums[WARPS_MAX];
+    const int each = (vocab + CHUNKS - 1) / CHUNKS, first = blockIdx.y * each;
+    const int end = first + each < vocab ? first + each : vocab;
+    const float *x = logits + blockIdx.x * ld;
+    float max = -INFINITY, sum = 0.0f;
+    int best = INT32_MAX, bad = 0;
+
+    wait_for_inputs();
+    let_next_start();
+    for (int i = first + threadIdx.x; i < end; i += MEASURE_THREADS) {
+        bad |= !(x[i] < INFINITY);
+        take_better(&max, &best, x[i], i);
+    }
+    bad = __syncthreads_or(bad);
+    warp_best(&max, &best);
+    if (threadIdx.x % WARP == 0) {
+        values[threadIdx.x / WARP] = max;
+        ids[threadIdx.x / WARP] = best;
+    }
+    __syncthreads();
+    for (int w = 0; w < MEASURE_THREADS / WARP; w++)
+        take_better(&max, &best, values[w], ids[w]);
+    for (int i = first + threadIdx.x; i < end && max > -INFINITY; i += MEASURE_THREADS)
+        sum += expf(x[i] - max);
+
+    const double total = block_sum((double)sum, sums);
+
+    if (threadIdx.x == 0)
+        chunks[blockIdx.x * CHUNKS + blockIdx.y] = { total, max, best, bad != 0 };
+}
+
+/* In every lane of a warp. */
+static __device__ struct measured join_chunks(const struct chunk *chunks, int row)
+{
+    const int lane = threadIdx.x % WARP;
+    struct chunk own = { 0.0, -INFINITY, INT32_MAX, false };
+    struct measured m;
+
+    if (lane < CHUNKS)
+        own = chunks[row * CHUNKS + lane];
+    m.max = own.max;
+    m.best = own.best;
+    warp_best(&m.max, &m.best);
+    m.finite = !__any_sync(0xffffffffu, own.bad) && m.max > -INFINITY;
+    m.log_sum =
+        log(warp_sum(own.max > -INFINITY ? own.sum * exp((double)own.max - (double)m.max) : 0.0));
+    return m;
+}
+
+static __device__ float logprob_of(const struct measured &m, float logit)
+{
+    return (float)((double)logit - (double)m.max - m.log_sum);
+}
+
+/* One thread's word on a row; the lists of alternatives are written apart. */
+static __device__ void answer(struct sample_result *out, const struct measured &m, const float *x,
+                              int token)
+{
+    out->finite = m.finite && token >= 0;
+    out->token = out->finite ? token : -1;
+    if (out->finite)
+        out->logprob = logprob_of(m, x[token]);
+}
+
+static __global__ void answer_rows(const float *logits, size_t ld, int rows,
+                                   const struct chunk *chunks, const struct asked *asked,
+                                   struct sample_result *out)
+{
+    const int row = blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP;
+
+    wait_for_inputs();
+    let_next_start();
+    if (row >= rows)
+        return;
+
+    const struct measured m = join_chunks(chunks, row);
+
+    if (threadIdx.x % WARP == 0)
+        answer(&out[row], m, logits + row * ld,
+               asked[row].forced >= 0 ? asked[row].forced : m.best);
+}
+
+/* The `top` largest logits, one after the other. */
+static __device__ void report_top(const float *x, int vocab, int top, const struct measured &m,
+                                  struct sample_result *out, struct choose_shared *s)
+{
+    float last = INFINITY;
+    int last_id = -1;
+
+    for (int k = 0; k < top; k++) {
+        float value = -INFINITY;
+        int id = INT32_MAX;
+
+        for (int i = threadIdx.x; i < vocab; i += CHOOSE_THREADS)
+            if (x[i] < last || (x[i] == last && i > last_id))
+                take_better(&value, &id, x[i], i);
+        block_best(&value, &id, s);
+        if (threadIdx.x == 0) {
+            out->top_id[k] = id < vocab ? id : -1;
+            out->top_logprob[k] = id < vocab ? logprob_of(m, value) : -INFINITY;
+        }
+        last = value;
+        last_id = id;
+    }
+}
+
+static __device__ bool is_adjusted(const struct asked &ask)
+{
+    return ask.biases > 0 || ask.banned > 0 ||
+           (ask.seen > 0 &&
+            (ask.repetition != 1.0f || ask.presence != 0.0f || ask.frequency != 0.0f));
+}
+
+/* The lowest id of the largest adjusted logit, or -1; *value is that logit. */
+static __device__ int best_of(const float *z, int vocab, float *value, struct choose_shared *s)
+{
+    int id = INT32_MAX, bad = 0;
+
+    *value = -INFINITY;
+    for (int i = threadIdx.x; i < vocab; i += CHOOSE_THREADS) {
+        bad |= !(z[i] < INFINITY);
+        take_better(value, &id, z[i], i);
+    }
+    block_best(value, &id, s);
+    return __syncthreads_or(bad) || !(*value > -INFINITY) ? -1 : id;
+}
+
+static __device__ int choose(const struct asked &ask, const int32_t *words, const float *x,
+                             int vocab, const struct measured &m, struct candidate *c, float *own,
+                             struct choose_shared *s)
+{
+    const float *z = x;
+    float value = m.max;
+    int best = m.best;
+
+    if (ask.forced >= 0)
+        return ask.forced;
+    if (is_adjusted(ask)) {
+        adjust(ask, words, x, vocab, own);
+        z = own;
+        best = best_of(z, vocab, &value, s);
+    }
+    if (best < 0 || ask.temperature <= 0.0f)
+        return best;
+    return draw(ask, z, vocab, value, c, s);
+}
+
+static __global__ void __launch_bounds__(CHOOSE_THREADS, 1)
+    choose_rows(const float *logits, size_t ld, int rows, int vocab, const struct chunk *chunks,
+                const struct asked *asked, const int32_t *words, struct candidate *candidates,
+                float *adjusted, struct sample_result *out)
+{
+    __shared__ struct choose_shared s;
+
+    wait_for_inputs();
+    let_next_start();
+    candidates += (size_t)blockIdx.x * vocab;
+    adjusted += (size_t)blockIdx.x * vocab;
+    for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+        const struct asked ask = asked[row];
+        const struct measured m = join_chunks(chunks, row);
+        const float *x = logits + row * ld;
+        int token = -1;
+
+        if (m.finite) {
+            token = choose(ask, words, x, vocab, m, candidates, adjusted, &s);
+            report_top(x, vocab, ask.top, m, &out[row], &s);
+        }
+        if (threadIdx.x == 0)
+            answer(&out[row], m, x, token);
+        __syncthreads();
+    }
+}
+
+/* Pinned or device memory of at least `bytes`; what was in it is lost. */
+static void *grow(struct stream *q, struct buffer *b, size_t bytes, bool pinned)
+{
+    if (bytes <= b->bytes)
+        return b->memory;
+    bytes += bytes / 2;
+    stream_note(q, pinned ? cudaFreeHost(b->memory) : cudaFree(b->memory), "sample");
+    *b = { NULL, 0 };
+    stream_note(q, pinned ? cudaMallocHost(&b->memory, bytes) : cudaMalloc(&b->memory, bytes),
+                "sample");
+    b->bytes = b->memory ? bytes : 0;
+    return b->memory;
+}
+
+static size_t words_of(const struct sample_row *row)
+{
+    return 2 * (size_t)row->seen + 2 * (size_t)row->biases + (size_t)row->banned_count;
+}
+
+static int32_t *put(int32_t *at, const void *from, int n)
+{
+    if (n)
+        memcpy(at, from, (size_t)n * sizeof(*at));
+    return at + n;
+}
+
+/* Writes a row and its lists, in the order in which choose.cuh finds them. */
+static int32_t *pack_row(struct asked *a, const struct sample_row *row, int32_t *words, int32_t *at)
+{
+    *a = { row->temperature,  row->top_p,
+           row->min_p,        row->typical_p,
+           row->repetition,   row->presence,
+           row->frequency,    row->top_k,
+           row->top,          row->forced,
+           row->seen,         row->biases,
+           row->banned_count, (unsigned)(at - words),
+           row->seed,         row->position };
+    at = put(at, row->seen_id, row->seen);
+    at = put(at, row->seen_weight, row->seen);
+    at = put(at, row->bias_id, row->biases);
+    at = put(at, row->bias, row->biases);
+    return put(at, row->banned, row->banned_count);
+}
+
+/* The largest logit or a given token, and nothing to adjust or to list. */
+static bool is_plain(const struct sample_row *row)
+{
+    return row->top == 0 && (row->forced >= 0 || (row->temperature <= 0.0f && words_of(row) == 0));
+}
+
+/* Brings what is asked to the device; NULL when there is no memory. */
+static const struct asked *bring(struct stream *q, struct sampling *s, const struct sample *p)
+{
+    size_t bytes = (size_t)p->rows * sizeof(struct asked);
+
+    for (int i = 0; i < p->rows; i++)
+        bytes += words_of(&p->row[i]) * sizeof(int32_t);
+
+    struct asked *host = (struct asked *)grow(q, &s->asked_host, bytes, true);
+    struct asked *device = (struct asked *)grow(q, &s->asked, bytes, false);
+
+    if (!host || !device)
+        return NULL;
+
+    int32_t *words = (int32_t *)(host + p->rows), *at = words;
+
+    for (int i = 0; i < p->rows; i++)
+        at = pack_row(&host[i], &p->row[i], words, at);
+    stream_note(q, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, q->cuda), "sample");
+    return device;
+}
+
+static void choose_all(struct stream *q, struct sampling *s, const struct sample *p,
+                       const struct chunk *chunks, const struct asked *asked,
+                       struct sample_result *out)
+{
+    const int blocks = p->rows < q->sms ? p->rows : q->sms;
+    const size_t candidates = (size_t)blocks * (size_t)p->vocab;
+    struct candidate *scratch = (struct candidate *)grow(
+        q, &s->scratch, candidates * (sizeof(struct candidate) + sizeof(float)), false);
+
+    if (scratch)
+        launch(q, "sample", choose_rows, blocks, CHOOSE_THREADS, 0, p->logits, p->ld, p->rows,
+               p->vocab, chunks, asked, (const int32_t *)(asked + p->rows), scratch,
+               (float *)(scratch + candidates), out);
+}
+
+void sample_cuda(struct stream *q, const struct sample *p)
+{
+    bool plain = true;
+
+    if (!q->sampling && !(q->sampling = (struct sampling *)calloc(1, sizeof(*q->sampling)))) {
+        stream_note(q, cudaErrorMemoryAllocation, "sample");
+        return;
+    }
+
+    struct sampling *s = q->sampling;
+
+    if (s->rows) { /* whose results are still on the way, in the only place for them */
+        stream_note(q, cudaStreamSynchronize(q->cuda), "sample");
+        sampling_deliver(q);
+    }
+
+    const struct asked *asked = bring(q, s, p);
+    struct chunk *chunks =
+        (struct chunk *)grow(q, &s->chunks, (size_t)p->rows * CHUNKS * sizeof(*chunks), false);
+    struct sample_result *out =
+        (struct sample_result *)grow(q, &s->results_host, (size_t)p->rows * sizeof(*out), true);
+
+    if (!asked || !chunks || !out)
+        return;
+    for (int i = 0; i < p->rows; i++)
+        plain = plain && is_plain(&p->row[i]);
+    launch(q, "sample", measure_chunks, dim3(p->rows, CHUNKS), MEASURE_THREADS, 0, p->logits, p->ld,
+           p->vocab, chunks);
+    if (plain)
+        launch(q, "sample", answer_rows, (p->rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK,
+               ROWS_A_BLOCK * WARP, 0, p->logits, p->ld, p->rows, (const struct chunk *)chunks,
+               asked, out);
+    else
+        choose_all(q, s, p, chunks, asked, out);
+    s->out = p->out;
+    s->rows = p->rows;
+}
+
+void sampling_deliver(struct stream *q)
+{
+    struct sampling *s = q->sampling;
+
+    if (!s || !s->rows)
+        return;
+    memcpy(s->out, s->results_host.memory, (size_t)s->rows * sizeof(*s->out));
+    s->rows = 0;
+}
+
+void sampling_finish(struct stream *q)
+{
+    struct sampling *s = q->sampling;
+
+    if (!s)
+        return;
+    cudaFreeHost(s->asked_host.memory);
+    cudaFreeHost(s->results_host.memory);
+    cudaFree(s->asked.memory);
+    cudaFree(s->chunks.memory);
+    cudaFree(s->scratch.memory);
+    free(s);
+    q->sampling = NULL;
+}
