@@ -220,6 +220,7 @@ static bool allocate_scratch(struct model *m, struct error *err)
     if (!m->scratch || !m->memory)
         return error_set(err, ERR_NOMEM, "out of memory for %zu bytes of activations (%d rows)",
                          total, m->max_rows);
+    m->info.scratch_bytes = total;
 
     char *at = m->memory;
     m->x = (float *)at;
@@ -330,7 +331,8 @@ static void enqueue(struct model *m, void *records, const struct batch *in)
         read_out(m, in);
 }
 
-void model_step(struct model *m, void *records, const struct batch *in)
+/* false: the backend had recorded this step and replayed it. */
+static bool step(struct model *m, void *records, const struct batch *in)
 {
     const struct step_key key = {
         .model = m,
@@ -343,6 +345,55 @@ void model_step(struct model *m, void *records, const struct batch *in)
     if (in)
         enqueue(m, records, in);
     m->be->end(m->be);
+    return in != NULL;
+}
+
+void model_step(struct model *m, void *records, const struct batch *in)
+{
+    step(m, records, in);
+}
+
+/* Steps of n sequences without a state: once as they are, once recorded, once replayed. */
+static bool record(struct model *m, void *records, const struct batch *in, struct error *err)
+{
+    step(m, records, in);
+    step(m, records, in);
+    if (!m->be->sync(m->be, err))
+        return false;
+    if (step(m, records, in))
+        return error_set(err, ERR_DEVICE, "%s: a step of %d sequences could not be recorded",
+                         m->be->detail, in->S);
+    return m->be->sync(m->be, err);
+}
+
+bool model_prepare(struct model *m, void *records, int most, struct error *err)
+{
+    int *place = calloc(2 * (size_t)most + 1, sizeof(*place)), *slot = place + most + 1;
+    int32_t *token = calloc((size_t)most, sizeof(*token));
+    bool ok = (place && token) || error_set(err, ERR_NOMEM, "out of memory for %d rows", most);
+
+    for (int i = 0; ok && i <= most; i++)
+        place[i] = i;
+    for (int i = 0; ok && i < most; i++)
+        slot[i] = SLOT_NONE;
+    for (const int *size = m->be->sizes; ok && size && *size; size++) {
+        const int n = *size < most ? *size : most;
+
+        ok = record(m, records,
+                    &(struct batch){ .S = n,
+                                     .T = n,
+                                     .L = n,
+                                     .token = token,
+                                     .begin = place,
+                                     .slot = slot,
+                                     .logit_row = place },
+                    err);
+        if (n == most)
+            break;
+    }
+    free(place);
+    free(token);
+    return ok;
 }
 
 const float *model_logits(const struct model *m)

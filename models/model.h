@@ -41,6 +41,7 @@ struct model_info {
     int vocab;                /* rows of the logits */
     int hidden, layers;
     uint64_t parameters, weight_bytes; /* weight_bytes as held on the backend */
+    uint64_t scratch_bytes;            /* of activations, on the backend */
     enum dtype dtype;                  /* of the largest weights */
     int bos;                           /* begin-of-text id, or -1 */
     int stop[MODEL_STOP_IDS_MAX];      /* end-of-text ids */
@@ -72,6 +73,11 @@ const struct model_info *model_info(const struct model *m);
  * records: slot 0's record, backend memory; in: host arrays. in->T <= max_rows, in->L <=
  * max_logits. Follow with backend_sync(). */
 void model_step(struct model *m, void *records, const struct batch *in);
+
+/* Gets decode steps of up to `most` sequences ready on these records, which stay as they are:
+ * a backend that records steps has recorded them when this returns. ERR_DEVICE when one cannot
+ * be recorded, ERR_NOMEM. */
+bool model_prepare(struct model *m, void *records, int most, struct error *err);
 
 /* [L, vocab], backend memory, valid until the next step. */
 const float *model_logits(const struct model *m);

@@ -1,5 +1,6 @@
 #include "tests/models/runner.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -10,14 +11,17 @@
 #include "config/error.h"
 #include "kernels/backend.h"
 
-const char *const isa_names[ISAS] = { "plain", "avx2", "avx512" };
+const char *const isa_names[ISAS] = { "plain", "avx2", "avx512", "cuda" };
 
 bool runner_init(struct runner *r, const char *path, const char *isa)
 {
     const struct model_options options = { .max_rows = RUNNER_ROWS, .max_logits = RUNNER_ROWS };
     struct error err = { 0 };
 
-    *r = (struct runner){ .be = backend_open_cpu(&(struct backend_options){ 2, isa }, &err) };
+    const struct backend_options with = { .threads = 2, .isa = isa };
+
+    *r = (struct runner){ .be = strcmp(isa, "cuda") == 0 ? backend_open_cuda(&with, &err)
+                                                         : backend_open_cpu(&with, &err) };
     if (!r->be) {
         assert_int_equal(err.code, ERR_INPUT);
         return false;
@@ -37,6 +41,35 @@ void runner_finish(struct runner *r)
         r->be->free(r->be, r->records);
     model_close(r->m);
     backend_close(r->be);
+}
+
+bool runner_is_exact(const struct runner *r)
+{
+    return strcmp(r->be->name, "cpu") == 0;
+}
+
+void runner_assert_alike(const struct runner *r, const void *a, const void *b, size_t bytes,
+                         float tolerance)
+{
+    const float *x = a, *y = b;
+
+    if (runner_is_exact(r)) {
+        assert_memory_equal(a, b, bytes);
+        return;
+    }
+    for (size_t i = 0; i < bytes / sizeof(*x); i++)
+        if (!(fabsf(x[i] - y[i]) <= tolerance))
+            fail_msg("[%zu] is %.9g and %.9g", i, (double)x[i], (double)y[i]);
+}
+
+void runner_logits(const struct runner *r, int row, float *out)
+{
+    const size_t n = (size_t)r->info->vocab;
+    struct error err = { 0 };
+
+    if (!r->be->sync(r->be, &err))
+        fail_msg("%s", err.message);
+    r->be->download(r->be, out, model_logits(r->m) + (size_t)row * n, n * sizeof(*out));
 }
 
 struct trace runner_trace(struct runner *r, const int32_t *token, int T, const int *chunk)
@@ -101,7 +134,8 @@ void assert_refused(const char *path, const char *const *words)
 {
     const struct model_options options = { .max_rows = 1, .max_logits = 1 };
     struct error err = { 0 };
-    struct backend *be = backend_open_cpu(&(struct backend_options){ 1, "plain" }, &err);
+    struct backend *be =
+        backend_open_cpu(&(struct backend_options){ .threads = 1, .isa = "plain" }, &err);
 
     assert_non_null(be);
     assert_null(model_open(path, be, &options, &err));

@@ -1,4 +1,4 @@
-/* runner.h - a model on one CPU instruction set, and runs of one sequence through it. */
+/* runner.h - a model on one CPU instruction set or on the GPU, and runs of one sequence. */
 #ifndef TESTS_MODELS_RUNNER_H
 #define TESTS_MODELS_RUNNER_H
 
@@ -8,8 +8,9 @@
 
 #include "models/model.h"
 
-enum { RUNNER_ROWS = 256, RUNNER_SLOTS = 24, ISAS = 3 };
+enum { RUNNER_ROWS = 256, RUNNER_SLOTS = 24, ISAS = 4 };
 
+/* The CPU's instruction sets, then "cuda". */
 extern const char *const isa_names[ISAS];
 
 struct runner {
@@ -26,9 +27,18 @@ struct trace {
     size_t logit_bytes, state_bytes;
 };
 
-/* false when the machine lacks the instruction set; any other failure fails the test. */
+/* false when the machine lacks the instruction set or the GPU; any other failure fails the test. */
 bool runner_init(struct runner *r, const char *path, const char *isa);
 void runner_finish(struct runner *r);
+
+/* Whether results are promised to the last bit, however tokens share steps. A GPU's are close,
+ * by `tolerance` for logits and states of weights in float32. */
+bool runner_is_exact(const struct runner *r);
+void runner_assert_alike(const struct runner *r, const void *a, const void *b, size_t bytes,
+                         float tolerance);
+
+/* Waits for the step and copies one row of its logits. */
+void runner_logits(const struct runner *r, int row, float *out);
 
 /* Runs T tokens from an empty state in slot 3, in chunks of the sizes of `chunk`, which ends
  * with 0 and is repeated as often as needed. */

@@ -1,5 +1,5 @@
 /* The models of tests/data against what the reference implementations computed, on every
- * instruction set of the machine, in one piece and in several. */
+ * instruction set of the machine and on its GPU, in one piece and in several. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,6 +15,12 @@
 
 /* tests/data/README.md: float32 sums in another order than the reference's. */
 static const float TOLERANCE = 2e-4f;
+
+/* A GPU's: 1e-3 for float32 weights. Narrow ones meet inputs as narrow in its matrix units. */
+static float tolerance_of(const struct runner *r)
+{
+    return runner_is_exact(r) ? TOLERANCE : r->info->dtype == DTYPE_F32 ? 1e-3f : 0.25f;
+}
 
 struct golden {
     const char *model, *expected;
@@ -118,12 +124,12 @@ static void logits_are_the_references_on_every_isa(void **state)
             free(token);
         }
         print_message("# %s %s: largest error %.2g\n", g->model, isa_names[i], (double)worst);
-        assert_true(worst <= TOLERANCE);
+        assert_true(worst <= tolerance_of(&r));
         runner_finish(&r);
     }
 }
 
-static void chunking_is_invisible_to_the_last_bit(void **state)
+static void chunking_is_invisible(void **state)
 {
     const struct golden *g = *state;
     struct runner r;
@@ -138,8 +144,11 @@ static void chunking_is_invisible_to_the_last_bit(void **state)
                                  runner_trace(&r, token, T, single),
                                  runner_trace(&r, token, T, uneven) };
 
-            assert_traces_equal(&t[0], &t[1]);
-            assert_traces_equal(&t[0], &t[2]);
+            for (int k = 1; k < 3; k++) {
+                runner_assert_alike(&r, t[0].logits, t[k].logits, t[0].logit_bytes,
+                                    tolerance_of(&r));
+                runner_assert_alike(&r, t[0].state, t[k].state, t[0].state_bytes, tolerance_of(&r));
+            }
             for (int k = 0; k < 3; k++)
                 trace_finish(&t[k]);
             free(token);
@@ -176,6 +185,19 @@ static int32_t largest(const float *logits, int vocab)
     return best;
 }
 
+/* Where a GPU takes another token, the two were a tie within its rounding. */
+static void check_greedy(const struct runner *r, const float *logits, int32_t expected)
+{
+    const int32_t best = largest(logits, r->info->vocab);
+    const float lead = logits[best] - logits[expected];
+
+    if (best == expected)
+        return;
+    if (runner_is_exact(r) || lead > tolerance_of(r))
+        fail_msg("%d was drawn, not %d, by %g", best, expected, (double)lead);
+    print_message("# a tie: %d and %d, %.2g apart\n", best, expected, (double)lead);
+}
+
 static void greedy_tokens_are_the_references(void **state)
 {
     const struct golden *g = *state;
@@ -195,9 +217,7 @@ static void greedy_tokens_are_the_references(void **state)
             assert_int_equal(steps, 48);
             struct trace t = runner_trace(&r, token, T + steps, whole);
             for (int k = 0; k < steps; k++)
-                assert_int_equal(
-                    largest(t.logits + (size_t)(T + k - 1) * (size_t)r.info->vocab, r.info->vocab),
-                    greedy[k]);
+                check_greedy(&r, t.logits + (size_t)(T + k - 1) * (size_t)r.info->vocab, greedy[k]);
             trace_finish(&t);
             free(token);
             free(greedy);
@@ -221,12 +241,12 @@ int main(void)
         CASE(logits_are_the_references_on_every_isa, RWKV7_HF),
         CASE(logits_are_the_references_on_every_isa, RWKV7_PTH),
         CASE(logits_are_the_references_on_every_isa, DEMO),
-        CASE(chunking_is_invisible_to_the_last_bit, MAMBA),
-        CASE(chunking_is_invisible_to_the_last_bit, MAMBA2),
-        CASE(chunking_is_invisible_to_the_last_bit, MAMBA2_GROUPED),
-        CASE(chunking_is_invisible_to_the_last_bit, RWKV7_HF),
-        CASE(chunking_is_invisible_to_the_last_bit, RWKV7_PTH),
-        CASE(chunking_is_invisible_to_the_last_bit, DEMO),
+        CASE(chunking_is_invisible, MAMBA),
+        CASE(chunking_is_invisible, MAMBA2),
+        CASE(chunking_is_invisible, MAMBA2_GROUPED),
+        CASE(chunking_is_invisible, RWKV7_HF),
+        CASE(chunking_is_invisible, RWKV7_PTH),
+        CASE(chunking_is_invisible, DEMO),
         CASE(last_logits_are_the_published_ones, RWKV7_HF),
         CASE(last_logits_are_the_published_ones, RWKV7_PTH),
         CASE(greedy_tokens_are_the_references, DEMO),

@@ -226,7 +226,7 @@ static void mamba_and_falcon_mamba_are_their_equations(void **state)
                 worst = fmax(worst, fabs((double)t.logits[k] - expected[k]));
             print_message("# %s%s %s: largest error to float64 %.2g\n", cases[i].type,
                           cases[i].setting, isa_names[isa], worst);
-            assert_true(worst < 2e-5);
+            assert_true(worst < (runner_is_exact(&r) ? 2e-5 : 1e-3));
             for (int f = 0; f < r.info->layout.fields; f++)
                 assert_int_equal(r.info->layout.field[f].layer_bytes % 64, 0);
             trace_finish(&t);

@@ -254,7 +254,8 @@ static void running_out_of_memory_refuses_the_model(void **state)
 {
     const struct model_options options = { .max_rows = 4, .max_logits = 4 };
     struct error err = { 0 };
-    struct backend *be = backend_open_cpu(&(struct backend_options){ 1, "plain" }, &err);
+    struct backend *be =
+        backend_open_cpu(&(struct backend_options){ .threads = 1, .isa = "plain" }, &err);
     struct model *m = NULL;
     int failures = 0;
 
