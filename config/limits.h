@@ -41,6 +41,11 @@
     X(SECRET_BYTES, 4096, "bytes of a file with a secret")                                         \
     X(HISTORY_TOKENS, 32768, "newest tokens of a session that it can go back over")                \
     X(HISTORY_TURNS, 64, "newest turns of a session whose starts are remembered")                  \
+    X(REPEATS, 1024, "answers kept for one owner to give them again")                              \
+    X(REPEAT_BYTES, 8 * 1024 * 1024, "bytes of them")                                              \
+    X(REPEAT_SECONDS, 3600, "seconds an answer is kept")                                           \
+    X(REPEAT_KEY_BYTES, 255, "bytes of an Idempotency-Key; 400")                                   \
+    X(REPEAT_WAITERS, 16, "repeats that wait for a request that runs; 409")                        \
     X(ID_BYTES, 64, "bytes of a session or snapshot id; 400")                                      \
     X(LABEL_BYTES, 256, "bytes of a snapshot's label; 400")                                        \
     X(METADATA_BYTES, 4096, "bytes of a session's metadata; 400")                                  \

@@ -34,6 +34,8 @@
     X(REQUEST_TIMEOUT, 408, "invalid_request_error", "request_timeout", false)                     \
     X(SESSION_BUSY, 409, "conflict_error", "session_busy", false)                                  \
     X(SESSION_EXISTS, 409, "conflict_error", "session_exists", false)                              \
+    X(REPEAT_RUNS, 409, "conflict_error", "idempotency_key_in_use", true)                          \
+    X(ANSWER_GONE, 409, "conflict_error", "idempotency_answer_gone", false)                        \
     X(VERSION_MISMATCH, 412, "conflict_error", "version_mismatch", false)                          \
     X(PAYLOAD_TOO_LARGE, 413, "invalid_request_error", "payload_too_large", false)                 \
     X(CHUNK_EXTENSION, 413, "invalid_request_error", "chunk_extension_too_large", false)           \
@@ -46,6 +48,7 @@
     X(SNAPSHOT_VERSION, 422, "invalid_request_error", "unsupported_version", false)                \
     X(MODEL_MISMATCH, 422, "invalid_request_error", "model_mismatch", false)                       \
     X(STATE_NOT_FINITE, 422, "invalid_request_error", "state_not_finite", false)                   \
+    X(KEY_REUSED, 422, "invalid_request_error", "idempotency_key_reused", false)                   \
     X(NO_CHAT_TEMPLATE, 422, "invalid_request_error", "no_chat_template", false)                   \
     X(HEADERS_TOO_LARGE, 431, "invalid_request_error", "header_fields_too_large", false)           \
     X(QUEUE_FULL, 429, "rate_limit_error", "queue_full", true)                                     \

@@ -14,6 +14,7 @@
 #include "config/options.h"
 #include "models/model.h"
 #include "server/api/api.h"
+#include "server/api/repeats.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
 #include "server/keys.h"
@@ -221,6 +222,9 @@ static bool start_engine(struct server *s, const struct server_parts *parts, str
         .model_name = parts->model_name,
         .started = (int64_t)time(NULL),
     };
+    s->api.repeats = repeats_create();
+    if (!s->api.repeats)
+        return error_set(err, ERR_NOMEM, "no memory for the server");
     s->api.engine = engine_create(parts->model, parts->backend, parts->tokenizer, &options,
                                   engine_woke, s, err);
     return s->api.engine && api_choose_template(&s->api, err);
@@ -290,6 +294,7 @@ void server_close(struct server *s)
         uv_run(&s->loop, UV_RUN_DEFAULT);
         uv_loop_close(&s->loop);
     }
+    repeats_destroy(s->api.repeats);
     keys_close(s->keys);
     free(s);
 }

@@ -9,6 +9,7 @@
 #include "models/text/chat_template.h"
 #include "models/text/tokenizer.h"
 #include "server/api/pending.h"
+#include "server/api/repeats.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
 
@@ -67,6 +68,7 @@ void api_pump(struct api *api)
         p->dirty = false;
         exchange_flush(p->exchange);
     }
+    repeats_run(api->repeats);
 }
 
 void api_check_deadlines(struct api *api, double now)
@@ -80,6 +82,7 @@ void api_check_deadlines(struct api *api, double now)
         p->deadline = 0;
         p->cancel(p);
     }
+    repeats_run(api->repeats);
 }
 
 void api_cancel_all(struct api *api)

@@ -24,6 +24,7 @@ struct keys;
 struct model_info;
 struct options;
 struct pending;
+struct repeats;
 struct tokenizer;
 
 struct api {
@@ -39,6 +40,7 @@ struct api {
     const char *model_name;
     int64_t started; /* seconds since 1970 */
     bool draining;
+    struct repeats *repeats;
     struct pending *pending; /* every request that waits, newest first */
     struct metrics metrics;
 };

@@ -64,7 +64,7 @@ static void take_session(struct pending *p, struct event *e)
     if (e->kind != EVENT_ANSWER)
         return;
     g->asking = false;
-    if (p->gone || c->problem.what != PROBLEM_NONE) {
+    if (!pending_heard(p) || c->problem.what != PROBLEM_NONE) {
         generation_refuse(g, &c->problem);
         command_free(c);
         return;
@@ -123,6 +123,8 @@ void chat_post(struct exchange *x, void *app)
                     "--chat-template",
                     api->model_name);
         generation_refuse(g, &problem);
+    } else if (!generation_begin(g)) {
+        return;
     } else if (g->params.turn.session.text[0]) {
         ask_session(g);
     } else {

@@ -14,8 +14,8 @@ void completions_post(struct exchange *x, void *app)
 
     if (!g)
         return;
-    if (params_completion(body, len, &context, &g->params, &problem))
-        generation_start(g, &reply_completion);
-    else
+    if (!params_completion(body, len, &context, &g->params, &problem))
         generation_refuse(g, &problem);
+    else if (generation_begin(g))
+        generation_start(g, &reply_completion);
 }

@@ -8,6 +8,7 @@
 #include "models/model.h"
 #include "models/text/text_buffer.h"
 #include "server/api/api.h"
+#include "server/api/repeats.h"
 #include "server/api/stream.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
@@ -56,6 +57,14 @@ void generation_refuse(struct generation *g, const struct problem *problem)
     generation_destroy(g);
 }
 
+bool generation_begin(struct generation *g)
+{
+    if (repeats_begin(&g->base, g->params.turn.session.text[0] != '\0'))
+        return true;
+    generation_destroy(g);
+    return false;
+}
+
 static bool in_flight(const struct generation *g)
 {
     return g->base.working || g->asking || g->answered < g->sent;
@@ -73,7 +82,7 @@ static void cancel(struct pending *p)
 {
     struct generation *g = (struct generation *)p;
 
-    g->late = !p->gone;
+    g->late = pending_heard(p);
     cancel_turns(g);
     if (p->gone && !in_flight(g) && (g->ended || g->sent == 0))
         generation_destroy(g);
@@ -183,7 +192,7 @@ static void send_turns(struct pending *p)
         generation_refuse(g, &problem);
         return;
     }
-    if (p->gone || g->late) {
+    if (!pending_heard(p) || g->late) {
         problem_set(&problem, PROBLEM_SHUTTING_DOWN, NULL, "the request ran out of time");
         generation_refuse(g, &problem);
         return;
@@ -269,7 +278,7 @@ static void complete(struct generation *g)
     struct json_out out;
     struct text_buffer body = { 0 };
 
-    if (g->base.gone) {
+    if (g->base.gone && !g->base.repeat) {
         generation_destroy(g);
         return;
     }
@@ -318,7 +327,7 @@ void generation_take(struct pending *p, struct event *e)
         take_answer(g, e->command);
         return;
     }
-    if (p->gone || g->lost)
+    if ((p->gone || g->lost) && !p->repeat)
         return;
     while (g->command[i] != e->command)
         i++;

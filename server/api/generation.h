@@ -34,7 +34,9 @@ struct generation {
 /* Joins the exchange; NULL: refused for want of memory. */
 struct generation *generation_create(struct api *api, struct exchange *x);
 
-/* The params are read: checks that nothing is missing, tokenizes, runs the turns, answers
+/* The params are read. false: the request is a repeat, and g is gone. */
+bool generation_begin(struct generation *g);
+/* Checks that nothing is missing, tokenizes, runs the turns, answers
  * and frees itself. */
 void generation_start(struct generation *g, const struct reply_shape *shape);
 

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "server/api/api.h"
+#include "server/api/repeats.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
 
@@ -12,7 +13,7 @@ static void client_gone(struct exchange *x, void *owner)
 
     (void)x;
     p->gone = true;
-    if (p->cancel)
+    if (p->cancel && !repeats_awaited(p))
         p->cancel(p);
 }
 
@@ -39,12 +40,18 @@ void pending_init(struct pending *p, struct api *api, struct exchange *x)
 
 void pending_finish(struct pending *p)
 {
+    repeats_drop(p);
     *p->link = p->next;
     if (p->next)
         p->next->link = p->link;
     if (p->exchange)
         exchange_abandon(p->exchange);
     p->exchange = NULL;
+}
+
+bool pending_heard(const struct pending *p)
+{
+    return !p->gone || repeats_awaited(p);
 }
 
 static void run_work(uv_work_t *request)
@@ -95,8 +102,11 @@ void pending_refuse(struct pending *p, const struct problem *problem)
 
 void pending_reply(struct pending *p, const char *type, struct text_buffer *body)
 {
-    struct exchange *x = take_exchange(p);
+    struct exchange *x;
 
+    repeats_add(p, body->bytes, body->len);
+    repeats_keep(p, type);
+    x = take_exchange(p);
     if (x)
         exchange_reply_take(x, 200, type, body->bytes, body->len);
     else
@@ -154,9 +164,12 @@ void api_ask(struct api *api, struct exchange *x, struct command *c,
     a->base.take = ask_take;
     a->answer = answer;
     pending_init(&a->base, api, x);
-    if (pending_send(&a->base, c, &problem))
+    if (!repeats_begin(&a->base, true))
+        command_free(c);
+    else if (pending_send(&a->base, c, &problem))
         return;
-    pending_refuse(&a->base, &problem);
+    else
+        pending_refuse(&a->base, &problem);
     pending_finish(&a->base);
     free(a);
 }

@@ -18,6 +18,7 @@ struct exchange;
 struct pending {
     struct api *api;           /* borrowed */
     struct exchange *exchange; /* NULL once answered */
+    struct repeat *repeat;     /* repeats.c: its answer is kept for those who ask again */
     bool gone;                 /* the client left: the exchange may only be abandoned */
     bool working;              /* in the pool */
     bool dirty;                /* a stream with bytes to flush */
@@ -42,6 +43,9 @@ void pending_finish(struct pending *p);
 /* Runs work(p) in the pool, then after(p) on the loop. */
 void pending_work(struct pending *p, void (*work)(struct pending *p),
                   void (*after)(struct pending *p));
+
+/* Whether anybody wants the answer: the client is there, or a repeat of the request waits. */
+bool pending_heard(const struct pending *p);
 
 /* Answers, and lets go of the exchange; nothing happens when the client has left. */
 void pending_refuse(struct pending *p, const struct problem *problem);

@@ -100,8 +100,8 @@ void session_append(struct exchange *x, void *app)
         return;
     }
     context.session_header = id.text;
-    if (params_append(body, len, &context, &g->params, &problem))
-        generation_start(g, &reply_append);
-    else
+    if (!params_append(body, len, &context, &g->params, &problem))
         generation_refuse(g, &problem);
+    else if (generation_begin(g))
+        generation_start(g, &reply_append);
 }

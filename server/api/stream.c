@@ -6,6 +6,7 @@
 #include "config/limits.h"
 #include "models/text/text_buffer.h"
 #include "server/api/generation.h"
+#include "server/api/repeats.h"
 #include "server/http/http.h"
 
 enum { HELD_BYTES = 4 * LIMIT_WRITE_QUEUE_BYTES };
@@ -14,6 +15,9 @@ static void emit(struct generation *g, const char *data, size_t len)
 {
     struct exchange *x = g->base.exchange;
 
+    repeats_add(&g->base, "data: ", 6);
+    repeats_add(&g->base, data, len);
+    repeats_add(&g->base, "\n\n", 2);
     if (g->base.gone || g->lost)
         return;
     if (!g->streaming) {
@@ -44,6 +48,7 @@ static void emit_chunk(struct generation *g, const struct reply_piece *piece)
         emit(g, g->chunk.bytes, g->chunk.len);
         return;
     }
+    repeats_spoil(&g->base);
     g->lost = true; /* a gap must not look like an answer */
     g->base.cancel(&g->base);
 }
@@ -150,6 +155,11 @@ void stream_complete(struct generation *g)
                 emit(g, g->chunk.bytes, g->chunk.len);
         }
         emit(g, "[DONE]", 6);
+        repeats_keep(&g->base, "text/event-stream");
+    }
+    if (g->base.gone) {
+        generation_destroy(g);
+        return;
     }
     g->ended = true;
     if (g->held.len == 0 || g->lost)

@@ -9,6 +9,7 @@
 #include "server/api/api.h"
 #include "server/api/objects.h"
 #include "server/api/pending.h"
+#include "server/api/repeats.h"
 #include "server/api/verbs.h"
 #include "server/http/http.h"
 #include "server/state/format.h"
@@ -143,7 +144,7 @@ static void decoded(struct pending *p)
 {
     struct transfer *t = (struct transfer *)p;
 
-    if (!p->gone && t->command->checkpoint) {
+    if (pending_heard(p) && t->command->checkpoint) {
         submit(t, take_imported);
         return;
     }
@@ -158,6 +159,10 @@ static void upload(struct exchange *x, struct api *api, struct command *c)
 
     if (!t)
         return;
+    if (!repeats_begin(&t->base, true)) {
+        finish(t);
+        return;
+    }
     t->body = exchange_body(x, &t->len);
     pending_work(&t->base, decode, decoded);
 }

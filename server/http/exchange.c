@@ -194,6 +194,11 @@ void *exchange_owner(const struct exchange *x)
     return x->owner;
 }
 
+void exchange_again(struct exchange *x)
+{
+    x->route->handle(x, x->server->options.app);
+}
+
 void exchange_abandon(struct exchange *x)
 {
     struct connection *c = x->c;

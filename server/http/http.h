@@ -118,6 +118,8 @@ size_t exchange_backlog(const struct exchange *x);
 void exchange_watch(struct exchange *x, void *owner, void (*gone)(struct exchange *x, void *owner),
                     void (*drained)(struct exchange *x, void *owner));
 void *exchange_owner(const struct exchange *x);
+/* Calls the route's handler again, for a request that a handler put aside. */
+void exchange_again(struct exchange *x);
 void exchange_abandon(struct exchange *x);
 
 #endif

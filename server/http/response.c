@@ -188,7 +188,7 @@ void exchange_refuse(struct exchange *x, const struct problem *p)
         exchange_set_header(x, "WWW-Authenticate", "Bearer");
     if (status == 405)
         exchange_set_header(x, "Allow", x->allow);
-    if ((status == 429 || status == 503) && row->retry)
+    if ((status == 409 || status == 429 || status == 503) && row->retry)
         exchange_set_header(x, "Retry-After", "1");
     if (retried && !row->retry)
         exchange_set_header(x, "x-should-retry", "false");

@@ -12,7 +12,9 @@ import { makeTinyModel, serve } from './server.mjs';
 const here = dirname(fileURLToPath(import.meta.url));
 const source = resolve(here, '../..');
 const program = resolve(process.argv[2] ?? join(source, 'build/server/eddy'));
-const clients = ['openai', 'openai_sessions', 'openai_errors', 'ai_sdk', 'langchain'];
+const clients = [
+  'openai', 'openai_sessions', 'openai_errors', 'openai_retries', 'ai_sdk', 'langchain',
+];
 const CHECK_MS = 60_000;
 
 let passed = 0;

@@ -275,13 +275,13 @@ bool response_header(const struct response *r, const char *name, char value[256]
 }
 
 /* One request on a connection of its own. */
-static struct response once(int port, const char *method, const char *path, const void *body,
-                            size_t len)
+static struct response once(int port, const char *headers, const char *method, const char *path,
+                            const void *body, size_t len)
 {
     struct client c = client_dial(port);
     struct response r = { 0 };
 
-    client_ask(&c, method, path, NULL, body, len); /* it may be refused before it is taken */
+    client_ask(&c, method, path, headers, body, len); /* it may be refused before it is taken */
     if (!client_read(&c, &r))
         fail_msg("%s %s: no answer", method, path);
     client_close(&c);
@@ -296,7 +296,7 @@ call_list(int port, const char *method, const char *path, const char *format, va
 
     if (format)
         assert_true(vasprintf(&body, format, args) >= 0);
-    r = once(port, method, path, body, body ? strlen(body) : 0);
+    r = once(port, NULL, method, path, body, body ? strlen(body) : 0);
     free(body);
     return r;
 }
@@ -310,6 +310,12 @@ struct response call(int port, const char *method, const char *path, const char 
     r = call_list(port, method, path, format, args);
     va_end(args);
     return r;
+}
+
+struct response call_with(int port, const char *headers, const char *method, const char *path,
+                          const char *body)
+{
+    return once(port, headers, method, path, body, body ? strlen(body) : 0);
 }
 
 cJSON *ask(int port, const char *method, const char *path, const char *format, ...)
@@ -358,7 +364,7 @@ void refused(int port, int status, const char *code, const char *method, const c
 void refused_bytes(int port, int status, const char *code, const char *method, const char *path,
                    const void *body, size_t len, const char *where)
 {
-    struct response r = once(port, method, path, body, len);
+    struct response r = once(port, NULL, method, path, body, len);
 
     assert_refusal(&r, status, code, where);
     response_finish(&r);

@@ -50,7 +50,10 @@ bool response_header(const struct response *r, const char *name, char value[256]
 /* One request on a connection of its own; the format makes its JSON body, NULL: none. */
 struct response call(int port, const char *method, const char *path, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
-/* The same, which must be answered 200; the answer's JSON, for cJSON_Delete(). */
+/* The same with headers, lines ended by \r\n, and with the body as it is; NULL: none. */
+struct response call_with(int port, const char *headers, const char *method, const char *path,
+                          const char *body);
+/* call(), which must be answered 200; the answer's JSON, for cJSON_Delete(). */
 cJSON *ask(int port, const char *method, const char *path, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 /* The same, which must be refused with this status and code, in the shape of an error. */

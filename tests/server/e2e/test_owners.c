@@ -22,17 +22,10 @@
 static struct live server;
 static char key_file[64];
 
-/* One request on a connection of its own, with these headers. */
 static struct response send_as(const char *headers, const char *method, const char *path,
                                const char *body)
 {
-    struct client c = client_dial(server.port);
-    struct response r;
-
-    assert_true(client_ask(&c, method, path, headers, body, body ? strlen(body) : 0));
-    assert_true(client_read(&c, &r));
-    client_close(&c);
-    return r;
+    return call_with(server.port, headers, method, path, body);
 }
 
 /* The same, answered 200; the JSON for cJSON_Delete(). */
