@@ -58,8 +58,9 @@ struct options {
     int session_ttl;    /* seconds; 0: for ever */
 
     /* backend */
-    int threads; /* 0: one per core */
-    char *isa;   /* auto, plain, avx2, avx512 */
+    char *device; /* auto, cpu, cuda, cuda:N; load.c reads it */
+    int threads;  /* 0: one per core */
+    char *isa;    /* auto, plain, avx2, avx512 */
 
     /* run */
     char *prompt;

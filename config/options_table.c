@@ -33,8 +33,10 @@ const struct option option_table[] = {
       .help = "model folder or file, also given without --model; without one, the embedded "
               "demonstration model" },
 
+    { OPTION(device), .def = "auto", .commands = COMPUTE, .value = "NAME",
+      .help = "cpu, cuda, cuda:N for the machine's GPU N, or auto: the first GPU if there is one" },
     { OPTION(threads), .def = "0", .max = 1024, .commands = COMPUTE, .value = "N",
-      .help = "compute threads; 0: one per core" },
+      .help = "compute threads of the CPU; 0: one per core" },
     { OPTION(isa), .def = "auto", .choices = "auto|plain|avx2|avx512", .commands = COMPUTE,
       .value = "SET", .help = "CPU instructions to use" },
 

@@ -23,8 +23,9 @@ static void *load(const char *folder, const char *file, struct error *why)
     if (len < 0 || (size_t)len >= sizeof(path) || (strchr(path, '/') && access(path, R_OK) < 0))
         return NULL;
     module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!module && why->code == ERR_NONE)
-        error_set(why, ERR_INPUT, "cuda: the module could not be loaded: %s", dlerror());
+    if (!module && why->code != ERR_IO)
+        error_set(why, *folder ? ERR_IO : ERR_INPUT, "cuda: the module could not be loaded: %s",
+                  dlerror());
     return module;
 }
 
@@ -35,7 +36,6 @@ static void *find_module(struct error *why)
     char self[PATH_MAX] = "";
     void *module = NULL;
 
-    why->code = ERR_NONE;
     if (readlink("/proc/self/exe", self, sizeof(self) - 1) > 0)
         *strrchr(self, '/') = '\0';
     for (size_t i = 0; *self && i < sizeof(beside) / sizeof(beside[0]) && !module; i++)
@@ -47,14 +47,20 @@ static void *find_module(struct error *why)
 
 struct backend *backend_open_cuda(const struct backend_options *options, struct error *err)
 {
-    void *handle = find_module(err);
     const struct backend_module *module;
+    void *handle;
 
+    err->code = ERR_NONE;
+    if (!dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL)) { /* the driver's: quick to look for */
+        error_set(err, ERR_INPUT, "cuda: this machine has no NVIDIA driver: %s", dlerror());
+        return NULL;
+    }
+    handle = find_module(err);
     if (!handle)
         return NULL;
     module = dlsym(handle, BACKEND_MODULE_SYMBOL);
     if (!module || module->interface != BACKEND_MODULE_INTERFACE) {
-        error_set(err, ERR_INPUT, "cuda: " MODULE " is of another version of eddy");
+        error_set(err, ERR_IO, "cuda: " MODULE " is of another version of eddy");
         return NULL;
     }
     return module->open(options, err);

@@ -71,8 +71,9 @@ struct backend {
 };
 
 struct backend *backend_open_cpu(const struct backend_options *options, struct error *err);
-/* ERR_INPUT when the machine has no such device or the program no module for it; ERR_DEVICE
- * when there is one that does not work, because of its driver, say; ERR_NOMEM. */
+/* ERR_INPUT when the machine has no such device or driver, or the program no module for it;
+ * ERR_IO when there is a module that cannot be loaded; ERR_DEVICE when there is a device that
+ * does not work, because of its driver's age, say; ERR_NOMEM. */
 struct backend *backend_open_cuda(const struct backend_options *options, struct error *err);
 void backend_close(struct backend *be); /* takes NULL */
 

@@ -353,44 +353,43 @@ void model_step(struct model *m, void *records, const struct batch *in)
     step(m, records, in);
 }
 
-/* Steps of n sequences without a state: once as they are, once recorded, once replayed. */
-static bool record(struct model *m, void *records, const struct batch *in, struct error *err)
+/* One step of every size up to most, of sequences without a state; *replayed: the backend had
+ * recorded them all. */
+static bool step_every_size(struct model *m, void *records, struct batch in, int most,
+                            bool *replayed, struct error *err)
 {
-    step(m, records, in);
-    step(m, records, in);
-    if (!m->be->sync(m->be, err))
-        return false;
-    if (step(m, records, in))
-        return error_set(err, ERR_DEVICE, "%s: a step of %d sequences could not be recorded",
-                         m->be->detail, in->S);
+    const int *size = m->be->sizes;
+
+    *replayed = true;
+    do {
+        in.S = in.T = in.L = *size < most ? *size : most;
+        if (step(m, records, &in))
+            *replayed = false;
+    } while (in.T < most && *++size);
     return m->be->sync(m->be, err);
 }
 
+/* A size is enqueued as it is, then recorded, then replayed; what one needs for the first time
+ * can make the backend forget the others, so all are tried until none is missing. */
 bool model_prepare(struct model *m, void *records, int most, struct error *err)
 {
+    enum { TRIES = 8 };
     int *place = calloc(2 * (size_t)most + 1, sizeof(*place)), *slot = place + most + 1;
     int32_t *token = calloc((size_t)most, sizeof(*token));
     bool ok = (place && token) || error_set(err, ERR_NOMEM, "out of memory for %d rows", most);
+    bool replayed = m->be->sizes == NULL;
 
     for (int i = 0; ok && i <= most; i++)
         place[i] = i;
     for (int i = 0; ok && i < most; i++)
         slot[i] = SLOT_NONE;
-    for (const int *size = m->be->sizes; ok && size && *size; size++) {
-        const int n = *size < most ? *size : most;
-
-        ok = record(m, records,
-                    &(struct batch){ .S = n,
-                                     .T = n,
-                                     .L = n,
-                                     .token = token,
-                                     .begin = place,
-                                     .slot = slot,
-                                     .logit_row = place },
-                    err);
-        if (n == most)
-            break;
-    }
+    for (int i = 0; ok && i < TRIES && !replayed; i++)
+        ok = step_every_size(
+            m, records,
+            (struct batch){ .token = token, .begin = place, .slot = slot, .logit_row = place },
+            most, &replayed, err);
+    if (ok && !replayed)
+        ok = error_set(err, ERR_DEVICE, "%s: decode steps cannot be recorded", m->be->detail);
     free(place);
     free(token);
     return ok;

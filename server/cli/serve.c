@@ -36,6 +36,28 @@ static void scaled(char *text, size_t size, double n)
     snprintf(text, size, n < 9.95 && i > 0 ? "%.1f %s" : "%.0f %s", n, unit[i]);
 }
 
+/* Where the device's memory goes. */
+static void announce_memory(const struct options *o, const struct loaded *l)
+{
+    const struct model_info *m = model_info(l->model);
+    const size_t left = l->backend->room(l->backend);
+    char weights[32], slot[32], slots[32], work[32], room[32];
+
+    scaled(weights, sizeof(weights), (double)m->weight_bytes);
+    scaled(slot, sizeof(slot), (double)m->layout.bytes);
+    scaled(slots, sizeof(slots), (double)m->layout.bytes * o->slots);
+    scaled(work, sizeof(work), (double)m->scratch_bytes);
+    scaled(room, sizeof(room), (double)left);
+    if (o->log_json)
+        log_line(LOG_INFO, "memory", "device", l->backend->detail, "weights", weights, "slots",
+                 slots, "workspace", work, "free", left ? room : "unknown", NULL);
+    else
+        printf("memory: %sB of weights, %d slots of %sB are %sB, %sB of workspace%s%s%s\n", weights,
+               o->slots, slot, slots, work, left ? ", " : "", left ? room : "",
+               left ? "B left" : "");
+    fflush(stdout);
+}
+
 static void announce(const struct options *o, const struct loaded *l, int port)
 {
     const struct model_info *m = model_info(l->model);
@@ -90,6 +112,7 @@ static int serve(const struct options *o, struct loaded *l)
     if (!server)
         return fail(&err);
     announce(o, l, server_port(server));
+    announce_memory(o, l);
     server_run(server);
     server_close(server);
     log_line(LOG_INFO, "stopped", NULL);

@@ -148,7 +148,7 @@ static bool start(struct engine *e, struct error *err)
                                            .spare_bytes = o->spare_bytes };
 
     e->tiers = tiers_create(e->backend, &options, err);
-    if (!e->tiers)
+    if (!e->tiers || !model_prepare(e->model, tiers_records(e->tiers), o->max_batch, err))
         return false;
     if (!mailbox_init(&e->mailbox, o->max_queue + o->max_batch) ||
         !scheduler_init(e, engine_max_logits(o)))

@@ -7,6 +7,9 @@
 #include "config/error.h"
 #include "kernels/backend.h"
 
+/* Of a device whose room is known, for what grows with use: scratch of products and draws. */
+enum { RESERVE_BYTES = 512 << 20 };
+
 struct slots {
     struct backend *backend; /* borrowed */
     unsigned char *records;
@@ -15,6 +18,25 @@ struct slots {
     int count, available;
     uint64_t zeroed;
 };
+
+/* What operations may still want to allocate when the slots are there. */
+static size_t room_for_slots(struct backend *backend)
+{
+    size_t room = backend->room(backend);
+
+    return room > RESERVE_BYTES ? room - RESERVE_BYTES : 0;
+}
+
+static void refuse(struct backend *backend, size_t record_bytes, int count, struct error *err)
+{
+    if (backend->room(backend))
+        error_set(err, ERR_NOMEM,
+                  "%d state slots of %zu bytes do not fit into the memory of %s: %zu do", count,
+                  record_bytes, backend->detail, room_for_slots(backend) / record_bytes);
+    else
+        error_set(err, ERR_NOMEM, "%d state slots of %zu bytes do not fit into %s memory", count,
+                  record_bytes, backend->name);
+}
 
 struct slots *slots_create(struct backend *backend, size_t record_bytes, int count,
                            struct error *err)
@@ -27,6 +49,8 @@ struct slots *slots_create(struct backend *backend, size_t record_bytes, int cou
     s->bytes = record_bytes;
     s->count = count;
     s->free_slot = calloc((size_t)count, sizeof(*s->free_slot));
+    if (backend->room(backend) && room_for_slots(backend) / record_bytes < (size_t)count)
+        goto no_memory;
     s->records = backend->alloc(backend, record_bytes * (size_t)count);
     if (!s->free_slot || !s->records)
         goto no_memory;
@@ -35,8 +59,7 @@ struct slots *slots_create(struct backend *backend, size_t record_bytes, int cou
     return s;
 
 no_memory:
-    error_set(err, ERR_NOMEM, "%d state slots of %zu bytes do not fit into %s memory", count,
-              record_bytes, backend->name);
+    refuse(backend, record_bytes, count, err);
     slots_destroy(s);
     return NULL;
 }

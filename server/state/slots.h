@@ -13,7 +13,8 @@ struct backend;
 struct error;
 struct slots;
 
-/* The backend is borrowed. NULL and ERR_NOMEM, with the number of bytes it asked for. */
+/* The backend is borrowed. NULL and ERR_NOMEM, with the number of bytes it asked for and, where
+ * the backend knows its room, how many slots fit. */
 struct slots *slots_create(struct backend *backend, size_t record_bytes, int count,
                            struct error *err);
 void slots_destroy(struct slots *s); /* takes NULL */

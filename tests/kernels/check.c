@@ -9,7 +9,7 @@
 
 #include "config/error.h"
 
-enum { HELD_MAX = 4096, LOANS_MAX = 128 };
+enum { HELD_MAX = 1 << 14, LOANS_MAX = 128 };
 
 static uint64_t random_state;
 static void *held[HELD_MAX];
