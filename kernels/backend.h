@@ -22,6 +22,13 @@ struct backend_options {
     int device;      /* CUDA: which of the machine's, from 0 */
 };
 
+enum ceiling {
+    CEILING_READ, /* bytes a second that are only read from memory, beyond any cache */
+    CEILING_COPY, /* bytes a second read and written, both counted; 0 on a CPU */
+    CEILING_FMA,  /* float32 operations a second; a multiply-add is two */
+    CEILING_BF16, /* bf16 operations a second; 0: no such instruction */
+};
+
 /* What a step is recorded under: equal keys, and batches of equal sizes, enqueue the same
  * operations on the same memory. A key with a NULL model is never recorded. */
 struct step_key {
@@ -64,6 +71,10 @@ struct backend {
     const struct batch *(*begin)(struct backend *be, const struct step_key *key,
                                  const struct batch *in);
     void (*end)(struct backend *be);
+
+    /* What the machine could do, measured, to compare operations with: the best of some runs,
+     * which take tenths of a second while nothing else runs. 0: no room to measure. */
+    double (*ceiling)(struct backend *be, enum ceiling which);
 
     /* Everything enqueued has happened. false and ERR_DEVICE if any of it failed. */
     bool (*sync)(struct backend *be, struct error *err);

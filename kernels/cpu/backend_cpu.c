@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 
 #include "config/error.h"
+#include "kernels/cpu/ceiling.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/pool.h"
 
@@ -128,6 +129,21 @@ static void cpu_end(struct backend *be)
     (void)be;
 }
 
+static double cpu_ceiling(struct backend *be, enum ceiling which)
+{
+    switch (which) {
+    case CEILING_READ:
+        return ceiling_read_bandwidth(be);
+    case CEILING_FMA:
+        return ceiling_fma_rate(be);
+    case CEILING_BF16:
+        return ceiling_bf16_rate(be);
+    case CEILING_COPY:
+        break;
+    }
+    return 0;
+}
+
 static bool cpu_sync(struct backend *be, struct error *err)
 {
     if (pool_take_fault(be->stream))
@@ -218,6 +234,7 @@ struct backend *backend_open_cpu(const struct backend_options *options, struct e
         .pack_matrix = cpu_pack_matrix,
         .begin = cpu_begin,
         .end = cpu_end,
+        .ceiling = cpu_ceiling,
         .sync = cpu_sync,
         .destroy = cpu_destroy,
     };

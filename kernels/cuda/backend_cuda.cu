@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cuda/ceiling.cuh"
 #include "kernels/cuda/sampling.cuh"
 #include "kernels/cuda/steps.cuh"
 
@@ -151,6 +152,11 @@ static void cuda_end(struct backend *be)
     steps_end(here(be)->steps);
 }
 
+static double cuda_ceiling(struct backend *be, enum ceiling which)
+{
+    return ceiling_cuda(&here(be)->stream, which);
+}
+
 static bool cuda_sync(struct backend *be, struct error *err)
 {
     struct stream *q = &here(be)->stream;
@@ -287,6 +293,7 @@ static struct backend *open_cuda(const struct backend_options *options, struct e
     c->base.pack_matrix = pack_matrix_cuda;
     c->base.begin = cuda_begin;
     c->base.end = cuda_end;
+    c->base.ceiling = cuda_ceiling;
     c->base.sync = cuda_sync;
     c->base.destroy = cuda_destroy;
     c->stream.device = options->device;

@@ -11,13 +11,12 @@
 #include "config/error.h"
 #include "config/options.h"
 #include "kernels/backend.h"
-#include "kernels/cpu/ceiling.h"
 #include "models/text/tokenizer.h"
 #include "server/cli/cli.h"
 #include "server/state/checkpoint.h"
 #include "weights/weights.h"
 
-enum { SESSIONS = 64, SLOT_BYTES_GIB = 2 };
+enum { SLOT_BYTES_GIB = 2 };
 
 void samples_add(struct samples *s, double value)
 {
@@ -61,6 +60,13 @@ double bench_clock(void)
 
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+double bench_ceiling(const struct bench *b, enum ceiling which)
+{
+    struct backend *be = b->local.parts.backend;
+
+    return be->ceiling(be, which);
 }
 
 size_t bench_resident(void)
@@ -132,7 +138,7 @@ static bool collect(struct bench *b, int sent)
 
 double bench_turns(struct bench *b, const struct turns *t)
 {
-    struct command *c[SESSIONS] = { 0 };
+    struct command *c[BENCH_SESSIONS_MAX] = { 0 };
     double began;
     int made = 0, sent = 0;
 
@@ -224,9 +230,10 @@ static bool read_cost(struct bench *b, const char *path, struct error *err)
 bool bench_open(struct bench *b, const struct options *o, struct error *err)
 {
     struct model_info info;
-    struct engine_options limits = { .max_batch = SESSIONS,
-                                     .row_budget = o->row_budget,
-                                     .max_queue = SESSIONS,
+    const int sessions = b->sessions ? b->sessions : 64;
+    struct engine_options limits = { .max_batch = sessions,
+                                     .row_budget = b->rows ? b->rows : o->row_budget,
+                                     .max_queue = sessions,
                                      .max_sessions = 1 << 20,
                                      .host_bytes = o->host_memory };
 
@@ -236,7 +243,9 @@ bool bench_open(struct bench *b, const struct options *o, struct error *err)
         return false;
     /* Two slots a session, one to work in; not for states that would not fit. */
     size_t slots = ((size_t)SLOT_BYTES_GIB << 30) / info.layout.bytes;
-    limits.slots = slots > 2 * SESSIONS + 2 ? 2 * SESSIONS + 2 : slots < 4 ? 4 : (int)slots;
+    const size_t most = 2 * (size_t)sessions + 2;
+
+    limits.slots = (int)(slots > most ? most : slots < 4 ? 4 : slots);
     if (limits.row_budget <= limits.max_batch)
         limits.row_budget = limits.max_batch + 1;
     if (!local_open(&b->local, o, &limits, err) || !read_cost(b, model_path(o), err)) {
@@ -244,9 +253,10 @@ bool bench_open(struct bench *b, const struct options *o, struct error *err)
         return false;
     }
     if (b->read_bandwidth == 0) {
-        b->read_bandwidth = ceiling_read_bandwidth(b->local.parts.backend);
-        b->fma_rate = ceiling_fma_rate(b->local.parts.backend);
-        b->bf16_rate = ceiling_bf16_rate(b->local.parts.backend);
+        b->read_bandwidth = bench_ceiling(b, CEILING_READ);
+        b->copy_bandwidth = bench_ceiling(b, CEILING_COPY);
+        b->fma_rate = bench_ceiling(b, CEILING_FMA);
+        b->bf16_rate = bench_ceiling(b, CEILING_BF16);
     }
     return true;
 }
@@ -264,9 +274,11 @@ void bench_print_machine(const struct bench *b)
            REPETITIONS);
     printf("| ceiling | measured |\n|---|---|\n");
     printf("| memory read | %.1f GB/s |\n", b->read_bandwidth / 1e9);
+    if (b->copy_bandwidth > 0)
+        printf("| memory copy, read and written | %.1f GB/s |\n", b->copy_bandwidth / 1e9);
     printf("| float32 multiply-add | %.0f Gflop/s |\n", b->fma_rate / 1e9);
     if (b->bf16_rate > 0)
-        printf("| bf16 dot product | %.0f Gflop/s |\n", b->bf16_rate / 1e9);
+        printf("| bf16 product | %.0f Gflop/s |\n", b->bf16_rate / 1e9);
 }
 
 static bool run_suites(struct bench *b, const char *suite)
@@ -282,10 +294,23 @@ static bool run_suites(struct bench *b, const char *suite)
     if (all || strcmp(suite, "prefill") == 0)
         ok = bench_prefill(b, prefill, sizeof(prefill) / sizeof(prefill[0])) && ok;
     if (all || strcmp(suite, "resume") == 0)
-        ok = bench_resume(b) && ok;
+        ok = bench_resume(b, (const size_t[]){ 1 << 10, 1 << 14, 1 << 18 }) && ok;
     if (all || strcmp(suite, "memory") == 0)
         ok = bench_memory(b) && ok;
     return ok;
+}
+
+/* Whether the options lead to a GPU. A named one that does not work fails when it is used. */
+static bool is_gpu(const struct options *o)
+{
+    struct loaded probe = { 0 };
+    struct error err;
+    bool gpu = strncmp(o->device, "cuda", 4) == 0;
+
+    if (strcmp(o->device, "auto") == 0 && loaded_device(&probe, o, &err))
+        gpu = strcmp(probe.backend->name, "cuda") == 0;
+    loaded_finish(&probe);
+    return gpu;
 }
 
 int cli_bench(const struct options *o)
@@ -295,7 +320,8 @@ int cli_bench(const struct options *o)
     bool ok;
 
     if (strcmp(o->suite, "published") == 0)
-        return bench_published(o) ? EXIT_SUCCESS : EXIT_FAILURE;
+        return (is_gpu(o) ? bench_published_gpu(o) : bench_published(o)) ? EXIT_SUCCESS
+                                                                         : EXIT_FAILURE;
     if (!bench_open(&b, o, &err)) {
         fprintf(stderr, "eddy: %s\n", err.message);
         return EXIT_USAGE;

@@ -10,11 +10,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/backend.h"
 #include "server/cli/local.h"
 
 struct error;
+struct random_model;
 
-enum { REPETITIONS = 5, SAMPLES_MAX = 32 };
+enum { REPETITIONS = 5, SAMPLES_MAX = 32, BENCH_SESSIONS_MAX = 512 };
 
 /* Measured values, least first once samples_median() looked at them. */
 struct samples {
@@ -38,13 +40,18 @@ struct cost {
 
 struct bench {
     const struct options *options;
+    int sessions, rows; /* most at once, and rows of a step; 0: 64, and the option's */
     struct local local;
     struct cost cost;
     double read_bandwidth;      /* bytes a second */
+    double copy_bandwidth;      /* the same, read and written; 0: not measured */
     double fma_rate, bf16_rate; /* operations a second; bf16_rate 0: no such instruction */
 };
 
 double bench_clock(void); /* monotonic seconds */
+
+/* Measured anew; nothing else may use the backend meanwhile. */
+double bench_ceiling(const struct bench *b, enum ceiling which);
 
 /* Bytes of this process in memory. */
 size_t bench_resident(void);
@@ -55,7 +62,7 @@ int32_t bench_token(const struct bench *b, size_t i);
 /* One turn each for n sessions at once, greedy and through end-of-text. */
 struct turns {
     const char *prefix; /* the sessions are "PREFIXi"; NULL: turns without a session */
-    int first, n;       /* i begins at first; n <= 64 */
+    int first, n;       /* i begins at first; n <= BENCH_SESSIONS_MAX */
     size_t prompt;      /* tokens of each */
     int tokens;         /* to generate */
 };
@@ -92,7 +99,8 @@ struct prefill_row {
 
 bool bench_prefill(struct bench *b, struct prefill_row *row, int rows);
 
-bool bench_resume(struct bench *b);
+/* At contexts of three lengths, ascending. */
+bool bench_resume(struct bench *b, const size_t length[3]);
 bool bench_memory(struct bench *b);
 
 /* Opens the model of o and reads its costs; the ceilings are measured if they are 0. */
@@ -100,7 +108,12 @@ bool bench_open(struct bench *b, const struct options *o, struct error *err);
 void bench_close(struct bench *b);
 void bench_print_machine(const struct bench *b);
 
-/* Two models of published sizes with random weights, against the goals. */
+/* Models of published sizes with random weights: two small ones against the goals for a CPU, or
+ * five against the floors of a GPU. */
 bool bench_published(const struct options *o);
+bool bench_published_gpu(const struct options *o);
+
+/* Writes the model into a temporary folder and opens it from there. */
+bool bench_open_random(struct bench *b, const struct options *o, const struct random_model *m);
 
 #endif

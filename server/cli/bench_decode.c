@@ -9,7 +9,6 @@
 
 #include "config/error.h"
 #include "kernels/backend.h"
-#include "kernels/cpu/ceiling.h"
 
 #define RUN_SECONDS 0.3 /* one run of one row */
 enum { STEPS_MIN = 8, STEPS_MAX = 256, BATCH_MAX = 64, ROWS_MAX = 8 };
@@ -109,7 +108,7 @@ static bool measure(struct bench *b, void *records, struct decode_row *row, int 
     for (int i = 0; i < rows; i++)
         steps[i] = steps_for(time_steps(b, records, row[i].sessions, 2));
     for (int k = 0; k < REPETITIONS; k++) {
-        bandwidth = ceiling_read_bandwidth(b->local.parts.backend);
+        bandwidth = bench_ceiling(b, CEILING_READ);
         if (!time_model(b, records, row, rows, steps, model) ||
             !time_engine(b, row, rows, steps, engine))
             return false;

@@ -4,7 +4,6 @@
 #include <stdio.h>
 
 #include "config/error.h"
-#include "kernels/cpu/ceiling.h"
 
 static double flops(const struct bench *b, const struct prefill_row *row)
 {
@@ -13,7 +12,7 @@ static double flops(const struct bench *b, const struct prefill_row *row)
 
 static bool time_rows(struct bench *b, struct prefill_row *row, int rows)
 {
-    const double rate = ceiling_fma_rate(b->local.parts.backend); /* no engine is running */
+    const double rate = bench_ceiling(b, CEILING_FMA); /* no engine is running */
     struct turns turns = { .n = 1, .prompt = 64, .tokens = 1 };
     struct error err;
 

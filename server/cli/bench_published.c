@@ -35,10 +35,8 @@ static bool measure(struct bench *b, const struct random_model *m, struct readin
     return true;
 }
 
-static bool write_and_measure(const struct options *o, const struct random_model *m,
-                              struct reading *r)
+bool bench_open_random(struct bench *b, const struct options *o, const struct random_model *m)
 {
-    struct bench b = { 0 }; /* ceilings of its own: a machine may be busier a minute later */
     char folder[] = "/tmp/eddy-bench-XXXXXX";
     struct options with = *o; /* borrows the strings */
     struct error err;
@@ -49,12 +47,22 @@ static bool write_and_measure(const struct options *o, const struct random_model
         return false;
     }
     with.model = folder;
-    ok = random_model_write(m, folder, &err) && bench_open(&b, &with, &err);
+    ok = random_model_write(m, folder, &err) && bench_open(b, &with, &err);
+    b->options = o;
     random_model_remove(folder); /* a loaded model needs its files no more */
-    if (!ok) {
+    if (!ok)
         fprintf(stderr, "eddy: %s\n", err.message);
+    return ok;
+}
+
+static bool write_and_measure(const struct options *o, const struct random_model *m,
+                              struct reading *r)
+{
+    struct bench b = { 0 }; /* ceilings of its own: a machine may be busier a minute later */
+    bool ok = bench_open_random(&b, o, m);
+
+    if (!ok)
         return false;
-    }
     ok = measure(&b, m, r);
     bench_close(&b);
     return ok;
@@ -62,7 +70,7 @@ static bool write_and_measure(const struct options *o, const struct random_model
 
 bool bench_published(const struct options *o)
 {
-    static const struct random_model *const models[] = { &random_mamba_130m, &random_rwkv7_01b };
+    static const struct random_model *const models[] = { &random_mamba_130m, &random_rwkv7_0_1b };
     enum { MODELS = sizeof(models) / sizeof(models[0]) };
     struct reading r[MODELS];
 

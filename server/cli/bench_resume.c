@@ -88,16 +88,15 @@ static void print(struct context *c)
            c->replay / samples_median(&c->resident));
 }
 
-static bool measure_contexts(struct bench *b)
+static bool measure_contexts(struct bench *b, const size_t length[3])
 {
-    static const size_t lengths[] = { 1 << 10, 1 << 14, 1 << 18 };
     size_t position = 0;
     double seconds = 0;
 
     printf("\n| resume: tokens of context | resident, ms | parked, ms | replay, ms | resident "
            "against replay |\n|---|---|---|---|---|\n");
-    for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
-        struct context c = { .tokens = lengths[i] };
+    for (int i = 0; i < 3; i++) {
+        struct context c = { .tokens = length[i] };
 
         if (seconds >= BUILD_SECONDS)
             break;
@@ -107,11 +106,11 @@ static bool measure_contexts(struct bench *b)
     }
     printf("\nMilliseconds from one new token to the next one's answer, medians of %d turns; "
            "replay is\nmeasured once, as the context is built%s.\n",
-           TURNS, position < lengths[2] ? ", which was stopped early to save time" : "");
+           TURNS, position < length[2] ? ", which was stopped early to save time" : "");
     return true;
 }
 
-bool bench_resume(struct bench *b)
+bool bench_resume(struct bench *b, const size_t length[3])
 {
     struct error err;
     bool ok;
@@ -121,7 +120,7 @@ bool bench_resume(struct bench *b)
         return false;
     }
     ok = bench_sessions(b, COMMAND_SESSION_CREATE, session, 1) &&
-         turn(b, NULL, PIECE / 8, 1) >= 0 && measure_contexts(b);
+         turn(b, NULL, PIECE / 8, 1) >= 0 && measure_contexts(b, length);
     local_stop(&b->local);
     fflush(stdout);
     return ok;

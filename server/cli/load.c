@@ -77,12 +77,16 @@ static struct backend *open_backend(const struct options *o, struct error *err)
     return backend_open_cpu(&with, err);
 }
 
+bool loaded_device(struct loaded *l, const struct options *o, struct error *err)
+{
+    *l = (struct loaded){ .backend = open_backend(o, err) };
+    return l->backend != NULL;
+}
+
 bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
                  struct error *err)
 {
-    *l = (struct loaded){ 0 };
-    l->backend = open_backend(o, err);
-    if (!l->backend)
+    if (!loaded_device(l, o, err))
         return false;
     l->model = model_open(model_path(o), l->backend, sizes, err);
     if (!l->model)

@@ -24,6 +24,8 @@ const char *model_path(const struct options *o);
 /* ERR_INPUT, ERR_FORMAT, ERR_IO, ERR_NOMEM; loaded_finish() in both cases. */
 bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
                  struct error *err);
+/* The backend alone, with the rest left empty. */
+bool loaded_device(struct loaded *l, const struct options *o, struct error *err);
 void loaded_finish(struct loaded *l);
 
 #endif

@@ -1,0 +1,305 @@
+/* bench_published_gpu.c - `--suite published` on a GPU: decode, prefill and resume of models of
+ * published sizes, beside the floor of the card at hand.
+ *
+ * The floor of a decode step is phased: weights read once at the bandwidth of a stream that is
+ * only read (or multiplied at the matrix units' rate, if that takes longer), then every state
+ * read and written at the bandwidth of a copy. A step's logits are drawn from, greedily, and the
+ * host waits for the tokens, as the engine does. */
+#include "server/cli/bench.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/error.h"
+#include "kernels/backend.h"
+#include "models/model.h"
+#include "server/cli/random_model.h"
+
+#define RUN_SECONDS 0.15
+enum { ROWS = 4096, STEPS_MIN = 8, STEPS_MAX = 400, PREFILL_RUNS = 3 };
+
+static const int batches[] = { 1, 8, 64, 256, 512 };
+static const int engine_batches[] = { 1, 64, 256 };
+static const size_t prompts[] = { 512, 4096, 32768 };
+
+/* A step of n sequences and what it draws. */
+struct step {
+    struct batch in;
+    int32_t token[ROWS];
+    int begin[BENCH_SESSIONS_MAX + 1], place[BENCH_SESSIONS_MAX];
+    struct sample_row row[BENCH_SESSIONS_MAX];
+    struct sample_result result[BENCH_SESSIONS_MAX];
+};
+
+static struct step *make_step(int n)
+{
+    struct step *s = calloc(1, sizeof(*s));
+
+    if (!s)
+        return NULL;
+    s->in = (struct batch){ .S = n,
+                            .T = n,
+                            .L = n,
+                            .token = s->token,
+                            .begin = s->begin,
+                            .slot = s->place,
+                            .logit_row = s->place };
+    for (int i = 0; i < n; i++) {
+        s->begin[i + 1] = i + 1;
+        s->place[i] = i;
+        s->row[i] = (struct sample_row){
+            .top_p = 1, .typical_p = 1, .repetition = 1, .forced = -1 /* greedy */
+        };
+    }
+    return s;
+}
+
+static bool wait(struct bench *b)
+{
+    struct backend *be = b->local.parts.backend;
+    struct error err;
+
+    if (be->sync(be, &err))
+        return true;
+    fprintf(stderr, "eddy: %s\n", err.message);
+    return false;
+}
+
+/* Seconds of one of `count` steps, each of which goes on with the tokens of the one before; or
+ * without draws, and waiting once at the end. -1: failed. */
+static double time_steps(struct bench *b, void *records, struct step *s, int count, bool draws)
+{
+    struct backend *be = b->local.parts.backend;
+    const int n = s->in.S, vocab = model_info(b->local.parts.model)->vocab;
+    const double began = bench_clock();
+
+    for (int k = 0; k < count; k++) {
+        model_step(b->local.parts.model, records, &s->in);
+        if (!draws)
+            continue;
+        be->ops->sample(be->stream, &(struct sample){ .logits = model_logits(b->local.parts.model),
+                                                      .ld = (size_t)vocab,
+                                                      .rows = n,
+                                                      .vocab = vocab,
+                                                      .row = s->row,
+                                                      .out = s->result });
+        if (!wait(b))
+            return -1;
+        for (int i = 0; i < n; i++) {
+            if (!s->result[i].finite) {
+                fprintf(stderr, "eddy: the logits of sequence %d are no numbers\n", i);
+                return -1;
+            }
+            s->token[i] = s->result[i].token;
+        }
+    }
+    return wait(b) ? (bench_clock() - began) / count : -1;
+}
+
+static double decode_floor(const struct bench *b, int n)
+{
+    const double read = b->cost.weight_bytes / b->read_bandwidth;
+    const double multiply = n * (b->cost.body_flops + b->cost.head_flops) / b->bf16_rate;
+
+    return (read > multiply ? read : multiply) + n * b->cost.state_bytes / b->copy_bandwidth;
+}
+
+static bool decode(struct bench *b, int n)
+{
+    struct backend *be = b->local.parts.backend;
+    void *records = be->alloc(be, model_info(b->local.parts.model)->layout.bytes * (size_t)n);
+    struct step *s = make_step(n);
+    struct samples drawn = { 0 }, alone = { 0 };
+    const double floor = decode_floor(b, n);
+    bool ok = records && s && time_steps(b, records, s, 4, true) > 0;
+
+    for (int i = 0; ok && i < REPETITIONS; i++) {
+        const double wanted = RUN_SECONDS / floor;
+        const int count = wanted < STEPS_MIN   ? STEPS_MIN
+                          : wanted > STEPS_MAX ? STEPS_MAX
+                                               : (int)wanted;
+        const double with = time_steps(b, records, s, count, true);
+        const double without = time_steps(b, records, s, count, false);
+
+        ok = with > 0 && without > 0;
+        samples_add(&drawn, with);
+        samples_add(&alone, without);
+    }
+    if (ok)
+        printf("| %d | %.0f (%.0f to %.0f) | %.0f | %.0f | %.0f %% | %.0f %% |\n", n,
+               n / samples_median(&drawn), n / samples_most(&drawn), n / samples_least(&drawn),
+               samples_median(&drawn) * 1e6, floor * 1e6, 100 * floor / samples_median(&drawn),
+               100 * floor / samples_median(&alone));
+    fflush(stdout);
+    free(s);
+    be->free(be, records);
+    return ok;
+}
+
+static bool fits(const struct bench *b, int slots)
+{
+    struct backend *be = b->local.parts.backend;
+    const size_t reserve = (size_t)1 << 30, room = be->room(be);
+
+    return room > reserve &&
+           (room - reserve) / model_info(b->local.parts.model)->layout.bytes >= (size_t)slots;
+}
+
+static bool decode_all(struct bench *b)
+{
+    printf("\n| decode: sessions | tokens/s | us a step | floor, us | of the floor | without draws "
+           "and waits |\n|---|---|---|---|---|---|\n");
+    for (size_t i = 0; i < sizeof(batches) / sizeof(batches[0]); i++) {
+        if (!fits(b, batches[i]))
+            printf("| %d | does not fit | | %.0f | | |\n", batches[i],
+                   decode_floor(b, batches[i]) * 1e6);
+        else if (!decode(b, batches[i]))
+            return false;
+    }
+    return true;
+}
+
+/* Seconds to take in a prompt in steps of ROWS tokens and draw the first token, or -1. */
+static double time_prompt(struct bench *b, void *records, struct step *s, size_t tokens)
+{
+    const double began = bench_clock();
+
+    for (size_t at = 0, n; at < tokens; at += n) {
+        n = tokens - at < ROWS ? tokens - at : ROWS;
+        for (size_t i = 0; i < n; i++)
+            s->token[i] = bench_token(b, at + i);
+        s->begin[1] = (int)n;
+        s->place[0] = 0;
+
+        const int last = (int)n - 1, slot = 0;
+        struct batch in = { .S = 1,
+                            .T = (int)n,
+                            .L = at + n == tokens,
+                            .token = s->token,
+                            .begin = s->begin,
+                            .slot = &slot,
+                            .logit_row = &last };
+
+        model_step(b->local.parts.model, records, &in);
+    }
+    return wait(b) ? bench_clock() - began : -1;
+}
+
+static bool prefill(struct bench *b, void *records, struct step *s, size_t tokens)
+{
+    const double flops = b->cost.body_flops * (double)tokens + b->cost.head_flops;
+    struct samples seconds = { 0 };
+
+    for (int i = 0; i < PREFILL_RUNS; i++) {
+        double one = time_prompt(b, records, s, tokens);
+
+        if (one < 0)
+            return false;
+        samples_add(&seconds, one);
+    }
+
+    const double median = samples_median(&seconds), n = (double)tokens;
+
+    printf("| %zu | %.0f (%.0f to %.0f) | %.1f | %.0f %% |\n", tokens, n / median,
+           n / samples_most(&seconds), n / samples_least(&seconds), median * 1e3,
+           100 * flops / median / b->bf16_rate);
+    fflush(stdout);
+    return true;
+}
+
+static bool prefill_all(struct bench *b)
+{
+    struct backend *be = b->local.parts.backend;
+    void *records = be->alloc(be, model_info(b->local.parts.model)->layout.bytes);
+    struct step *s = make_step(1);
+    bool ok = records && s;
+
+    printf("\n| prefill: tokens | tokens/s | ms | of the bf16 rate |\n|---|---|---|---|\n");
+    for (size_t i = 0; ok && i < sizeof(prompts) / sizeof(prompts[0]); i++)
+        ok = time_prompt(b, records, s, prompts[i]) > 0 && prefill(b, records, s, prompts[i]);
+    free(s);
+    be->free(be, records);
+    return ok;
+}
+
+/* Through the engine: sessions, draws, text, events. */
+static bool engine(struct bench *b, int n)
+{
+    struct turns turns = { .prefix = "gpu", .n = n, .prompt = 1, .tokens = 1 };
+    struct samples seconds = { 0 };
+    struct error err;
+    bool ok;
+
+    b->local.limits.slots = 2 * n + 2;
+    b->local.limits.max_batch = n;
+    if (!local_start(&b->local, &err)) {
+        fprintf(stderr, "eddy: %s\n", err.message);
+        return false;
+    }
+    ok = bench_sessions(b, COMMAND_SESSION_CREATE, turns.prefix, n) &&
+         bench_turns(b, &turns) >= 0 && bench_turns(b, &turns) >= 0;
+    turns.prompt = 0;
+    turns.tokens = (int)(2 * RUN_SECONDS / decode_floor(b, n));
+    turns.tokens = turns.tokens < STEPS_MIN ? STEPS_MIN : turns.tokens;
+    for (int i = 0; ok && i < PREFILL_RUNS; i++) {
+        double one = bench_turns(b, &turns) / turns.tokens;
+
+        ok = one > 0;
+        samples_add(&seconds, one);
+    }
+    local_stop(&b->local);
+    if (ok)
+        printf("| %d | %.0f (%.0f to %.0f) | %.0f %% |\n", n, n / samples_median(&seconds),
+               n / samples_most(&seconds), n / samples_least(&seconds),
+               100 * decode_floor(b, n) / samples_median(&seconds));
+    fflush(stdout);
+    return ok;
+}
+
+static bool engine_all(struct bench *b)
+{
+    printf("\n| engine: sessions | tokens/s | of the floor |\n|---|---|---|\n");
+    for (size_t i = 0; i < sizeof(engine_batches) / sizeof(engine_batches[0]); i++)
+        if (fits(b, 2 * engine_batches[i] + 2) && !engine(b, engine_batches[i]))
+            return false;
+    return true;
+}
+
+static bool measure(struct bench *b, const struct random_model *m, bool resume)
+{
+    static const size_t contexts[] = { 1 << 12, 1 << 15, 1 << 17 };
+    const struct model_info *info = model_info(b->local.parts.model);
+
+    printf("\n%s, random: %.1f million parameters, %.1f MB of %s weights, %.2f MB of state. ",
+           m->title, (double)info->parameters / 1e6, (double)info->weight_bytes / 1e6,
+           dtype_name(info->dtype), (double)info->layout.bytes / 1e6);
+    bench_print_machine(b);
+    if (!decode_all(b) || !prefill_all(b) || !engine_all(b))
+        return false;
+    b->local.limits.slots = 8;
+    b->local.limits.max_batch = 2;
+    return !resume || bench_resume(b, contexts);
+}
+
+bool bench_published_gpu(const struct options *o)
+{
+    static const struct {
+        const struct random_model *model;
+        bool resume;
+    } list[] = {
+        { &random_mamba_130m, false }, { &random_mamba_2_8b, true },  { &random_mamba2_2_7b, true },
+        { &random_rwkv7_1_5b, true },  { &random_rwkv7_7_2b, false },
+    };
+    struct bench b = { .sessions = BENCH_SESSIONS_MAX, .rows = ROWS };
+
+    for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++) {
+        bool ok =
+            bench_open_random(&b, o, list[i].model) && measure(&b, list[i].model, list[i].resume);
+
+        bench_close(&b);
+        if (!ok)
+            return false;
+    }
+    return fflush(stdout) == 0;
+}
