@@ -46,7 +46,7 @@ static __device__ __forceinline__ void unpack(float *to, float4 from)
 }
 
 template <bool ALIGNED>
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     scan_decode(const struct diagonal_scan p, const struct device_batch in)
 {
     enum { LANES = 4, OWN = N / LANES };
@@ -188,7 +188,7 @@ static __device__ __forceinline__ void finish_block(const struct diagonal_scan &
 }
 
 template <int LANES, bool ALIGNED>
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     scan_blocks(const struct diagonal_scan p, const struct device_batch in)
 {
     enum { OWN = N / LANES, CHANNELS = THREADS / LANES };
@@ -235,7 +235,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 /* Any N: a warp takes one channel of one sequence. */
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     scan_any(const struct diagonal_scan p, const struct device_batch in)
 {
     const int c = (int)(blockIdx.x * THREADS + threadIdx.x) / 32, lane = (int)threadIdx.x % 32;

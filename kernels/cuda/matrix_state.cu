@@ -104,7 +104,7 @@ static __device__ __forceinline__ void step(columns (&S)[ROWS], const token_colu
 
 /* Block (x, y, z) has rows of head y of sequence z; a thread's are GROUPS apart. */
 template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED, int ROWS>
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     decode(const struct matrix_state p, const struct device_batch in)
 {
     enum { LANES = shape<K>::LANES, GROUPS = shape<K>::GROUPS };
@@ -193,7 +193,7 @@ static __device__ __forceinline__ void fetch_stage(const struct matrix_state &p,
 
 /* As decode() with one row a thread, for sequences of at most `longest` rows. */
 template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED>
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     walk(const struct matrix_state p, const struct device_batch in, int longest)
 {
     typedef stage<K, DELTA, PER_HEAD> stage_type;
@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 /* Any K: a warp takes one row of one head. */
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     walk_any(const struct matrix_state p, const struct device_batch in)
 {
     const int i = (int)(blockIdx.x * THREADS + threadIdx.x) / 32, lane = (int)threadIdx.x % 32;
@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED>
-static void run(struct stream *q, const struct batch *in, const struct matrix_state *p)
+static void run(struct stream *q, const struct batch *in, const struct matrix_state *p, int longest)
 {
     enum { MANY = 4, GROUPS = shape<K>::GROUPS };
     const unsigned H = (unsigned)p->H, S = (unsigned)in->S;
@@ -305,7 +305,7 @@ static void run(struct stream *q, const struct batch *in, const struct matrix_st
                                          cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
                     "matrix_state");
         launch(q, "matrix_state", walk<K, DELTA, PER_HEAD, ALIGNED>, one, THREADS, bytes, *p, q->in,
-               in->T);
+               longest);
     } else if ((long)many.x * many.y * many.z >= 2L * q->sms) {
         launch(q, "matrix_state", decode<K, DELTA, PER_HEAD, ALIGNED, MANY>, many, THREADS, 0, *p,
                q->in);
@@ -316,39 +316,42 @@ static void run(struct stream *q, const struct batch *in, const struct matrix_st
 }
 
 template <int K, bool DELTA, bool PER_HEAD>
-static void run_shape(struct stream *q, const struct batch *in, const struct matrix_state *p)
+static void run_shape(struct stream *q, const struct batch *in, const struct matrix_state *p,
+                      int longest)
 {
     const uintptr_t off = (PER_HEAD ? 0 : off_grid(p->w, p->w_ld)) | off_grid(p->a, p->ab_ld) |
                           off_grid(p->b, p->ab_ld) | off_grid(p->k, p->kq_ld) |
                           off_grid(p->q, p->kq_ld) | off_grid(p->state);
 
     if (off == 0)
-        run<K, DELTA, PER_HEAD, true>(q, in, p);
+        run<K, DELTA, PER_HEAD, true>(q, in, p, longest);
     else
-        run<K, DELTA, PER_HEAD, false>(q, in, p);
+        run<K, DELTA, PER_HEAD, false>(q, in, p, longest);
 }
 
 template <int K>
-static void run_columns(struct stream *q, const struct batch *in, const struct matrix_state *p)
+static void run_columns(struct stream *q, const struct batch *in, const struct matrix_state *p,
+                        int longest)
 {
     if (p->a && p->w_per_head)
-        run_shape<K, true, true>(q, in, p);
+        run_shape<K, true, true>(q, in, p, longest);
     else if (p->a)
-        run_shape<K, true, false>(q, in, p);
+        run_shape<K, true, false>(q, in, p, longest);
     else if (p->w_per_head)
-        run_shape<K, false, true>(q, in, p);
+        run_shape<K, false, true>(q, in, p, longest);
     else
-        run_shape<K, false, false>(q, in, p);
+        run_shape<K, false, false>(q, in, p, longest);
 }
 
 void matrix_state_cuda(struct stream *q, const struct batch *in, const struct matrix_state *p)
 {
     const dim3 any((unsigned)ceil_div(p->V * 32, THREADS), (unsigned)p->H, (unsigned)in->S);
+    const int longest = p->a ? matrix_state_delta(q, in, p) : matrix_state_scalar(q, in, p);
 
     if (p->K == 64)
-        run_columns<64>(q, in, p);
+        run_columns<64>(q, in, p, longest);
     else if (p->K == 128)
-        run_columns<128>(q, in, p);
+        run_columns<128>(q, in, p, longest);
     else
         launch(q, "matrix_state", walk_any, any, THREADS, 0, *p, q->in);
 }

@@ -30,4 +30,38 @@ static __device__ __forceinline__ float *head_state(const struct matrix_state &p
     return q.state ? q.state + (size_t)head * (size_t)p.V * (size_t)p.K : nullptr;
 }
 
+/* Long sequences are cut into segments that are worked on at the same time. */
+struct segment {
+    int seq, begin, rows;
+    bool first, last; /* of its sequence */
+};
+
+struct segment_list {
+    const int *count;
+    const struct segment *at;
+};
+
+/* How many segments of `length` rows a batch can have whose sequences of more than `longest`
+ * rows are cut. */
+static inline int most_segments(const struct batch *in, int length, int longest)
+{
+    const int sequences = in->T / (longest + 1);
+
+    return in->T / length + (sequences < in->S ? sequences : in->S);
+}
+
+static inline size_t segment_list_bytes(int most)
+{
+    return 256 + (size_t)most * sizeof(struct segment);
+}
+
+/* Fills memory of segment_list_bytes(), aligned to 256 bytes, in order of sequences and rows. */
+struct segment_list list_segments(struct stream *q, const struct batch *in, void *memory,
+                                  int length, int longest);
+
+/* The forms for long sequences. Each takes those of more rows than what it returns, which is
+ * INT_MAX if the operation's sizes are not its own or no sequence is that long. */
+int matrix_state_scalar(struct stream *q, const struct batch *in, const struct matrix_state *p);
+int matrix_state_delta(struct stream *q, const struct batch *in, const struct matrix_state *p);
+
 #endif

@@ -50,4 +50,43 @@ template <int N> static __device__ __forceinline__ void copies_wait(void)
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
+/* sum += A B for 16-bit floats of the bf16 kind, two to a register. */
+static __device__ __forceinline__ void mma_bf16(float (&sum)[4], const unsigned (&a)[4],
+                                                unsigned b0, unsigned b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
+                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* Four 8 x 8 matrices of 16-bit elements from shared memory; threads 8i to 8i + 7 give the
+ * addresses of the rows of matrix i. Thread l gets elements 2 (l % 4) and the next of row
+ * l / 4, or with TRANSPOSED of column l / 4. */
+template <bool TRANSPOSED>
+static __device__ __forceinline__ void load_matrices(unsigned (&r)[4], const void *row)
+{
+    const unsigned at = (unsigned)__cvta_generic_to_shared(row);
+
+    if (TRANSPOSED)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(at)
+                     : "memory");
+}
+
+/* Two floats as bf16, rounded to nearest, x in the lower half. */
+static __device__ __forceinline__ unsigned pack_bf16(float x, float y)
+{
+    unsigned r;
+
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(y), "f"(x));
+    return r;
+}
+
 #endif

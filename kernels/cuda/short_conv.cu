@@ -48,7 +48,7 @@ static __device__ __forceinline__ taps<N> load_taps(const struct short_conv &p, 
 }
 
 template <int N>
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     conv_sequences(const struct short_conv p, const struct device_batch in)
 {
     const int c = (int)(blockIdx.y * THREADS + threadIdx.x) * N;
@@ -97,7 +97,7 @@ static __device__ __forceinline__ floats<N> input(const struct short_conv &p,
 }
 
 template <int N>
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     conv_rows(const struct short_conv p, const struct device_batch in, int T)
 {
     const int c = (int)(blockIdx.y * THREADS + threadIdx.x) * N, first = (int)blockIdx.x * ROWS;
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(THREADS)
 
 /* As conv_rows() for width 4, with weights and window in registers. */
 template <int N>
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     conv_rows_4(const struct short_conv p, const struct device_batch in, int T)
 {
     const int c = (int)(blockIdx.y * THREADS + threadIdx.x) * N, first = (int)blockIdx.x * ROWS;
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 template <int N>
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     move_states(const struct short_conv p, const struct device_batch in)
 {
     const int c = (int)(blockIdx.y * THREADS + threadIdx.x) * N;

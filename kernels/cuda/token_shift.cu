@@ -41,7 +41,7 @@ static __device__ __forceinline__ void mix_row(const struct token_shift &p, cons
 }
 
 template <int N>
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     shift_sequences(const struct token_shift p, const struct device_batch in)
 {
     const int c = (int)(blockIdx.y * THREADS + threadIdx.x) * N;
@@ -86,7 +86,7 @@ static __device__ __forceinline__ floats<N> move_state(const struct token_shift 
 }
 
 template <int N>
-__global__ void __launch_bounds__(THREADS)
+static __global__ void __launch_bounds__(THREADS)
     shift_rows(const struct token_shift p, const struct device_batch in, int T)
 {
     const int c = (int)(blockIdx.y * THREADS + threadIdx.x) * N, first = (int)blockIdx.x * ROWS;

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { ARRAYS = 8, T_MAX = 40 };
+enum { ARRAYS = 8, T_MAX = 40, LONG_MAX = 600 };
 
 /* Rows or constants of `width` floats in [lo, hi). For outputs it is what they hold before;
  * magnitude bounds the absolute values that add up to one of them. */
@@ -402,14 +402,24 @@ enum { OPS = sizeof(any) / sizeof(any[0]) };
 struct world {
     struct spec spec;
     struct batch in;
-    int begin[6], slot[5], slots;
+    int begin[6], slot[5], slots, longest;
     struct call call; /* inputs, and outputs and state as they are before */
     size_t y_floats[ARRAYS], record, state_floats;
 };
 
+/* Floats between two rows of `width`: odd by itself, or so that every row begins at a multiple
+ * of 16 bytes, as vectors need it and models lay it out. */
+static size_t row_distance(int width, int gap, bool aligned)
+{
+    return aligned ? (size_t)(width + 3) / 4 * 4 + 4 : (size_t)(width + gap);
+}
+
 static struct world make_world(struct spec spec)
 {
-    struct world w = { .spec = spec, .record = (size_t)spec.state.width + 7 };
+    const bool aligned = check_int(0, 1);
+    /* Where a state is kept, long sequences may go another way. */
+    const bool long_one = spec.state.width > 0 && check_int(0, 3) == 0;
+    struct world w = { .spec = spec, .record = row_distance(spec.state.width, 7, aligned) };
     struct call *c = &w.call;
     int T;
 
@@ -417,7 +427,11 @@ static struct world make_world(struct spec spec)
     w.slots = w.in.S + 2;
     for (int s = 0; s < w.in.S; s++) {
         w.slot[s] = (s * 3 + 1) % w.slots; /* distinct, as 3 does not divide what follows */
-        w.begin[s + 1] = w.begin[s] + check_int(0, check_int(0, 1) ? 1 : T_MAX);
+        const int most = check_int(0, 1) ? 1 : s == 0 && long_one ? LONG_MAX : T_MAX;
+        const int rows = check_int(0, most);
+
+        w.begin[s + 1] = w.begin[s] + rows;
+        w.longest = rows > w.longest ? rows : w.longest;
     }
     if (w.slots % 3 == 0)
         for (int s = 0; s < w.in.S; s++)
@@ -425,8 +439,12 @@ static struct world make_world(struct spec spec)
     w.begin[w.in.S] += w.begin[w.in.S] == 0;
     T = w.in.T = w.begin[w.in.S];
     for (int i = 0; i < ARRAYS; i++) {
-        c->x_ld[i] = (size_t)spec.x[i].width + (spec.tight_x ? 0 : 3);
-        c->y_ld[i] = (size_t)spec.y[i].width + (spec.tight_y ? 0 : 5);
+        c->x_ld[i] = row_distance(spec.x[i].width, 3, aligned);
+        c->y_ld[i] = row_distance(spec.y[i].width, 5, aligned);
+        if (spec.tight_x)
+            c->x_ld[i] = (size_t)spec.x[i].width;
+        if (spec.tight_y)
+            c->y_ld[i] = (size_t)spec.y[i].width;
         w.y_floats[i] = (size_t)T * c->y_ld[i];
         c->x[i] = check_floats((size_t)T * c->x_ld[i], (double)spec.x[i].lo, (double)spec.x[i].hi);
         c->y[i] = check_floats(w.y_floats[i], (double)spec.y[i].lo, (double)spec.y[i].hi);
@@ -523,7 +541,8 @@ static struct result run_pieces(const struct world *w, struct backend *be, int p
 
 static void check_near(const struct world *w, const struct result *a, const struct result *b)
 {
-    const double terms = w->spec.terms + (w->spec.state.magnitude > 0 ? 8.0 * T_MAX : 0);
+    const double terms =
+        w->spec.terms + (w->spec.state.magnitude > 0 ? 8.0 * (w->longest + T_MAX) : 0);
 
     for (int y = 0; y < ARRAYS; y++)
         check_close(w->spec.name, a->y[y], b->y[y], w->y_floats[y],

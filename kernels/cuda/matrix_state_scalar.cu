@@ -1,0 +1,489 @@
+/* matrix_state_scalar.cu - long sequences of a matrix state whose decay is one number a head
+ * and token, on the tensor cores (Mamba-2's chunked form, arXiv 2405.21060, section 6).
+ *
+ * With L the running sum of log2 of the decays from a segment's beginning, S0 the state there
+ * and x = v_raw * v_scale, a segment of R rows has
+ *
+ *   y[i] = 2^L[i] S0 q[i] + sum_{j <= i} 2^(L[i] - L[j]) (q[i] . k[j]) x[j] + skip v_raw[i]
+ *   S1   = 2^L[R-1] S0 + sum_j 2^(L[R-1] - L[j]) x[j] k[j]^T
+ *
+ * in four launches: the scores q . k, which the heads of a group share; what each segment adds
+ * to the state; the states at the beginnings, in order; the outputs. Blocks take two heads at
+ * a time. L is kept as the sum of two floats: what counts is the difference of neighbours after
+ * a long way down. A decay of 0 stands for 2^-FLOOR, which is none of a float either. */
+#include "kernels/cuda/matrix_state.cuh"
+
+#include <limits.h>
+
+#include "kernels/cuda/split.cuh"
+
+enum {
+    THREADS = 256,
+    LENGTH = 256, /* rows of a segment */
+    BLOCK = 64,   /* rows in shared memory at a time */
+    BLOCKS = LENGTH / BLOCK,
+    V = 64,
+    PAIR = 2 * V,
+    LONGEST = 128, /* rows that go token by token */
+    WAVE = 64,     /* segments worked on at a time: bounds the workspace */
+    FLOOR = 150
+};
+
+/* The workspace of one wave, after the list. */
+struct scalar_wave {
+    struct segment_list list;
+    int first;            /* of the list's */
+    float *decay, *state; /* [WAVE, H], [WAVE, H, V, K] */
+    float *scores;        /* [WAVE, k_heads, LENGTH, LENGTH], the lower blocks of 64 x 64 */
+};
+
+static __device__ __forceinline__ bool find_segment(const struct scalar_wave &w, int i,
+                                                    struct segment *s)
+{
+    if (w.first + i >= *w.list.count)
+        return false;
+    *s = w.list.at[w.first + i];
+    return true;
+}
+
+static __device__ __forceinline__ float4 scaled(float4 x, float by)
+{
+    return make_float4(x.x * by, x.y * by, x.z * by, x.w * by);
+}
+
+static __device__ __forceinline__ float2 load2(const float *p)
+{
+    return *(const float2 *)p;
+}
+
+/* Columns k and the next of row t of a segment, zero beyond its end. */
+static __device__ __forceinline__ float2 row_pair(const float *rows, size_t ld, int t, int n, int k)
+{
+    return t < n ? load2(rows + (size_t)t * ld + (size_t)k) : make_float2(0.0f, 0.0f);
+}
+
+/* The left fragment of rows m.. of a matrix in memory. */
+static __device__ __forceinline__ split_left load_rows(const float *rows, size_t ld, int m, int n,
+                                                       int k)
+{
+    const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
+    split_left a;
+
+    for (int i = 0; i < 4; i++) {
+        const float2 x = row_pair(rows, ld, m + g + i % 2 * 8, n, k + c + i / 2 * 8);
+
+        set_left(a, i, x.x, x.y);
+    }
+    return a;
+}
+
+/* Block (x, y) has tile x % TILES of segment x / TILES, group y; a warp 16 rows of it. */
+enum { TILES = BLOCKS * (BLOCKS + 1) / 2 };
+
+template <int K>
+static __global__ void __launch_bounds__(BLOCK * 2)
+    score(const struct matrix_state p, const struct scalar_wave w)
+{
+    const int tile = (int)blockIdx.x % TILES, at = (int)blockIdx.x / TILES;
+    const int group = (int)blockIdx.y, warp = (int)threadIdx.x / 32;
+    const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
+    const int down = tile < 1 ? 0 : tile < 3 ? 1 : tile < 6 ? 2 : 3;
+    const int m = down * BLOCK + warp * 16, n = (tile - down * (down + 1) / 2) * BLOCK;
+    struct segment s;
+
+    let_next_start();
+    wait_for_inputs();
+    if (!find_segment(w, at, &s) || down * BLOCK >= s.rows)
+        return;
+
+    const size_t first = (size_t)s.begin * p.kq_ld + (size_t)(group * K);
+    float *out = w.scores + ((size_t)at * (size_t)p.k_heads + (size_t)group) * LENGTH * LENGTH;
+    float sum[BLOCK / 8][4] = {};
+
+    for (int k = 0; k < K; k += 16) {
+        const split_left a = load_rows(p.q + first, p.kq_ld, m, s.rows, k);
+
+#pragma unroll
+        for (int j = 0; j < BLOCK / 8; j += 2) {
+            split_right b;
+
+            for (int i = 0; i < 4; i++) {
+                const float2 x = row_pair(p.k + first, p.kq_ld, n + (j + i / 2) * 8 + g, s.rows,
+                                          k + c + i % 2 * 8);
+                const split_pair both = split(x.x, x.y);
+
+                b.hi[i] = both.hi;
+                b.lo[i] = both.lo;
+            }
+            multiply(sum[j], sum[j + 1], a, b);
+        }
+    }
+    for (int j = 0; j < BLOCK / 8; j++)
+        for (int i = 0; i < 2; i++)
+            *(float2 *)(out + (m + g + 8 * i) * LENGTH + n + j * 8 + c) =
+                make_float2(sum[j][2 * i], sum[j][2 * i + 1]);
+}
+
+/* L of one head, by one warp. */
+static __device__ void sum_decays(const struct matrix_state &p, const struct segment &s, int head,
+                                  float2 *L)
+{
+    enum { OWN = LENGTH / 32 };
+    const int lane = (int)threadIdx.x % 32;
+    double sum[OWN], before = 0.0;
+
+    for (int i = 0; i < OWN; i++) {
+        const int t = lane * OWN + i;
+        float log = 0.0f;
+
+        if (t < s.rows)
+            log = log2f(p.w[(size_t)(s.begin + t) * p.w_ld + (size_t)head]);
+        sum[i] = (i > 0 ? sum[i - 1] : 0.0) + (log < -FLOOR ? -FLOOR : log);
+    }
+    before = sum[OWN - 1];
+    for (int d = 1; d < 32; d *= 2) {
+        const double other = __shfl_up_sync(0xffffffffu, before, d);
+
+        if (lane >= d)
+            before += other;
+    }
+    before -= sum[OWN - 1];
+    for (int i = 0; i < OWN; i++) {
+        const double all = before + sum[i];
+
+        L[lane * OWN + i].x = (float)all;
+        L[lane * OWN + i].y = (float)(all - (double)L[lane * OWN + i].x);
+    }
+}
+
+/* 2^(a - b). */
+static __device__ __forceinline__ float decay_between(float2 a, float2 b)
+{
+    return fast_exp2((a.x - b.x) + (a.y - b.y));
+}
+
+static __device__ __forceinline__ float scale_of(const struct matrix_state &p, int t, int head)
+{
+    return p.v_scale ? p.v_scale[(size_t)t * p.w_ld + (size_t)head] : 1.0f;
+}
+
+enum { X_ROW = PAIR + 8 };
+
+/* v_raw of BLOCK rows from `from` of two heads into a tile, each times its factor. */
+static __device__ __forceinline__ void put_values(const struct matrix_state &p,
+                                                  const struct segment &s,
+                                                  const split_tile<X_ROW> &to, int from, int head,
+                                                  const float (*factor)[LENGTH])
+{
+    for (int i = (int)threadIdx.x; i < BLOCK * PAIR / 4; i += THREADS) {
+        const int t = i / (PAIR / 4), c = i % (PAIR / 4) * 4;
+        float4 x = {};
+
+        if (from + t < s.rows)
+            x = scaled(
+                load4<true>(p.v + (size_t)(s.begin + from + t) * p.v_ld + (size_t)(head * V + c)),
+                factor[c / V][from + t]);
+        put4(to, t * X_ROW + c, x);
+    }
+}
+
+template <int K> struct add_shared {
+    enum { K_ROW = K + 8 };
+    unsigned short x[2][BLOCK * X_ROW], k[2][BLOCK * K_ROW];
+    float2 L[2][LENGTH];
+    float factor[2][LENGTH];
+};
+
+/* What a segment adds to the state: block (x, y) has segment x and heads 2y and 2y + 1. The
+ * sums are 128 rows, of both heads, by K; a warp has 32 by K / 2 of them. */
+template <int K>
+static __global__ void __launch_bounds__(THREADS, 2)
+    add_up(const struct matrix_state p, const struct scalar_wave w)
+{
+    enum { WIDE = K / 2 / 8, K_ROW = add_shared<K>::K_ROW };
+    extern __shared__ float4 shared[];
+    add_shared<K> &sh = *(add_shared<K> *)shared;
+    const split_tile<X_ROW> x = { sh.x[0], sh.x[1] };
+    const split_tile<K_ROW> k = { sh.k[0], sh.k[1] };
+    const int head = (int)blockIdx.y * 2, at = (int)blockIdx.x, warp = (int)threadIdx.x / 32;
+    const int m = warp % 4 * 32, n = warp / 4 * (K / 2);
+    struct segment s;
+    float sum[2][WIDE][4] = {};
+
+    let_next_start();
+    wait_for_inputs();
+    if (!find_segment(w, at, &s))
+        return;
+    if (warp < 2)
+        sum_decays(p, s, head + warp, sh.L[warp]);
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < 2 * s.rows; i += THREADS) {
+        const int h = i / s.rows, t = i % s.rows;
+
+        sh.factor[h][t] =
+            decay_between(sh.L[h][s.rows - 1], sh.L[h][t]) * scale_of(p, s.begin + t, head + h);
+    }
+    if (threadIdx.x < 2)
+        w.decay[(size_t)at * (size_t)p.H + (size_t)(head + (int)threadIdx.x)] =
+            fast_exp2(sh.L[threadIdx.x][s.rows - 1].x);
+
+    const float *keys = p.k + (size_t)s.begin * p.kq_ld + (size_t)(head / (p.H / p.k_heads) * K);
+
+    for (int from = 0; from < s.rows; from += BLOCK) {
+        __syncthreads();
+        put_values(p, s, x, from, head, sh.factor);
+        for (int i = (int)threadIdx.x; i < BLOCK * K / 4; i += THREADS) {
+            const int t = i / (K / 4), c = i % (K / 4) * 4;
+
+            put4(k, t * K_ROW + c,
+                 from + t < s.rows ? load4<true>(keys + (size_t)(from + t) * p.kq_ld + c)
+                                   : make_float4(0.0f, 0.0f, 0.0f, 0.0f));
+        }
+        __syncthreads();
+        for (int t = 0; t < BLOCK; t += 16) {
+            const split_left upper = load_left_by_column(x, m, t);
+            const split_left lower = load_left_by_column(x, m + 16, t);
+
+#pragma unroll
+            for (int j = 0; j < WIDE; j += 2) {
+                const split_right b = load_right<false>(k, t, n + j * 8);
+
+                multiply(sum[0][j], sum[0][j + 1], upper, b);
+                multiply(sum[1][j], sum[1][j + 1], lower, b);
+            }
+        }
+    }
+
+    const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
+    float *out = w.state + ((size_t)at * (size_t)p.H + (size_t)head) * V * K;
+
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < WIDE; j++)
+            *(float2 *)(out + (m + i * 8 + g) * K + n + j * 8 + c) =
+                make_float2(sum[i / 2][j][i % 2 * 2], sum[i / 2][j][i % 2 * 2 + 1]);
+}
+
+/* Puts the state at each segment's beginning in the place of what the segment adds to it, and
+ * the last into the slot. A thread has four floats of every state. */
+static __global__ void __launch_bounds__(THREADS)
+    pass_on(const struct matrix_state p, const struct device_batch in, const struct scalar_wave w,
+            int most)
+{
+    const size_t at = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 4;
+    const size_t record = (size_t)p.H * V * (size_t)p.K;
+    const int head = (int)(at / ((size_t)V * (size_t)p.K));
+    float4 now = {};
+    struct segment s;
+
+    let_next_start();
+    if (at >= record)
+        return;
+    wait_for_inputs();
+    for (int i = 0; i < most && find_segment(w, i, &s); i++) {
+        float *place = w.state + (size_t)i * record + at;
+        float *slot = load_sequence(in, p.state, s.seq).state;
+        const float4 add = load4<true>(place);
+        const float decay = w.decay[(size_t)i * (size_t)p.H + (size_t)head];
+
+        if (i == 0 || s.first)
+            now = slot ? load4<true>(slot + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        store4<true>(place, now);
+        now = make_float4(now.x * decay + add.x, now.y * decay + add.y, now.z * decay + add.z,
+                          now.w * decay + add.w);
+        if (slot && (s.last || i == most - 1))
+            store4<true>(slot + at, now);
+    }
+}
+
+template <int K> struct out_shared {
+    enum { K_ROW = K + 8 };
+    unsigned short state[2][PAIR * K_ROW], x[2][BLOCK * X_ROW];
+    float2 L[2][LENGTH];
+    float scale[2][LENGTH];
+};
+
+/* The outputs of a warp's 16 rows from row m on, two heads of V columns side by side. */
+typedef float out_sums[PAIR / 8][4];
+
+/* S0 q, each row times 2^L. */
+template <int K>
+static __device__ __forceinline__ void
+add_inherited(out_sums &sum, const struct matrix_state &p, const struct segment &s,
+              const out_shared<K> &sh, const float *queries, int m)
+{
+    enum { K_ROW = out_shared<K>::K_ROW };
+    const split_tile<K_ROW> state = { (unsigned short *)sh.state[0],
+                                      (unsigned short *)sh.state[1] };
+    const int g = (int)threadIdx.x % 32 / 4;
+
+    for (int k = 0; k < K; k += 16) {
+        const split_left a = load_rows(queries, p.kq_ld, m, s.rows, k);
+
+#pragma unroll
+        for (int j = 0; j < PAIR / 8; j += 2)
+            multiply(sum[j], sum[j + 1], a, load_right<true>(state, k, j * 8));
+    }
+    for (int h = 0; h < 2; h++) {
+        const float upper = fast_exp2(sh.L[h][m + g].x), lower = fast_exp2(sh.L[h][m + g + 8].x);
+
+#pragma unroll
+        for (int j = 0; j < V / 8; j++) {
+            float(&tile)[4] = sum[h * (V / 8) + j];
+
+            tile[0] *= upper;
+            tile[1] *= upper;
+            tile[2] *= lower;
+            tile[3] *= lower;
+        }
+    }
+}
+
+/* The scores of rows m.. with rows n.. times the decays between them, of one head. */
+static __device__ __forceinline__ split_left decayed_scores(const float *scores, const float2 *L,
+                                                            int m, int n)
+{
+    const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
+    split_left a;
+
+    for (int i = 0; i < 4; i++) {
+        const int row = m + g + i % 2 * 8, column = n + c + i / 2 * 8;
+        const float2 x = load2(scores + row * LENGTH + column);
+
+        set_left(a, i, row >= column ? x.x * decay_between(L[row], L[column]) : 0.0f,
+                 row > column ? x.y * decay_between(L[row], L[column + 1]) : 0.0f);
+    }
+    return a;
+}
+
+/* Block (x, y): rows x % 2 * 128.. of segment x / 2, heads 2y and 2y + 1. */
+template <int K>
+static __global__ void __launch_bounds__(THREADS, 2)
+    put_out(const struct matrix_state p, const struct scalar_wave w)
+{
+    enum { K_ROW = out_shared<K>::K_ROW };
+    extern __shared__ float4 shared[];
+    out_shared<K> &sh = *(out_shared<K> *)shared;
+    const split_tile<X_ROW> x = { sh.x[0], sh.x[1] };
+    const split_tile<K_ROW> state = { sh.state[0], sh.state[1] };
+    const int at = (int)blockIdx.x / 2, head = (int)blockIdx.y * 2;
+    const int top = (int)blockIdx.x % 2 * (LENGTH / 2), warp = (int)threadIdx.x / 32;
+    const int group = head / (p.H / p.k_heads), m = top + warp * 16;
+    struct segment s;
+    out_sums sum = {};
+
+    let_next_start();
+    wait_for_inputs();
+    if (!find_segment(w, at, &s) || top >= s.rows)
+        return;
+    if (warp < 2)
+        sum_decays(p, s, head + warp, sh.L[warp]);
+    for (int i = (int)threadIdx.x; i < 2 * s.rows; i += THREADS)
+        sh.scale[i / s.rows][i % s.rows] = scale_of(p, s.begin + i % s.rows, head + i / s.rows);
+
+    const float *inherited = w.state + ((size_t)at * (size_t)p.H + (size_t)head) * V * K;
+
+    for (int i = (int)threadIdx.x; i < PAIR * K / 4; i += THREADS)
+        put4(state, i / (K / 4) * K_ROW + i % (K / 4) * 4, load4<true>(inherited + i * 4));
+    __syncthreads();
+    add_inherited<K>(sum, p, s, sh, p.q + (size_t)s.begin * p.kq_ld + (size_t)(group * K), m);
+
+    const float *scores =
+        w.scores + ((size_t)at * (size_t)p.k_heads + (size_t)group) * LENGTH * LENGTH;
+    const int end = s.rows < top + LENGTH / 2 ? s.rows : top + LENGTH / 2;
+
+    for (int from = 0; from < end; from += BLOCK) {
+        __syncthreads();
+        put_values(p, s, x, from, head, sh.scale);
+        __syncthreads();
+        for (int n = from; n < from + BLOCK && n < m + 16 && m < s.rows; n += 16) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const split_left a = decayed_scores(scores, sh.L[h], m, n);
+
+#pragma unroll
+                for (int j = 0; j < V / 8; j += 2)
+                    multiply(sum[h * (V / 8) + j], sum[h * (V / 8) + j + 1], a,
+                             load_right<false>(x, n - from, h * V + j * 8));
+            }
+        }
+    }
+
+    const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
+
+    for (int i = 0; i < 2; i++) {
+        const int t = s.begin + m + g + 8 * i;
+
+        if (m + g + 8 * i >= s.rows)
+            break;
+        for (int j = 0; j < PAIR / 8; j++) {
+            const int column = head * V + j * 8 + c;
+            const float skip = p.skip ? p.skip[head + j * 8 / V] : 0.0f;
+            const float2 v = load2(p.v + (size_t)t * p.v_ld + (size_t)column);
+
+            *(float2 *)(p.y + (size_t)t * p.y_ld + (size_t)column) =
+                make_float2(sum[j][2 * i] + skip * v.x, sum[j][2 * i + 1] + skip * v.y);
+        }
+    }
+}
+
+template <int K>
+static void run_wave(struct stream *q, const struct matrix_state *p, const struct scalar_wave &w,
+                     int n)
+{
+    const char *where = "matrix_state";
+    const unsigned segments = (unsigned)n, pairs = (unsigned)p->H / 2;
+    const size_t add_bytes = sizeof(add_shared<K>), out_bytes = sizeof(out_shared<K>);
+
+    stream_note(q,
+                cudaFuncSetAttribute(add_up<K>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     (int)add_bytes),
+                where);
+    stream_note(q,
+                cudaFuncSetAttribute(put_out<K>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     (int)out_bytes),
+                where);
+    launch(q, where, score<K>, dim3(segments * TILES, (unsigned)p->k_heads), BLOCK * 2, 0, *p, w);
+    launch(q, where, add_up<K>, dim3(segments, pairs), THREADS, add_bytes, *p, w);
+    launch(q, where, pass_on, (unsigned)ceil_div(p->H * V * K / 4, THREADS), THREADS, 0, *p, q->in,
+           w, n);
+    launch(q, where, put_out<K>, dim3(segments * 2, pairs), THREADS, out_bytes, *p, w);
+}
+
+static bool fits(const struct matrix_state *p)
+{
+    const uintptr_t off = off_grid(p->k, p->kq_ld) | off_grid(p->q, p->kq_ld) |
+                          off_grid(p->v, p->v_ld) | off_grid(p->y, p->y_ld) | off_grid(p->state);
+
+    return p->w_per_head && !p->a && p->V == V && (p->K == 64 || p->K == 128) &&
+           p->H / p->k_heads % 2 == 0 && off == 0;
+}
+
+int matrix_state_scalar(struct stream *q, const struct batch *in, const struct matrix_state *p)
+{
+    if (!fits(p) || in->T - in->S < LONGEST)
+        return INT_MAX;
+
+    const int most = most_segments(in, LENGTH, LONGEST), wave = most < WAVE ? most : WAVE;
+    const size_t heads = (size_t)p->H, state = heads * V * (size_t)p->K;
+    const size_t list = (segment_list_bytes(most) + 255) / 256 * 256;
+    const size_t floats = (heads + 63) / 64 * 64 + state + (size_t)p->k_heads * LENGTH * LENGTH;
+    char *memory =
+        (char *)stream_workspace(q, list + (size_t)wave * floats * sizeof(float), "matrix_state");
+    struct scalar_wave w = {};
+
+    if (!memory)
+        return LONGEST;
+    w.list = list_segments(q, in, memory, LENGTH, LONGEST);
+    w.state = (float *)(memory + list);
+    w.scores = w.state + (size_t)wave * state;
+    w.decay = w.scores + (size_t)wave * (size_t)p->k_heads * LENGTH * LENGTH;
+    for (w.first = 0; w.first < most; w.first += wave) {
+        const int n = most - w.first < wave ? most - w.first : wave;
+
+        if (p->K == 64)
+            run_wave<64>(q, p, w, n);
+        else
+            run_wave<128>(q, p, w, n);
+    }
+    return LONGEST;
+}
