@@ -14,6 +14,7 @@ enum error_code {
     ERR_LIMIT,  /* a bound of config/limits.h or of a pool was reached: 429 or 503 */
     ERR_NOMEM,  /* 503 */
     ERR_IO,     /* a file or socket failed; errno's text is in the message */
+    ERR_SPACE,  /* the disk is full, or a quota of it: 507 */
     ERR_FORMAT, /* a file is not what it claims to be: refuse to start, or 422 for a snapshot */
     ERR_DEVICE, /* the accelerator failed: drain and exit */
 };

@@ -65,6 +65,18 @@ const struct option option_table[] = {
       .help = "life of a session that nobody touches; 0: for ever" },
     { OPTION(host_memory), .def = "4G", .max = 1LL << 50, .commands = SERVE, .value = "SIZE",
       .help = "memory for the states of parked sessions and snapshots" },
+    { OPTION(time_slice), .def = "64", .max = 1 << 24, .commands = SERVE, .value = "STEPS",
+      .help = "steps that a turn runs before it makes room for one that waits for a slot; 0: to "
+              "its end" },
+    { OPTION(state_dir), .commands = SERVE, .value = "DIR",
+      .help =
+          "folder that keeps sessions and snapshots through restarts and crashes; made if it is "
+          "missing" },
+    { OPTION(durability), .def = "always", .commands = SERVE, .value = "MODE",
+      .help = "what an answer in state_dir has outlived: always: a power cut; interval:MS: a kill, "
+              "and MS later a power cut; none: a kill" },
+    { OPTION(disk_space), .def = "64G", .max = 1LL << 50, .commands = SERVE, .value = "SIZE",
+      .help = "space for states in state_dir; 507" },
     { OPTION(max_prompt), .def = "1048576", .min = 1, .max = 1 << 24, .commands = SERVE,
       .value = "N", .help = "tokens of one prompt; 400" },
     { OPTION(max_tokens), .def = "65536", .min = 1, .max = 1 << 24, .commands = SERVE, .value = "N",

@@ -36,7 +36,7 @@ bool problem_from_error(struct problem *p, const struct error *err)
         [ERR_NONE] = PROBLEM_INTERNAL,       [ERR_INPUT] = PROBLEM_BAD_REQUEST,
         [ERR_LIMIT] = PROBLEM_QUEUE_FULL,    [ERR_NOMEM] = PROBLEM_OUT_OF_MEMORY,
         [ERR_IO] = PROBLEM_INTERNAL,         [ERR_FORMAT] = PROBLEM_SNAPSHOT_INVALID,
-        [ERR_DEVICE] = PROBLEM_DEVICE_ERROR,
+        [ERR_DEVICE] = PROBLEM_DEVICE_ERROR, [ERR_SPACE] = PROBLEM_STORAGE_FULL,
     };
     return problem_set(p, of[err->code], NULL, "%s", err->message);
 }

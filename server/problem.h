@@ -36,6 +36,7 @@
     X(SESSION_EXISTS, 409, "conflict_error", "session_exists", false)                              \
     X(REPEAT_RUNS, 409, "conflict_error", "idempotency_key_in_use", true)                          \
     X(ANSWER_GONE, 409, "conflict_error", "idempotency_answer_gone", false)                        \
+    X(STATE_DAMAGED, 410, "server_error", "state_damaged", false)                                  \
     X(VERSION_MISMATCH, 412, "conflict_error", "version_mismatch", false)                          \
     X(PAYLOAD_TOO_LARGE, 413, "invalid_request_error", "payload_too_large", false)                 \
     X(CHUNK_EXTENSION, 413, "invalid_request_error", "chunk_extension_too_large", false)           \
@@ -55,6 +56,7 @@
     X(SESSION_QUOTA, 429, "rate_limit_error", "session_quota", false)                              \
     X(SNAPSHOT_QUOTA, 429, "rate_limit_error", "snapshot_quota", false)                            \
     X(INTERNAL, 500, "server_error", "internal_error", false)                                      \
+    X(STORAGE_ERROR, 500, "server_error", "storage_error", false)                                  \
     X(DEVICE_ERROR, 500, "server_error", "device_error", false)                                    \
     X(CANCELLED, 500, "server_error", "cancelled", false)                                          \
     X(TRANSFER_ENCODING, 501, "invalid_request_error", "unsupported_transfer_encoding", false)     \
@@ -63,7 +65,8 @@
     X(LOADING, 503, "server_error", "loading", true)                                               \
     X(SHUTTING_DOWN, 503, "server_error", "shutting_down", true)                                   \
     X(TOO_MANY_CONNECTIONS, 503, "server_error", "too_many_connections", true)                     \
-    X(HTTP_VERSION, 505, "invalid_request_error", "http_version_not_supported", false)
+    X(HTTP_VERSION, 505, "invalid_request_error", "http_version_not_supported", false)             \
+    X(STORAGE_FULL, 507, "server_error", "insufficient_storage", false)
 
 enum problem_code {
     PROBLEM_NONE,

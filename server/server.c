@@ -199,10 +199,28 @@ static bool start_loop(struct server *s, struct error *err)
     return true;
 }
 
+/* none, always or interval:MS. */
+static bool read_durability(const char *text, struct engine_options *to, struct error *err)
+{
+    int end = 0;
+
+    to->durability = strcmp(text, "none") == 0 ? DISK_NONE : DISK_ALWAYS;
+    if (to->durability == DISK_NONE || strcmp(text, "always") == 0)
+        return true;
+    to->durability = DISK_INTERVAL;
+    if (sscanf(text, "interval:%7d%n", &to->interval_ms, &end) == 1 && !text[end] &&
+        to->interval_ms >= 1)
+        return true;
+    return error_set(err, ERR_INPUT,
+                     "durability is none, always or interval:MS with 1 to 9999999 ms, not "
+                     "\"%.64s\"",
+                     text);
+}
+
 static bool start_engine(struct server *s, const struct server_parts *parts, struct error *err)
 {
     const struct options *o = parts->options;
-    const struct engine_options options = {
+    struct engine_options options = {
         .slots = o->slots,
         .max_batch = o->max_batch,
         .row_budget = o->row_budget,
@@ -210,7 +228,13 @@ static bool start_engine(struct server *s, const struct server_parts *parts, str
         .max_sessions = o->max_sessions,
         .host_bytes = o->host_memory,
         .session_ttl = o->session_ttl,
+        .quantum = o->time_slice,
+        .state_dir = o->state_dir,
+        .store_bytes = o->disk_space,
     };
+
+    if (!read_durability(o->durability, &options, err))
+        return false;
 
     s->api = (struct api){
         .loop = &s->loop,

@@ -61,19 +61,70 @@ static void put_gauge(struct page *p, const char *name, const char *help, double
     put(p, "%s %.15g\n", name, value);
 }
 
+/* label: `key="value"`, or "". */
+static void put_buckets(struct page *p, const char *name, const char *label,
+                        const struct engine_histogram *h)
+{
+    const char *comma = label[0] ? "," : "", *open = label[0] ? "{" : "",
+               *close = label[0] ? "}" : "";
+    uint64_t below = 0;
+
+    for (int i = 0; i < ENGINE_BUCKETS; i++) {
+        below += h->bucket[i];
+        put(p, "%s_bucket{%s%sle=\"%g\"} %llu\n", name, label, comma, engine_bucket_bound[i],
+            (unsigned long long)below);
+    }
+    put(p, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", name, label, comma, (unsigned long long)h->count);
+    put(p, "%s_sum%s%s%s %.9g\n", name, open, label, close, h->sum);
+    put(p, "%s_count%s%s%s %llu\n", name, open, label, close, (unsigned long long)h->count);
+}
+
 static void put_histogram(struct page *p, const char *name, const char *help,
                           const struct engine_histogram *h)
 {
-    uint64_t below = 0;
-
     head(p, name, "histogram", help);
-    for (int i = 0; i < ENGINE_BUCKETS; i++) {
-        below += h->bucket[i];
-        put(p, "%s_bucket{le=\"%g\"} %llu\n", name, engine_bucket_bound[i],
-            (unsigned long long)below);
-    }
-    put(p, "%s_bucket{le=\"+Inf\"} %llu\n", name, (unsigned long long)h->count);
-    put(p, "%s_sum %.9g\n%s_count %llu\n", name, h->sum, name, (unsigned long long)h->count);
+    put_buckets(p, name, "", h);
+}
+
+static void put_move(struct page *p, const char *from, const char *to, uint64_t n)
+{
+    put(p, "eddy_state_moves_total{from=\"%s\",to=\"%s\"} %llu\n", from, to, (unsigned long long)n);
+}
+
+static void put_tiers(struct page *p, const struct engine_counters *c)
+{
+    static const char restore[] = "eddy_restore_seconds";
+
+    head(p, "eddy_tier_sessions", "gauge", "Sessions by where their state is, of a moment ago.");
+    put(p, "eddy_tier_sessions{tier=\"device\"} %d\n", c->sessions_device);
+    put(p, "eddy_tier_sessions{tier=\"host\"} %d\n", c->sessions_host);
+    put(p, "eddy_tier_sessions{tier=\"disk\"} %d\n", c->sessions_store);
+    put(p, "eddy_tier_sessions{tier=\"empty\"} %d\n", c->sessions_empty);
+    head(p, "eddy_state_moves_total", "counter", "States moved between tiers.");
+    put_move(p, "device", "host", c->moves.device_host);
+    put_move(p, "device", "disk", c->moves.device_store);
+    put_move(p, "host", "disk", c->moves.host_store);
+    put_move(p, "host", "device", c->moves.host_device);
+    put_move(p, "disk", "device", c->moves.store_device);
+    head(p, restore, "histogram", "From a free slot to a state in it, by the tier it came from.");
+    put_buckets(p, restore, "tier=\"device\"", &c->from_device);
+    put_buckets(p, restore, "tier=\"host\"", &c->from_host);
+    put_buckets(p, restore, "tier=\"disk\"", &c->from_store);
+    put_count(p, "eddy_turn_slices_total", "Times that a turn made room for one that waited.",
+              c->slices);
+}
+
+static void put_store(struct page *p, const struct engine_counters *c)
+{
+    put_count(p, "eddy_disk_operations_total", "Changes written to the state folder.",
+              c->store_ops);
+    put_count(p, "eddy_disk_failures_total", "Changes that could not be.", c->store_failed);
+    put_count(p, "eddy_disk_commits_total", "Batches in which they were written.",
+              c->store_commits);
+    put_count(p, "eddy_disk_reports_total",
+              "Damaged, lost or unsynced states that the log tells of.", c->store_reports);
+    put_gauge(p, "eddy_disk_waiting", "Changes on their way to the state folder.",
+              c->store_waiting);
 }
 
 static void put_engine(struct page *p, const struct engine_counters *c)
@@ -88,6 +139,8 @@ static void put_engine(struct page *p, const struct engine_counters *c)
     head(p, "eddy_state_bytes", "gauge", "Bytes of states by tier.");
     put(p, "eddy_state_bytes{tier=\"device\"} %zu\n", c->device_bytes);
     put(p, "eddy_state_bytes{tier=\"host\"} %zu\n", c->host_bytes);
+    put(p, "eddy_state_bytes{tier=\"disk\"} %llu\n", (unsigned long long)c->store_bytes);
+    put_tiers(p, c);
     put_gauge(p, "eddy_session_state_bytes", "Bytes of one session's state.",
               (double)c->state_bytes);
     put_count(p, "eddy_prompt_tokens_total", "Prompt tokens taken in.", c->prompt_tokens);
@@ -96,8 +149,7 @@ static void put_engine(struct page *p, const struct engine_counters *c)
     put_count(p, "eddy_completion_tokens_total", "Tokens drawn.", c->completion_tokens);
     put_count(p, "eddy_steps_total", "Forward steps.", c->steps);
     put_count(p, "eddy_rows_total", "Tokens that went through a forward step.", c->rows);
-    put_count(p, "eddy_state_parks_total", "States moved from the device to the host.", c->parks);
-    put_count(p, "eddy_state_unparks_total", "States moved back to the device.", c->unparks);
+    put_store(p, c);
     put_count(p, "eddy_slots_zeroed_total", "Slots cleared for a new state.", c->slots_zeroed);
     head(p, "eddy_turns_total", "counter", "Turns by their end.");
     put(p, "eddy_turns_total{end=\"finished\"} %llu\n", (unsigned long long)c->turns_finished);

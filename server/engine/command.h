@@ -44,7 +44,7 @@ struct session_info {
     struct id id, head; /* head: the checkpoint it stands on, "" before the first turn */
     double created, updated, expires; /* seconds since 1970; expires 0: never */
     uint64_t position, version;
-    const char *residency; /* "device", "host" or "empty" */
+    const char *residency; /* "device", "host", "disk" or "empty" */
     size_t state_bytes;
     bool busy;
     bool answer_open;                /* the context ends in an unfinished assistant's answer */
@@ -59,7 +59,7 @@ struct snapshot_info {
     size_t bytes;
     uint8_t fingerprint[16];
     char label[LIMIT_LABEL_BYTES + 1];
-    const char *tier; /* "device" or "host" */
+    const char *tier; /* as residency */
     bool pinned;
     double created;
 };
@@ -113,6 +113,8 @@ struct command {
     void *waiter;           /* the loop's; the engine never looks at it */
     uint64_t owner;         /* whose sessions and snapshots it names; 0 without keys */
     struct problem problem; /* PROBLEM_NONE: done */
+    struct command *next;   /* the engine's: in a list of those that wait */
+    bool later;             /* the engine's: whoever has it now answers it */
     struct event *answer;   /* the engine's: allocated with the command, so that an answer
                              * never fails for want of memory */
 

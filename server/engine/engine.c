@@ -10,6 +10,7 @@
 #include "models/model.h"
 #include "models/text/tokenizer.h"
 #include "server/engine/engine_internal.h"
+#include "server/state/reader.h"
 #include "server/state/tiers.h"
 
 #define IDLE_SECONDS  0.1 /* the heartbeat of an engine with nothing to do */
@@ -64,8 +65,18 @@ void engine_answer(struct engine *e, struct command *c)
     engine_post(e, event);
 }
 
-static void publish(struct engine *e)
+static void count_store(struct engine_counters *c, const struct journal_counts *n)
 {
+    c->store_ops = n->ops;
+    c->store_failed = n->failed;
+    c->store_commits = n->commits;
+    c->store_reports = n->reports;
+    c->store_waiting = n->waiting;
+}
+
+static void publish_counters(struct engine *e)
+{
+    struct journal_counts store = journal_counts(e);
     struct tiers_counts at = tiers_counts(e->tiers);
     struct engine_counters *c = &e->counters;
 
@@ -76,28 +87,114 @@ static void publish(struct engine *e)
     c->slots = at.slots;
     c->slots_used = at.slots_used;
     c->slots_zeroed = at.zeroed;
-    c->parks = at.parks;
-    c->unparks = at.unparks;
+    c->moves = at.moves;
     c->device_bytes = at.device_bytes;
     c->host_bytes = at.host_bytes;
+    c->store_bytes = at.store_bytes;
+    count_store(c, &store);
     c->heartbeat = engine_clock();
     pthread_mutex_lock(&e->counters_lock);
     e->published = *c;
     pthread_mutex_unlock(&e->counters_lock);
+}
+
+static void publish(struct engine *e)
+{
+    publish_counters(e);
     if (mailbox_publish(&e->mailbox, &e->events))
         e->wake(e->wake_arg);
 }
 
-static void obey(struct engine *e, struct command *c)
+/* The change that has to be kept before this command can be looked at. */
+static struct entry *find_way(const struct engine *e, const struct command *c)
 {
-    if (c->kind == COMMAND_TURN) {
+    const struct id *id = c->kind == COMMAND_TURN ? &c->turn.session : &c->session;
+    const struct session *s = id->text[0] ? id_map_find(&e->sessions, c->owner, id) : NULL;
+    const struct snapshot *snapshot;
+
+    switch (c->kind) {
+    case COMMAND_SNAPSHOT_DELETE:
+        snapshot = id_map_find(&e->snapshots, c->owner, &c->snapshot);
+        return snapshot ? snapshot->storing : NULL;
+    case COMMAND_SESSION_CREATE:
+    case COMMAND_SESSION_DELETE:
+    case COMMAND_SNAPSHOT_TAKE:
+        return s ? s->storing : NULL;
+    case COMMAND_TURN:
+    case COMMAND_SESSION_RESTORE:
+    case COMMAND_SESSION_IMPORT:
+        return s && !s->job ? s->storing : NULL; /* with a job it is busy */
+    default:
+        return NULL;
+    }
+}
+
+static void defer(struct entry *x, struct command *c)
+{
+    struct command **end = &x->deferred;
+
+    while (*end)
+        end = &(*end)->next;
+    c->next = NULL;
+    *end = c;
+}
+
+void engine_obey(struct engine *e, struct command *c)
+{
+    struct entry *x = e->closing ? NULL : find_way(e, c);
+
+    if (x) {
+        defer(x, c);
+        return;
+    }
+    if (!e->closing && c->kind == COMMAND_TURN) {
         turn_begin(e, c);
         return;
     }
-    if (c->kind >= COMMAND_SNAPSHOT_TAKE)
+    if (e->closing)
+        problem_set(&c->problem, PROBLEM_SHUTTING_DOWN, NULL, "the server is stopping");
+    else if (c->kind >= COMMAND_SNAPSHOT_TAKE)
         snapshot_command(e, c);
     else
         session_command(e, c);
+    if (!c->later)
+        engine_answer(e, c);
+}
+
+bool session_has_past(struct engine *e, struct command *c, struct session *s)
+{
+    if (s->past || !s->head->position)
+        return true;
+    if (s->head->damaged)
+        return recall_refuse(&c->problem);
+    if (!journal_recall(e, s->head, c))
+        problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory to read the state back");
+    return false;
+}
+
+static bool give_past(struct engine *e, struct command *c, const struct recall *r)
+{
+    struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
+
+    return !s || s->past || s->head != r->of ||
+           past_create(&s->past, r->checkpoint->position, r->checkpoint->token,
+                       r->checkpoint->tokens) ||
+           problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the past");
+}
+
+void recalled(struct engine *e, struct command *c, struct recall *r)
+{
+    c->problem = r->problem;
+    if (c->kind == COMMAND_SESSION_EXPORT || c->kind == COMMAND_SNAPSHOT_EXPORT) {
+        c->checkpoint = r->checkpoint;
+        r->checkpoint = NULL;
+        if (c->checkpoint)
+            c->checkpoint->seed = c->seed;
+    } else if (r->checkpoint && give_past(e, c, r)) {
+        c->later = false;
+        engine_obey(e, c);
+        return;
+    }
     engine_answer(e, c);
 }
 
@@ -107,13 +204,31 @@ static void turn_loop(struct engine *e, bool busy)
     struct command *c = mailbox_take(&e->mailbox, busy ? 0 : IDLE_SECONDS);
 
     for (; c; c = mailbox_take(&e->mailbox, 0))
-        obey(e, c);
+        engine_obey(e, c);
     if (mailbox_take_nudge(&e->mailbox))
         turn_cancel_marked(e);
-    if (engine_clock() >= e->next_sweep) {
-        sessions_sweep(e);
+    journal_poll(e);
+    if (engine_clock() >= e->next_sweep && sessions_sweep(e))
         e->next_sweep = engine_clock() + SWEEP_SECONDS;
+}
+
+/* What was answered is kept, and whoever waits for the store hears of it. */
+static void close_down(struct engine *e)
+{
+    e->closing = true;
+    scheduler_fail_all(e, PROBLEM_SHUTTING_DOWN, "the server is stopping");
+    while (journal_busy(e)) {
+        struct command *c = mailbox_take(&e->mailbox, IDLE_SECONDS);
+
+        if (c)
+            engine_obey(e, c);
+        mailbox_take_nudge(&e->mailbox);
+        journal_poll(e);
+        scheduler_fail_all(e, PROBLEM_SHUTTING_DOWN, "the server is stopping");
     }
+    sessions_clear(e);
+    snapshots_clear(e);
+    publish(e);
 }
 
 static void *run(void *arg)
@@ -126,10 +241,7 @@ static void *run(void *arg)
         busy = scheduler_step(e);
         publish(e);
     }
-    scheduler_fail_all(e, PROBLEM_SHUTTING_DOWN, "the server is stopping");
-    sessions_clear(e);
-    snapshots_clear(e);
-    publish(e);
+    close_down(e);
     return NULL;
 }
 
@@ -145,7 +257,11 @@ static bool start(struct engine *e, struct error *err)
     const struct tiers_options options = { .record_bytes = info->layout.bytes,
                                            .slots = o->slots,
                                            .host_bytes = o->host_bytes,
-                                           .spare_bytes = o->spare_bytes };
+                                           .spare_bytes = o->spare_bytes,
+                                           .store = o->state_dir != NULL,
+                                           .store_bytes = o->store_bytes,
+                                           .dropped = journal_dropped,
+                                           .arg = e };
 
     e->tiers = tiers_create(e->backend, &options, err);
     if (!e->tiers || !model_prepare(e->model, tiers_records(e->tiers), o->max_batch, err))
@@ -153,6 +269,9 @@ static bool start(struct engine *e, struct error *err)
     if (!mailbox_init(&e->mailbox, o->max_queue + o->max_batch) ||
         !scheduler_init(e, engine_max_logits(o)))
         return error_set(err, ERR_NOMEM, "no memory for the engine's queues");
+    if (!journal_open(e, err))
+        return false;
+    publish_counters(e);
     if (pthread_create(&e->thread, NULL, run, e) != 0)
         return error_set(err, ERR_NOMEM, "the engine's thread could not be started");
     e->started = true;
@@ -202,7 +321,12 @@ void engine_destroy(struct engine *e)
         atomic_store(&e->stopping, true);
         mailbox_nudge(&e->mailbox);
         pthread_join(e->thread, NULL);
+    } else if (e->tiers) {
+        e->closing = true;
+        sessions_clear(e);
+        snapshots_clear(e);
     }
+    journal_close(e);
     if (e->mailbox.command)
         mailbox_finish(&e->mailbox);
     scheduler_finish(e);

@@ -11,6 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "server/state/disk.h"
+#include "server/state/tiers.h"
+
 struct backend;
 struct command;
 struct engine;
@@ -28,6 +31,14 @@ struct engine_options {
     size_t host_bytes;  /* checkpoints held in host memory; beyond it no_slot, snapshot_quota */
     size_t spare_bytes; /* of states that nobody needs but that spare work; 0: none */
     double session_ttl; /* seconds a session lives untouched; 0: for ever */
+    int quantum; /* steps of a turn before it makes room for one that waits; 0: all it needs */
+
+    /* The store, which outlives the process. */
+    const char *state_dir; /* a folder, borrowed; NULL: there is none */
+    uint64_t store_bytes;  /* of files there; beyond it insufficient_storage */
+    enum disk_mode durability;
+    int interval_ms;          /* of DISK_INTERVAL */
+    const struct disk_io *io; /* borrowed; NULL: the system's */
 };
 
 /* Logits of a step for scoring prompts, beside one per sequence: a model that is given to
@@ -50,11 +61,18 @@ struct engine_histogram {
 struct engine_counters {
     uint64_t turns_started, turns_finished, turns_failed, turns_cancelled;
     uint64_t prompt_tokens, cached_tokens, completion_tokens, steps, rows;
-    uint64_t slots_zeroed, parks, unparks;
+    uint64_t slots_zeroed, slices; /* slices: turns that made room in between */
+    struct tiers_moves moves;
+    uint64_t store_ops, store_failed, store_commits;
+    uint64_t store_reports;     /* what an operator should know; each is in the log */
+    int store_waiting;          /* operations on their way */
     int queued, running, batch; /* batch: sequences in the newest step */
     int sessions, slots, slots_used, snapshots;
-    size_t device_bytes, host_bytes, state_bytes;              /* state_bytes: of one record */
-    struct engine_histogram first_token, between_tokens, step; /* seconds */
+    int sessions_device, sessions_host, sessions_store, sessions_empty; /* of a second ago */
+    size_t device_bytes, host_bytes, state_bytes; /* state_bytes: of one record */
+    uint64_t store_bytes;
+    struct engine_histogram first_token, between_tokens, step;  /* seconds */
+    struct engine_histogram from_device, from_host, from_store; /* a state to its working slot */
     double heartbeat; /* monotonic seconds when the engine last turned its loop */
 };
 

@@ -15,6 +15,7 @@
 #include "models/text/detokenizer.h"
 #include "server/engine/command.h"
 #include "server/engine/engine.h"
+#include "server/engine/journal.h"
 #include "server/engine/mailbox.h"
 #include "server/engine/penalties.h"
 #include "server/engine/stop_match.h"
@@ -23,36 +24,40 @@
 #include "server/state/past.h"
 
 struct tiers;
+struct recall;
 
 struct session {
     struct id id;
     uint64_t owner;
     struct checkpoint *head; /* kept; never NULL, at position 0 before the first turn */
-    struct past *past;       /* kept; behind the head */
+    struct past *past;       /* kept; behind the head. NULL at position 0, and when the head is
+                              * cold and nobody needed it for a while: the store has it */
     struct id snapshot;      /* the newest snapshot on the way to the head, or "" */
     uint64_t version;
     double created, updated; /* updated: when the head moved */
     double touched, ttl;     /* it expires ttl after the newest turn's end; 0: never */
     uint64_t seed;
-    bool seeded;     /* the client chose it: forks inherit it */
-    char *metadata;  /* owned, may be NULL */
-    struct job *job; /* the running or queued turn; NULL: idle */
+    bool seeded;           /* the client chose it: forks inherit it */
+    char *metadata;        /* owned, may be NULL */
+    struct job *job;       /* the running or queued turn; NULL: idle */
+    struct entry *storing; /* a change that is being written; nothing else changes it then */
 };
 
 struct snapshot {
     struct id id, session, parent;
     uint64_t owner;
     struct checkpoint *checkpoint; /* kept */
-    struct past *past;             /* kept */
+    struct past *past;             /* kept; NULL as a session's */
     uint64_t seed;                 /* the session's: its checkpoint may be older */
     char label[LIMIT_LABEL_BYTES + 1];
     double created;
+    struct entry *storing;
 };
 
 struct job {
     struct command *command;
     struct session *session; /* NULL: stateless, or deleted meanwhile */
-    int open;                /* sequences not finished */
+    int open;                /* sequences not finished, and the change that ends the turn */
     int32_t *bias_id;        /* the command's logit_bias, as the sampler wants it */
     float *bias;
     int32_t *stop_id; /* the model's and the request's */
@@ -71,10 +76,15 @@ struct sequence {
     int slot;                  /* -1: queued */
     int32_t *feed;             /* what the turn brings, then what it samples; owned */
     size_t feed_len, fed, feed_capacity;
-    size_t prompt_at;  /* where the prompt begins in the feed, behind what was pending */
-    size_t sampled_at; /* where the model's own tokens begin in the feed */
-    uint64_t position; /* of the context, everything in the feed included */
-    int32_t stop;      /* the stop id that ended it, or -1 */
+    void *lifted;          /* queued again: what its slot held; tiers.h's */
+    struct recall *recall; /* its state is being read into the slot; the reader's */
+    bool forgetful;        /* it was made while its origin was cold: recent is the feed's */
+    int slice;             /* steps since it has the slot */
+    double admitted;       /* monotonic seconds: when it began to wait for its state */
+    size_t prompt_at;      /* where the prompt begins in the feed, behind what was pending */
+    size_t sampled_at;     /* where the model's own tokens begin in the feed */
+    uint64_t position;     /* of the context, everything in the feed included */
+    int32_t stop;          /* the stop id that ended it, or -1 */
     struct recent recent;
     struct penalties *penalties; /* NULL: none asked for */
     struct detokenizer detokenizer;
@@ -85,6 +95,11 @@ struct sequence {
     enum finish finish;
     const char *hit;       /* the stop string that ended it */
     struct sequence *next; /* in the queue */
+};
+
+/* Sessions by where their state is. */
+struct tally {
+    int device, host, store, empty;
 };
 
 /* What one sequence does in the step that is being built. */
@@ -121,6 +136,8 @@ struct engine {
     atomic_bool stopping;
 
     struct tiers *tiers;
+    struct journal *journal; /* NULL: no store */
+    bool closing;            /* commands are refused, and nothing is deleted any more */
     struct id_map sessions, snapshots;
     struct sequence *queue, **queue_end; /* waiting for a slot, oldest first */
     int queued;
@@ -132,7 +149,9 @@ struct engine {
     struct engine_counters counters;  /* the engine's */
     struct engine_counters published; /* a copy under the lock */
     pthread_mutex_t counters_lock;
-    double next_sweep; /* monotonic: when expired sessions are looked for again */
+    double next_sweep;      /* monotonic: when expired sessions are looked for again */
+    struct id_entry *sweep; /* the session that it looks at next; NULL: from the first on */
+    struct tally tally;     /* of this time so far */
 };
 
 double engine_clock(void); /* monotonic seconds */
@@ -141,6 +160,11 @@ void engine_observe(struct engine_histogram *h, double seconds);
 /* engine.c */
 void engine_post(struct engine *e, struct event *event);
 void engine_answer(struct engine *e, struct command *c);
+/* Does what the command says and answers it, now or later. */
+void engine_obey(struct engine *e, struct command *c);
+/* The answer to journal_recall(); it stays the caller's. */
+/* Takes the answer of a command to a cold checkpoint. */
+void recalled(struct engine *e, struct command *c, struct recall *r);
 struct event *engine_event(enum event_kind kind, struct command *c); /* NULL: no memory */
 
 /* turns.c: jobs and their sequences. */
@@ -155,6 +179,9 @@ void sequence_end(struct engine *e, struct sequence *s);
 void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message);
 size_t sequence_goal(const struct sequence *s); /* feed tokens to take in */
 
+/* Its state came from the store, or did not. */
+void sequence_recalled(struct engine *e, struct recall *r);
+
 /* scheduler.c */
 bool scheduler_init(struct engine *e, int max_logits);
 void scheduler_finish(struct engine *e);
@@ -163,25 +190,45 @@ void scheduler_enqueue(struct engine *e, struct sequence *s, bool front);
 bool scheduler_step(struct engine *e);
 void scheduler_fail_all(struct engine *e, enum problem_code what, const char *message);
 
-/* sessions.c and snapshots.c: answer a command; false with c->problem set. */
+/* sessions.c and snapshots.c: do what a command says; false with c->problem set. It is to be
+ * answered unless c->later, which whoever answers it later sets. */
 bool session_command(struct engine *e, struct command *c);
 bool snapshot_command(struct engine *e, struct command *c);
 /* The command's owner's; another one's are as unknown as any. */
 struct session *session_find(struct engine *e, const struct command *c, struct problem *p);
 bool session_claim(struct engine *e, const struct command *c, struct session **out,
                    struct problem *p);
-/* Takes the references to both over. */
-void session_move(struct engine *e, struct session *s, struct checkpoint *head, struct past *past);
-/* A copy for export, with the ids of its past. false: PROBLEM_OUT_OF_MEMORY. */
-bool checkpoint_copy_out(struct engine *e, struct command *c, const struct checkpoint *from,
-                         const struct past *past, uint64_t seed);
+/* A copy with its record in host memory and the ids of its past, of one that is not cold.
+ * NULL: no memory. */
+struct checkpoint *checkpoint_export(struct engine *e, const struct checkpoint *from,
+                                     const struct past *past);
+/* The command's answer is such a copy, with the seed; later, if it has to be read from the
+ * store. false: c->problem. */
+bool command_export(struct engine *e, struct command *c, struct checkpoint *from,
+                    const struct past *past, uint64_t seed);
+/* The past of a session. false: it is in the store; the command is obeyed again when it is
+ * here, or c->problem says why it cannot be. */
+bool session_has_past(struct engine *e, struct command *c, struct session *s);
 /* The ids that an imported checkpoint brought become a past. */
 bool checkpoint_take_past(struct command *c, struct past **past);
+/* An entry by which s becomes what *next says of head, past, snapshot and seed, one version
+ * on. The references to head and past are taken over. NULL: no memory. */
+struct entry *session_moving(struct engine *e, struct session *s, const struct session *next,
+                             void (*done)(struct engine *e, struct entry *x),
+                             struct command *command);
+/* It is kept. */
+void session_moved(struct engine *e, struct entry *x);
+/* "empty", "device", "host" or "disk". */
+const char *checkpoint_tier(const struct checkpoint *c);
 /* All but the metadata, which stays what it is. */
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
-void sessions_sweep(struct engine *e);
+/* Ends what has expired, among the next thousand sessions. true: that were the last. */
+bool sessions_sweep(struct engine *e);
 void sessions_clear(struct engine *e);
 struct snapshot *snapshot_find(struct engine *e, const struct command *c, struct problem *p);
 void snapshots_clear(struct engine *e);
+/* Lets go of a past that is in the store. */
+void past_cool(struct engine *e, struct past **past, const struct checkpoint *c);
+void snapshots_cool(struct engine *e);
 
 #endif

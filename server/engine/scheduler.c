@@ -98,7 +98,7 @@ static void retire(struct engine *e)
     for (int i = 0; i < n; i++) {
         struct sequence *s = e->running[i];
         bool over = s->finish != FINISH_NONE || s->job->failed ||
-                    (!s->samples && s->fed == sequence_goal(s));
+                    (!s->samples && !s->recall && s->fed == sequence_goal(s));
 
         if (!over) {
             e->running[kept++] = s;
@@ -109,13 +109,80 @@ static void retire(struct engine *e)
     e->running_count = kept;
 }
 
+/* The turn that has had its slot for the longest, if that is long enough. */
+static int find_eldest(const struct engine *e)
+{
+    int eldest = -1, most = e->options.quantum - 1;
+
+    for (int i = 0; i < e->running_count && e->options.quantum; i++) {
+        const struct sequence *s = e->running[i];
+
+        if (s->slice <= most || s->recall || s->job->failed || s->finish != FINISH_NONE)
+            continue;
+        most = s->slice;
+        eldest = i;
+    }
+    return eldest;
+}
+
+/* A running turn goes to the end of the queue, with all that its slot held: when it is its
+ * turn again, it goes on as if nothing had been. */
+static bool make_way(struct engine *e)
+{
+    int i = find_eldest(e);
+    struct sequence *s = i < 0 ? NULL : e->running[i];
+
+    if (!s || !(s->lifted = tiers_lift(e->tiers, s->slot)))
+        return false;
+    s->slot = -1;
+    e->running_count--;
+    memmove(e->running + i, e->running + i + 1,
+            (size_t)(e->running_count - i) * sizeof(struct sequence *));
+    scheduler_enqueue(e, s, false);
+    e->counters.slices++;
+    return true;
+}
+
+static void begin_reading(struct engine *e, struct sequence *s)
+{
+    s->recall = journal_recall(e, s->origin, NULL);
+    if (!s->recall)
+        job_fail(e, s->job, PROBLEM_OUT_OF_MEMORY, "no memory to read the state back");
+}
+
+/* A slot that holds, or will hold, what the sequence goes on from. -1: none now. */
+static int find_slot(struct engine *e, struct sequence *s)
+{
+    struct checkpoint *from = s->origin;
+    bool cold = from && checkpoint_is_cold(from), resident = from && from->slot >= 0;
+    double began = engine_clock();
+    int slot = s->lifted ? tiers_resume(e->tiers, s->lifted) : tiers_start(e->tiers, from);
+
+    if (slot < 0)
+        return -1;
+    s->slice = 0;
+    s->admitted = began;
+    if (s->lifted)
+        s->lifted = NULL;
+    else if (cold)
+        begin_reading(e, s);
+    else if (from && from->position)
+        engine_observe(resident ? &e->counters.from_device : &e->counters.from_host,
+                       engine_clock() - began);
+    return slot;
+}
+
 static void admit(struct engine *e)
 {
-    while (e->queue && e->running_count < e->options.max_batch) {
-        int slot = tiers_start(e->tiers, e->queue->origin);
+    int ways = e->queued; /* more would turn out those that have just come */
+
+    while (e->queue) {
+        int slot = e->running_count < e->options.max_batch ? find_slot(e, e->queue) : -1;
         struct sequence *s;
 
-        if (slot < 0 && e->running_count)
+        if (slot < 0 && ways-- > 0 && make_way(e))
+            continue;
+        if (slot < 0 && (e->running_count || journal_busy(e)))
             return; /* a running one will give its slot back */
         s = dequeue(e);
         if (slot < 0) {
@@ -124,7 +191,8 @@ static void admit(struct engine *e)
             continue;
         }
         s->slot = slot;
-        sequence_score_first(e, s);
+        if (!s->fed)
+            sequence_score_first(e, s);
         e->running[e->running_count++] = s;
     }
 }
@@ -159,6 +227,8 @@ static int plan(struct engine *e)
     for (int i = 0; i < e->running_count; i++) {
         struct sequence *s = e->running[i];
 
+        if (s->recall)
+            continue;
         pick[n++] = (struct pick){ .sequence = s, .rows = is_decoding(s) };
         budget -= is_decoding(s);
     }
@@ -270,6 +340,7 @@ static void handle(struct engine *e, const struct pick *p)
     struct sequence *s = p->sequence;
 
     s->fed += p->rows;
+    s->slice++;
     for (int i = 0; i < p->logits && !s->job->failed; i++) {
         const struct sample_row *row = &e->step.row[p->first_logit + i];
         const struct sample_result *result = &e->step.result[p->first_logit + i];
@@ -324,10 +395,9 @@ bool scheduler_step(struct engine *e)
     retire(e);
     admit(e);
     retire(e); /* an admitted one may have nothing to take in */
-    if (!e->running_count)
-        return e->queue != NULL;
     build(e, plan(e));
-    assert(e->step.batch.T > 0);
+    if (!e->step.batch.T) /* all that run wait for the store, which wakes this thread */
+        return !e->running_count && e->queue && !journal_busy(e);
     began = engine_clock();
     if (!forward(e, &err)) {
         scheduler_fail_all(e, PROBLEM_DEVICE_ERROR, err.message);

@@ -5,7 +5,10 @@
 
 #include "models/model.h"
 #include "server/engine/engine_internal.h"
+#include "server/state/reader.h"
 #include "server/state/tiers.h"
+
+enum { SWEEP_PIECE = 1024 }; /* sessions looked at in one go */
 
 struct session *session_find(struct engine *e, const struct command *c, struct problem *p)
 {
@@ -35,15 +38,58 @@ bool session_claim(struct engine *e, const struct command *c, struct session **o
     return true;
 }
 
-void session_move(struct engine *e, struct session *s, struct checkpoint *head, struct past *past)
+/* Takes the references to both over. */
+static void set_head(struct engine *e, struct session *s, struct checkpoint *head,
+                     struct past *past, double when)
 {
-    assert(past_end(past) == head->position);
+    assert(past_end(past) == head->position || (!past && checkpoint_is_cold(head)));
     tiers_release(e->tiers, s->head);
     past_release(e->tiers, s->past);
     s->head = head;
     s->past = past;
     s->version++;
-    s->updated = s->touched = checkpoint_clock();
+    s->updated = s->touched = when;
+}
+
+struct entry *session_moving(struct engine *e, struct session *s, const struct session *next,
+                             void (*done)(struct engine *e, struct entry *x),
+                             struct command *command)
+{
+    struct entry *x = entry_create(done, command);
+    struct session then = *next;
+
+    if (!x) {
+        tiers_release(e->tiers, next->head);
+        past_release(e->tiers, next->past);
+        return NULL;
+    }
+    x->session = s;
+    x->head = next->head;
+    x->past = next->past;
+    x->parent = next->snapshot;
+    x->seed = next->seed;
+    then.version++;
+    then.updated = x->when;
+    if (entry_put_session(e, x, &then))
+        return x;
+    entry_free(e, x);
+    return NULL;
+}
+
+void session_moved(struct engine *e, struct entry *x)
+{
+    struct session *s = x->session;
+
+    set_head(e, s, x->head, x->past, x->when);
+    x->head = NULL;
+    x->past = NULL;
+    s->snapshot = x->parent;
+    s->seed = x->seed;
+}
+
+const char *checkpoint_tier(const struct checkpoint *c)
+{
+    return !c->position ? "empty" : c->slot >= 0 ? "device" : c->record ? "host" : "disk";
 }
 
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info)
@@ -57,9 +103,7 @@ void session_describe(const struct engine *e, const struct session *s, struct se
         .expires = s->ttl > 0 ? s->touched + s->ttl : 0,
         .position = head->position,
         .version = s->version,
-        .residency = head->slot >= 0 ? "device"
-                     : head->record  ? "host"
-                                     : "empty",
+        .residency = checkpoint_tier(head),
         .state_bytes = model_info(e->model)->layout.bytes,
         .busy = s->job != NULL,
         .answer_open = head->answer_open,
@@ -154,6 +198,50 @@ no_memory:
     return NULL;
 }
 
+/* A running turn loses its session and ends. */
+static void part_from_job(struct engine *e, struct session *s)
+{
+    if (!s->job)
+        return;
+    s->job->session = NULL;
+    job_fail(e, s->job, PROBLEM_SESSION_NOT_FOUND, "the session was deleted during the turn");
+    s->job = NULL;
+}
+
+static void remove_session(struct engine *e, struct session *s)
+{
+    if (e->sweep && e->sweep->value == s)
+        e->sweep = e->sweep->next;
+    id_map_remove(&e->sessions, s->owner, &s->id);
+    part_from_job(e, s);
+    session_free(e, s);
+}
+
+/* A new session was kept, or was not and is no more. */
+static void created(struct engine *e, struct entry *x)
+{
+    x->command->problem = x->problem;
+    if (x->problem.what != PROBLEM_NONE)
+        remove_session(e, x->session);
+    engine_answer(e, x->command);
+}
+
+/* Takes a new session to the journal. */
+static bool keep_new(struct engine *e, struct command *c, struct session *s)
+{
+    struct entry *x = entry_create(created, c);
+
+    if (!x || !entry_put_session(e, x, s)) {
+        entry_free(e, x);
+        remove_session(e, s);
+        return no_memory(c);
+    }
+    session_describe(e, s, c->sessions);
+    x->session = s;
+    journal_submit(e, x);
+    return true;
+}
+
 static bool create(struct engine *e, struct command *c)
 {
     struct snapshot *from = NULL;
@@ -181,7 +269,7 @@ static bool create(struct engine *e, struct command *c)
         s->ttl = c->ttl;
     s->metadata = c->metadata;
     c->metadata = NULL;
-    return answer(e, c, s);
+    return keep_new(e, c, s);
 }
 
 static bool get(struct engine *e, struct command *c)
@@ -210,31 +298,98 @@ static bool list(struct engine *e, struct command *c)
     return true;
 }
 
-/* A running turn loses its session and ends. */
-static void remove_session(struct engine *e, struct session *s)
+/* What could not be deleted in the store is still there. */
+static void deleted(struct engine *e, struct entry *x)
 {
-    id_map_remove(&e->sessions, s->owner, &s->id);
-    if (s->job) {
-        s->job->session = NULL;
-        job_fail(e, s->job, PROBLEM_SESSION_NOT_FOUND, "the session was deleted during the turn");
+    if (x->problem.what == PROBLEM_NONE)
+        remove_session(e, x->session);
+    if (!x->command)
+        return;
+    x->command->problem = x->problem;
+    engine_answer(e, x->command);
+}
+
+/* c: who asked for it, or NULL. */
+static bool drop_session(struct engine *e, struct command *c, struct session *s)
+{
+    struct entry *x = entry_create(deleted, c);
+
+    if (!x || !entry_drop_session(e, x, s)) {
+        entry_free(e, x);
+        return false;
     }
-    session_free(e, s);
+    part_from_job(e, s);
+    x->session = s;
+    journal_submit(e, x);
+    return true;
 }
 
 static bool forget(struct engine *e, struct command *c)
 {
     struct session *s = session_find(e, c, &c->problem);
 
-    if (!s)
-        return false;
-    remove_session(e, s);
-    return true;
+    return s && (drop_session(e, c, s) || no_memory(c));
 }
 
+static struct session *child_of(const struct engine *e, const struct command *c, int i)
+{
+    return id_map_find(&e->sessions, c->owner, &c->sessions[i].id);
+}
+
+static void undone(struct engine *e, struct entry *x)
+{
+    (void)e;
+    (void)x;
+}
+
+/* Those that were kept go again. */
 static void forget_children(struct engine *e, struct command *c)
 {
-    while (c->items)
-        remove_session(e, id_map_find(&e->sessions, c->owner, &c->sessions[--c->items].id));
+    struct entry *x = entry_create(undone, NULL);
+
+    while (c->items) {
+        struct session *child = child_of(e, c, --c->items);
+
+        if (x)
+            entry_drop_session(e, x, child);
+        remove_session(e, child);
+    }
+    if (x)
+        journal_submit(e, x);
+}
+
+static void forked(struct engine *e, struct entry *x)
+{
+    struct command *c = x->command;
+
+    for (int i = 0; i < c->items; i++)
+        child_of(e, c, i)->storing = NULL;
+    c->problem = x->problem;
+    if (c->problem.what != PROBLEM_NONE)
+        forget_children(e, c);
+    engine_answer(e, c);
+}
+
+static bool keep_children(struct engine *e, struct command *c)
+{
+    struct entry *x = entry_create(forked, c);
+
+    for (int i = 0; x && i < c->items; i++) {
+        struct session *child = child_of(e, c, i);
+
+        if (!entry_put_session(e, x, child)) {
+            entry_free(e, x);
+            x = NULL;
+        } else {
+            child->storing = x;
+        }
+    }
+    if (!x) {
+        forget_children(e, c);
+        return no_memory(c);
+    }
+    journal_submit(e, x);
+    return true;
 }
 
 /* Children share the checkpoint; each gets a slot of its own when it is written. */
@@ -265,24 +420,49 @@ static bool branch(struct engine *e, struct command *c)
         }
         session_describe(e, child, &c->sessions[c->items++]);
     }
+    return keep_children(e, c);
+}
+
+static void moved(struct engine *e, struct entry *x)
+{
+    struct command *c = x->command;
+
+    c->problem = x->problem;
+    if (c->problem.what == PROBLEM_NONE) {
+        session_moved(e, x);
+        answer(e, c, x->session);
+    }
+    engine_answer(e, c);
+}
+
+/* As session_moving(). */
+static bool move(struct engine *e, struct command *c, struct session *s, const struct session *next)
+{
+    struct entry *x = session_moving(e, s, next, moved, c);
+
+    if (!x)
+        return no_memory(c);
+    journal_submit(e, x);
     return true;
 }
 
 static bool restore(struct engine *e, struct command *c)
 {
     struct snapshot *from = snapshot_find(e, c, &c->problem);
-    struct session *s;
+    struct session *s, next;
 
     if (!from || !session_claim(e, c, &s, &c->problem) || !prepare(c, s->metadata))
         return false;
-    session_move(e, s, tiers_keep(from->checkpoint), past_keep(from->past));
-    s->snapshot = from->id;
-    s->seed = from->seed;
-    return answer(e, c, s);
+    next = *s;
+    next.head = tiers_keep(from->checkpoint);
+    next.past = past_keep(from->past);
+    next.snapshot = from->id;
+    next.seed = from->seed;
+    return move(e, c, s, &next);
 }
 
-bool checkpoint_copy_out(struct engine *e, struct command *c, const struct checkpoint *from,
-                         const struct past *past, uint64_t seed)
+struct checkpoint *checkpoint_export(struct engine *e, const struct checkpoint *from,
+                                     const struct past *past)
 {
     uint64_t known = past_end(past) - past_begin(past);
     size_t n = known < LIMIT_HISTORY_TOKENS ? (size_t)known : LIMIT_HISTORY_TOKENS;
@@ -290,17 +470,30 @@ bool checkpoint_copy_out(struct engine *e, struct command *c, const struct check
 
     if (copy && n && !(copy->token = malloc(n * sizeof(*copy->token)))) {
         checkpoint_destroy(copy);
-        copy = NULL;
+        return NULL;
     }
-    if (!copy)
-        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
-                           "no memory for a copy of the state");
+    if (!copy || !n)
+        return copy;
     copy->tokens = n;
-    if (n)
-        past_read(past, past_end(past) - n, n, copy->token);
-    copy->seed = seed;
-    c->checkpoint = copy;
-    return true;
+    past_read(past, past_end(past) - n, n, copy->token);
+    return copy;
+}
+
+bool command_export(struct engine *e, struct command *c, struct checkpoint *from,
+                    const struct past *past, uint64_t seed)
+{
+    if (checkpoint_is_cold(from)) {
+        c->seed = seed;
+        if (from->damaged)
+            return recall_refuse(&c->problem);
+        if (journal_recall(e, from, c))
+            return true;
+    } else if ((c->checkpoint = checkpoint_export(e, from, past))) {
+        c->checkpoint->seed = seed;
+        return true;
+    }
+    return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
+                       "no memory for a copy of the state");
 }
 
 bool checkpoint_take_past(struct command *c, struct past **past)
@@ -322,7 +515,8 @@ static bool copy_out(struct engine *e, struct command *c)
 
     if (!s || !prepare(c, s->metadata))
         return false;
-    return checkpoint_copy_out(e, c, s->head, s->past, s->seed) && answer(e, c, s);
+    answer(e, c, s);
+    return command_export(e, c, s->head, s->past, s->seed);
 }
 
 static bool take_in(struct engine *e, struct command *c)
@@ -330,6 +524,7 @@ static bool take_in(struct engine *e, struct command *c)
     struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
     struct checkpoint *head = c->checkpoint;
     struct past *past;
+    struct session next;
 
     if ((s && !session_claim(e, c, &s, &c->problem)) || !prepare(c, s ? s->metadata : NULL) ||
         !checkpoint_take_past(c, &past))
@@ -340,16 +535,24 @@ static bool take_in(struct engine *e, struct command *c)
                            "no room in host memory for another state");
     }
     c->checkpoint = NULL;
-    if (!s && !(s = add_session(e, c, &c->session, NULL, NULL))) {
+    head->owner = c->owner;
+    if (s) {
+        next = *s;
+        next.head = head;
+        next.past = past;
+        next.seed = head->seed;
+        next.snapshot = (struct id){ "" };
+        return move(e, c, s, &next);
+    }
+    s = add_session(e, c, &c->session, NULL, NULL);
+    if (!s) {
         tiers_release(e->tiers, head);
         past_release(e->tiers, past);
         return false;
     }
-    head->owner = s->owner;
     s->seed = head->seed;
-    s->snapshot.text[0] = '\0';
-    session_move(e, s, head, past);
-    return answer(e, c, s);
+    set_head(e, s, head, past, s->created);
+    return keep_new(e, c, s);
 }
 
 bool session_command(struct engine *e, struct command *c)
@@ -374,17 +577,51 @@ bool session_command(struct engine *e, struct command *c)
     }
 }
 
-void sessions_sweep(struct engine *e)
+/* The past of what is in the store alone is there too. */
+void past_cool(struct engine *e, struct past **past, const struct checkpoint *c)
+{
+    if (!checkpoint_is_cold(c))
+        return;
+    past_release(e->tiers, *past);
+    *past = NULL;
+}
+
+static void count_session(struct tally *t, const struct session *s)
+{
+    const struct checkpoint *head = s->head;
+
+    t->empty += !head->position;
+    t->device += head->slot >= 0;
+    t->host += head->record != NULL;
+    t->store += checkpoint_is_cold(head);
+}
+
+bool sessions_sweep(struct engine *e)
 {
     double now = checkpoint_clock();
 
-    for (struct id_entry *at = e->sessions.first, *next; at; at = next) {
-        struct session *s = at->value;
+    if (!e->sweep)
+        e->sweep = e->sessions.first;
+    for (int i = 0; e->sweep && i < SWEEP_PIECE; i++) {
+        struct session *s = e->sweep->value;
 
-        next = at->next;
-        if (!s->job && s->ttl > 0 && s->touched + s->ttl < now)
-            remove_session(e, s);
+        count_session(&e->tally, s);
+        e->sweep = e->sweep->next;
+        if (s->job || s->storing)
+            continue;
+        past_cool(e, &s->past, s->head);
+        if (s->ttl > 0 && s->touched + s->ttl < now)
+            drop_session(e, NULL, s);
     }
+    if (e->sweep)
+        return false;
+    snapshots_cool(e);
+    e->counters.sessions_device = e->tally.device;
+    e->counters.sessions_host = e->tally.host;
+    e->counters.sessions_store = e->tally.store;
+    e->counters.sessions_empty = e->tally.empty;
+    e->tally = (struct tally){ 0 };
+    return true;
 }
 
 void sessions_clear(struct engine *e)

@@ -26,7 +26,7 @@ static void describe(const struct engine *e, const struct snapshot *s, struct sn
         .parent = s->parent,
         .position = c->position,
         .bytes = c->position ? model_info(e->model)->layout.bytes : 0,
-        .tier = c->slot >= 0 ? "device" : "host",
+        .tier = checkpoint_tier(c),
         .pinned = true,
         .created = s->created,
     };
@@ -72,14 +72,78 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
         s->past = past;
         s->created = checkpoint_clock();
         memcpy(s->label, c->label, sizeof(s->label));
-        if (id_map_put(&e->snapshots, s->owner, &s->id, s))
+        if (id_map_put(&e->snapshots, s->owner, &s->id, s)) {
+            tiers_pin(e->tiers, checkpoint);
             return s;
+        }
     }
     free(s);
     tiers_release(e->tiers, checkpoint);
     past_release(e->tiers, past);
     problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for another snapshot");
     return NULL;
+}
+
+static void remove_snapshot(struct engine *e, struct snapshot *s)
+{
+    id_map_remove(&e->snapshots, s->owner, &s->id);
+    tiers_unpin(e->tiers, s->checkpoint);
+    tiers_release(e->tiers, s->checkpoint);
+    past_release(e->tiers, s->past);
+    free(s);
+}
+
+static void undone(struct engine *e, struct entry *x)
+{
+    (void)e;
+    (void)x;
+}
+
+/* The session may have gone on meanwhile, or away. */
+static void forget_link(struct engine *e, const struct snapshot *s)
+{
+    struct session *from = id_map_find(&e->sessions, s->owner, &s->session);
+
+    if (from && id_equal(&from->snapshot, &s->id))
+        from->snapshot = s->parent;
+}
+
+/* A new snapshot was kept, or was not and is no more. */
+static void taken(struct engine *e, struct entry *x)
+{
+    struct command *c = x->command;
+    struct entry *back;
+
+    c->problem = x->problem;
+    if (c->problem.what != PROBLEM_NONE) {
+        back = entry_create(undone, NULL);
+        if (back && entry_drop_snapshot(e, back, x->snapshot))
+            journal_submit(e, back);
+        else
+            entry_free(e, back);
+        forget_link(e, x->snapshot);
+        remove_snapshot(e, x->snapshot);
+    }
+    engine_answer(e, c);
+}
+
+/* Takes a new snapshot to the journal, and the session that it was taken of, if any. */
+static bool keep_new(struct engine *e, struct command *c, struct snapshot *s,
+                     const struct session *from)
+{
+    struct entry *x = entry_create(taken, c);
+
+    if (!x || !entry_put_snapshot(e, x, s) || (from && !entry_put_session(e, x, from))) {
+        entry_free(e, x);
+        forget_link(e, s);
+        remove_snapshot(e, s);
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
+                           "no memory for another snapshot");
+    }
+    x->snapshot = s;
+    answer(e, c, s);
+    journal_submit(e, x);
+    return true;
 }
 
 /* A kept head needs room of its own as soon as the session moves on. */
@@ -100,7 +164,7 @@ static bool take(struct engine *e, struct command *c)
     s->session = from->id;
     s->parent = from->snapshot;
     from->snapshot = s->id;
-    return answer(e, c, s);
+    return keep_new(e, c, s, from);
 }
 
 static bool list(struct engine *e, struct command *c)
@@ -133,21 +197,28 @@ static bool get(struct engine *e, struct command *c)
     return s && prepare(c) && answer(e, c, s);
 }
 
-static void remove_snapshot(struct engine *e, struct snapshot *s)
+/* What could not be deleted in the store is still there. */
+static void deleted(struct engine *e, struct entry *x)
 {
-    id_map_remove(&e->snapshots, s->owner, &s->id);
-    tiers_release(e->tiers, s->checkpoint);
-    past_release(e->tiers, s->past);
-    free(s);
+    x->command->problem = x->problem;
+    if (x->problem.what == PROBLEM_NONE)
+        remove_snapshot(e, x->snapshot);
+    engine_answer(e, x->command);
 }
 
 static bool forget(struct engine *e, struct command *c)
 {
     struct snapshot *s = snapshot_find(e, c, &c->problem);
+    struct entry *x = s ? entry_create(deleted, c) : NULL;
 
     if (!s)
         return false;
-    remove_snapshot(e, s);
+    if (!x || !entry_drop_snapshot(e, x, s)) {
+        entry_free(e, x);
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
+    }
+    x->snapshot = s;
+    journal_submit(e, x);
     return true;
 }
 
@@ -155,8 +226,10 @@ static bool copy_out(struct engine *e, struct command *c)
 {
     struct snapshot *s = snapshot_find(e, c, &c->problem);
 
-    return s && prepare(c) && checkpoint_copy_out(e, c, s->checkpoint, s->past, s->seed) &&
-           answer(e, c, s);
+    if (!s || !prepare(c))
+        return false;
+    answer(e, c, s);
+    return command_export(e, c, s->checkpoint, s->past, s->seed);
 }
 
 static bool take_in(struct engine *e, struct command *c)
@@ -178,7 +251,7 @@ static bool take_in(struct engine *e, struct command *c)
     if (!s)
         return false;
     s->seed = checkpoint->seed;
-    return answer(e, c, s);
+    return keep_new(e, c, s, NULL);
 }
 
 bool snapshot_command(struct engine *e, struct command *c)
@@ -196,6 +269,16 @@ bool snapshot_command(struct engine *e, struct command *c)
         return copy_out(e, c);
     default:
         return take_in(e, c);
+    }
+}
+
+void snapshots_cool(struct engine *e)
+{
+    for (struct id_entry *at = e->snapshots.first; at; at = at->next) {
+        struct snapshot *s = at->value;
+
+        if (!s->storing)
+            past_cool(e, &s->past, s->checkpoint);
     }
 }
 

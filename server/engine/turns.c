@@ -9,6 +9,7 @@
 #include "models/model.h"
 #include "models/text/tokenizer.h"
 #include "server/engine/engine_internal.h"
+#include "server/state/reader.h"
 #include "server/state/tiers.h"
 
 void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message)
@@ -35,6 +36,8 @@ static void job_free(struct engine *e, struct job *job)
 
 static void sequence_free(struct engine *e, struct sequence *s)
 {
+    if (s->lifted)
+        tiers_discard(e->tiers, s->lifted);
     tiers_release(e->tiers, s->origin);
     stop_match_finish(&s->match);
     free(s->penalties);
@@ -124,6 +127,7 @@ static void fill_recent(struct sequence *s, const struct past *past)
 {
     size_t newest = s->feed_len > LIMIT_PENALTY_WINDOW ? s->feed_len - LIMIT_PENALTY_WINDOW : 0;
 
+    s->forgetful = s->origin && !past && checkpoint_is_cold(s->origin);
     past_recent(past, &s->recent);
     for (size_t i = newest > s->prompt_at ? newest : s->prompt_at; i < s->feed_len; i++)
         recent_add(&s->recent, s->feed[i], false);
@@ -196,6 +200,42 @@ size_t sequence_goal(const struct sequence *s)
     return s->samples || !s->feed_len ? s->feed_len : s->feed_len - 1;
 }
 
+/* What the feed added to recent comes after what was read. */
+static void remember(struct engine *e, struct sequence *s, const struct checkpoint *c)
+{
+    struct recent added = s->recent;
+    struct session *of = s->job->session;
+
+    if (!of || !s->forgetful)
+        return;
+    if (!of->past && !past_create(&of->past, c->position, c->token, c->tokens)) {
+        fail_no_memory(e, s->job);
+        return;
+    }
+    past_recent(of->past, &s->recent);
+    for (int i = 0; i < added.count; i++)
+        recent_add(&s->recent, (int32_t)(added.token[i] & ~RECENT_SAMPLED), false);
+}
+
+void sequence_recalled(struct engine *e, struct recall *r)
+{
+    struct sequence *s = NULL;
+
+    for (int i = 0; i < e->running_count && !s; i++)
+        if (e->running[i]->recall == r)
+            s = e->running[i];
+    if (!s)
+        return; /* its turn ended meanwhile */
+    s->recall = NULL;
+    if (!r->checkpoint) {
+        job_fail(e, s->job, r->problem.what, r->problem.message);
+        return;
+    }
+    tiers_fill(e->tiers, s->slot, r->checkpoint->record);
+    remember(e, s, r->checkpoint);
+    engine_observe(&e->counters.from_store, engine_clock() - s->admitted);
+}
+
 static bool check_turn(struct engine *e, struct command *c, struct session **session)
 {
     const struct engine_options *o = &e->options;
@@ -213,6 +253,8 @@ static bool check_turn(struct engine *e, struct command *c, struct session **ses
     c->expected_version = turn->expected_version;
     if (!session_claim(e, c, session, &c->problem))
         return false;
+    if ((*session)->head->damaged && checkpoint_is_cold((*session)->head))
+        return recall_refuse(&c->problem);
     if ((*session)->metadata && !(turn->info.metadata = strdup((*session)->metadata)))
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the turn");
     return true;
@@ -446,42 +488,71 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
     return c;
 }
 
-static void commit(struct engine *e, struct sequence *s)
+static void job_end(struct engine *e, struct job *job);
+
+/* Nobody is told of a turn's end before its state is kept. */
+static void committed(struct engine *e, struct entry *x)
+{
+    struct job *job = x->job;
+
+    if (x->problem.what == PROBLEM_NONE) {
+        session_moved(e, x);
+    } else {
+        job_fail(e, job, x->problem.what, x->problem.message);
+        x->event->finish = FINISH_FAILED;
+    }
+    engine_post(e, x->event);
+    if (--job->open == 0)
+        job_end(e, job);
+}
+
+/* false: the job failed, and nothing has changed. */
+static bool commit(struct engine *e, struct sequence *s, struct event *event)
 {
     struct job *job = s->job;
-    struct session *to = job->session;
-    struct checkpoint *c;
-    struct past *past;
+    struct session next = *job->session;
+    struct entry *x = NULL;
 
-    if (!to || job->failed || !reserve_room(e, job, 2))
-        return;
-    past = past_keep(to->past);
-    c = past_take_turn(e->tiers, &past, to->head, s->feed + s->prompt_at,
-                       s->feed_len - s->prompt_at, s->sampled_at - s->prompt_at)
-            ? harvest(e, s)
-            : NULL;
-    if (c) {
-        session_move(e, to, c, past);
-        return;
+    if (!reserve_room(e, job, 2))
+        return false;
+    next.past = past_keep(next.past);
+    next.head = past_take_turn(e->tiers, &next.past, next.head, s->feed + s->prompt_at,
+                               s->feed_len - s->prompt_at, s->sampled_at - s->prompt_at)
+                    ? harvest(e, s)
+                    : NULL;
+    if (next.head)
+        x = session_moving(e, job->session, &next, committed, NULL);
+    else
+        past_release(e->tiers, next.past);
+    if (!x) {
+        fail_no_memory(e, job);
+        return false;
     }
-    past_release(e->tiers, past);
-    fail_no_memory(e, job);
+    x->job = job;
+    x->event = event;
+    job->open++;
+    journal_submit(e, x);
+    return true;
 }
 
 /* The event comes first: once the head has moved, nothing may fail any more. */
 static void end_choice(struct engine *e, struct sequence *s, int choice)
 {
-    struct event *event = engine_event(EVENT_FINISH, s->job->command);
+    struct job *job = s->job;
+    struct event *event = engine_event(EVENT_FINISH, job->command);
 
     if (!event) {
-        fail_no_memory(e, s->job);
+        fail_no_memory(e, job);
         return;
     }
-    commit(e, s);
     event->choice = choice;
-    event->finish = s->job->failed && s->finish != FINISH_CANCELLED ? FINISH_FAILED : s->finish;
+    event->finish = s->finish;
     event->stop = s->hit;
     event->tokens = s->unreported;
+    if (job->session && !job->failed && commit(e, s, event))
+        return;
+    if (job->failed && s->finish != FINISH_CANCELLED)
+        event->finish = FINISH_FAILED;
     engine_post(e, event);
 }
 

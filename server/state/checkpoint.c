@@ -48,6 +48,8 @@ struct checkpoint *checkpoint_copy(const struct checkpoint *c)
     copy->refs = 1;
     copy->memories = 0;
     copy->slot = -1;
+    copy->before = copy->next = NULL;
+    copy->listed = 0;
     copy->record = NULL;
     copy->token = NULL;
     copy->tokens = 0;
@@ -57,6 +59,11 @@ struct checkpoint *checkpoint_copy(const struct checkpoint *c)
         return NULL;
     }
     return copy;
+}
+
+bool checkpoint_is_cold(const struct checkpoint *c)
+{
+    return c->stored && c->slot < 0 && !c->record;
 }
 
 void recent_add(struct recent *r, int32_t id, bool sampled)

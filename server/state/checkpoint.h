@@ -3,7 +3,8 @@
  * Think of git: checkpoints are commits, sessions are branches (DESIGN section 3). The record
  * is the model's state after `position` tokens, except that the newest one may be `pending`:
  * sampled or appended, and not taken in yet. The next step takes it in and has the logits,
- * so none need to be kept. The record lies in a state slot (device) or in host memory.
+ * so none need to be kept. The record lies in a state slot (device), in host memory or in a
+ * store alone.
  *
  * Reference-counted without atomics: a checkpoint belongs to one thread at a time. The
  * engine keeps the ones that are in use, each accounted for by a struct tiers; an exported
@@ -49,8 +50,12 @@ struct checkpoint {
     uint64_t layout;         /* struct state_layout id */
     double created;          /* seconds since 1970 */
     /* tiers.c */
-    uint64_t used; /* when it was last the start of a turn */
-    struct checkpoint *spare_before, *spare_next;
+    uint64_t stored; /* bytes of its file in the store; 0: it is not there */
+    uint64_t used;   /* when it was last the start of a turn */
+    struct checkpoint *before, *next;
+    uint32_t pins;        /* snapshots that stand on it */
+    unsigned char listed; /* which list it is in */
+    bool damaged;         /* its file could not be read back, and was set aside */
 };
 
 /* refs 1, no record, position 0, a fresh id. NULL: no memory. */
@@ -62,6 +67,9 @@ void checkpoint_destroy(struct checkpoint *c);
 bool checkpoint_set_tail(struct checkpoint *c, const char *tail, size_t len);
 /* A copy in no slot, without a record and ids; refs 1, the same id. NULL: no memory. */
 struct checkpoint *checkpoint_copy(const struct checkpoint *c);
+
+/* One that is kept, and whose record is in the store alone. */
+bool checkpoint_is_cold(const struct checkpoint *c);
 
 /* Adds the newest token, dropping the oldest when the window is full. */
 void recent_add(struct recent *r, int32_t id, bool sampled);

@@ -117,7 +117,7 @@ static void give_back(struct disk *d, struct disk_op *batch)
 {
     *d->done_end = batch;
     while (*d->done_end) {
-        d->queued_bytes -= (*d->done_end)->file_len;
+        d->queued_bytes -= (*d->done_end)->queued;
         d->done_end = &(*d->done_end)->next;
     }
 }
@@ -266,7 +266,7 @@ bool disk_submit(struct disk *d, struct disk_op *op)
         *d->queue_end = op;
         d->queue_end = &op->next;
         d->waiting++;
-        d->queued_bytes += op->file_len;
+        d->queued_bytes += op->queued = op->file_len;
         pthread_cond_signal(&d->arrived);
     }
     pthread_mutex_unlock(&d->mutex);

@@ -37,6 +37,7 @@ struct disk_options {
     int max_ops;              /* submitted and not yet received */
     size_t max_bytes;         /* of their files; one file alone may be larger */
     size_t compact_bytes;     /* dead bytes of the log worth a new one; 0: a MiB */
+    bool keep_found;          /* every checkpoint that found() names is kept, as by DISK_KEEP */
     const struct disk_io *io; /* NULL: the system's */
 
     void *arg; /* of the three below */
@@ -55,14 +56,19 @@ struct disk_options {
  *
  * A checkpoint's file is deleted when the last session, snapshot and DISK_KEEP that refers to
  * it goes: whoever wants to move a checkpoint from one to the other submits the new reference
- * before the old one is dropped. */
+ * before the old one is dropped. Keeping what is kept does nothing. */
 struct disk_op {
     struct disk_record record; /* its note is from malloc and the op's own */
     void *file;                /* format.h's bytes, from malloc, or NULL; gone when received */
     size_t file_len;
+    /* Makes the file, or fills error, on the disk's thread; NULL: the file is there already.
+     * file_len then says before how much of the queue's bytes it takes. */
+    void (*encode)(struct disk_op *op);
+    bool keep;            /* a SET also keeps its checkpoint, as DISK_KEEP does */
     void *owner;          /* the caller's */
-    struct error error;   /* ERR_NONE: done. ERR_IO, ERR_NOMEM, ERR_INPUT: it had no effect, but
-                           * after a crash it may turn out to have had */
+    struct error error;   /* ERR_NONE: done. ERR_SPACE, ERR_IO, ERR_NOMEM, ERR_INPUT: it had no
+                           * effect, but after a crash it may turn out to have had */
+    size_t queued;        /* the disk's: bytes of the queue */
     struct disk_op *next; /* the disk's */
 };
 

@@ -63,7 +63,8 @@ static void check_op(struct disk_op *op)
     else if (!is_deleted(op) && (r->checkpoint.text[0] || !is_set(op)) &&
              !disk_file_valid(&r->checkpoint))
         error_set(&op->error, ERR_INPUT, "no file is called '%s'", r->checkpoint.text);
-    else if (op->file && (is_deleted(op) || r->kind == DISK_RELEASE || !r->checkpoint.text[0]))
+    else if ((op->file || op->encode) &&
+             (is_deleted(op) || r->kind == DISK_RELEASE || !r->checkpoint.text[0]))
         error_set(&op->error, ERR_INPUT, "a file that nothing would refer to");
 }
 
@@ -80,8 +81,13 @@ static void write_draft(struct disk *d, struct step *s)
     struct disk_op *op = s->op;
     const struct id *id = &op->record.checkpoint;
 
-    if (failed(op) || !op->file || id_map_find(&d->index.files, 0, id))
+    if (failed(op) || (!op->file && !op->encode) || id_map_find(&d->index.files, 0, id))
         return;
+    if (op->encode) {
+        op->encode(op);
+        if (failed(op))
+            return;
+    }
     s->written = disk_index_add_file(&d->index, id, op->file_len);
     if (!s->written)
         error_set(&op->error, ERR_NOMEM, "no memory for the name of a state");
@@ -198,20 +204,22 @@ static void apply(struct disk *d, const struct step *s)
     struct disk_file *file = id_map_find(&d->index.files, 0, &r->checkpoint);
     struct disk_head *head;
 
-    if (r->kind == DISK_KEEP) {
-        file->keeps++;
-    } else if (r->kind == DISK_RELEASE) {
-        if (!file->keeps)
+    if (r->kind == DISK_RELEASE) {
+        if (!file->kept)
             error_set(&s->op->error, ERR_INPUT, "state %s is not kept", r->checkpoint.text);
-        else if (--file->keeps == 0)
-            disk_index_doom(&d->index, file);
-    } else if (s->len) {
-        head = id_map_find(disk_index_map(&d->index, r->kind), r->owner, &r->id);
-        if (is_set(s->op))
-            disk_index_set(&d->index, head, file, s->at, s->len);
-        else
-            disk_index_clear(&d->index, head);
+        file->kept = false;
+        disk_index_doom(&d->index, file);
+        return;
     }
+    if (r->kind == DISK_KEEP || (s->op->keep && file))
+        file->kept = true;
+    if (!s->len)
+        return;
+    head = id_map_find(disk_index_map(&d->index, r->kind), r->owner, &r->id);
+    if (is_set(s->op))
+        disk_index_set(&d->index, head, file, s->at, s->len);
+    else
+        disk_index_clear(&d->index, head);
 }
 
 static void remove_doomed(struct disk *d)
@@ -224,7 +232,7 @@ static void remove_doomed(struct disk *d)
     while ((file = d->index.doomed)) {
         d->index.doomed = file->next_doomed;
         file->doomed = false;
-        if (file->heads || file->keeps)
+        if (file->heads || file->kept)
             continue;
         if (!disk_file_remove(&d->files, &file->id, &err))
             disk_report(d, "%s; it is removed at the next start", err.message);
@@ -258,7 +266,7 @@ static void settle_files(struct disk *d)
     while ((file = d->index.dirty)) {
         d->index.dirty = file->next_dirty;
         file->dirty = false;
-        if ((file->heads || file->keeps) && !disk_file_sync(&d->files, &file->id, &err))
+        if ((file->heads || file->kept) && !disk_file_sync(&d->files, &file->id, &err))
             disk_report(d, "%s; a power cut may take it", err.message);
     }
     for (unsigned f = 0; f < DISK_FOLDERS; f++) {

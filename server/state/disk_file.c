@@ -64,7 +64,7 @@ bool disk_files_open(struct disk_files *f, const struct disk_io *io, int dir, st
     return true;
 
 fail:
-    error_set(err, ERR_IO, "states: %s", strerror(errno));
+    error_set(err, disk_error(), "states: %s", strerror(errno));
     disk_files_close(f);
     return false;
 }
@@ -85,13 +85,13 @@ static bool list_folder(const struct disk_files *f, DIR *folder,
     while (errno = 0, (e = readdir(folder))) {
         if (strncmp(e->d_name, temporary, strlen(temporary)) == 0) {
             if (f->io->unlinkat(dirfd(folder), e->d_name, 0) < 0)
-                return error_set(err, ERR_IO, "states: %s: %s", e->d_name, strerror(errno));
+                return error_set(err, disk_error(), "states: %s: %s", e->d_name, strerror(errno));
         } else if (id_parse(&id, e->d_name) && disk_file_valid(&id)) {
             if (!seen(arg, &id))
                 return error_set(err, ERR_NOMEM, "no memory for the list of states");
         }
     }
-    return errno == 0 || error_set(err, ERR_IO, "states: %s", strerror(errno));
+    return errno == 0 || error_set(err, disk_error(), "states: %s", strerror(errno));
 }
 
 bool disk_files_list(const struct disk_files *f, bool (*seen)(void *arg, const struct id *id),
@@ -107,7 +107,7 @@ bool disk_files_list(const struct disk_files *f, bool (*seen)(void *arg, const s
         fd = f->io->openat(f->root, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
         folder = fd < 0 ? NULL : fdopendir(fd);
         if (!folder) {
-            error_set(err, ERR_IO, "states/%s: %s", name, strerror(errno));
+            error_set(err, disk_error(), "states/%s: %s", name, strerror(errno));
             if (fd >= 0)
                 f->io->close(fd);
             return false;
@@ -123,7 +123,7 @@ bool disk_files_list(const struct disk_files *f, bool (*seen)(void *arg, const s
 static bool draft_failed(struct disk_files *f, struct disk_draft *d, const struct id *id,
                          struct error *err)
 {
-    error_set(err, ERR_IO, "state %s: %s", id->text, strerror(errno));
+    error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
     if (d->fd >= 0)
         f->io->close(d->fd);
     d->fd = -1;
@@ -139,7 +139,7 @@ bool disk_draft_write(struct disk_files *f, struct disk_draft *d, const struct i
     d->fd =
         f->io->openat(f->root, d->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (d->fd < 0)
-        return error_set(err, ERR_IO, "state %s: %s", id->text, strerror(errno));
+        return error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
     if (!disk_reserve(f->io, d->fd, 0, 0, (off_t)len) ||
         !disk_write_all(f->io, d->fd, bytes, len, 0))
         return draft_failed(f, d, id, err);
@@ -171,7 +171,7 @@ bool disk_files_sync_folder(const struct disk_files *f, unsigned folder, struct 
 
     snprintf(name, sizeof(name), "%02x", folder);
     return disk_sync_path(f->io, f->root, name) ||
-           error_set(err, ERR_IO, "states/%s: %s", name, strerror(errno));
+           error_set(err, disk_error(), "states/%s: %s", name, strerror(errno));
 }
 
 bool disk_file_sync(const struct disk_files *f, const struct id *id, struct error *err)
@@ -180,7 +180,7 @@ bool disk_file_sync(const struct disk_files *f, const struct id *id, struct erro
 
     path_of(path, id, "");
     return disk_sync_path(f->io, f->root, path) ||
-           error_set(err, ERR_IO, "state %s: %s", id->text, strerror(errno));
+           error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
 }
 
 bool disk_file_remove(const struct disk_files *f, const struct id *id, struct error *err)
@@ -189,7 +189,7 @@ bool disk_file_remove(const struct disk_files *f, const struct id *id, struct er
 
     path_of(path, id, "");
     return f->io->unlinkat(f->root, path, 0) == 0 || errno == ENOENT ||
-           error_set(err, ERR_IO, "state %s: %s", id->text, strerror(errno));
+           error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
 }
 
 bool disk_file_set_aside(const struct disk_files *f, const struct id *id, const char *suffix,
@@ -200,7 +200,7 @@ bool disk_file_set_aside(const struct disk_files *f, const struct id *id, const 
     path_of(path, id, "");
     path_of(aside, id, suffix);
     return f->io->renameat(f->root, path, f->root, aside) == 0 ||
-           error_set(err, ERR_IO, "state %s: %s", id->text, strerror(errno));
+           error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
 }
 
 /* Opens a file and proves its front. -1: not there, or not a checkpoint. */
@@ -215,7 +215,7 @@ static int open_checked(const struct disk_files *f, const struct id *id, uint64_
     path_of(path, id, "");
     fd = f->io->openat(f->root, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0);
     if (fd < 0 || fstat(fd, &st) < 0) {
-        error_set(err, ERR_IO, "state %s: %s", id->text, strerror(errno));
+        error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
         goto fail;
     }
     if (!S_ISREG(st.st_mode) || st.st_size < FRONT_BYTES) {
@@ -223,7 +223,7 @@ static int open_checked(const struct disk_files *f, const struct id *id, uint64_
         goto fail;
     }
     if (!disk_read_all(f->io, fd, front, sizeof(front), 0)) {
-        error_set(err, ERR_IO, "state %s: %s", id->text, strerror(errno));
+        error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
         goto fail;
     }
     memcpy(len, front + LENGTH_AT, sizeof(*len));
@@ -269,7 +269,7 @@ bool disk_file_read(const struct disk_files *f, const struct id *id, void **byte
         goto fail;
     }
     if (!disk_read_all(f->io, fd, to, size, 0)) {
-        error_set(err, ERR_IO, "state %s: %s", id->text, strerror(errno));
+        error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
         goto fail;
     }
     f->io->close(fd);

@@ -32,7 +32,7 @@ struct disk_draft {
 };
 
 /* Makes the folders that are missing, under "states" in dir. Every function below fails with
- * ERR_IO, unless it says otherwise. */
+ * ERR_IO or ERR_SPACE, unless it says otherwise. */
 bool disk_files_open(struct disk_files *f, const struct disk_io *io, int dir, struct error *err);
 void disk_files_close(struct disk_files *f);
 

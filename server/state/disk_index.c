@@ -67,7 +67,7 @@ struct disk_head *disk_index_add_head(struct disk_index *x, enum disk_kind kind,
 
 void disk_index_doom(struct disk_index *x, struct disk_file *file)
 {
-    if (file->heads || file->keeps || file->doomed)
+    if (file->heads || file->kept || file->doomed)
         return;
     file->doomed = true;
     file->next_doomed = x->doomed;

@@ -17,10 +17,11 @@ enum { DISK_BATCH = 64 }; /* operations of one commit */
 
 struct disk_file {
     struct id id;
-    uint32_t heads, keeps; /* what refers to it */
-    bool dirty;            /* in the list of files to fsync */
-    bool doomed;           /* in the list of files to delete unless something refers to it */
-    bool checked;          /* disk_open() has looked at it */
+    uint32_t heads; /* sessions and snapshots that refer to it */
+    bool kept;      /* and whoever submits operations */
+    bool dirty;     /* in the list of files to fsync */
+    bool doomed;    /* in the list of files to delete unless something refers to it */
+    bool checked;   /* disk_open() has looked at it */
     uint64_t bytes;
     struct disk_file *next_dirty, *next_doomed;
 };

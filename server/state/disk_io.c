@@ -27,6 +27,11 @@ const struct disk_io disk_io_system = {
     .unlinkat = unlinkat,
 };
 
+enum error_code disk_error(void)
+{
+    return errno == ENOSPC || errno == EDQUOT || errno == EFBIG ? ERR_SPACE : ERR_IO;
+}
+
 bool disk_write_all(const struct disk_io *io, int fd, const void *bytes, size_t len, off_t at)
 {
     const char *from = bytes;

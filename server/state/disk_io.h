@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "config/error.h"
+
 struct disk_io {
     int (*openat)(int dir, const char *path, int flags, mode_t mode);
     int (*close)(int fd);
@@ -26,6 +28,9 @@ struct disk_io {
 };
 
 extern const struct disk_io disk_io_system;
+
+/* What errno means: ERR_SPACE for a full disk, else ERR_IO. */
+enum error_code disk_error(void);
 
 /* All bytes or false with errno; short counts and EINTR are gone on with. A file that ends
  * early is EIO to disk_read_all(). */

@@ -32,7 +32,7 @@ _Static_assert(sizeof(struct header) == HEADER_BYTES, "no padding");
 
 static bool failed(struct error *err)
 {
-    return error_set(err, ERR_IO, "log: %s", strerror(errno));
+    return error_set(err, disk_error(), "log: %s", strerror(errno));
 }
 
 static bool load(struct disk_log *log, unsigned char **out, struct error *err)

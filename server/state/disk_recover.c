@@ -157,6 +157,8 @@ static bool announce(struct disk *d, struct id_map *m, const unsigned char *byte
 
         if (disk_record_decode(bytes + head->at, head->len, &r) != head->len)
             return error_set(err, ERR_FORMAT, "log: a record changed while it was read");
+        if (head->file)
+            head->file->kept = d->options.keep_found;
         if (d->options.found)
             d->options.found(d->options.arg, &r);
     }

@@ -8,16 +8,31 @@
 #include "server/state/checkpoint.h"
 #include "server/state/slots.h"
 
+/* What may lose its record, each list coldest first. */
+enum listed {
+    UNLISTED,
+    SPARE,  /* with a record anywhere in memory, and not kept */
+    STORED, /* kept, in host memory and also in the store */
+    PINNED, /* the same, under a snapshot */
+    LISTS,
+};
+
+struct list {
+    struct checkpoint *first, *last;
+    size_t count;
+};
+
 struct tiers {
+    struct tiers_options options;
     struct slots *slots;
     struct checkpoint **resident; /* [slots] whose record a slot holds; NULL: free or worked in */
-    struct tiers_options options;
+    struct list list[LISTS];
     size_t host_bytes;
-    int checkpoints; /* that have a record and are kept */
-    int on_device, reserved;
-    struct checkpoint *spare, *newest_spare; /* oldest first, each with a record */
-    int spares;
-    uint64_t clock, parks, unparks, dropped;
+    uint64_t store_bytes;
+    size_t checkpoints, stored; /* kept ones that have a record; of them, in the store */
+    size_t on_device, reserved, lifted;
+    uint64_t clock, dropped;
+    struct tiers_moves moves;
 };
 
 struct tiers *tiers_create(struct backend *backend, const struct tiers_options *options,
@@ -25,7 +40,7 @@ struct tiers *tiers_create(struct backend *backend, const struct tiers_options *
 {
     struct tiers *t = calloc(1, sizeof(*t));
 
-    if (!t || !(t->resident = calloc((size_t)options->slots, sizeof(*t->resident)))) {
+    if (!t || !(t->resident = calloc((size_t)options->slots, sizeof(struct checkpoint *)))) {
         error_set(err, ERR_NOMEM, "no memory for %d slots", options->slots);
         tiers_destroy(t);
         return NULL;
@@ -43,7 +58,7 @@ void tiers_destroy(struct tiers *t)
 {
     if (!t)
         return;
-    assert(t->checkpoints == 0 && t->spares == 0);
+    assert(t->checkpoints == 0 && t->lifted == 0 && t->list[SPARE].count == 0);
     slots_destroy(t->slots);
     free(t->resident);
     free(t);
@@ -54,17 +69,52 @@ void *tiers_records(struct tiers *t)
     return slots_records(t->slots);
 }
 
-static struct checkpoint *find_coldest(const struct tiers *t)
+static bool has_bytes(const struct checkpoint *c)
 {
-    struct checkpoint *coldest = NULL;
+    return c->slot >= 0 || c->record;
+}
 
-    for (int i = 0; i < slots_count(t->slots); i++) {
-        struct checkpoint *c = t->resident[i];
+bool tiers_has_record(const struct checkpoint *c)
+{
+    return has_bytes(c) || c->stored || c->position == 0;
+}
 
-        if (c && (!coldest || c->used < coldest->used))
-            coldest = c;
-    }
-    return coldest;
+static void unlist(struct tiers *t, struct checkpoint *c)
+{
+    struct list *l = &t->list[c->listed];
+
+    if (c->listed == UNLISTED)
+        return;
+    *(c->before ? &c->before->next : &l->first) = c->next;
+    *(c->next ? &c->next->before : &l->last) = c->before;
+    c->before = c->next = NULL;
+    c->listed = UNLISTED;
+    l->count--;
+}
+
+static enum listed list_of(const struct checkpoint *c)
+{
+    if (c->refs == 0)
+        return c->memories && has_bytes(c) ? SPARE : UNLISTED;
+    if (!c->record || !c->stored)
+        return UNLISTED;
+    return c->pins ? PINNED : STORED;
+}
+
+/* Puts it at the end of the list where it belongs now. */
+static void relist(struct tiers *t, struct checkpoint *c)
+{
+    enum listed to = list_of(c);
+    struct list *l = &t->list[to];
+
+    unlist(t, c);
+    if (to == UNLISTED)
+        return;
+    c->listed = (unsigned char)to;
+    c->before = l->last;
+    *(l->last ? &l->last->next : &l->first) = c;
+    l->last = c;
+    l->count++;
 }
 
 static void leave_slot(struct tiers *t, struct checkpoint *c)
@@ -75,18 +125,9 @@ static void leave_slot(struct tiers *t, struct checkpoint *c)
     t->on_device--;
 }
 
-static bool has_bytes(const struct checkpoint *c)
-{
-    return c->slot >= 0 || c->record;
-}
-
-bool tiers_has_record(const struct checkpoint *c)
-{
-    return has_bytes(c) || c->position == 0;
-}
-
 static void drop_record(struct tiers *t, struct checkpoint *c)
 {
+    unlist(t, c);
     if (c->slot >= 0)
         leave_slot(t, c);
     if (c->record)
@@ -95,34 +136,8 @@ static void drop_record(struct tiers *t, struct checkpoint *c)
     c->record = NULL;
 }
 
-static void add_spare(struct tiers *t, struct checkpoint *c)
-{
-    c->spare_next = NULL;
-    c->spare_before = t->newest_spare;
-    if (t->newest_spare)
-        t->newest_spare->spare_next = c;
-    else
-        t->spare = c;
-    t->newest_spare = c;
-    t->spares++;
-}
-
-static void remove_spare(struct tiers *t, struct checkpoint *c)
-{
-    if (c->spare_before)
-        c->spare_before->spare_next = c->spare_next;
-    else
-        t->spare = c->spare_next;
-    if (c->spare_next)
-        c->spare_next->spare_before = c->spare_before;
-    else
-        t->newest_spare = c->spare_before;
-    t->spares--;
-}
-
 static void drop_spare(struct tiers *t, struct checkpoint *c)
 {
-    remove_spare(t, c);
     drop_record(t, c);
     t->dropped++;
 }
@@ -131,80 +146,145 @@ static void bound_spares(struct tiers *t)
 {
     size_t most = t->options.spare_bytes / t->options.record_bytes;
 
-    while ((size_t)t->spares > most)
-        drop_spare(t, t->spare);
+    while (t->list[SPARE].count > most)
+        drop_spare(t, t->list[SPARE].first);
 }
 
 /* The oldest spare in host memory, or on the device; NULL: none. */
 static struct checkpoint *find_spare(const struct tiers *t, bool device)
 {
-    struct checkpoint *c = t->spare;
+    struct checkpoint *c = t->list[SPARE].first;
 
     while (c && (c->slot >= 0) != device)
-        c = c->spare_next;
+        c = c->next;
     return c;
 }
 
 static bool make_host_room(struct tiers *t)
 {
     while (t->host_bytes + t->options.record_bytes > t->options.host_bytes) {
-        struct checkpoint *spare = find_spare(t, false);
+        struct checkpoint *spare = find_spare(t, false), *c = t->list[STORED].first
+                                                                  ? t->list[STORED].first
+                                                                  : t->list[PINNED].first;
 
-        if (!spare)
+        if (spare) {
+            drop_spare(t, spare);
+        } else if (c) {
+            drop_record(t, c);
+            t->moves.host_store++;
+        } else {
             return false;
-        drop_spare(t, spare);
+        }
     }
     return true;
+}
+
+static void *download(struct tiers *t, int slot)
+{
+    void *record = make_host_room(t) ? malloc(t->options.record_bytes) : NULL;
+
+    if (!record)
+        return NULL;
+    slots_download(t->slots, slot, record);
+    t->host_bytes += t->options.record_bytes;
+    t->moves.device_host++;
+    return record;
 }
 
 static bool park(struct tiers *t, struct checkpoint *c)
 {
-    void *record;
-
-    if (!make_host_room(t) || !(record = malloc(t->options.record_bytes)))
+    c->record = download(t, c->slot);
+    if (!c->record && !c->stored)
         return false;
-    c->record = record;
-    slots_download(t->slots, c->slot, record);
+    t->moves.device_store += !c->record;
     leave_slot(t, c);
-    t->host_bytes += t->options.record_bytes;
-    t->parks++;
+    if (c->refs)
+        relist(t, c);
     return true;
 }
 
-/* Frees a slot; false when every one is worked in, or what would be parked finds no room. */
-static bool make_slot(struct tiers *t)
+static bool is_colder(const struct checkpoint *a, const struct checkpoint *b)
 {
-    struct checkpoint *coldest = find_coldest(t), *spare;
+    return !b || (!a->pins == !b->pins ? a->used < b->used : !a->pins);
+}
 
+static struct checkpoint *find_coldest(const struct tiers *t)
+{
+    struct checkpoint *coldest = NULL;
+
+    for (int i = 0; i < slots_count(t->slots); i++)
+        if (t->resident[i] && is_colder(t->resident[i], coldest))
+            coldest = t->resident[i];
+    return coldest;
+}
+
+/* -1 when every slot is worked in, or what would be parked finds no room. */
+static int acquire(struct tiers *t)
+{
+    int slot = slots_acquire(t->slots);
+    struct checkpoint *coldest, *spare;
+
+    if (slot >= 0)
+        return slot;
+    coldest = find_coldest(t);
     if (!coldest)
-        return false;
-    if (park(t, coldest))
-        return true;
-    spare = find_spare(t, true);
-    if (spare)
+        return -1;
+    if (!park(t, coldest)) {
+        spare = find_spare(t, true);
+        if (!spare)
+            return -1;
         drop_spare(t, spare);
-    return spare != NULL;
+    }
+    return slots_acquire(t->slots);
+}
+
+/* The slot of a checkpoint that is in the store becomes the working slot. */
+static int take_over(struct tiers *t, struct checkpoint *c)
+{
+    int slot = c->slot;
+
+    t->resident[slot] = NULL;
+    t->on_device--;
+    c->slot = -1;
+    t->moves.device_store++;
+    return slot;
+}
+
+static int start_from(struct tiers *t, struct checkpoint *from)
+{
+    int slot;
+
+    from->used = ++t->clock;
+    if (slots_used(t->slots) == slots_count(t->slots) && find_coldest(t) == from && from->stored)
+        return take_over(t, from);
+    slot = acquire(t);
+    if (slot < 0)
+        return -1;
+    if (from->slot >= 0) {
+        slots_copy(t->slots, slot, from->slot);
+    } else if (from->record) {
+        slots_upload(t->slots, slot, from->record);
+        t->moves.host_device++;
+    }
+    return slot;
 }
 
 int tiers_start(struct tiers *t, struct checkpoint *from)
 {
-    int slot = slots_acquire(t->slots);
+    int slot;
 
-    if (slot < 0) {
-        if (!make_slot(t))
-            return -1;
-        slot = slots_acquire(t->slots);
-    }
     if (!from)
-        return slot;
-    from->used = ++t->clock;
-    if (from->slot >= 0)
-        slots_copy(t->slots, slot, from->slot);
-    else if (from->record) {
-        slots_upload(t->slots, slot, from->record);
-        t->unparks++;
-    }
+        return acquire(t);
+    unlist(t, from); /* it is not what makes way */
+    slot = start_from(t, from);
+    relist(t, from);
     return slot;
+}
+
+void tiers_fill(struct tiers *t, int slot, const void *record)
+{
+    slots_upload(t->slots, slot, record);
+    t->moves.store_device++;
 }
 
 void tiers_drop(struct tiers *t, int slot)
@@ -212,26 +292,72 @@ void tiers_drop(struct tiers *t, int slot)
     slots_release(t->slots, slot);
 }
 
-void tiers_commit(struct tiers *t, struct checkpoint *c, int slot)
+static void reside(struct tiers *t, struct checkpoint *c, int slot)
 {
-    assert(c->slot < 0 && !c->record && !t->resident[slot]);
+    assert(!has_bytes(c) && !t->resident[slot]);
     c->slot = slot;
     c->used = ++t->clock;
     t->resident[slot] = c;
     t->on_device++;
+}
+
+void tiers_commit(struct tiers *t, struct checkpoint *c, int slot)
+{
+    reside(t, c, slot);
     t->checkpoints++;
 }
 
 bool tiers_adopt(struct tiers *t, struct checkpoint *c)
 {
     c->used = ++t->clock;
-    if (!c->record)
+    if (!c->position)
         return true; /* the empty state takes no room */
-    if (!tiers_has_room(t) || !make_host_room(t))
-        return false;
-    t->host_bytes += t->options.record_bytes;
+    if (c->record) {
+        if (!tiers_has_room(t) || !make_host_room(t))
+            return false;
+        t->host_bytes += t->options.record_bytes;
+    }
     t->checkpoints++;
     return true;
+}
+
+void tiers_stored(struct tiers *t, struct checkpoint *c, uint64_t bytes)
+{
+    assert(!c->stored && c->refs);
+    c->stored = bytes;
+    t->store_bytes += bytes;
+    t->stored++;
+    relist(t, c);
+}
+
+void *tiers_lift(struct tiers *t, int slot)
+{
+    void *record = t->options.store || tiers_has_room(t) ? download(t, slot) : NULL;
+
+    if (!record)
+        return NULL;
+    slots_release(t->slots, slot);
+    t->lifted++;
+    return record;
+}
+
+int tiers_resume(struct tiers *t, void *lifted)
+{
+    int slot = acquire(t);
+
+    if (slot < 0)
+        return -1;
+    slots_upload(t->slots, slot, lifted);
+    t->moves.host_device++;
+    tiers_discard(t, lifted);
+    return slot;
+}
+
+void tiers_discard(struct tiers *t, void *lifted)
+{
+    free(lifted);
+    t->lifted--;
+    t->host_bytes -= t->options.record_bytes;
 }
 
 struct checkpoint *tiers_keep(struct checkpoint *c)
@@ -241,18 +367,42 @@ struct checkpoint *tiers_keep(struct checkpoint *c)
     return c;
 }
 
+static void leave_store(struct tiers *t, struct checkpoint *c)
+{
+    if (!c->stored)
+        return;
+    t->stored--;
+    t->store_bytes -= c->stored;
+    c->stored = 0;
+    t->options.dropped(t->options.arg, c);
+}
+
 void tiers_release(struct tiers *t, struct checkpoint *c)
 {
     if (!c || --c->refs > 0)
         return;
-    t->checkpoints -= has_bytes(c);
-    if (!c->memories) {
-        drop_record(t, c);
-        checkpoint_destroy(c);
-    } else if (has_bytes(c)) {
-        add_spare(t, c);
+    t->checkpoints -= has_bytes(c) || c->stored;
+    leave_store(t, c);
+    relist(t, c);
+    if (c->memories) {
         bound_spares(t);
+        return;
     }
+    drop_record(t, c);
+    checkpoint_destroy(c);
+}
+
+void tiers_pin(struct tiers *t, struct checkpoint *c)
+{
+    c->pins++;
+    relist(t, c);
+}
+
+void tiers_unpin(struct tiers *t, struct checkpoint *c)
+{
+    assert(c->pins > 0);
+    c->pins--;
+    relist(t, c);
 }
 
 struct checkpoint *tiers_remember(struct checkpoint *c)
@@ -265,23 +415,21 @@ void tiers_forget(struct tiers *t, struct checkpoint *c)
 {
     if (--c->memories > 0 || c->refs > 0)
         return;
-    if (has_bytes(c))
-        remove_spare(t, c);
     drop_record(t, c);
     checkpoint_destroy(c);
 }
 
 bool tiers_recall(struct tiers *t, struct checkpoint *c)
 {
+    if (!tiers_has_record(c))
+        return false;
     if (c->refs == 0 && has_bytes(c)) {
         if (!tiers_has_room(t))
             return false;
-        remove_spare(t, c);
         t->checkpoints++;
     }
-    if (!tiers_has_record(c))
-        return false;
     c->refs++;
+    relist(t, c);
     return true;
 }
 
@@ -295,17 +443,13 @@ bool tiers_copy(struct tiers *t, struct checkpoint *c, int slot)
     to = slots_acquire(t->slots);
     if (to >= 0) {
         slots_copy(t->slots, to, slot);
-        c->slot = to;
-        t->resident[to] = c;
-        t->on_device++;
+        reside(t, c, to);
+    } else if ((c->record = download(t, slot))) {
+        c->used = ++t->clock;
     } else {
-        if (!make_host_room(t) || !(c->record = malloc(t->options.record_bytes)))
-            return false;
-        slots_download(t->slots, slot, c->record);
-        t->host_bytes += t->options.record_bytes;
+        return false;
     }
-    c->used = ++t->clock;
-    add_spare(t, c);
+    relist(t, c);
     bound_spares(t);
     return true;
 }
@@ -314,7 +458,8 @@ struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c)
 {
     struct checkpoint *copy = checkpoint_copy(c);
 
-    if (!copy || (c->slot < 0 && !c->record))
+    assert(!checkpoint_is_cold(c));
+    if (!copy || !has_bytes(c))
         return copy;
     copy->record = malloc(t->options.record_bytes);
     if (!copy->record) {
@@ -328,14 +473,23 @@ struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c)
     return copy;
 }
 
+/* Without a store one slot is left to work in. */
 size_t tiers_room(const struct tiers *t)
 {
-    return t->options.host_bytes / t->options.record_bytes + (size_t)slots_count(t->slots) - 1;
+    const struct tiers_options *o = &t->options;
+
+    if (o->store)
+        return o->store_bytes / o->record_bytes;
+    return o->host_bytes / o->record_bytes + (size_t)o->slots - 1;
 }
 
 bool tiers_has_room(const struct tiers *t)
 {
-    return (size_t)t->checkpoints + (size_t)t->reserved < tiers_room(t);
+    size_t unstored = t->checkpoints - t->stored + t->reserved;
+
+    if (t->options.store)
+        return t->store_bytes + (unstored + 1) * t->options.record_bytes <= t->options.store_bytes;
+    return unstored + t->lifted < tiers_room(t);
 }
 
 bool tiers_reserve(struct tiers *t)
@@ -358,11 +512,12 @@ struct tiers_counts tiers_counts(const struct tiers *t)
         .slots = slots_count(t->slots),
         .slots_used = slots_used(t->slots),
         .checkpoints = t->checkpoints,
-        .spares = t->spares,
-        .device_bytes = (size_t)t->on_device * t->options.record_bytes,
+        .stored = t->stored,
+        .spares = t->list[SPARE].count,
+        .device_bytes = t->on_device * t->options.record_bytes,
         .host_bytes = t->host_bytes,
-        .parks = t->parks,
-        .unparks = t->unparks,
+        .store_bytes = t->store_bytes,
+        .moves = t->moves,
         .zeroed = slots_zeroed(t->slots),
         .dropped = t->dropped,
     };

@@ -1,10 +1,13 @@
-/* tiers.h - where checkpoints live: device slots, and host memory below them.
+/* tiers.h - where checkpoints live: device slots, host memory below them, a store below that.
  *
  * Every checkpoint of the engine is created, kept and released through its tiers, which
- * bound them in bytes and park the least recently used one in host memory when a slot is
- * needed. Moving between tiers never changes a byte. A running turn works in a slot of its
- * own that starts as a copy of its checkpoint: so a checkpoint can be parked at any time, and
- * a turn that fails has moved nothing.
+ * bound them in bytes and move the least recently used one down when its place is needed,
+ * snapshots last. Moving between tiers never changes a byte. A running turn works in a slot of
+ * its own that starts as a copy of its checkpoint: so a checkpoint can be parked at any time,
+ * and a turn that fails has moved nothing.
+ *
+ * The store (a disk) is written and read by others. What is in it needs no other place: its
+ * record is dropped from memory for the asking, and the checkpoint is cold then.
  *
  * Heads and snapshots keep their checkpoint: its record stays. Who only remembers one may
  * find its record gone: a spare, which nobody keeps, lives within spare_bytes and goes when
@@ -25,8 +28,13 @@ struct tiers;
 struct tiers_options {
     size_t record_bytes;
     int slots;
-    size_t host_bytes;  /* of records in host memory */
-    size_t spare_bytes; /* of spares, wherever they are */
+    size_t host_bytes;    /* of records in host memory */
+    size_t spare_bytes;   /* of spares, wherever they are */
+    bool store;           /* there is one, and every committed checkpoint is put there */
+    uint64_t store_bytes; /* of files in it */
+    /* A checkpoint that is in the store is kept no longer. */
+    void (*dropped)(void *arg, const struct checkpoint *c);
+    void *arg;
 };
 
 struct tiers *tiers_create(struct backend *backend, const struct tiers_options *options,
@@ -36,19 +44,32 @@ void tiers_destroy(struct tiers *t);
 
 void *tiers_records(struct tiers *t); /* for model_step() */
 
-/* A slot to work in, holding the state of `from` (NULL or position 0: the empty state). -1
- * when every slot is worked in, or when host memory has no room for what would be parked. */
+/* A slot to work in, holding the state of `from` (NULL, position 0 or cold: the empty state).
+ * -1 when every slot is worked in, or when what would have to leave one has no place. */
 int tiers_start(struct tiers *t, struct checkpoint *from);
+/* The working slot takes on a record that was read from the store. */
+void tiers_fill(struct tiers *t, int slot, const void *record);
 void tiers_drop(struct tiers *t, int slot);
 /* The working slot becomes the record of c, which is accounted for from now on. */
 void tiers_commit(struct tiers *t, struct checkpoint *c, int slot);
-/* Takes over a checkpoint whose record is in host memory. false: no room (c stays the
- * caller's). */
+/* Takes over a checkpoint whose record is in host memory, or in the store alone. false: no
+ * room (c stays the caller's). */
 bool tiers_adopt(struct tiers *t, struct checkpoint *c);
+/* It is in the store from now on, as a file of so many bytes; not twice. */
+void tiers_stored(struct tiers *t, struct checkpoint *c, uint64_t bytes);
+
+/* What a working slot holds moves to host memory, and the slot is free: NULL when there is no
+ * room. Later it goes on in another slot (-1: none), or is given up. */
+void *tiers_lift(struct tiers *t, int slot);
+int tiers_resume(struct tiers *t, void *lifted);
+void tiers_discard(struct tiers *t, void *lifted);
 
 struct checkpoint *tiers_keep(struct checkpoint *c);       /* one that is kept; returns c */
 void tiers_release(struct tiers *t, struct checkpoint *c); /* takes NULL */
-struct checkpoint *tiers_remember(struct checkpoint *c);   /* returns c */
+/* A snapshot stands on it: it moves down after the others. */
+void tiers_pin(struct tiers *t, struct checkpoint *c);
+void tiers_unpin(struct tiers *t, struct checkpoint *c);
+struct checkpoint *tiers_remember(struct checkpoint *c); /* returns c */
 void tiers_forget(struct tiers *t, struct checkpoint *c);
 /* Keeps one that is remembered. false: its record is gone, or there is no room for it beside
  * what else is kept. */
@@ -57,11 +78,11 @@ bool tiers_has_record(const struct checkpoint *c); /* the empty state always has
 /* A copy of the slot that is worked in becomes the record of c, which must be remembered and
  * not kept: a spare. false: spares are off, or there is no memory. */
 bool tiers_copy(struct tiers *t, struct checkpoint *c, int slot);
-/* A copy with its record in host memory that is not accounted for: its owner frees it with
- * checkpoint_destroy(). NULL: no memory. */
+/* A copy of one that is not cold, with its record in host memory, that is not accounted for:
+ * its owner frees it with checkpoint_destroy(). NULL: no memory. */
 struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c);
 
-/* The most checkpoints that can be held with one slot left to work in. */
+/* The most checkpoints that can be held. */
 size_t tiers_room(const struct tiers *t);
 /* Whether one further checkpoint could be held beside those there are and those for which
  * room is reserved. */
@@ -69,10 +90,18 @@ bool tiers_has_room(const struct tiers *t);
 bool tiers_reserve(struct tiers *t); /* false: no room */
 void tiers_unreserve(struct tiers *t);
 
+/* Moves from one tier to another since the start. */
+struct tiers_moves {
+    uint64_t device_host, device_store, host_store, host_device, store_device;
+};
+
 struct tiers_counts {
-    int slots, slots_used, checkpoints, spares; /* checkpoints: kept; spares: beside them */
+    int slots, slots_used;
+    size_t checkpoints, stored, spares; /* kept; of them in the store; beside them */
     size_t device_bytes, host_bytes;
-    uint64_t parks, unparks, zeroed, dropped; /* dropped: spares, for want of room */
+    uint64_t store_bytes;
+    struct tiers_moves moves;
+    uint64_t zeroed, dropped; /* dropped: spares, for want of room */
 };
 struct tiers_counts tiers_counts(const struct tiers *t);
 

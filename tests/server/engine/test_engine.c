@@ -333,7 +333,7 @@ static void parked_sessions_go_on_exactly(void **unused)
             command_free(c[i]);
         }
     }
-    assert_true(engine_counters(few.engine).parks > 0);
+    assert_true(engine_counters(few.engine).moves.device_host > 0);
     for (int i = 0; i < SESSIONS; i++) {
         snprintf(name, sizeof(name), "s%d", i);
         rig_assert_same_state(&few, name, &many, name);

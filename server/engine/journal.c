@@ -1,0 +1,443 @@
+#include "server/engine/journal.h"
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config/error.h"
+#include "config/log.h"
+#include "models/model.h"
+#include "models/text/tokenizer.h"
+#include "server/engine/engine_internal.h"
+#include "server/engine/heads.h"
+#include "server/state/checkpoint.h"
+#include "server/state/disk.h"
+#include "server/state/format.h"
+#include "server/state/reader.h"
+#include "server/state/tiers.h"
+
+/* What may be on its way to the disk at once: copies of states, for the most part. */
+enum { MAX_OPS = 4096, MAX_BYTES = 256 * 1024 * 1024 };
+
+/* One operation of an entry. */
+struct write {
+    struct engine *engine;         /* borrowed */
+    struct entry *entry;           /* NULL: nobody waits for it */
+    struct disk_op *op;            /* owned until it is submitted */
+    struct checkpoint *checkpoint; /* kept; whose file it brings, or NULL */
+    struct past *past;             /* kept; behind it */
+    struct checkpoint *copy;       /* of it, for the disk's thread; owned */
+    struct write *next;
+};
+
+struct journal {
+    struct disk *disk;
+    struct reader *reader;
+    struct write *queue, **queue_end; /* the disk has no room for them yet */
+    int submitted;                    /* operations the disk has */
+    size_t bytes;                     /* and of their files */
+    int entries;                      /* not yet done */
+    struct heads *found;              /* while it opens */
+    bool no_memory;
+    atomic_uint_fast64_t reports;
+};
+
+struct entry *entry_create(void (*done)(struct engine *e, struct entry *x), struct command *command)
+{
+    struct entry *x = calloc(1, sizeof(*x));
+
+    if (!x)
+        return NULL;
+    x->done = done;
+    x->command = command;
+    x->when = checkpoint_clock();
+    return x;
+}
+
+static void write_free(struct engine *e, struct write *w)
+{
+    disk_op_free(w->op);
+    checkpoint_destroy(w->copy);
+    tiers_release(e->tiers, w->checkpoint);
+    past_release(e->tiers, w->past);
+    free(w);
+}
+
+void entry_free(struct engine *e, struct entry *x)
+{
+    if (!x)
+        return;
+    for (struct write *w; (w = x->write);) {
+        x->write = w->next;
+        write_free(e, w);
+    }
+    tiers_release(e->tiers, x->head);
+    past_release(e->tiers, x->past);
+    free(x);
+}
+
+/* Runs on the disk's thread, which has the copy to itself. */
+static void encode(struct disk_op *op)
+{
+    struct write *w = op->owner;
+    struct problem p;
+
+    if (!format_encode(w->copy, model_info(w->engine->model), &op->file, &op->file_len, &p))
+        error_set(&op->error, ERR_NOMEM, "%s", p.message);
+    checkpoint_destroy(w->copy);
+    w->copy = NULL;
+}
+
+static struct write *add_write(struct engine *e, struct entry *x, enum disk_kind kind)
+{
+    struct write *w = calloc(1, sizeof(*w)), **end = &x->write;
+
+    if (!w || !(w->op = disk_op_create(kind, w))) {
+        free(w);
+        return NULL;
+    }
+    w->engine = e;
+    w->entry = x;
+    while (*end)
+        end = &(*end)->next;
+    *end = w;
+    x->open++;
+    return w;
+}
+
+/* The checkpoint's file goes along unless it is there; it stays while the engine has the
+ * checkpoint, whatever happens to the session. */
+static void bring(struct write *w, struct checkpoint *c, struct past *past)
+{
+    if (!c->position)
+        return;
+    w->checkpoint = tiers_keep(c);
+    w->op->keep = true;
+    if (c->stored)
+        return;
+    w->past = past_keep(past);
+    w->op->encode = encode;
+    w->op->file_len = format_max_bytes(model_info(w->engine->model));
+}
+
+bool entry_put_session(struct engine *e, struct entry *x, const struct session *s)
+{
+    struct write *w;
+
+    if (!e->journal)
+        return true;
+    w = add_write(e, x, DISK_SESSION_SET);
+    if (!w || !heads_of_session(s, &w->op->record))
+        return false;
+    bring(w, s->head, s->past);
+    return true;
+}
+
+bool entry_put_snapshot(struct engine *e, struct entry *x, const struct snapshot *s)
+{
+    struct write *w;
+
+    if (!e->journal)
+        return true;
+    w = add_write(e, x, DISK_SNAPSHOT_SET);
+    if (!w || !heads_of_snapshot(s, &w->op->record))
+        return false;
+    bring(w, s->checkpoint, s->past);
+    return true;
+}
+
+static bool drop(struct engine *e, struct entry *x, enum disk_kind kind, uint64_t owner,
+                 const struct id *id)
+{
+    struct write *w;
+
+    if (!e->journal)
+        return true;
+    w = add_write(e, x, kind);
+    if (!w)
+        return false;
+    w->op->record.id = *id;
+    w->op->record.owner = owner;
+    return true;
+}
+
+bool entry_drop_session(struct engine *e, struct entry *x, const struct session *s)
+{
+    return drop(e, x, DISK_SESSION_DELETED, s->owner, &s->id);
+}
+
+bool entry_drop_snapshot(struct engine *e, struct entry *x, const struct snapshot *s)
+{
+    return drop(e, x, DISK_SNAPSHOT_DELETED, s->owner, &s->id);
+}
+
+static void finish_entry(struct engine *e, struct entry *x)
+{
+    struct command *waiting;
+
+    if (x->session)
+        x->session->storing = NULL;
+    if (x->snapshot)
+        x->snapshot->storing = NULL;
+    x->done(e, x);
+    while ((waiting = x->deferred)) {
+        x->deferred = waiting->next;
+        engine_obey(e, waiting);
+    }
+    entry_free(e, x);
+}
+
+/* The operation came back, or could not be submitted. */
+static void finish_write(struct engine *e, struct write *w)
+{
+    struct disk_op *op = w->op;
+    struct entry *x = w->entry;
+
+    if (op->error.code == ERR_NONE && op->encode && !w->checkpoint->stored)
+        tiers_stored(e->tiers, w->checkpoint, op->file_len);
+    if (x && op->error.code != ERR_NONE && x->problem.what == PROBLEM_NONE) {
+        problem_from_error(&x->problem, &op->error);
+        if (op->error.code == ERR_IO || op->error.code == ERR_INPUT)
+            x->problem.what = PROBLEM_STORAGE_ERROR;
+    }
+    write_free(e, w);
+    if (x && --x->open == 0) {
+        e->journal->entries--;
+        finish_entry(e, x);
+    }
+}
+
+/* Whether it is no longer in the queue's way. */
+static bool pass_on(struct engine *e, struct write *w)
+{
+    struct journal *j = e->journal;
+    size_t bytes = w->op->encode && !w->checkpoint->stored ? w->op->file_len : 0;
+    bool taken;
+
+    if (j->submitted >= MAX_OPS || (j->submitted && j->bytes + bytes > MAX_BYTES))
+        return false;
+    if (w->op->encode && w->checkpoint->stored)
+        w->op->encode = NULL; /* an earlier one brought it */
+    if (w->op->encode && !(w->copy = checkpoint_export(e, w->checkpoint, w->past))) {
+        if (j->submitted)
+            return false; /* what is done gives memory back */
+        error_set(&w->op->error, ERR_NOMEM, "no memory for a copy of the state");
+        finish_write(e, w);
+        return true;
+    }
+    w->op->file_len = bytes;
+    w->op->queued = bytes;
+    j->submitted++;
+    j->bytes += bytes;
+    taken = disk_submit(j->disk, w->op);
+    assert(taken); /* the disk has more room than this allows */
+    return true;
+}
+
+static void push(struct engine *e)
+{
+    struct journal *j = e->journal;
+
+    for (struct write *w; (w = j->queue);) {
+        struct write *next = w->next;
+
+        j->queue = next; /* first, for what it finishes may add to the queue */
+        if (!next)
+            j->queue_end = &j->queue;
+        if (pass_on(e, w))
+            continue;
+        w->next = j->queue;
+        j->queue = w;
+        if (!w->next)
+            j->queue_end = &w->next;
+        return;
+    }
+}
+
+void journal_submit(struct engine *e, struct entry *x)
+{
+    struct journal *j = e->journal;
+
+    if (x->command)
+        x->command->later = true;
+    if (x->session)
+        x->session->storing = x;
+    if (x->snapshot)
+        x->snapshot->storing = x;
+    if (!x->write) {
+        finish_entry(e, x);
+        return;
+    }
+    j->entries++;
+    *j->queue_end = x->write;
+    while (*j->queue_end)
+        j->queue_end = &(*j->queue_end)->next;
+    x->write = NULL;
+    push(e);
+}
+
+static void take_recall(struct engine *e, struct recall *r)
+{
+    struct checkpoint *of = r->of, *c = r->checkpoint;
+
+    of->damaged |= r->problem.what == PROBLEM_STATE_DAMAGED;
+    if (c) {
+        c->id = of->id;
+        c->parent = of->parent;
+        c->owner = of->owner;
+        c->created = of->created;
+    }
+    if (r->owner)
+        recalled(e, r->owner, r);
+    else
+        sequence_recalled(e, r);
+    recall_free(r);
+    tiers_release(e->tiers, of);
+}
+
+void journal_poll(struct engine *e)
+{
+    struct journal *j = e->journal;
+    struct recall *r;
+    struct disk_op *op;
+
+    if (!j)
+        return;
+    while ((op = disk_receive(j->disk))) {
+        j->submitted--;
+        j->bytes -= op->queued;
+        finish_write(e, op->owner);
+    }
+    push(e);
+    while ((r = reader_take(j->reader)))
+        take_recall(e, r);
+}
+
+bool journal_busy(const struct engine *e)
+{
+    const struct journal *j = e->journal;
+
+    return j && (j->entries || j->submitted || j->queue || reader_waiting(j->reader));
+}
+
+struct recall *journal_recall(struct engine *e, struct checkpoint *c, struct command *command)
+{
+    struct recall *r = recall_create(&c->id, command);
+
+    if (!r)
+        return NULL;
+    r->of = tiers_keep(c);
+    if (command)
+        command->later = true;
+    reader_ask(e->journal->reader, r);
+    return r;
+}
+
+/* When there is no memory even for this, the file goes at the next start. */
+void journal_dropped(void *engine, const struct checkpoint *c)
+{
+    struct engine *e = engine;
+    struct journal *j = e->journal;
+    struct write *w = calloc(1, sizeof(*w));
+
+    if (e->closing || !w || !(w->op = disk_op_create(DISK_RELEASE, w))) {
+        free(w);
+        return;
+    }
+    w->engine = e;
+    w->op->record.checkpoint = c->id;
+    *j->queue_end = w;
+    j->queue_end = &w->next;
+}
+
+static void wake(void *arg)
+{
+    struct engine *e = arg;
+
+    mailbox_nudge(&e->mailbox);
+}
+
+static void report(void *arg, const char *what)
+{
+    struct engine *e = arg;
+
+    atomic_fetch_add(&e->journal->reports, 1);
+    log_line(LOG_WARN, "state", "what", what, NULL);
+}
+
+static void found(void *arg, const struct disk_record *r)
+{
+    struct engine *e = arg;
+
+    if (!e->journal->no_memory && !heads_found(e, e->journal->found, r))
+        e->journal->no_memory = true;
+}
+
+bool journal_open(struct engine *e, struct error *err)
+{
+    const struct engine_options *o = &e->options;
+    struct journal *j;
+    struct disk_options disk = { .path = o->state_dir,
+                                 .mode = o->durability,
+                                 .interval_ms = o->interval_ms,
+                                 .max_ops = MAX_OPS + 1,
+                                 .max_bytes = 2 * (size_t)MAX_BYTES,
+                                 .keep_found = true,
+                                 .io = o->io,
+                                 .arg = e,
+                                 .found = found,
+                                 .report = report,
+                                 .wake = wake };
+    struct reader_options reader = { .model = model_info(e->model),
+                                     .vocab = tokenizer_size(e->tokenizer),
+                                     .wake = wake,
+                                     .report = report,
+                                     .arg = e };
+
+    if (!o->state_dir)
+        return true;
+    j = e->journal = calloc(1, sizeof(*j));
+    if (!j || !(j->found = heads_create()))
+        return error_set(err, ERR_NOMEM, "no memory for the state folder");
+    j->queue_end = &j->queue;
+    j->disk = disk_open(&disk, err);
+    heads_destroy(j->found);
+    if (!j->disk)
+        return false;
+    if (j->no_memory)
+        return error_set(err, ERR_NOMEM, "no memory for the sessions of the state folder");
+    reader.disk = j->disk;
+    j->reader = reader_create(&reader, err);
+    return j->reader != NULL;
+}
+
+void journal_close(struct engine *e)
+{
+    struct journal *j = e->journal;
+
+    if (!j)
+        return;
+    for (struct write *w; (w = j->queue);) {
+        j->queue = w->next;
+        write_free(e, w);
+    }
+    reader_destroy(j->reader);
+    disk_close(j->disk);
+    free(j);
+    e->journal = NULL;
+}
+
+struct journal_counts journal_counts(const struct engine *e)
+{
+    struct disk_counts c;
+
+    if (!e->journal)
+        return (struct journal_counts){ 0 };
+    c = disk_counts(e->journal->disk);
+    return (struct journal_counts){ .ops = c.ops,
+                                    .failed = c.failed,
+                                    .commits = c.commits,
+                                    .reports = atomic_load(&e->journal->reports),
+                                    .waiting = c.waiting };
+}

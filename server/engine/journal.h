@@ -1,0 +1,89 @@
+/* journal.h - the engine's way to the durable store, and back from it.
+ *
+ * What changes sessions and snapshots is an entry: the records (and files of states) to be
+ * written, and what is done when they are kept, or are not. Entries are written in the order
+ * in which they are submitted, while the engine goes on with its steps; whoever asked for the
+ * change hears of it when it is kept. Without a store an entry is done as soon as it is
+ * submitted.
+ *
+ * This is the only part of the engine that knows what the store is. Engine thread only. */
+#ifndef SERVER_ENGINE_JOURNAL_H
+#define SERVER_ENGINE_JOURNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "server/problem.h"
+#include "server/state/id.h"
+
+struct checkpoint;
+struct command;
+struct engine;
+struct error;
+struct event;
+struct job;
+struct journal;
+struct past;
+struct recall;
+struct session;
+struct snapshot;
+struct write;
+
+/* A change on its way. Its maker fills in what done() needs. */
+struct entry {
+    void (*done)(struct engine *e, struct entry *x); /* problem is PROBLEM_NONE: kept */
+    struct problem problem;
+    struct command *command; /* answered by done(); NULL: nobody asked */
+    struct job *job;         /* whose turn ends by it */
+    struct event *event;     /* and is told so */
+    struct session *session; /* which nothing else may change meanwhile */
+    struct snapshot *snapshot;
+    struct checkpoint *head; /* what the session is to stand on; kept */
+    struct past *past;       /* behind it; kept */
+    struct id parent;        /* its snapshot then */
+    uint64_t seed;           /* and its seed */
+    double when;             /* seconds since 1970, as it is written */
+
+    struct command *deferred; /* commands that wait for the session or snapshot */
+    struct write *write;      /* not yet submitted, oldest first */
+    int open;                 /* writes without an answer */
+};
+
+struct entry *entry_create(void (*done)(struct engine *e, struct entry *x),
+                           struct command *command); /* NULL: no memory */
+void entry_free(struct engine *e, struct entry *x);  /* one that was not submitted; takes NULL */
+
+/* Adds a record: the session or snapshot as it is, with its checkpoint's file if that is not
+ * in the store yet; or that it is no more. false: no memory. Without a store nothing is added. */
+bool entry_put_session(struct engine *e, struct entry *x, const struct session *s);
+bool entry_put_snapshot(struct engine *e, struct entry *x, const struct snapshot *s);
+bool entry_drop_session(struct engine *e, struct entry *x, const struct session *s);
+bool entry_drop_snapshot(struct engine *e, struct entry *x, const struct snapshot *s);
+
+/* Moves the entry in; done() may be called at once. Afterwards, and after the commands that
+ * were deferred have been given to the engine again, it is freed. */
+void journal_submit(struct engine *e, struct entry *x);
+
+/* Opens the store and brings back what is in it. true without a store, too. ERR_IO,
+ * ERR_FORMAT, ERR_NOMEM. Before the engine's thread starts. */
+bool journal_open(struct engine *e, struct error *err);
+/* Everything was submitted and answered: makes it durable. Takes an engine without one. */
+void journal_close(struct engine *e);
+
+void journal_poll(struct engine *e);       /* takes what the store has answered */
+bool journal_busy(const struct engine *e); /* something was asked and is not answered */
+
+/* Asks for a state that is in the store alone; its answer goes to sequence_recalled() or, for
+ * a command, to recalled(). NULL: no memory. */
+struct recall *journal_recall(struct engine *e, struct checkpoint *c, struct command *command);
+/* tiers.h's: nothing in memory needs its file any more. */
+void journal_dropped(void *engine, const struct checkpoint *c);
+
+struct journal_counts {
+    uint64_t ops, failed, commits, reports;
+    int waiting;
+};
+struct journal_counts journal_counts(const struct engine *e);
+
+#endif

@@ -1,0 +1,205 @@
+#include "server/state/reader.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "server/state/checkpoint.h"
+#include "server/state/disk.h"
+#include "server/state/format.h"
+
+enum { THREADS = 2 };
+
+struct reader {
+    struct reader_options options;
+    pthread_t thread[THREADS];
+    int threads;
+    pthread_mutex_t mutex; /* guards what follows */
+    pthread_cond_t asked;
+    struct recall *question, **question_end, *answer, **answer_end;
+    int waiting;
+    bool stopping;
+};
+
+bool recall_refuse(struct problem *p)
+{
+    return problem_set(p, PROBLEM_STATE_DAMAGED, NULL,
+                       "the stored state is damaged and was set aside; what stands on it can only "
+                       "be deleted or replaced");
+}
+
+struct recall *recall_create(const struct id *id, void *owner)
+{
+    struct recall *r = calloc(1, sizeof(*r));
+
+    if (!r)
+        return NULL;
+    r->id = *id;
+    r->owner = owner;
+    return r;
+}
+
+void recall_free(struct recall *r)
+{
+    if (!r)
+        return;
+    checkpoint_destroy(r->checkpoint);
+    free(r);
+}
+
+static void set_aside(struct reader *r, struct recall *q)
+{
+    char what[sizeof(q->problem.message) + LIMIT_ID_BYTES + 64];
+    struct error err;
+
+    snprintf(what, sizeof(what), "state %s: %s; set aside as %s.corrupt", q->id.text,
+             q->problem.message, q->id.text);
+    r->options.report(r->options.arg,
+                      disk_set_aside(r->options.disk, &q->id, &err) ? what : err.message);
+    recall_refuse(&q->problem);
+}
+
+static bool is_damage(enum problem_code what)
+{
+    return what == PROBLEM_SNAPSHOT_INVALID || what == PROBLEM_SNAPSHOT_CHECKSUM ||
+           what == PROBLEM_SNAPSHOT_SHAPE;
+}
+
+static void answer(struct reader *r, struct recall *q)
+{
+    const struct reader_options *o = &r->options;
+    struct error err;
+    void *bytes;
+    size_t len;
+
+    if (!disk_read(o->disk, &q->id, &bytes, &len, &err)) {
+        problem_from_error(&q->problem, &err);
+        if (err.code == ERR_IO)
+            q->problem.what = PROBLEM_STORAGE_ERROR;
+    } else {
+        q->checkpoint = format_decode(bytes, len, o->model, o->vocab, &q->problem);
+        free(bytes);
+    }
+    if (!q->checkpoint && is_damage(q->problem.what))
+        set_aside(r, q);
+}
+
+static struct recall *next_question(struct reader *r)
+{
+    struct recall *q = r->question;
+
+    if (!q)
+        return NULL;
+    r->question = q->next;
+    if (!r->question)
+        r->question_end = &r->question;
+    q->next = NULL;
+    return q;
+}
+
+static void *run(void *arg)
+{
+    struct reader *r = arg;
+    struct recall *q;
+
+    pthread_mutex_lock(&r->mutex);
+    while (!r->stopping) {
+        if (!(q = next_question(r))) {
+            pthread_cond_wait(&r->asked, &r->mutex);
+            continue;
+        }
+        pthread_mutex_unlock(&r->mutex);
+        answer(r, q);
+        pthread_mutex_lock(&r->mutex);
+        *r->answer_end = q;
+        r->answer_end = &q->next;
+        r->options.wake(r->options.arg);
+    }
+    pthread_mutex_unlock(&r->mutex);
+    return NULL;
+}
+
+struct reader *reader_create(const struct reader_options *options, struct error *err)
+{
+    struct reader *r = calloc(1, sizeof(*r));
+
+    if (!r) {
+        error_set(err, ERR_NOMEM, "no memory for the readers of states");
+        return NULL;
+    }
+    r->options = *options;
+    r->question_end = &r->question;
+    r->answer_end = &r->answer;
+    pthread_mutex_init(&r->mutex, NULL);
+    pthread_cond_init(&r->asked, NULL);
+    while (r->threads < THREADS && pthread_create(&r->thread[r->threads], NULL, run, r) == 0)
+        r->threads++;
+    if (r->threads < THREADS) {
+        error_set(err, ERR_NOMEM, "no thread to read states");
+        reader_destroy(r);
+        return NULL;
+    }
+    return r;
+}
+
+static void free_all(struct recall *q)
+{
+    for (struct recall *next; q; q = next) {
+        next = q->next;
+        recall_free(q);
+    }
+}
+
+void reader_destroy(struct reader *r)
+{
+    if (!r)
+        return;
+    pthread_mutex_lock(&r->mutex);
+    r->stopping = true;
+    pthread_cond_broadcast(&r->asked);
+    pthread_mutex_unlock(&r->mutex);
+    for (int i = 0; i < r->threads; i++)
+        pthread_join(r->thread[i], NULL);
+    free_all(r->question);
+    free_all(r->answer);
+    pthread_cond_destroy(&r->asked);
+    pthread_mutex_destroy(&r->mutex);
+    free(r);
+}
+
+void reader_ask(struct reader *r, struct recall *question)
+{
+    question->next = NULL;
+    pthread_mutex_lock(&r->mutex);
+    *r->question_end = question;
+    r->question_end = &question->next;
+    r->waiting++;
+    pthread_cond_signal(&r->asked);
+    pthread_mutex_unlock(&r->mutex);
+}
+
+struct recall *reader_take(struct reader *r)
+{
+    struct recall *q;
+
+    pthread_mutex_lock(&r->mutex);
+    q = r->answer;
+    if (q) {
+        r->answer = q->next;
+        if (!r->answer)
+            r->answer_end = &r->answer;
+        r->waiting--;
+    }
+    pthread_mutex_unlock(&r->mutex);
+    return q;
+}
+
+int reader_waiting(struct reader *r)
+{
+    int n;
+
+    pthread_mutex_lock(&r->mutex);
+    n = r->waiting;
+    pthread_mutex_unlock(&r->mutex);
+    return n;
+}

@@ -1,0 +1,54 @@
+/* reader.h - threads that read checkpoints back from the store.
+ *
+ * Reading, hashing and proving a state takes as long as many steps of a model, so the engine
+ * asks and goes on. A file that turns out damaged is set aside, out of everyone's way. Engine
+ * thread only. */
+#ifndef SERVER_STATE_READER_H
+#define SERVER_STATE_READER_H
+
+#include <stdbool.h>
+
+#include "config/error.h"
+#include "server/problem.h"
+#include "server/state/id.h"
+
+struct checkpoint;
+struct disk;
+struct model_info;
+struct reader;
+
+struct reader_options {
+    struct disk *disk;              /* borrowed */
+    const struct model_info *model; /* borrowed */
+    int vocab;
+    void (*wake)(void *arg);                     /* something can be taken; a reader's thread */
+    void (*report)(void *arg, const char *what); /* for an operator; a reader's thread */
+    void *arg;
+};
+
+/* One question, and its answer. */
+struct recall {
+    struct id id;                  /* the checkpoint's */
+    void *owner;                   /* the asker's */
+    struct checkpoint *of;         /* the asker's */
+    struct checkpoint *checkpoint; /* owned; its record in host memory. NULL: problem says why */
+    struct problem problem;        /* state_damaged, model_mismatch, storage_error, out_of_memory */
+    struct recall *next;           /* the reader's */
+};
+
+/* What is said of a checkpoint whose file was set aside; false. */
+bool recall_refuse(struct problem *p);
+
+struct recall *recall_create(const struct id *id, void *owner); /* NULL: no memory */
+void recall_free(struct recall *r);                             /* takes NULL */
+
+/* ERR_NOMEM. */
+struct reader *reader_create(const struct reader_options *options, struct error *err);
+/* Ends the threads; what was asked and not taken is freed. Takes NULL. */
+void reader_destroy(struct reader *r);
+
+void reader_ask(struct reader *r, struct recall *question); /* moves it in */
+struct recall *reader_take(struct reader *r);               /* answered; NULL: none now */
+int reader_waiting(struct reader *r);                       /* asked and not taken */
+
+#endif
