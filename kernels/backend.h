@@ -41,6 +41,7 @@ struct backend {
     const char *detail; /* what was chosen: "avx512, 2 threads"; owned by the backend */
     const struct ops *ops;
     struct stream *stream;
+    bool lost; /* after sync() failed: the device, with all that it held */
 
     /* Sizes of decode steps that are recorded and replayed, ascending and ended by 0; a step
      * in between is filled up to the next. NULL: the backend records nothing. */

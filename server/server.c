@@ -12,6 +12,7 @@
 #include "config/error.h"
 #include "config/log.h"
 #include "config/options.h"
+#include "kernels/backend.h"
 #include "models/model.h"
 #include "server/api/api.h"
 #include "server/api/repeats.h"
@@ -72,7 +73,7 @@ struct server {
     struct route route[ROUTES];
     struct api api;
     double cancel_at, abort_at; /* while draining; 0: done */
-    bool drained;
+    bool drained, failed;       /* failed: because the device was lost */
 };
 
 static void engine_woke(void *arg)
@@ -96,6 +97,14 @@ static void on_drained(void *arg)
     s->drained = true;
 }
 
+static void drain(struct server *s, int seconds)
+{
+    s->api.draining = true;
+    s->cancel_at = api_now() + seconds;
+    s->abort_at = s->cancel_at + ABORT_SECONDS;
+    http_server_drain(s->api.http, on_drained, s);
+}
+
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct server *s = handle->data;
@@ -105,10 +114,18 @@ static void on_signal(uv_signal_t *handle, int number)
         _exit(1); /* the operator is in a hurry */
     snprintf(seconds, sizeof(seconds), "%d", s->api.options->drain_seconds);
     log_line(LOG_INFO, "draining", "signal", strsignal(number), "seconds", seconds, NULL);
-    s->api.draining = true;
-    s->cancel_at = api_now() + s->api.options->drain_seconds;
-    s->abort_at = s->cancel_at + ABORT_SECONDS;
-    http_server_drain(s->api.http, on_drained, s);
+    drain(s, s->api.options->drain_seconds);
+}
+
+/* Nothing runs any more: whoever waits has been told, and a supervisor starts anew. */
+static void look_after_device(struct server *s)
+{
+    if (s->failed || !engine_counters(s->api.engine).device_lost)
+        return;
+    s->failed = true;
+    log_line(LOG_ERROR, "the device failed", "device", s->api.backend->detail, NULL);
+    if (!s->api.draining)
+        drain(s, 0);
 }
 
 static void on_tick(uv_timer_t *handle)
@@ -117,6 +134,7 @@ static void on_tick(uv_timer_t *handle)
     double now = api_now();
 
     api_check_deadlines(&s->api, now);
+    look_after_device(s);
     if (!s->api.draining)
         return;
     if (s->cancel_at && now >= s->cancel_at) {
@@ -298,9 +316,10 @@ int server_port(const struct server *s)
     return http_server_port(s->api.http);
 }
 
-void server_run(struct server *s)
+bool server_run(struct server *s)
 {
     uv_run(&s->loop, UV_RUN_DEFAULT);
+    return !s->failed;
 }
 
 void server_close(struct server *s)

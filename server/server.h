@@ -26,8 +26,8 @@ struct server_parts {
 /* Starts the engine and listens. NULL and ERR_INPUT, ERR_IO or ERR_NOMEM. */
 struct server *server_open(const struct server_parts *parts, struct error *err);
 int server_port(const struct server *s);
-/* Serves until it is drained. */
-void server_run(struct server *s);
+/* Serves until it is drained. false: because its device failed. */
+bool server_run(struct server *s);
 void server_close(struct server *s); /* takes NULL */
 
 #endif

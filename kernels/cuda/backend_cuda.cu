@@ -162,9 +162,11 @@ static bool cuda_sync(struct backend *be, struct error *err)
     struct stream *q = &here(be)->stream;
 
     stream_note(q, cudaStreamSynchronize(q->cuda), "step");
-    if (q->fault != cudaSuccess)
+    if (q->fault != cudaSuccess) {
+        be->lost = true;
         return error_set(err, ERR_DEVICE, "%s: %s: %s", be->detail, q->where,
                          cudaGetErrorString(q->fault));
+    }
     sampling_deliver(q);
     return true;
 }

@@ -14,8 +14,8 @@ template <typename V> static __global__ void gather_rows(V *y, const V *x, const
     const size_t to = (size_t)blockIdx.x * dim;
     const int j = blockIdx.y * THREADS + threadIdx.x;
 
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     if (j < dim)
         y[to + j] = x[(size_t)rows[blockIdx.x] * dim + j];
 }
@@ -48,8 +48,8 @@ static __global__ void blend_all(V *y, const V *target, const V *mix, size_t n)
 {
     const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
 
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     if (i < n)
         y[i] = blend(y[i], target[i], mix[i]);
 }

@@ -9,8 +9,8 @@ static __global__ void step_sizes(struct decay_gates p)
 {
     const int i = blockIdx.x * THREADS + threadIdx.x, t = i / p.H, h = i % p.H;
 
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     if (i >= p.T * p.H)
         return;
 
@@ -34,8 +34,8 @@ static __global__ void delta_heads(struct delta_gates p)
     const int channel = head % p.H * p.K;
     float square = 0.0f;
 
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     if (head >= p.T * p.H)
         return;
     for (int j = lane; j < p.K; j += WARP) {

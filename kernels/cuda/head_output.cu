@@ -11,8 +11,8 @@ static __global__ void output_heads(struct head_output p)
     const int channel = head % p.H * p.V;
     float sum = 0.0f, bonus = 0.0f, square = 0.0f;
 
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     if (head >= p.T * p.H)
         return;
     for (int i = lane; i < p.V; i += WARP) {

@@ -32,8 +32,8 @@ static __global__ void norm_in_registers(struct part p)
     float4 v[VECTORS];
     float sum = 0.0f, mean = 0.0f;
 
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
 
     const float4 *x = (const float4 *)(p.x + blockIdx.x * p.x_ld + first);
     const float4 *z = (const float4 *)(p.z + blockIdx.x * p.z_ld + first);
@@ -92,8 +92,8 @@ static __global__ void norm_any(struct part p)
     const float *x = p.x + blockIdx.x * p.x_ld + first, *z = p.z + blockIdx.x * p.z_ld + first;
     float *y = p.y + blockIdx.x * p.y_ld + first, sum = 0.0f, mean = 0.0f, square = 0.0f;
 
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     if (p.centered) {
         for (int i = threadIdx.x; i < p.n; i += blockDim.x)
             sum += x[i];

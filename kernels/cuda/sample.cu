@@ -42,8 +42,8 @@ static __global__ void measure_chunks(const float *logits, size_t ld, int vocab,
     float max = -INFINITY, sum = 0.0f;
     int best = INT32_MAX, bad = 0;
 
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     for (int i = first + threadIdx.x; i < end; i += MEASURE_THREADS) {
         bad |= !(x[i] < INFINITY);
         take_better(&max, &best, x[i], i);
@@ -105,8 +105,8 @@ static __global__ void answer_rows(const float *logits, size_t ld, int rows,
 {
     const int row = blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP;
 
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     if (row >= rows)
         return;
 
@@ -189,8 +189,8 @@ static __global__ void __launch_bounds__(CHOOSE_THREADS, 1)
 {
     __shared__ struct choose_shared s;
 
-    wait_for_inputs();
     let_next_start();
+    wait_for_inputs();
     candidates += (size_t)blockIdx.x * vocab;
     adjusted += (size_t)blockIdx.x * vocab;
     for (int row = blockIdx.x; row < rows; row += gridDim.x) {

@@ -100,6 +100,7 @@ static int serve(const struct options *o, struct loaded *l)
                                          .max_logits = o->max_batch + ENGINE_SCORE_ROWS };
     struct server_parts parts = { .options = o };
     struct server *server;
+    bool served;
     struct error err = { 0 };
 
     if (!loaded_init(l, o, &sizes, &err))
@@ -113,10 +114,10 @@ static int serve(const struct options *o, struct loaded *l)
         return fail(&err);
     announce(o, l, server_port(server));
     announce_memory(o, l);
-    server_run(server);
+    served = server_run(server);
     server_close(server);
     log_line(LOG_INFO, "stopped", NULL);
-    return EXIT_SUCCESS;
+    return served ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 int cli_serve(const struct options *o)

@@ -92,6 +92,7 @@ static void publish_counters(struct engine *e)
     c->host_bytes = at.host_bytes;
     c->store_bytes = at.store_bytes;
     count_store(c, &store);
+    c->device_lost = e->lost;
     c->heartbeat = engine_clock();
     pthread_mutex_lock(&e->counters_lock);
     e->published = *c;
@@ -141,18 +142,21 @@ static void defer(struct entry *x, struct command *c)
 
 void engine_obey(struct engine *e, struct command *c)
 {
-    struct entry *x = e->closing ? NULL : find_way(e, c);
+    const bool refused = e->closing || e->lost;
+    struct entry *x = refused ? NULL : find_way(e, c);
 
     if (x) {
         defer(x, c);
         return;
     }
-    if (!e->closing && c->kind == COMMAND_TURN) {
+    if (!refused && c->kind == COMMAND_TURN) {
         turn_begin(e, c);
         return;
     }
     if (e->closing)
         problem_set(&c->problem, PROBLEM_SHUTTING_DOWN, NULL, "the server is stopping");
+    else if (e->lost)
+        problem_set(&c->problem, PROBLEM_DEVICE_ERROR, NULL, "the device failed");
     else if (c->kind >= COMMAND_SNAPSHOT_TAKE)
         snapshot_command(e, c);
     else
@@ -238,7 +242,7 @@ static void *run(void *arg)
 
     while (!atomic_load(&e->stopping)) {
         turn_loop(e, busy);
-        busy = scheduler_step(e);
+        busy = !e->lost && scheduler_step(e);
         publish(e);
     }
     close_down(e);

@@ -73,6 +73,7 @@ struct engine_counters {
     uint64_t store_bytes;
     struct engine_histogram first_token, between_tokens, step;  /* seconds */
     struct engine_histogram from_device, from_host, from_store; /* a state to its working slot */
+    bool device_lost; /* every command is refused: end, and start again */
     double heartbeat; /* monotonic seconds when the engine last turned its loop */
 };
 

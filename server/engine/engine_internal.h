@@ -137,6 +137,7 @@ struct engine {
 
     struct tiers *tiers;
     struct journal *journal; /* NULL: no store */
+    bool lost;               /* the device failed: commands are refused, nothing runs any more */
     bool closing;            /* commands are refused, and nothing is deleted any more */
     struct id_map sessions, snapshots;
     struct sequence *queue, **queue_end; /* waiting for a slot, oldest first */

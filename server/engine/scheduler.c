@@ -400,6 +400,7 @@ bool scheduler_step(struct engine *e)
         return !e->running_count && e->queue && !journal_busy(e);
     began = engine_clock();
     if (!forward(e, &err)) {
+        e->lost = e->backend->lost;
         scheduler_fail_all(e, PROBLEM_DEVICE_ERROR, err.message);
         return true;
     }

@@ -112,9 +112,12 @@ void slots_upload(struct slots *s, int to, const void *host)
     s->backend->upload(s->backend, record(s, to), host, s->bytes);
 }
 
-void slots_download(struct slots *s, int from, void *host)
+bool slots_download(struct slots *s, int from, void *host)
 {
+    struct error err;
+
     s->backend->download(s->backend, host, record(s, from), s->bytes);
+    return s->backend->sync(s->backend, &err);
 }
 
 int slots_count(const struct slots *s)

@@ -6,6 +6,7 @@
 #ifndef SERVER_STATE_SLOTS_H
 #define SERVER_STATE_SLOTS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,7 +27,8 @@ void *slots_records(struct slots *s); /* slot 0's record */
 /* Whole records, in stream order. */
 void slots_copy(struct slots *s, int to, int from);
 void slots_upload(struct slots *s, int to, const void *record);
-void slots_download(struct slots *s, int from, void *record);
+/* false: the device failed, and the record is not what it held. */
+bool slots_download(struct slots *s, int from, void *record);
 
 int slots_count(const struct slots *s);
 int slots_used(const struct slots *s);

@@ -185,7 +185,10 @@ static void *download(struct tiers *t, int slot)
 
     if (!record)
         return NULL;
-    slots_download(t->slots, slot, record);
+    if (!slots_download(t->slots, slot, record)) {
+        free(record);
+        return NULL;
+    }
     t->host_bytes += t->options.record_bytes;
     t->moves.device_host++;
     return record;
@@ -462,13 +465,11 @@ struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c)
     if (!copy || !has_bytes(c))
         return copy;
     copy->record = malloc(t->options.record_bytes);
-    if (!copy->record) {
+    if (!copy->record || (c->slot >= 0 && !slots_download(t->slots, c->slot, copy->record))) {
         checkpoint_destroy(copy);
         return NULL;
     }
-    if (c->slot >= 0)
-        slots_download(t->slots, c->slot, copy->record);
-    else
+    if (c->slot < 0)
         memcpy(copy->record, c->record, t->options.record_bytes);
     return copy;
 }

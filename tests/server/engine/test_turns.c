@@ -220,6 +220,38 @@ static void a_device_fault_fails_every_turn_and_moves_no_session(void **unused)
     rig_close(&r);
 }
 
+/* What a lost device held cannot be trusted: it is neither used nor handed out. */
+static void a_lost_device_ends_turns_and_refuses_what_comes(void **unused)
+{
+    const enum command_kind kinds[] = { COMMAND_SESSION_EXPORT, COMMAND_SNAPSHOT_TAKE };
+    struct outcome *out;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &roomy, 1);
+    sync_device = r.backend->sync;
+    r.backend->sync = sync_or_break;
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    assert_false(engine_counters(r.engine).device_lost);
+    r.backend->lost = true; /* read after a failure only */
+    atomic_store(&broken, true);
+    for (int i = 0; i < 2; i++) {
+        out = rig_run_turn(&r, rig_turn("a", prompt, PROMPT, 5));
+        assert_int_equal(out->problem.what, PROBLEM_DEVICE_ERROR);
+        free(out);
+    }
+    for (int i = 0; i < 2; i++) {
+        struct command *c = rig_command(kinds[i], "a", NULL);
+
+        rig_run(&r, &c, 1, NULL);
+        assert_int_equal(c->problem.what, PROBLEM_DEVICE_ERROR);
+        command_free(c);
+    }
+    assert_true(engine_counters(r.engine).device_lost);
+    atomic_store(&broken, false);
+    rig_close(&r);
+}
+
 /* Scores of one choice do not depend on how many there are, nor on the chunks. */
 static void scores_are_the_same_for_any_number_of_choices(void **unused)
 {
@@ -262,6 +294,7 @@ int main(void)
         cmocka_unit_test(every_choice_finishes_when_the_prompt_is_cancelled),
         cmocka_unit_test(an_engine_that_owes_an_answer_is_not_idle),
         cmocka_unit_test(a_device_fault_fails_every_turn_and_moves_no_session),
+        cmocka_unit_test(a_lost_device_ends_turns_and_refuses_what_comes),
         cmocka_unit_test(scores_without_alternatives_name_none),
         cmocka_unit_test(scores_are_the_same_for_any_number_of_choices),
     };
