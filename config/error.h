@@ -17,6 +17,7 @@ enum error_code {
     ERR_SPACE,  /* the disk is full, or a quota of it: 507 */
     ERR_FORMAT, /* a file is not what it claims to be: refuse to start, or 422 for a snapshot */
     ERR_DEVICE, /* the accelerator failed: drain and exit */
+    ERR_AWAY,   /* another server does not answer in time: 503 */
 };
 
 struct error {

@@ -37,6 +37,7 @@ bool problem_from_error(struct problem *p, const struct error *err)
         [ERR_LIMIT] = PROBLEM_QUEUE_FULL,    [ERR_NOMEM] = PROBLEM_OUT_OF_MEMORY,
         [ERR_IO] = PROBLEM_INTERNAL,         [ERR_FORMAT] = PROBLEM_SNAPSHOT_INVALID,
         [ERR_DEVICE] = PROBLEM_DEVICE_ERROR, [ERR_SPACE] = PROBLEM_STORAGE_FULL,
+        [ERR_AWAY] = PROBLEM_STORE_AWAY,
     };
     return problem_set(p, of[err->code], NULL, "%s", err->message);
 }

@@ -33,6 +33,7 @@
     X(METHOD_NOT_ALLOWED, 405, "invalid_request_error", "method_not_allowed", false)               \
     X(REQUEST_TIMEOUT, 408, "invalid_request_error", "request_timeout", false)                     \
     X(SESSION_BUSY, 409, "conflict_error", "session_busy", false)                                  \
+    X(SESSION_MOVED, 409, "conflict_error", "session_moved", true)                                 \
     X(SESSION_EXISTS, 409, "conflict_error", "session_exists", false)                              \
     X(REPEAT_RUNS, 409, "conflict_error", "idempotency_key_in_use", true)                          \
     X(ANSWER_GONE, 409, "conflict_error", "idempotency_answer_gone", false)                        \
@@ -62,6 +63,7 @@
     X(TRANSFER_ENCODING, 501, "invalid_request_error", "unsupported_transfer_encoding", false)     \
     X(OUT_OF_MEMORY, 503, "server_error", "out_of_memory", true)                                   \
     X(NO_SLOT, 503, "server_error", "no_slot", true)                                               \
+    X(STORE_AWAY, 503, "server_error", "store_unavailable", true)                                  \
     X(LOADING, 503, "server_error", "loading", true)                                               \
     X(SHUTTING_DOWN, 503, "server_error", "shutting_down", true)                                   \
     X(TOO_MANY_CONNECTIONS, 503, "server_error", "too_many_connections", true)                     \
