@@ -15,7 +15,7 @@
 #include "weights/model_config.h"
 #include "weights/weights.h"
 
-enum { ALIGN = 64 };
+enum { ALIGN = 64, PROMPT_LEAST = 16 };
 
 struct model {
     struct model_info info;
@@ -369,6 +369,33 @@ static bool step_every_size(struct model *m, void *records, struct batch in, int
     return m->be->sync(m->be, err);
 }
 
+/* A prompt's step of each size up to max_rows, without a state: where a backend chooses by size
+ * how to compute, it has chosen before somebody waits. */
+static bool try_prompts(struct model *m, void *records, struct error *err)
+{
+    const int slot = SLOT_NONE;
+    int32_t *token = calloc((size_t)m->max_rows, sizeof(*token));
+    bool ok = token || error_set(err, ERR_NOMEM, "out of memory for %d rows", m->max_rows);
+
+    for (int n = PROMPT_LEAST; ok && n <= 2 * m->max_rows; n = n % 3 ? n / 2 * 3 : n / 3 * 4) {
+        const int T = n < m->max_rows ? n : m->max_rows, begin[] = { 0, T }, last = T - 1;
+
+        step(m, records,
+             &(struct batch){ .S = 1,
+                              .T = T,
+                              .L = 1,
+                              .token = token,
+                              .begin = begin,
+                              .slot = &slot,
+                              .logit_row = &last });
+        ok = m->be->sync(m->be, err);
+        if (T == m->max_rows)
+            break;
+    }
+    free(token);
+    return ok;
+}
+
 /* A size is enqueued as it is, then recorded, then replayed; what one needs for the first time
  * can make the backend forget the others, so all are tried until none is missing. */
 bool model_prepare(struct model *m, void *records, int most, struct error *err)
@@ -390,6 +417,7 @@ bool model_prepare(struct model *m, void *records, int most, struct error *err)
             most, &replayed, err);
     if (ok && !replayed)
         ok = error_set(err, ERR_DEVICE, "%s: decode steps cannot be recorded", m->be->detail);
+    ok = ok && (!m->be->sizes || try_prompts(m, records, err));
     free(place);
     free(token);
     return ok;

@@ -75,8 +75,8 @@ const struct model_info *model_info(const struct model *m);
 void model_step(struct model *m, void *records, const struct batch *in);
 
 /* Gets decode steps of up to `most` sequences ready on these records, which stay as they are:
- * a backend that records steps has recorded them when this returns. ERR_DEVICE when one cannot
- * be recorded, ERR_NOMEM. */
+ * a backend that records steps has recorded them when this returns, and has seen prompts of
+ * every size. ERR_DEVICE when a step cannot be recorded, ERR_NOMEM. */
 bool model_prepare(struct model *m, void *records, int most, struct error *err);
 
 /* [L, vocab], backend memory, valid until the next step. */

@@ -1,26 +1,37 @@
 /* backend_cuda.cu - an NVIDIA GPU as a device: its memory, its stream, and the table of its
  * operations; the module's door.
  *
- * Everything happens on one stream. Host memory of any kind is copied through two pinned
- * buffers, in turns, so that the bus works while the host copies. */
+ * Everything happens on one stream. Host memory of any kind is copied through pinned buffers,
+ * two for each copier, in turns, so that the bus works while the host copies. One thread copies
+ * slower than the bus carries, so a large piece is cut among several. */
 #include "kernels/cuda/cuda.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include <system_error>
+#include <thread>
+
 #include "kernels/cuda/ceiling.cuh"
 #include "kernels/cuda/sampling.cuh"
 #include "kernels/cuda/steps.cuh"
 
-enum { STAGES = 2, STAGE_BYTES = 4 << 20, WORKSPACE_BYTES = 32 << 20 };
+enum { STAGES = 2, COPIERS = 6, STAGE_BYTES = 2 << 20, WORKSPACE_BYTES = 32 << 20 };
+
+/* Its buffers carry one copy at a time. */
+struct copier {
+    char *stage[STAGES]; /* pinned */
+    cudaEvent_t idle[STAGES];
+    cudaError_t fault;
+};
 
 struct backend_cuda {
     struct backend base;
     struct stream stream;
     struct steps *steps;
-    char *stage[STAGES]; /* pinned */
-    cudaEvent_t idle[STAGES];
+    size_t memory; /* bytes of the device */
+    struct copier copier[COPIERS];
     char detail[320];
 };
 
@@ -55,6 +66,8 @@ static void *cuda_alloc(struct backend *be, size_t bytes)
     struct backend_cuda *c = here(be);
     void *p = NULL;
 
+    if (bytes > c->memory)
+        return NULL;
     if (cudaMalloc(&p, bytes ? bytes : 1) != cudaSuccess) {
         cudaGetLastError(); /* it is answered here, and is no fault */
         return NULL;
@@ -82,49 +95,99 @@ static size_t cuda_room(struct backend *be)
     return room;
 }
 
-static void cuda_upload(struct backend *be, void *dst, const void *src, size_t bytes)
+static void keep(struct copier *c, cudaError_t e)
 {
-    struct backend_cuda *c = here(be);
-    struct stream *q = &c->stream;
+    if (c->fault == cudaSuccess)
+        c->fault = e;
+}
 
+static void copy_in(struct copier *c, cudaStream_t stream, char *device, const char *host,
+                    size_t bytes)
+{
     for (size_t at = 0, n, i = 0; at < bytes; at += n, i ^= 1) {
-        n = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES;
-        stream_note(q, cudaEventSynchronize(c->idle[i]), "upload");
-        memcpy(c->stage[i], (const char *)src + at, n);
-        stream_note(
-            q, cudaMemcpyAsync((char *)dst + at, c->stage[i], n, cudaMemcpyHostToDevice, q->cuda),
-            "upload");
-        stream_note(q, cudaEventRecord(c->idle[i], q->cuda), "upload");
+        n = bytes - at < (size_t)STAGE_BYTES ? bytes - at : (size_t)STAGE_BYTES;
+        keep(c, cudaEventSynchronize(c->idle[i]));
+        memcpy(c->stage[i], host + at, n);
+        keep(c, cudaMemcpyAsync(device + at, c->stage[i], n, cudaMemcpyHostToDevice, stream));
+        keep(c, cudaEventRecord(c->idle[i], stream));
     }
 }
 
 /* Takes what arrived in a stage, while the other one is being filled. */
-static void take(struct backend_cuda *c, size_t i, void *dst, size_t bytes)
+static void take(struct copier *c, size_t i, char *host, size_t bytes)
 {
-    stream_note(&c->stream, cudaEventSynchronize(c->idle[i]), "download");
-    memcpy(dst, c->stage[i], bytes);
+    keep(c, cudaEventSynchronize(c->idle[i]));
+    memcpy(host, c->stage[i], bytes);
+}
+
+static void copy_out(struct copier *c, cudaStream_t stream, char *host, const char *device,
+                     size_t bytes)
+{
+    size_t at = 0, n = 0, i = 0, before = 0;
+
+    for (; at < bytes; at += n, i ^= 1) {
+        n = bytes - at < (size_t)STAGE_BYTES ? bytes - at : (size_t)STAGE_BYTES;
+        keep(c, cudaEventSynchronize(c->idle[i])); /* an upload may still use it */
+        keep(c, cudaMemcpyAsync(c->stage[i], device + at, n, cudaMemcpyDeviceToHost, stream));
+        keep(c, cudaEventRecord(c->idle[i], stream));
+        if (at)
+            take(c, i ^ 1, host + at - before, before);
+        before = n;
+    }
+    if (bytes)
+        take(c, i ^ 1, host + bytes - before, before);
+}
+
+/* Cuts a copy into equal parts, one for each copier that has enough to do. A thread that cannot
+ * be had leaves its part to this one. */
+template <typename Copy> static void share(struct backend_cuda *c, size_t bytes, Copy copy)
+{
+    const size_t wanted = bytes / STAGE_BYTES, n = wanted < 1         ? 1
+                                                   : wanted > COPIERS ? (size_t)COPIERS
+                                                                      : wanted;
+    const size_t part = (bytes / n + 63) / 64 * 64;
+    std::thread thread[COPIERS];
+
+    for (size_t k = n; k-- > 0;) {
+        const size_t at = k * part < bytes ? k * part : bytes;
+        const size_t len = k + 1 < n && at + part < bytes ? part : bytes - at;
+        const auto run = [=] {
+            keep(&c->copier[k], cudaSetDevice(c->stream.device));
+            copy(&c->copier[k], at, len);
+        };
+
+        try {
+            if (k)
+                thread[k] = std::thread(run);
+            else
+                run();
+        } catch (const std::system_error &) {
+            run();
+        }
+    }
+    for (size_t k = 0; k < n; k++) {
+        if (thread[k].joinable())
+            thread[k].join();
+        stream_note(&c->stream, c->copier[k].fault, "copy");
+    }
+}
+
+static void cuda_upload(struct backend *be, void *dst, const void *src, size_t bytes)
+{
+    struct backend_cuda *c = here(be);
+
+    share(c, bytes, [=](struct copier *by, size_t at, size_t len) {
+        copy_in(by, c->stream.cuda, (char *)dst + at, (const char *)src + at, len);
+    });
 }
 
 static void cuda_download(struct backend *be, void *dst, const void *src, size_t bytes)
 {
     struct backend_cuda *c = here(be);
-    struct stream *q = &c->stream;
-    size_t at = 0, n = 0, i = 0, before = 0;
 
-    for (; at < bytes; at += n, i ^= 1) {
-        n = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES;
-        stream_note(q, cudaEventSynchronize(c->idle[i]), "download"); /* an upload may use it */
-        stream_note(q,
-                    cudaMemcpyAsync(c->stage[i], (const char *)src + at, n, cudaMemcpyDeviceToHost,
-                                    q->cuda),
-                    "download");
-        stream_note(q, cudaEventRecord(c->idle[i], q->cuda), "download");
-        if (at)
-            take(c, i ^ 1, (char *)dst + at - before, before);
-        before = n;
-    }
-    if (bytes)
-        take(c, i ^ 1, (char *)dst + bytes - before, before);
+    share(c, bytes, [=](struct copier *by, size_t at, size_t len) {
+        copy_out(by, c->stream.cuda, (char *)dst + at, (const char *)src + at, len);
+    });
 }
 
 static void cuda_copy(struct backend *be, void *dst, const void *src, size_t bytes)
@@ -206,10 +269,12 @@ static void cuda_destroy(struct backend *be)
         cublasLtDestroy(q->lt);
     steps_destroy(c->steps);
     cudaFree(q->workspace);
-    for (int i = 0; i < STAGES; i++) {
-        if (c->idle[i])
-            cudaEventDestroy(c->idle[i]);
-        cudaFreeHost(c->stage[i]);
+    for (int i = 0; i < COPIERS * STAGES; i++) {
+        struct copier *by = &c->copier[i / STAGES];
+
+        if (by->idle[i % STAGES])
+            cudaEventDestroy(by->idle[i % STAGES]);
+        cudaFreeHost(by->stage[i % STAGES]);
     }
     if (q->cuda)
         cudaStreamDestroy(q->cuda);
@@ -253,10 +318,12 @@ static bool open_stream(struct backend_cuda *c, struct error *err)
 
     if (e == cudaSuccess)
         e = cudaStreamCreateWithFlags(&q->cuda, cudaStreamNonBlocking);
-    for (int i = 0; i < STAGES && e == cudaSuccess; i++) {
-        e = cudaMallocHost((void **)&c->stage[i], STAGE_BYTES);
+    for (int i = 0; i < COPIERS * STAGES && e == cudaSuccess; i++) {
+        struct copier *by = &c->copier[i / STAGES];
+
+        e = cudaMallocHost((void **)&by->stage[i % STAGES], STAGE_BYTES);
         if (e == cudaSuccess)
-            e = cudaEventCreateWithFlags(&c->idle[i], cudaEventDisableTiming);
+            e = cudaEventCreateWithFlags(&by->idle[i % STAGES], cudaEventDisableTiming);
     }
     if (e == cudaSuccess && !(c->steps = q->steps = steps_create(q)))
         e = cudaErrorMemoryAllocation;
@@ -298,6 +365,7 @@ static struct backend *open_cuda(const struct backend_options *options, struct e
     c->base.ceiling = cuda_ceiling;
     c->base.sync = cuda_sync;
     c->base.destroy = cuda_destroy;
+    c->memory = found.totalGlobalMem;
     c->stream.device = options->device;
     c->stream.sms = found.multiProcessorCount;
     c->stream.overlaps = found.major >= 9;

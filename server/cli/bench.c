@@ -115,8 +115,7 @@ static struct command *compose(const struct bench *b, const struct turns *t, int
     return c;
 }
 
-/* Takes the answers of `sent` turns; false when one of them failed. */
-static bool collect(struct bench *b, int sent)
+bool bench_collect(struct bench *b, int sent)
 {
     bool ok = true;
 
@@ -136,20 +135,26 @@ static bool collect(struct bench *b, int sent)
     return ok;
 }
 
-double bench_turns(struct bench *b, const struct turns *t)
+int bench_send(struct bench *b, const struct turns *t)
 {
     struct command *c[BENCH_SESSIONS_MAX] = { 0 };
-    double began;
     int made = 0, sent = 0;
 
     while (made < t->n && (c[made] = compose(b, t, made)))
         made++;
-    began = bench_clock();
     while (sent < made && made == t->n && engine_send(b->local.engine, c[sent]))
         sent++;
     for (int i = sent; i < made; i++)
         command_free(c[i]);
-    if (!collect(b, sent))
+    return sent;
+}
+
+double bench_turns(struct bench *b, const struct turns *t)
+{
+    const double began = bench_clock();
+    const int sent = bench_send(b, t);
+
+    if (!bench_collect(b, sent))
         return -1;
     if (sent < t->n) {
         fprintf(stderr, "eddy: no room for %d turns\n", t->n);

@@ -67,6 +67,11 @@ struct turns {
     int tokens;         /* to generate */
 };
 
+/* Sends the turns and does not wait: how many went. */
+int bench_send(struct bench *b, const struct turns *t);
+/* Takes the answers of `sent` turns; false when one of them failed, with the problem printed. */
+bool bench_collect(struct bench *b, int sent);
+
 /* Seconds until the last is answered, or -1 with the problem printed. */
 double bench_turns(struct bench *b, const struct turns *t);
 
@@ -102,6 +107,7 @@ bool bench_prefill(struct bench *b, struct prefill_row *row, int rows);
 /* At contexts of three lengths, ascending. */
 bool bench_resume(struct bench *b, const size_t length[3]);
 bool bench_memory(struct bench *b);
+bool bench_verbs(struct bench *b);
 
 /* Opens the model of o and reads its costs; the ceilings are measured if they are 0. */
 bool bench_open(struct bench *b, const struct options *o, struct error *err);

@@ -279,7 +279,7 @@ static bool measure(struct bench *b, const struct random_model *m, bool resume)
         return false;
     b->local.limits.slots = 8;
     b->local.limits.max_batch = 2;
-    return !resume || bench_resume(b, contexts);
+    return !resume || (bench_resume(b, contexts) && bench_verbs(b));
 }
 
 bool bench_published_gpu(const struct options *o)

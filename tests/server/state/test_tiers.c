@@ -263,6 +263,56 @@ static void only_plain_names_are_ids(void **unused)
     assert_true(id_parse(&id, "user-42.a_b"));
 }
 
+/* A device that knows its room, of which operations keep 512 MiB. */
+static size_t little_room(struct backend *be)
+{
+    (void)be;
+    return ((size_t)512 << 20) + 10 * RECORD + RECORD / 2;
+}
+
+static void more_slots_than_fit_are_refused_with_the_number_that_does(void **unused)
+{
+    struct tiers_options options = { .record_bytes = RECORD, .slots = 11 };
+    size_t (*room)(struct backend *be) = backend->room;
+    struct error err = { 0 };
+    struct tiers *t;
+
+    (void)unused;
+    backend->room = little_room;
+    assert_null(tiers_create(backend, &options, &err));
+    assert_int_equal(err.code, ERR_NOMEM);
+    assert_non_null(strstr(err.message, "11 state slots"));
+    assert_non_null(strstr(err.message, ": 10 do"));
+    options.slots = 10;
+    t = tiers_create(backend, &options, &err);
+    assert_non_null(t);
+    tiers_destroy(t);
+    backend->room = room;
+}
+
+/* What a device that fails hands out is not kept. */
+static bool sync_fails(struct backend *be, struct error *err)
+{
+    (void)be;
+    return error_set(err, ERR_DEVICE, "pulled out");
+}
+
+static void nothing_is_taken_from_a_device_that_fails(void **unused)
+{
+    bool (*sync)(struct backend *be, struct error *err) = backend->sync;
+    struct checkpoint *c = checkpoint_create();
+    struct tiers *t = create();
+
+    (void)unused;
+    assert_non_null(c);
+    tiers_commit(t, c, tiers_start(t, NULL));
+    backend->sync = sync_fails;
+    assert_null(tiers_export(t, c));
+    backend->sync = sync;
+    tiers_release(t, c);
+    tiers_destroy(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -274,6 +324,8 @@ int main(void)
         cmocka_unit_test(ids_are_found_listed_in_order_and_removed),
         cmocka_unit_test(owners_use_the_same_ids_apart),
         cmocka_unit_test(only_plain_names_are_ids),
+        cmocka_unit_test(more_slots_than_fit_are_refused_with_the_number_that_does),
+        cmocka_unit_test(nothing_is_taken_from_a_device_that_fails),
     };
     return cmocka_run_group_tests(tests, open_backend, close_backend);
 }
