@@ -21,15 +21,48 @@ static inline int matrix_ld(enum dtype dtype, int cols)
     return (cols + line - 1) / line * line;
 }
 
-/* The paths. Few rows: SKINNY_ROWS at most, up to GROUP_MAX products of one T and dtype as one
- * launch. */
-enum { SKINNY_ROWS = 8, GROUP_MAX = 8 };
+/* The paths. Those that take several products take up to GROUP_MAX of one T and dtype, as one
+ * launch, if each of them can be taken. */
+enum { GROUP_MAX = 8 };
 
+enum { SKINNY_ROWS = 4 };
+
+/* A few rows of any dtype, as many as x has room for in shared memory: SKINNY_ROWS at most. */
+int linear_skinny_rows(const struct linear *p);
 void linear_skinny(struct stream *q, const struct linear *p, int n);
+
+/* Up to WIDE_ROWS rows of a narrow dtype, on a Hopper. */
+enum { WIDE_ROWS = 256 };
+
+bool linear_wide_can(const struct stream *q, const struct linear *p);
+void linear_wide(struct stream *q, const struct linear *p, int n);
 
 /* One product of any size by cuBLASLt, the algorithm timed once for each shape and range of T
  * and kept in q->plans. */
 void linear_lt(struct stream *q, const struct linear *p);
+
+/* The rows of x of several products as narrow numbers in the workspace, tight rows of
+ * matrix_ld() each with zeros at the end. */
+struct narrow {
+    void *to;
+    const float *x;
+    size_t x_ld;
+    int cols, ld;
+    bool aligned; /* x can be read 16 bytes at a time */
+};
+
+struct narrow_group {
+    int T, n;
+    struct narrow m[GROUP_MAX]; /* the distinct ones */
+    void *of[GROUP_MAX];        /* of each product */
+};
+
+enum { WORKSPACE_ALIGNMENT = 256 };
+
+/* Enqueues it for n products of equal T and narrow dtype. The first `reserved` bytes of the
+ * workspace are the caller's. false, with the fault noted, without room. */
+bool narrow_x(struct stream *q, struct narrow_group *g, const struct linear *p, int n,
+              size_t reserved);
 
 /* Two numbers rounded to E, the first in the low half. A float beyond the range of a half
  * becomes infinite. */
@@ -49,6 +82,14 @@ template <> __device__ __forceinline__ uint32_t narrow_pair<__half>(float a, flo
 
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
     return pair;
+}
+
+template <typename E> static __device__ __forceinline__ float2 widen_pair(uint32_t pair)
+{
+    E h[2];
+
+    memcpy(h, &pair, sizeof(pair));
+    return { (float)h[0], (float)h[1] };
 }
 
 #endif

@@ -1,9 +1,8 @@
 /* linear_lt.cu - products of many rows by cuBLASLt.
  *
- * Narrow weights meet x rounded to their type (a small kernel in front), float32 weights meet
- * x itself, without TF32. Bias and += ride on the product; an activation is a pass of its own,
- * as the library knows none of ours. cuBLASLt is column-major: its A is W transposed, its B
- * x, and D [rows, T] is y.
+ * Narrow weights meet x rounded to their type, float32 weights meet x itself, without TF32. Bias
+ * and += ride on the product; an activation is a pass of its own, as the library knows none of
+ * ours. cuBLASLt is column-major: its A is W transposed, its B x, and D [rows, T] is y.
  *
  * The best algorithm for a shape is not the one the library's heuristic names first, so a
  * shape that is new is timed once: over a cold cache, and into scratch memory, so that y is
@@ -19,7 +18,6 @@ enum {
     CANDIDATES = 8,
     TIMED_RUNS = 3,
     THREADS = 256,
-    ALIGNMENT = 256, /* bytes, of every part of the workspace */
 };
 
 static const size_t LT_BYTES = (size_t)32 << 20;     /* cuBLASLt's own workspace */
@@ -64,27 +62,6 @@ static void note(struct stream *q, cublasStatus_t s)
                     "linear: cuBLASLt");
 }
 
-template <typename E>
-static __global__ void __launch_bounds__(THREADS)
-    narrow_kernel(E *dst, int ld, const float *x, size_t x_ld, int cols, size_t n)
-{
-    const size_t i = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 4;
-
-    let_next_start();
-    wait_for_inputs();
-    if (i >= n)
-        return;
-
-    const size_t t = i / ld;
-    const int j = (int)(i % ld);
-    float v[4];
-
-#pragma unroll
-    for (int k = 0; k < 4; k++)
-        v[k] = j + k < cols ? x[t * x_ld + j + k] : 0.0f;
-    *(uint2 *)(dst + i) = { narrow_pair<E>(v[0], v[1]), narrow_pair<E>(v[2], v[3]) };
-}
-
 /* y = act(v), or y += act(v); v may be y. */
 static __global__ void __launch_bounds__(THREADS)
     activate_kernel(float *y, size_t y_ld, const float *v, size_t v_ld, int rows, size_t n,
@@ -103,27 +80,14 @@ static __global__ void __launch_bounds__(THREADS)
     y[t * y_ld + r] = add ? y[t * y_ld + r] + out : out;
 }
 
-static void narrow_rows(struct stream *q, void *dst, int ld, const struct linear *p)
-{
-    const size_t n = (size_t)p->T * (size_t)ld;
-    const dim3 grid((unsigned)((n / 4 + THREADS - 1) / THREADS));
-
-    if (p->w->dtype == DTYPE_BF16)
-        launch(q, "linear", narrow_kernel<__nv_bfloat16>, grid, THREADS, 0, (__nv_bfloat16 *)dst,
-               ld, p->x, p->x_ld, p->w->cols, n);
-    else
-        launch(q, "linear", narrow_kernel<__half>, grid, THREADS, 0, (__half *)dst, ld, p->x,
-               p->x_ld, p->w->cols, n);
-}
-
 static size_t round_up(size_t n)
 {
-    return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    return (n + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT;
 }
 
 static int alignment_of(const void *p, size_t ld_bytes)
 {
-    const size_t bits = (size_t)(uintptr_t)p | ld_bytes | ALIGNMENT;
+    const size_t bits = (size_t)(uintptr_t)p | ld_bytes | WORKSPACE_ALIGNMENT;
 
     return (int)(bits & -bits);
 }
@@ -178,7 +142,8 @@ static int find_candidates(struct stream *q, const struct shape *s, struct produ
                            cublasLtMatmulHeuristicResult_t found[CANDIDATES])
 {
     cublasLtMatmulPreferenceOpaque_t want;
-    const uint32_t w = ALIGNMENT, x = (uint32_t)s->x_alignment, y = (uint32_t)s->y_alignment;
+    const uint32_t w = WORKSPACE_ALIGNMENT, x = (uint32_t)s->x_alignment,
+                   y = (uint32_t)s->y_alignment;
     int n = 0;
 
     cublasLtMatmulPreferenceInit(&want);
@@ -258,9 +223,12 @@ static void choose(struct stream *q, const struct shape *s, const struct linear 
 
     const int n = find_candidates(q, s, &c, found);
 
-    if (n > 0)
-        *algo = found[0].algo;
-    if (n <= 1 || q->recording)
+    if (n == 0) {
+        note(q, CUBLAS_STATUS_NOT_SUPPORTED);
+        return;
+    }
+    *algo = found[0].algo;
+    if (n == 1 || q->recording)
         return;
 
     char *workspace = (char *)stream_workspace(q, cold_at + COLD_BYTES, "linear: timing");
@@ -305,9 +273,10 @@ static void multiply(struct stream *q, const struct linear *p)
     const enum dtype dtype = p->w->dtype;
     const int rows = p->w->rows, cols = p->w->cols, ld = matrix_ld(dtype, cols);
     const bool narrows = dtype != DTYPE_F32, apart = p->add && p->act != ACT_NONE;
-    const size_t x_bytes = narrows ? round_up((size_t)p->T * ld * dtype_size(dtype)) : 0;
     const size_t v_ld = apart ? ((size_t)rows + 3) / 4 * 4 : p->y_ld;
     const size_t v_bytes = apart ? (size_t)p->T * v_ld * sizeof(float) : 0;
+    const size_t own_bytes = round_up(LT_BYTES + v_bytes);
+    struct narrow_group x;
     struct product c;
     struct shape s;
 
@@ -323,17 +292,16 @@ static void multiply(struct stream *q, const struct linear *p)
     s.add = p->add && !apart;
 
     const cublasLtMatmulAlgo_t algo = algorithm_for(q, &s, p);
-    char *workspace = (char *)stream_workspace(q, LT_BYTES + x_bytes + v_bytes, "linear");
 
-    if (!workspace)
+    if (q->fault != cudaSuccess)
+        return;
+    if (narrows ? !narrow_x(q, &x, p, 1, own_bytes) : !stream_workspace(q, own_bytes, "linear"))
         return;
     describe(&c, &s, p->bias, p->T, narrows ? (size_t)ld : p->x_ld);
     c.w = p->w->data;
-    c.x = narrows ? workspace + LT_BYTES : (const void *)p->x;
-    c.y = apart ? (float *)(workspace + LT_BYTES + x_bytes) : p->y;
-    c.workspace = workspace;
-    if (narrows)
-        narrow_rows(q, workspace + LT_BYTES, ld, p);
+    c.x = narrows ? x.of[0] : (const void *)p->x;
+    c.y = apart ? (float *)((char *)q->workspace + LT_BYTES) : p->y;
+    c.workspace = q->workspace;
     note(q, run(q, &c, &algo));
     if (p->act == ACT_NONE)
         return;

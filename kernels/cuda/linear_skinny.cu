@@ -1,12 +1,13 @@
-/* linear_skinny.cu - products of 1 to 8 rows: the weights are read once, straight into
+/* linear_skinny.cu - products of 1 to 4 rows: the weights are read once, straight into
  * registers, as fast as the memory gives them.
  *
  * Weights are the A side of mma.m16n8k16, the rows of x its n side. The order of k inside a
  * product is free as long as both sides agree, so a lane's 16 contiguous bytes of a weight row
  * and the same 8 elements of x serve as fragments without any shuffling. x takes part as two
  * narrow numbers, the rounded value and what is missing, so that 16 (bf16) or 22 (f16) bits of
- * its mantissa count; up to 4 rows both fit the 8 columns of one product. A block owns a few
- * rows of the matrix; its warps share k, and are added in the order of the warps.
+ * its mantissa count; for 4 rows both fit the 8 columns of one product. A block brings x to
+ * shared memory once and goes over its rows of the matrix in tiles; its warps share k, and are
+ * added in the order of the warps while the next tile's weights are already on their way.
  *
  * float32 weights are multiplied in float32 by f32_kernel. */
 #include "kernels/cuda/linear.cuh"
@@ -16,11 +17,10 @@ enum {
     THREADS = WARPS * 32,
     TILE = 16,           /* weight rows of a warp */
     CHUNK = 64,          /* columns that a warp takes at a time */
-    DEPTH = 5,           /* chunks in flight: 10 KiB of weights for each warp */
     BATCH = 4,           /* loads of x in flight for each thread */
-    X_BYTES = 80 << 10,  /* of x in shared memory at a time, or DEPTH rounds if that is more */
     X_PAD = 32,          /* elements: neighbouring rows lie 64 bytes apart modulo all banks */
-    BLOCKS_OF_AN_SM = 2, /* what the registers allow */
+    X_BYTES = 100 << 10, /* of x in shared memory */
+    BLOCKS_OF_AN_SM = 2, /* what registers and shared memory allow */
     F32_COLUMNS = 128    /* of a warp's step in f32_kernel */
 };
 
@@ -30,10 +30,11 @@ struct skinny {
     float *y;
     size_t x_ld, y_ld;
     int rows, cols, ld;
-    int block_rows; /* of one row group */
-    int splits;     /* warps that share k; WARPS / splits row groups a block */
+    int split_bits; /* 2^split_bits warps share k: WARPS / 2^split_bits row groups a block */
+    int rounds;     /* chunks of a warp, rounded up */
+    int tile_rows;  /* of one row group */
+    int tiles;      /* of a block, one after another */
     int first_block;
-    int rounds, staged; /* chunks of a warp; those whose x is in shared memory at a time */
     enum activation act;
     bool add, aligned; /* x can be read 16 bytes at a time */
 };
@@ -42,6 +43,9 @@ struct skinny_group {
     int T, n;
     struct skinny p[GROUP_MAX];
 };
+
+/* The sums of a block's warps, twice, so that one tile's are read while the next one's come. */
+typedef float parts[2][WARPS][TILE][SKINNY_ROWS + 1];
 
 /* 16 bytes, or zeros where there is no row: one predicated load, as a branch around it would
  * make every warp wait for it where the ways meet. */
@@ -74,29 +78,10 @@ static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1,
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-template <typename E> static __device__ __forceinline__ float2 widen_pair(uint32_t pair)
-{
-    E h[2];
-
-    memcpy(h, &pair, sizeof(pair));
-    return { (float)h[0], (float)h[1] };
-}
-
 /* A lane's share of a chunk: two steps of 32 columns, 8 columns of two weight rows in each. */
 struct chunk {
     uint4 upper[2], lower[2];
 };
-
-template <typename E>
-static __device__ __forceinline__ void load_chunk(struct chunk &c, const E *upper, const E *lower,
-                                                  int k)
-{
-#pragma unroll
-    for (int s = 0; s < 2; s++) {
-        c.upper[s] = load_weights(upper + k + 32 * s, upper != NULL);
-        c.lower[s] = load_weights(lower + k + 32 * s, lower != NULL);
-    }
-}
 
 /* Four columns of a row of x, zeros beyond the end. */
 static __device__ __forceinline__ float4 load_x(const struct skinny &p, const float *x, int k)
@@ -176,75 +161,107 @@ static __device__ __forceinline__ const struct skinny &product_of(const struct s
     return g.p[i];
 }
 
-/* SPLIT: column n < 4 of the product is the rounded row n of x, column n + 4 its rest. */
-template <typename E, bool SPLIT>
+/* What a lane reads of the matrix: rows id and id + 8 of its row group's tiles, from 8 columns
+ * of every chunk of its warp. */
+template <typename E> struct reader {
+    const E *from; /* row id of the first tile */
+    int row, rows; /* that row in the matrix; the matrix's */
+    int ld, step, count, tile_rows, tile_step;
+
+    __device__ __forceinline__ void load(struct chunk &c, int tile, int i) const
+    {
+        const int at = row + tile * tile_step, id = threadIdx.x % 32 / 4;
+        const E *p = from + (size_t)tile * tile_step * ld + (size_t)i * step;
+        const bool upper = id < tile_rows && at < rows, lower = id + 8 < tile_rows && at + 8 < rows;
+
+        if (i >= count)
+            return;
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            c.upper[s] = load_weights(p + 32 * s, upper);
+            c.lower[s] = load_weights(p + (size_t)8 * ld + 32 * s, lower);
+        }
+    }
+};
+
+/* Adds and finishes a tile of all row groups; `first` is its first row in the matrix. */
+static __device__ __forceinline__ void
+end_tile(const struct skinny &p, const float (*part)[TILE][SKINNY_ROWS + 1], int T, int first)
+{
+    const int groups = WARPS >> p.split_bits, splits = 1 << p.split_bits;
+
+    for (int i = threadIdx.x; i < T * groups * TILE; i += THREADS) {
+        const int r = i % TILE, group = i / TILE & (groups - 1);
+        const int t = (i / TILE << p.split_bits) / WARPS, row = first + group * p.tile_rows + r;
+        float v = 0.0f;
+
+        if (r >= p.tile_rows || row >= p.rows)
+            continue;
+        for (int s = 0; s < splits; s++)
+            v += part[group * splits + s][r][t];
+        finish(p, t, row, v);
+    }
+}
+
+/* Column n < 4 of the product is the rounded row n of x, column n + 4 its rest. DEPTH chunks of
+ * 2 KiB are in flight for each warp, those of the next tile among them. */
+template <typename E, int DEPTH>
 static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     skinny_kernel(const __grid_constant__ struct skinny_group g)
 {
     extern __shared__ __align__(16) char shared[];
+    __shared__ parts part;
     const struct skinny &p = product_of(g);
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, split = warp % p.splits;
-    const int groups = WARPS / p.splits, id = lane / 4, quad = lane % 4;
-    const int first = ((int)blockIdx.x - p.first_block) * groups * p.block_rows;
-    const int row = first + warp / p.splits * p.block_rows;
-    const int rows = min(p.block_rows, p.rows - row);
-    const int step = CHUNK * p.splits, count = (p.ld / CHUNK - split + p.splits - 1) / p.splits;
-    const size_t start = (size_t)row * p.ld + CHUNK * split + 8 * quad;
-    const E *upper = id < rows ? (const E *)p.w + start + (size_t)id * p.ld : NULL;
-    const E *lower = id + 8 < rows ? (const E *)p.w + start + (size_t)(id + 8) * p.ld : NULL;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int splits = 1 << p.split_bits, split = warp & (splits - 1);
+    const int id = lane / 4, quad = lane % 4, column = id % SKINNY_ROWS;
+    const int tile_step = (WARPS >> p.split_bits) * p.tile_rows;
+    const int first = ((int)blockIdx.x - p.first_block) * p.tiles * tile_step;
+    const int row = first + (warp >> p.split_bits) * p.tile_rows + id;
+    const struct reader<E> w = {
+        .from = (const E *)p.w + (size_t)row * p.ld + CHUNK * split + 8 * quad, .row = row,
+        .rows = p.rows, .ld = p.ld, .step = CHUNK << p.split_bits,
+        .count = (p.ld / CHUNK - split + splits - 1) >> p.split_bits, .tile_rows = p.tile_rows,
+        .tile_step = tile_step,
+    };
     struct chunk ring[DEPTH];
-    float sum[4] = { 0 };
 
     let_next_start();
 #pragma unroll
     for (int d = 0; d < DEPTH; d++)
-        if (d < count)
-            load_chunk(ring[d], upper, lower, d * step);
+        w.load(ring[d], 0, d);
     wait_for_inputs();
 
-    const int x_ld = p.staged * step + X_PAD, column = SPLIT ? id % 4 : id;
+    const int x_ld = p.ld + X_PAD;
     E *const high = (E *)shared, *const low = high + g.T * x_ld;
-    const int mine = column * x_ld + CHUNK * split + 8 * quad;
-    const E *x = column < g.T ? (SPLIT && id >= 4 ? low : high) + mine : NULL;
+    const E *x = (id < SKINNY_ROWS ? high : low) + column * x_ld + CHUNK * split + 8 * quad;
 
-    for (int i = 0; i < p.rounds; i += DEPTH) {
-        const int at = i % p.staged;
-
-        if (at == 0) {
-            __syncthreads();
-            stage_x(high, low, x_ld, p, g.T, i * step, min(p.staged * step, p.ld - i * step));
-            __syncthreads();
-        }
-#pragma unroll
-        for (int d = 0; d < DEPTH; d++) {
-            if (i + d >= count)
-                break;
-            multiply(sum, ring[d], x ? x + (at + d) * step : NULL);
-            if (!SPLIT)
-                multiply(sum, ring[d], x ? x + (at + d) * step + g.T * x_ld : NULL);
-            if (i + d + DEPTH < count)
-                load_chunk(ring[d], upper, lower, (i + d + DEPTH) * step);
-        }
-    }
-
+    stage_x(high, low, x_ld, p, g.T, 0, p.ld);
     __syncthreads();
-    float(*part)[TILE][SKINNY_ROWS + 1] = (float(*)[TILE][SKINNY_ROWS + 1]) shared;
+    if (column >= g.T)
+        x = NULL;
+    for (int tile = 0; tile < p.tiles && first + tile * tile_step < p.rows; tile++) {
+        float sum[4] = { 0 };
+
+        for (int i = 0; i < p.rounds; i += DEPTH) {
+            const bool last = i + DEPTH == p.rounds;
+
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        if (SPLIT)
+            for (int d = 0; d < DEPTH; d++) {
+                if (i + d < w.count)
+                    multiply(sum, ring[d], x ? x + (i + d) * w.step : NULL);
+                if (!last || tile + 1 < p.tiles)
+                    w.load(ring[d], last ? tile + 1 : tile, last ? d : i + d + DEPTH);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
             sum[i] += __shfl_xor_sync(~0u, sum[i], 2);
-        part[warp][id + 8 * (i / 2)][2 * quad + i % 2] = sum[i];
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < groups * p.block_rows * g.T; i += THREADS) {
-        const int t = i / (groups * p.block_rows), r = i % (groups * p.block_rows);
-        const int from = r / p.block_rows * p.splits;
-        float v = 0.0f;
-
-        for (int s = 0; s < p.splits; s++)
-            v += part[from + s][r % p.block_rows][t];
-        if (first + r < p.rows)
-            finish(p, t, first + r, v);
+            if (quad < 2)
+                part[tile % 2][warp][id + 8 * (i / 2)][2 * quad + i % 2] = sum[i];
+        }
+        __syncthreads();
+        end_tile(p, part[tile % 2], g.T, first + tile * tile_step);
     }
 }
 
@@ -289,7 +306,11 @@ static __global__ void __launch_bounds__(THREADS)
 static struct skinny describe(const struct linear *p)
 {
     const struct matrix *w = p->w;
+    const int ld = matrix_ld(w->dtype, w->cols), chunks = ld / CHUNK;
+    int bits = 0;
 
+    while (1 << bits < WARPS && 2 << bits <= chunks)
+        bits++;
     return { .w = w->data,
              .x = p->x,
              .bias = p->bias,
@@ -298,87 +319,99 @@ static struct skinny describe(const struct linear *p)
              .y_ld = p->y_ld,
              .rows = w->rows,
              .cols = w->cols,
-             .ld = matrix_ld(w->dtype, w->cols),
-             .block_rows = 1,
-             .splits = 1,
+             .ld = ld,
+             .split_bits = bits,
+             .rounds = (chunks + (1 << bits) - 1) >> bits,
+             .tile_rows = 1,
+             .tiles = 1,
              .first_block = 0,
-             .rounds = 0,
-             .staged = 0,
              .act = p->act,
              .add = p->add,
              .aligned = (uintptr_t)p->x % 16 == 0 && p->x_ld % 4 == 0 };
 }
 
-/* Deals `block_rows` rows to every row group. Returns the number of blocks. */
-static int place_blocks(struct skinny_group *g, int block_rows)
+/* Gives every row group the work of `rows` rows of the first product, as equally tall tiles.
+ * Returns the number of blocks. */
+static int deal_rows(struct skinny_group *g, int rows)
 {
     int blocks = 0;
 
     for (int i = 0; i < g->n; i++) {
         struct skinny *p = &g->p[i];
-        const int rows = block_rows * (WARPS / p->splits);
+        const int part = max(rows * g->p[0].rounds / p->rounds, 1);
 
-        p->block_rows = block_rows;
+        p->tiles = (part + TILE - 1) / TILE;
+        p->tile_rows = (part + p->tiles - 1) / p->tiles;
         p->first_block = blocks;
-        blocks += (p->rows + rows - 1) / rows;
+
+        const int block_rows = p->tiles * p->tile_rows * (WARPS >> p->split_bits);
+
+        blocks += (p->rows + block_rows - 1) / block_rows;
     }
     return blocks;
 }
 
-/* Rows are dealt so that the blocks fill whole waves of the device: the last one then ends
+/* All blocks are on the device at once, and their parts as small as that allows: they end
  * together. */
-static int plan_blocks(struct skinny_group *g, int slots)
+static int place_blocks(struct skinny_group *g, int places)
 {
-    for (int i = 0; i < g->n; i++) {
-        const int chunks = g->p[i].ld / 64;
+    int rows = 1, blocks;
 
-        struct skinny *p = &g->p[i];
-
-        while (p->splits < WARPS && p->splits * 2 <= chunks)
-            p->splits *= 2;
-        p->rounds = (chunks + p->splits - 1) / p->splits;
-
-        const int bytes = 4 * g->T * CHUNK * p->splits;
-        const int fit = max(X_BYTES / bytes / DEPTH, 1) * DEPTH;
-
-        p->staged = min(fit, (p->rounds + DEPTH - 1) / DEPTH * DEPTH);
-    }
-    for (int waves = 1;; waves++) {
-        for (int rows = 1; rows <= TILE; rows++)
-            if (place_blocks(g, rows) <= waves * slots)
-                return place_blocks(g, rows);
-    }
+    while ((blocks = deal_rows(g, rows)) > places)
+        rows++;
+    return blocks;
 }
 
-template <typename E, bool SPLIT>
-static void launch_narrow(struct stream *q, struct skinny_group *g)
+static size_t x_bytes(int T, int ld)
 {
-    const int blocks = plan_blocks(g, q->sms * BLOCKS_OF_AN_SM);
-    size_t shared = sizeof(float) * WARPS * TILE * (SKINNY_ROWS + 1);
+    return (size_t)4 * T * (ld + X_PAD);
+}
+
+template <typename E, int DEPTH> static void launch_depth(struct stream *q, struct skinny_group *g)
+{
+    const int blocks = place_blocks(g, q->sms * BLOCKS_OF_AN_SM);
+    size_t shared = 0;
 
     for (int i = 0; i < g->n; i++) {
-        const struct skinny *p = &g->p[i];
-        const size_t x = sizeof(E) * 2 * g->T * (p->staged * p->splits * CHUNK + X_PAD);
-
-        shared = x > shared ? x : shared;
+        g->p[i].rounds = (g->p[i].rounds + DEPTH - 1) / DEPTH * DEPTH;
+        shared = max(shared, x_bytes(g->T, g->p[i].ld));
     }
     stream_note(q,
-                cudaFuncSetAttribute(skinny_kernel<E, SPLIT>,
-                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared),
+                cudaFuncSetAttribute(skinny_kernel<E, DEPTH>,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, X_BYTES),
                 "linear");
-    launch(q, "linear", skinny_kernel<E, SPLIT>, blocks, THREADS, shared, *g);
+    launch(q, "linear", skinny_kernel<E, DEPTH>, blocks, THREADS, shared, *g);
+}
+
+/* A depth that divides the chunks of a warp leaves none of it empty. */
+template <typename E> static void launch_narrow(struct stream *q, struct skinny_group *g)
+{
+    g->p[0].rounds % 5 ? launch_depth<E, 4>(q, g) : launch_depth<E, 5>(q, g);
 }
 
 static void launch_f32(struct stream *q, struct skinny_group *g)
 {
-    const int blocks = place_blocks(g, 1);
+    int blocks = 0;
 
+    for (int i = 0; i < g->n; i++) {
+        g->p[i].first_block = blocks;
+        blocks += (g->p[i].rows + WARPS - 1) / WARPS;
+    }
     launch(q, "linear",
            g->T == 1   ? f32_kernel<1>
            : g->T == 2 ? f32_kernel<2>
-           : g->T <= 4 ? f32_kernel<4>
-                       : f32_kernel<8>,
+                       : f32_kernel<SKINNY_ROWS>,
            blocks, THREADS, 0, *g);
+}
+
+int linear_skinny_rows(const struct linear *p)
+{
+    int rows = SKINNY_ROWS;
+
+    while (rows > 0 && p->w->dtype != DTYPE_F32 &&
+           x_bytes(rows, matrix_ld(p->w->dtype, p->w->cols)) > X_BYTES)
+        rows--;
+    return rows;
 }
 
 void linear_skinny(struct stream *q, const struct linear *p, int n)
@@ -388,11 +421,9 @@ void linear_skinny(struct stream *q, const struct linear *p, int n)
     for (int i = 0; i < n; i++)
         g.p[i] = describe(&p[i]);
     if (p->w->dtype == DTYPE_BF16)
-        p->T <= SKINNY_ROWS / 2 ? launch_narrow<__nv_bfloat16, true>(q, &g)
-                                : launch_narrow<__nv_bfloat16, false>(q, &g);
+        launch_narrow<__nv_bfloat16>(q, &g);
     else if (p->w->dtype == DTYPE_F16)
-        p->T <= SKINNY_ROWS / 2 ? launch_narrow<__half, true>(q, &g)
-                                : launch_narrow<__half, false>(q, &g);
+        launch_narrow<__half>(q, &g);
     else
         launch_f32(q, &g);
 }

@@ -5,7 +5,7 @@
  * L2 serves none twice. The floor is the larger of the bytes (weights, x, y) over the read
  * bandwidth measured by the same program and of the operations over MATRIX_RATE. Links the
  * products without the rest of the backend, whose part of the stream it plays itself.
- * Usage: bench_linear [check|time] [seed] */
+ * Usage: bench_linear [check|time|paths] [seed]; paths times every path that can. */
 #include <algorithm>
 #include <math.h>
 #include <stdio.h>
@@ -168,6 +168,7 @@ struct trial {
     struct linear p;
     std::vector<float> preset;
     double *want, *magnitude;
+    float *source; /* x, which arrives late */
 };
 
 static void *slice(float *base, int offset)
@@ -188,7 +189,8 @@ static struct trial make_trial(enum dtype dtype, int rows, int cols, int T)
     c.p.T = T;
     c.p.x_ld = x_ld;
     c.p.y_ld = y_ld;
-    c.p.x = (float *)slice(floats(x_ld * T + 4), dx);
+    c.p.x = (float *)slice((float *)take(&be, (x_ld * T + 4) * sizeof(float)), dx);
+    c.source = floats(x_ld * T);
     c.p.y = (float *)slice(floats(y_ld * T + 4), dy);
     c.p.bias = pick(0, 1) ? floats(rows) : NULL;
     c.p.act = (enum activation)pick(0, 5);
@@ -201,10 +203,9 @@ static struct trial make_trial(enum dtype dtype, int rows, int cols, int T)
 }
 
 /* Sums of float32 roundings, and x in two narrow parts (2^-17 of each term at most). */
-static int verify(const struct trial *c, const char *what)
+static int verify(const struct trial *c, const char *what, bool narrows)
 {
     const int rows = c->w.rows, cols = c->w.cols, ld = matrix_ld(c->w.dtype, cols), T = c->p.T;
-    const bool narrows = T > SKINNY_ROWS;
     const dim3 grid((unsigned)((size_t)rows * T + THREADS - 1) / THREADS);
     std::vector<double> want((size_t)rows * T), size((size_t)rows * T);
     std::vector<float> got(c->p.y_ld * T);
@@ -254,8 +255,9 @@ static int verify(const struct trial *c, const char *what)
 
 static void release(struct trial *c)
 {
-    for (const void *p : { (const void *)c->w.data, (const void *)c->want,
-                           (const void *)c->magnitude, (const void *)c->p.bias })
+    for (const void *p :
+         { (const void *)c->w.data, (const void *)c->want, (const void *)c->magnitude,
+           (const void *)c->p.bias, (const void *)c->source })
         must(cudaFree((void *)p), "free");
     must(cudaFree((void *)((uintptr_t)c->p.x & ~(uintptr_t)255)), "free");
     must(cudaFree((void *)((uintptr_t)c->p.y & ~(uintptr_t)255)), "free");
@@ -270,38 +272,90 @@ static int size_of_side(int k)
     return k % 5 == 0 ? pick(1, 700) : sides[pick(0, 16)];
 }
 
+/* The path of a case: what linear_cuda() takes, or another one that can. */
+enum path { CHOSEN, SKINNY, WIDE, LT };
+
+static const char *const path_name[] = { "chosen", "skinny", "wide", "cublaslt" };
+
+static bool can(enum path path, const struct linear *p)
+{
+    return path == SKINNY ? p->T <= linear_skinny_rows(p)
+           : path == WIDE ? linear_wide_can(&q, p)
+           : path == LT   ? p->T > 8
+                          : true;
+}
+
+static void multiply(enum path path, const struct linear *p, int n)
+{
+    if (path == SKINNY)
+        linear_skinny(&q, p, n);
+    else if (path == WIDE)
+        linear_wide(&q, p, n);
+    else if (path == CHOSEN)
+        linear_cuda(&q, p, n);
+    else
+        for (int i = 0; i < n; i++)
+            linear_lt(&q, &p[i]);
+}
+
+/* Lets the next kernel start at once, but writes only after a while. */
+static __global__ void copy_late(float *dst, const float *src, size_t n)
+{
+    const long long start = clock64();
+
+    let_next_start();
+    wait_for_inputs();
+    while (clock64() - start < 20000)
+        ;
+    for (size_t i = threadIdx.x; i < n; i += blockDim.x)
+        dst[i] = src[i];
+}
+
+/* Whether the chosen path rounds x. */
+static bool narrows(const struct linear *p)
+{
+    return p->w->dtype != DTYPE_F32 && p->T > linear_skinny_rows(p);
+}
+
 /* Groups of one to five products of any dtype and equal T, over and again. */
 static int check(void)
 {
     const int many[] = { 9,  12, 16,  17,  24,  31,  32,  33,  48,  61,
                          64, 65, 100, 128, 129, 200, 256, 257, 300, 513 };
     const enum dtype dtypes[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_BF16 };
-    int wrong = 0, products = 0;
+    int wrong = 0, products[4] = { 0 };
 
     for (int k = 0; k < CHECKS; k++) {
-        const int n = pick(1, 5), T = k % 2 ? pick(1, SKINNY_ROWS) : many[pick(0, 19)];
+        const int n = pick(1, 5), T = k % 2 ? pick(1, 8) : many[pick(0, 19)];
+        const bool one_type = pick(0, 1);
+        const enum dtype type = dtypes[pick(0, 3)];
+        enum path path = (enum path)pick(0, 3);
         std::vector<struct trial> trials;
         std::vector<struct linear> p;
-        std::vector<float> again;
-        char what[32];
+        char what[64];
 
         for (int i = 0; i < n; i++)
-            trials.push_back(
-                make_trial(dtypes[pick(0, 3)], size_of_side(k + i), size_of_side(pick(0, 9)), T));
+            trials.push_back(make_trial(one_type ? type : dtypes[pick(0, 3)], size_of_side(k + i),
+                                        size_of_side(pick(0, 9)), T));
         for (struct trial &c : trials) {
             c.p.w = &c.w;
             p.push_back(c.p);
+            launch(&q, "late", copy_late, 1, 1024, 0, (float *)c.p.x, (const float *)c.source,
+                   c.p.x_ld * (T - 1) + c.w.cols);
         }
-        linear_cuda(&q, p.data(), n);
+        if (!one_type || !can(path, &p[0]))
+            path = CHOSEN;
+        multiply(path, p.data(), n);
         finish();
-        snprintf(what, sizeof(what), "case %d", k);
+        snprintf(what, sizeof(what), "case %d, %s", k, path_name[path]);
         for (struct trial &c : trials) {
-            wrong += verify(&c, what);
+            wrong += verify(&c, what, path == CHOSEN ? narrows(&c.p) : path != SKINNY);
             release(&c);
         }
-        products += n;
+        products[path] += n;
     }
-    printf("check: %d products, %d wrong\n", products, wrong);
+    printf("check: %d products as chosen, %d skinny, %d wide, %d cublaslt: %d wrong\n", products[0],
+           products[1], products[2], products[3], wrong);
     return wrong;
 }
 
@@ -444,62 +498,77 @@ static const struct phase phases[] = {
 
 static const int row_counts[] = { 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 4096 };
 
-/* The phase `walk` times over distinct matrices of the pool; x and y each product's own. */
-static void time_phase(const struct phase *f, double bandwidth)
+/* `walk` products of each shape over distinct matrices of the pool; x and y are each shape's
+ * own. */
+struct walk {
+    std::vector<struct matrix> w;
+    std::vector<struct linear> p;
+    std::vector<float *> own;
+    double floor; /* microseconds */
+    int walk;
+};
+
+static void start_walk(struct walk *k, const struct phase *f, int T, double bandwidth)
 {
-    double bytes = 0;
+    double bytes = 0, moved = 0, flops = 0;
+    char *at = (char *)pool;
 
-    for (int i = 0; i < f->n; i++)
-        bytes += matrix_ld(DTYPE_BF16, f->size[i][1]) * 2.0 * f->size[i][0];
+    for (int i = 0; i < f->n; i++) {
+        const double rows = f->size[i][0], cols = f->size[i][1];
 
-    const int walk = std::max(1, std::min(200, (int)(WALK_MB * 1e6 / bytes)));
+        bytes += matrix_ld(DTYPE_BF16, f->size[i][1]) * 2.0 * rows;
+        moved += 4.0 * T * (rows + cols);
+        flops += 2.0 * T * rows * cols;
+        k->own.push_back((float *)take(&be, (size_t)(T * rows * 4)));
+        k->own.push_back((float *)take(&be, (size_t)(T * cols * 4)));
+        fill<<<256, 256, 0, q.cuda>>>((uint32_t *)k->own.back(), (size_t)(T * cols));
+    }
+    k->walk = std::max(1, std::min(200, (int)(WALK_MB * 1e6 / bytes)));
+    k->floor = std::max((bytes + moved) / bandwidth, flops / MATRIX_RATE) * 1e6;
+    k->w.resize((size_t)k->walk * f->n);
+    k->p.resize(k->w.size());
+    for (size_t i = 0; i < k->w.size(); i++) {
+        const int *size = f->size[i % f->n];
 
-    printf("%-14s %7.1f MB", f->name, bytes / 1e6);
+        k->w[i] = { size[0], size[1], DTYPE_BF16, at,
+                    (size_t)matrix_ld(DTYPE_BF16, size[1]) * 2 * size[0] };
+        at += k->w[i].bytes;
+        k->p[i] = {};
+        k->p[i].y = k->own[i % f->n * 2];
+        k->p[i].x = k->own[i % f->n * 2 + 1];
+        k->p[i].y_ld = size[0];
+        k->p[i].x_ld = size[1];
+        k->p[i].w = &k->w[i];
+        k->p[i].T = T;
+    }
+}
+
+static void time_phase(const struct phase *f, enum path path, double bandwidth)
+{
+    printf("%-14s %-8s", f->name, path_name[path]);
     for (int T : row_counts) {
-        std::vector<struct matrix> w((size_t)walk * f->n);
-        std::vector<struct linear> p((size_t)walk * f->n);
-        char *at = (char *)pool;
-        double moved = bytes, flops = 0;
-        std::vector<float *> own;
+        struct walk k;
 
-        for (int i = 0; i < f->n; i++) {
-            own.push_back((float *)take(&be, (size_t)T * f->size[i][0] * 4));
-            own.push_back((float *)take(&be, (size_t)T * f->size[i][1] * 4));
-            fill<<<256, 256, 0, q.cuda>>>((uint32_t *)own.back(), (size_t)T * f->size[i][1]);
-            moved += 4.0 * T * (f->size[i][0] + f->size[i][1]);
-            flops += 2.0 * T * f->size[i][0] * f->size[i][1];
+        start_walk(&k, f, T, bandwidth);
+        if (can(path, &k.p[0])) {
+            const double us = time_graph([&] {
+                                  for (int i = 0; i < k.walk; i++)
+                                      multiply(path, &k.p[(size_t)i * f->n], f->n);
+                              }) *
+                              1e3 / k.walk;
+
+            printf(" |%7.1f %3.0f%%", us, 100 * k.floor / us);
+        } else {
+            printf(" |            ");
         }
-        for (size_t i = 0; i < w.size(); i++) {
-            const int *size = f->size[i % f->n];
-
-            w[i] = { size[0], size[1], DTYPE_BF16, at,
-                     (size_t)matrix_ld(DTYPE_BF16, size[1]) * 2 * size[0] };
-            at += w[i].bytes;
-            p[i] = {};
-            p[i].y = own[i % f->n * 2];
-            p[i].x = own[i % f->n * 2 + 1];
-            p[i].y_ld = size[0];
-            p[i].x_ld = size[1];
-            p[i].w = &w[i];
-            p[i].T = T;
-        }
-
-        const double us = time_graph([&] {
-                              for (int i = 0; i < walk; i++)
-                                  linear_cuda(&q, &p[(size_t)i * f->n], f->n);
-                          }) *
-                          1e3 / walk;
-        const double floor = std::max(moved / bandwidth, flops / MATRIX_RATE) * 1e6;
-
-        printf(" | %7.1f %3.0f%%", us, 100 * floor / us);
         fflush(stdout);
-        for (float *m : own)
+        for (float *m : k.own)
             must(cudaFree(m), "free");
     }
     printf("\n");
 }
 
-static void measure(void)
+static void measure(bool all)
 {
     must(cudaMalloc(&pool, (size_t)POOL_MB << 20), "pool");
     fill<<<1024, 256, 0, q.cuda>>>((uint32_t *)pool, ((size_t)POOL_MB << 20) / 4);
@@ -512,7 +581,8 @@ static void measure(void)
         printf(" %d", T);
     printf("\n");
     for (const struct phase &f : phases)
-        time_phase(&f, bandwidth);
+        for (int path = all ? SKINNY : CHOSEN; path <= (all ? LT : CHOSEN); path++)
+            time_phase(&f, (enum path)path, bandwidth);
 }
 
 int main(int argc, char **argv)
@@ -527,16 +597,16 @@ int main(int argc, char **argv)
     if (cublasLtCreate(&q.lt) != CUBLAS_STATUS_SUCCESS)
         return 1;
     q.sms = found.multiProcessorCount;
-    q.overlaps = found.major >= 9 && argc < 4;
+    q.overlaps = found.major >= 9;
     be.alloc = take;
     be.upload = upload;
     be.stream = &q;
     stream_workspace(&q, (size_t)64 << 20, "workspace");
     printf("%s, seed %llu\n", found.name, (unsigned long long)seed);
-    if (strcmp(what, "time") != 0)
+    if (strcmp(what, "time") != 0 && strcmp(what, "paths") != 0)
         wrong = check();
     if (strcmp(what, "check") != 0)
-        measure();
+        measure(strcmp(what, "paths") == 0);
     linear_finish(&q);
     return wrong != 0;
 }

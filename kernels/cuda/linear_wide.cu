@@ -1,0 +1,420 @@
+/* linear_wide.cu - products of up to 256 rows on Hopper: weights go by tensor copies into shared
+ * memory and from there into warpgroup products.
+ *
+ * Operands are swapped: 128 rows of weights are the tall side of a tile, all rows of x its n
+ * side, so that a tile reads its weights once. There are fewer tiles than the device has room
+ * for blocks, so the blocks of a cluster share a tile's k; each keeps its sums in its shared
+ * memory, and adds and finishes its part of the columns over all of them in the order of k.
+ * Weights depend on no other kernel: the first ones are on their way before the kernel in
+ * front has ended.
+ *
+ * A kernel in front rounds x to the weights' type. */
+#include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/wgmma.cuh"
+
+enum {
+    TILE = 128,               /* rows of weights; two warpgroups */
+    CONSUMERS = 256,          /* threads */
+    THREADS = CONSUMERS + 32, /* and the warp that copies */
+    BLOCK_K = 64,             /* columns of a stage: rows of 128 bytes */
+    PART_LD = TILE + 4,       /* floats; two of these rows differ by 4 banks */
+    TILE_BYTES = TILE * BLOCK_K * 2,
+    SHARED_BYTES = 208 << 10, /* of a multiprocessor; the rest is for the kernel behind */
+    SPLITS_MAX = 8            /* blocks of a cluster, what every Hopper grants */
+};
+
+struct wide {
+    CUtensorMap w_map, x_map;
+    const float *bias;
+    float *y;
+    size_t y_ld;
+    int rows, blocks_k; /* stages of k */
+    int first_tile;
+    enum activation act;
+    bool add, aligned; /* y can be accessed 16 bytes at a time */
+};
+
+struct wide_group {
+    struct wide p[GROUP_MAX];
+    int T, n;
+    int split_bits; /* 2^split_bits blocks, a cluster, share a tile */
+};
+
+/* ROWS of x, in products of N each. */
+template <int ROWS> struct wide_shape {
+    enum {
+        N = ROWS < 128 ? ROWS : 128,
+        SIDE = ROWS / N,
+        BLOCKS = SIDE == 1 ? 2 : 1, /* of a multiprocessor */
+        STAGE_BYTES = TILE_BYTES + ROWS * BLOCK_K * 2,
+        STAGES = (SHARED_BYTES / BLOCKS - 2048) / STAGE_BYTES,
+        SHARED = 1024 + STAGES * STAGE_BYTES
+    };
+    static_assert(STAGES * STAGE_BYTES >= ROWS * PART_LD * 4, "the sums must fit");
+};
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+static __device__ __forceinline__ const struct wide &product_of(const struct wide_group &g,
+                                                                int tile)
+{
+    int i = 0;
+
+    while (i + 1 < g.n && tile >= g.p[i + 1].first_tile)
+        i++;
+    return g.p[i];
+}
+
+/* The copying thread: n stages from k0 on of the tile whose first row is `row`. */
+template <int ROWS>
+static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full, uint64_t *empty,
+                                                   const struct wide &p, int row, int k0, int n)
+{
+    typedef struct wide_shape<ROWS> S;
+    const int early = min(n, (int)S::STAGES);
+
+    for (int i = 0; i < early; i++) {
+        barrier_expect(&full[i], S::STAGE_BYTES);
+        copy_box(stages + i * S::STAGE_BYTES, &p.w_map, (k0 + i) * BLOCK_K, row, &full[i],
+                 L2_EVICT_FIRST);
+    }
+    wait_for_inputs();
+    for (int i = 0; i < early; i++)
+        copy_box(stages + i * S::STAGE_BYTES + TILE_BYTES, &p.x_map, (k0 + i) * BLOCK_K, 0,
+                 &full[i], L2_EVICT_LAST);
+    for (int i = early, stage = 0, parity = 0; i < n; i++) {
+        char *to = stages + stage * S::STAGE_BYTES;
+
+        barrier_wait(&empty[stage], parity);
+        barrier_expect(&full[stage], S::STAGE_BYTES);
+        copy_box(to, &p.w_map, (k0 + i) * BLOCK_K, row, &full[stage], L2_EVICT_FIRST);
+        copy_box(to + TILE_BYTES, &p.x_map, (k0 + i) * BLOCK_K, 0, &full[stage], L2_EVICT_LAST);
+        if (++stage == S::STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+}
+
+/* A warpgroup: the sums of its 64 rows over n stages. */
+template <typename E, int ROWS>
+static __device__ __forceinline__ void
+multiply_stages(float (&sum)[wide_shape<ROWS>::SIDE][wide_shape<ROWS>::N / 2], const char *stages,
+                uint64_t *full, uint64_t *empty, int n)
+{
+    typedef struct wide_shape<ROWS> S;
+
+    for (int i = 0, stage = 0, before = 0, parity = 0; i < n; i++) {
+        const char *tile = stages + stage * S::STAGE_BYTES;
+        const uint64_t a = tile_descriptor(tile + threadIdx.x / 128 * (TILE_BYTES / 2));
+        const uint64_t b = tile_descriptor(tile + TILE_BYTES);
+
+        barrier_wait(&full[stage], parity);
+        wgmma_begin();
+#pragma unroll
+        for (int k = 0; k < BLOCK_K / 16; k++)
+#pragma unroll
+            for (int j = 0; j < S::SIDE; j++)
+                wgmma(sum[j], a + 2 * k, b + 2 * k + j * (S::N * BLOCK_K * 2 / 16), E());
+        wgmma_end();
+        wgmma_wait<1>(); /* the stage before is free */
+        if (i > 0 && threadIdx.x % 32 == 0)
+            barrier_arrive(&empty[before]);
+        before = stage;
+        if (++stage == S::STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+    wgmma_wait<0>();
+#pragma unroll
+    for (int j = 0; j < S::SIDE; j++)
+#pragma unroll
+        for (int i = 0; i < S::N / 2; i++)
+            asm volatile("" : "+f"(sum[j][i])::"memory"); /* not to be moved before the wait */
+}
+
+/* n numbers, or four at once. */
+static __device__ __forceinline__ float4 load_row(const float *p, bool aligned, int n)
+{
+    if (aligned && n >= 4)
+        return *(const float4 *)p;
+    return { n > 0 ? p[0] : 0.0f, n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, n > 3 ? p[3] : 0.0f };
+}
+
+static __device__ __forceinline__ void store_row(float *p, float4 v, bool aligned, int n)
+{
+    if (aligned && n >= 4) {
+        *(float4 *)p = v;
+        return;
+    }
+    if (n > 0)
+        p[0] = v.x;
+    if (n > 1)
+        p[1] = v.y;
+    if (n > 2)
+        p[2] = v.z;
+    if (n > 3)
+        p[3] = v.w;
+}
+
+static __device__ __forceinline__ float4 sum_of(float4 a, float4 b)
+{
+    return { a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w };
+}
+
+/* This block's share of the tile's columns t, over all blocks of the cluster: a warp takes
+ * COLUMNS at a time, a lane four rows. Another block's memory is far, so that COLUMNS * RANKS
+ * parts are asked for before the first is used. */
+template <int COLUMNS, int RANKS>
+static __device__ __forceinline__ void add_parts(const struct wide_group &g, const struct wide &p,
+                                                 const float *part, int row, int rank)
+{
+    const int splits = 1 << g.split_bits, share = (g.T + splits - 1) >> g.split_bits;
+    const int lane = threadIdx.x % 32, rows = p.rows - row - 4 * lane;
+    const int end = min(g.T, (rank + 1) * share);
+    const float4 none = { 0, 0, 0, 0 };
+    const float4 bias = p.bias ? load_row(p.bias + row + 4 * lane, false, rows) : none;
+
+    part += 4 * lane;
+    for (int t = rank * share + (int)threadIdx.x / 32 * COLUMNS; t < end;
+         t += CONSUMERS / 32 * COLUMNS) {
+        float *y = p.y + (size_t)t * p.y_ld + row + 4 * lane;
+        float4 old[COLUMNS], v[COLUMNS];
+
+#pragma unroll
+        for (int i = 0; i < COLUMNS; i++) {
+            old[i] = p.add && t + i < end ? load_row(y + i * p.y_ld, p.aligned, rows) : none;
+            v[i] = bias;
+        }
+#pragma unroll 1
+        for (int s = 0; s < splits; s += RANKS) {
+            float4 of[COLUMNS][RANKS];
+
+#pragma unroll
+            for (int i = 0; i < COLUMNS * RANKS; i++)
+                of[i / RANKS][i % RANKS] =
+                    t + i / RANKS < end && s + i % RANKS < splits
+                        ? load_of_block(part + (t + i / RANKS) * PART_LD, s + i % RANKS)
+                        : none;
+#pragma unroll
+            for (int i = 0; i < COLUMNS * RANKS; i++)
+                v[i / RANKS] = sum_of(v[i / RANKS], of[i / RANKS][i % RANKS]);
+        }
+#pragma unroll 1
+        for (int i = 0; p.act != ACT_NONE && i < 4; i++) { /* each element takes its turn as x */
+#pragma unroll
+            for (int j = 0; j < COLUMNS; j++)
+                v[j] = { v[j].y, v[j].z, v[j].w, activate(p.act, v[j].x) };
+        }
+#pragma unroll
+        for (int i = 0; i < COLUMNS; i++)
+            if (t + i < end)
+                store_row(y + i * p.y_ld, sum_of(v[i], old[i]), p.aligned, rows);
+    }
+}
+
+#endif
+
+template <typename E, int ROWS>
+static __global__ void __launch_bounds__(THREADS, wide_shape<ROWS>::BLOCKS)
+    wide_kernel(const __grid_constant__ struct wide_group g)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    typedef struct wide_shape<ROWS> S;
+    extern __shared__ char shared[];
+    __shared__ uint64_t full[S::STAGES], empty[S::STAGES];
+    char *stages = shared + (-shared_address(shared) & 1023);
+    const int rank = blockIdx.x & ((1 << g.split_bits) - 1), tile = blockIdx.x >> g.split_bits;
+    const struct wide &p = product_of(g, tile);
+    const int row = (tile - p.first_tile) * TILE;
+    const int k0 = p.blocks_k * rank >> g.split_bits, k1 = p.blocks_k * (rank + 1) >> g.split_bits;
+    float *part = (float *)stages;
+
+    let_next_start();
+    if (threadIdx.x == CONSUMERS) {
+        for (int i = 0; i < S::STAGES; i++) {
+            barrier_init(&full[i], 1);
+            barrier_init(&empty[i], CONSUMERS / 32);
+        }
+        barriers_ready();
+    }
+    __syncthreads();
+    if (threadIdx.x >= CONSUMERS) {
+        if (threadIdx.x == CONSUMERS)
+            copy_stages<ROWS>(stages, full, empty, p, row, k0, k1 - k0);
+        __syncwarp();
+    } else {
+        const int warp = threadIdx.x / 32, id = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+        float sum[S::SIDE][S::N / 2] = {};
+
+        wait_for_inputs();
+        multiply_stages<E, ROWS>(sum, stages, full, empty, k1 - k0);
+        /* The sums take the place of the stages, which both warpgroups are done with. */
+        asm volatile("bar.sync 1, %0;" ::"r"(CONSUMERS) : "memory");
+#pragma unroll
+        for (int j = 0; j < S::SIDE; j++)
+#pragma unroll
+            for (int i = 0; i < S::N / 2; i++)
+                part[(j * S::N + i / 4 * 8 + quad * 2 + i % 2) * PART_LD + warp * 16 +
+                     i % 4 / 2 * 8 + id] = sum[j][i];
+    }
+    cluster_barrier();
+    if (threadIdx.x < CONSUMERS && g.split_bits < 2)
+        add_parts<4, 2>(g, p, part, row, rank);
+    else if (threadIdx.x < CONSUMERS)
+        add_parts<2, 4>(g, p, part, row, rank);
+    cluster_barrier(); /* a block's shared memory stays until all have read it */
+#endif
+}
+
+typedef CUresult (*encode_map)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
+                               const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+                               const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                               CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+static encode_map find_encode(void)
+{
+    cudaDriverEntryPointQueryResult found;
+    void *f = NULL;
+
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault,
+                                         &found) != cudaSuccess)
+        return NULL;
+    return (encode_map)f;
+}
+
+/* Boxes of box_rows rows and BLOCK_K columns of a row-major matrix; zeros beyond its rows. */
+static void make_map(struct stream *q, CUtensorMap *map, enum dtype dtype, const void *base,
+                     int rows, int ld, int box_rows)
+{
+    static const encode_map encode = find_encode();
+    const cuuint64_t size[2] = { (cuuint64_t)ld, (cuuint64_t)rows }, stride[1] = { size[0] * 2 };
+    const cuuint32_t box[2] = { BLOCK_K, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
+
+    if (!encode || encode(map,
+                          dtype == DTYPE_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                              : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                          2, (void *)base, size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                          CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
+        stream_note(q, cudaErrorInvalidValue, "linear: tensor map");
+}
+
+/* How many blocks share a tile's k, as a power of two: such clusters fill the multiprocessors
+ * they can be put on (of 8 large blocks, only half of them). In microseconds, fitted to an H100: a
+ * stage while every place is taken, a stage as fast as a block alone can have it, what a block
+ * costs and what a cluster costs. */
+static int choose_split_bits(int tiles, int blocks_k, int least_k, int places, bool large)
+{
+    const double shared = large ? 1.05 : 1.3, alone = large ? 1.0 : 0.45, block = 2.3, merge = 0.25;
+    double best = 0;
+    int choice = 0;
+
+    for (int bits = 0; 1 << bits <= (large ? SPLITS_MAX / 2 : SPLITS_MAX) && 1 << bits <= least_k;
+         bits++) {
+        const int s = 1 << bits, stages = (blocks_k + s - 1) / s, waves = tiles * s / places;
+        const double rest = shared * (tiles * s % places) / places;
+        const double us = waves * (stages * shared + block) +
+                          (rest > 0 ? stages * (rest > alone ? rest : alone) + block : 0) +
+                          merge * (s - 1);
+
+        if (bits == 0 || us < best) {
+            best = us;
+            choice = bits;
+        }
+    }
+    return choice;
+}
+
+template <typename E, int ROWS> static void launch_wide(struct stream *q, struct wide_group *g)
+{
+    typedef struct wide_shape<ROWS> S;
+    const struct wide *last = &g->p[g->n - 1];
+    const int tiles = last->first_tile + (last->rows + TILE - 1) / TILE;
+    int most = 0, least = 1 << 30;
+    cudaLaunchAttribute with[2] = {};
+    cudaLaunchConfig_t config = {};
+
+    for (int i = 0; i < g->n; i++) {
+        most = max(most, g->p[i].blocks_k);
+        least = min(least, g->p[i].blocks_k);
+    }
+    g->split_bits = choose_split_bits(tiles, most, least, q->sms * S::BLOCKS, S::SIDE > 1);
+    with[0].id = cudaLaunchAttributeClusterDimension;
+    with[0].val.clusterDim.x = 1u << g->split_bits;
+    with[0].val.clusterDim.y = with[0].val.clusterDim.z = 1;
+    with[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    with[1].val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = (unsigned)tiles << g->split_bits;
+    config.blockDim = THREADS;
+    config.dynamicSmemBytes = S::SHARED;
+    config.stream = q->cuda;
+    config.attrs = with;
+    config.numAttrs = 2;
+    stream_note(q,
+                cudaFuncSetAttribute(wide_kernel<E, ROWS>,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED),
+                "linear");
+    stream_note(q, cudaLaunchKernelEx(&config, wide_kernel<E, ROWS>, *g), "linear");
+}
+
+template <typename E> static void launch_rows(struct stream *q, struct wide_group *g, int rows)
+{
+    switch (rows) {
+    case 16:
+        return launch_wide<E, 16>(q, g);
+    case 32:
+        return launch_wide<E, 32>(q, g);
+    case 64:
+        return launch_wide<E, 64>(q, g);
+    case 128:
+        return launch_wide<E, 128>(q, g);
+    default:
+        return launch_wide<E, 256>(q, g);
+    }
+}
+
+bool linear_wide_can(const struct stream *q, const struct linear *p)
+{
+    int major = 0;
+
+    if (p->T > WIDE_ROWS || p->w->dtype == DTYPE_F32)
+        return false;
+    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, q->device) ==
+               cudaSuccess &&
+           major == 9;
+}
+
+void linear_wide(struct stream *q, const struct linear *p, int n)
+{
+    const enum dtype dtype = p->w->dtype;
+    struct wide_group g = { .p = {}, .T = p->T, .n = n, .split_bits = 0 };
+    struct narrow_group narrow;
+    int rows = 16;
+
+    while (rows < p->T)
+        rows *= 2;
+    if (!narrow_x(q, &narrow, p, n, 0))
+        return;
+    for (int i = 0, tiles = 0; i < n; i++) {
+        const struct matrix *w = p[i].w;
+        struct wide *to = &g.p[i];
+        const int ld = matrix_ld(dtype, w->cols);
+
+        make_map(q, &to->w_map, dtype, w->data, w->rows, ld, TILE);
+        make_map(q, &to->x_map, dtype, narrow.of[i], p->T, ld, rows);
+        to->bias = p[i].bias;
+        to->y = p[i].y;
+        to->y_ld = p[i].y_ld;
+        to->rows = w->rows;
+        to->blocks_k = ld / BLOCK_K;
+        to->first_tile = tiles;
+        to->act = p[i].act;
+        to->add = p[i].add;
+        to->aligned = (uintptr_t)p[i].y % 16 == 0 && p[i].y_ld % 4 == 0;
+        tiles += (w->rows + TILE - 1) / TILE;
+    }
+    dtype == DTYPE_BF16 ? launch_rows<__nv_bfloat16>(q, &g, rows)
+                        : launch_rows<__half>(q, &g, rows);
+}
