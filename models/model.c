@@ -406,6 +406,7 @@ bool model_prepare(struct model *m, void *records, int most, struct error *err)
     bool ok = (place && token) || error_set(err, ERR_NOMEM, "out of memory for %d rows", most);
     bool replayed = m->be->sizes == NULL;
 
+    ok = ok && (!m->be->sizes || try_prompts(m, records, err)); /* first: they need most scratch */
     for (int i = 0; ok && i <= most; i++)
         place[i] = i;
     for (int i = 0; ok && i < most; i++)
@@ -417,7 +418,6 @@ bool model_prepare(struct model *m, void *records, int most, struct error *err)
             most, &replayed, err);
     if (ok && !replayed)
         ok = error_set(err, ERR_DEVICE, "%s: decode steps cannot be recorded", m->be->detail);
-    ok = ok && (!m->be->sizes || try_prompts(m, records, err));
     free(place);
     free(token);
     return ok;
