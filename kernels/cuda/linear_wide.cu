@@ -70,7 +70,7 @@ template <int ROWS>
 static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full, uint64_t *empty,
                                                    const struct wide &p, int row, int k0, int n)
 {
-    typedef struct wide_shape<ROWS> S;
+    using S = wide_shape<ROWS>;
     const int early = min(n, (int)S::STAGES);
 
     for (int i = 0; i < early; i++) {
@@ -102,7 +102,7 @@ static __device__ __forceinline__ void
 multiply_stages(float (&sum)[wide_shape<ROWS>::SIDE][wide_shape<ROWS>::N / 2], const char *stages,
                 uint64_t *full, uint64_t *empty, int n)
 {
-    typedef struct wide_shape<ROWS> S;
+    using S = wide_shape<ROWS>;
 
     for (int i = 0, stage = 0, before = 0, parity = 0; i < n; i++) {
         const char *tile = stages + stage * S::STAGE_BYTES;
@@ -221,7 +221,7 @@ static __global__ void __launch_bounds__(THREADS, wide_shape<ROWS>::BLOCKS)
     wide_kernel(const __grid_constant__ struct wide_group g)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    typedef struct wide_shape<ROWS> S;
+    using S = wide_shape<ROWS>;
     extern __shared__ char shared[];
     __shared__ uint64_t full[S::STAGES], empty[S::STAGES];
     char *stages = shared + (-shared_address(shared) & 1023);
@@ -329,7 +329,7 @@ static int choose_split_bits(int tiles, int blocks_k, int least_k, int places, b
 
 template <typename E, int ROWS> static void launch_wide(struct stream *q, struct wide_group *g)
 {
-    typedef struct wide_shape<ROWS> S;
+    using S = wide_shape<ROWS>;
     const struct wide *last = &g->p[g->n - 1];
     const int tiles = last->first_tile + (last->rows + TILE - 1) / TILE;
     int most = 0, least = 1 << 30;
