@@ -9,7 +9,13 @@
  * with the state in memory. */
 #include "kernels/cuda/state.cuh"
 
-enum { THREADS = 128, N = 16, TOKENS = 32 };
+enum {
+    THREADS = 128,
+    N = 16,
+    TOKENS = 32,
+    MANY = 4 /* sequences of a thread in decode */,
+    MANY_CHANNELS = 1 << 19 /* of all sequences, from which that is faster */
+};
 
 static const float LOG2_E = 1.44269504f;
 
@@ -45,15 +51,18 @@ static __device__ __forceinline__ void unpack(float *to, float4 from)
     to[3] = from.w;
 }
 
-template <bool ALIGNED>
+/* Block (x, y): channels of SEQUENCES sequences, whose states are on their way together. */
+template <bool ALIGNED, int SEQUENCES>
 static __global__ void __launch_bounds__(THREADS)
-    scan_decode(const struct diagonal_scan p, const struct device_batch in)
+    scan_decode(const struct diagonal_scan p, const struct device_batch in, int S)
 {
     enum { LANES = 4, OWN = N / LANES };
     const int c = (int)(blockIdx.x * THREADS + threadIdx.x) / LANES;
     const int first = (int)threadIdx.x % LANES * OWN;
     const size_t at = (size_t)c * N + (size_t)first;
+    struct sequence q[SEQUENCES];
     part<OWN> s = {};
+    float h[SEQUENCES][OWN] = {};
 
     let_next_start();
     if (c >= p.dim) /* a whole group of lanes at a time */
@@ -65,37 +74,49 @@ static __global__ void __launch_bounds__(THREADS)
     const float D = p.D[c];
 
     wait_for_inputs();
+#pragma unroll
+    for (int i = 0; i < SEQUENCES; i++) {
+        const int sequence = (int)blockIdx.y * SEQUENCES + i;
 
-    const struct sequence q = load_sequence(in, p.state, (int)blockIdx.y);
-
-    if (q.state)
-        unpack(s.h, load4<ALIGNED>(q.state + at));
-    for (int t = q.begin; t < q.end; t++) {
-        const size_t row = (size_t)t;
-        const float dt = p.dt[row * p.dt_ld + (size_t)c], x = p.x[row * p.x_ld + (size_t)c];
-        const float z = p.z ? p.z[row * p.z_ld + (size_t)c] : 0.0f;
-        float B[OWN], C[OWN];
-
-        unpack(B, load4<ALIGNED>(p.B + row * p.bc_ld + first));
-        unpack(C, load4<ALIGNED>(p.C + row * p.bc_ld + first));
-
-        float y = advance<OWN>(s, dt, dt * x, B, C);
-        const unsigned group = 0xfu << (threadIdx.x % 32 / LANES * LANES);
-
-        y += __shfl_xor_sync(group, y, 1);
-        y += __shfl_xor_sync(group, y, 2);
-        y += D * x;
-        if (first == 0)
-            p.y[row * p.y_ld + (size_t)c] = p.z ? gated(y, z) : y;
+        q[i] = {};
+        if (sequence < S)
+            q[i] = load_sequence(in, p.state, sequence);
     }
-    if (q.state)
-        store4<ALIGNED>(q.state + at, make_float4(s.h[0], s.h[1], s.h[2], s.h[3]));
+#pragma unroll
+    for (int i = 0; i < SEQUENCES; i++)
+        if (q[i].state)
+            unpack(h[i], load4<ALIGNED>(q[i].state + at));
+#pragma unroll
+    for (int i = 0; i < SEQUENCES; i++) {
+        for (int n = 0; n < OWN; n++)
+            s.h[n] = h[i][n];
+        for (int t = q[i].begin; t < q[i].end; t++) {
+            const size_t row = (size_t)t;
+            const float dt = p.dt[row * p.dt_ld + (size_t)c], x = p.x[row * p.x_ld + (size_t)c];
+            const float z = p.z ? p.z[row * p.z_ld + (size_t)c] : 0.0f;
+            float B[OWN], C[OWN];
+
+            unpack(B, load4<ALIGNED>(p.B + row * p.bc_ld + first));
+            unpack(C, load4<ALIGNED>(p.C + row * p.bc_ld + first));
+
+            float y = advance<OWN>(s, dt, dt * x, B, C);
+            const unsigned group = 0xfu << (threadIdx.x % 32 / LANES * LANES);
+
+            y += __shfl_xor_sync(group, y, 1);
+            y += __shfl_xor_sync(group, y, 2);
+            y += D * x;
+            if (first == 0)
+                p.y[row * p.y_ld + (size_t)c] = p.z ? gated(y, z) : y;
+        }
+        if (q[i].state)
+            store4<ALIGNED>(q[i].state + at, make_float4(s.h[0], s.h[1], s.h[2], s.h[3]));
+    }
 }
 
 /* A block of tokens in shared memory, for CHANNELS of one sequence. */
 template <int CHANNELS> struct alignas(16) block {
     float B[TOKENS][N], C[TOKENS][N];
-    float x[TOKENS][CHANNELS], dt[TOKENS][CHANNELS];
+    float x[TOKENS][CHANNELS], dt[TOKENS][CHANNELS], z[TOKENS][CHANNELS];
 };
 
 /* Columns [0, width) of `rows` rows on their way to shared memory, ROW floats apart there. */
@@ -124,6 +145,8 @@ fetch_block(const struct diagonal_scan &p, block<CHANNELS> &to, int t, int rows,
     fetch_rows<N, ALIGNED>(to.C[0], p.C + row * p.bc_ld, p.bc_ld, rows, N);
     fetch_rows<CHANNELS, ALIGNED>(to.x[0], p.x + row * p.x_ld + channel, p.x_ld, rows, width);
     fetch_rows<CHANNELS, ALIGNED>(to.dt[0], p.dt + row * p.dt_ld + channel, p.dt_ld, rows, width);
+    if (p.z)
+        fetch_rows<CHANNELS, ALIGNED>(to.z[0], p.z + row * p.z_ld + channel, p.z_ld, rows, width);
 }
 
 /* The sums over LANES neighbouring threads of LANES values each: thread i gets value i's. In
@@ -146,44 +169,42 @@ static __device__ __forceinline__ float sum_across(const float (&v)[2 * HALF], i
         return sum[0];
 }
 
-/* y of `rows` <= TOKENS tokens before skip and gate. The rows beyond are computed from
- * whatever the block holds, with dt 0 so that they leave the state alone. */
+/* Rows [first, first + rows), at most TOKENS, of one channel a group of lanes. Beyond them the
+ * block holds zeros, which leave the state alone. All sums come before all outputs, so that a
+ * warp, often alone on its scheduler, has many tokens' loads and exponentials under way. */
 template <int LANES>
-static __device__ __forceinline__ void
-scan_block(part<N / LANES> &s, const block<THREADS / LANES> &b, int rows, float *y)
+static __device__ __forceinline__ void scan_block(const struct diagonal_scan &p, part<N / LANES> &s,
+                                                  const block<THREADS / LANES> &b, int first,
+                                                  int rows, int channel, float D)
 {
-    enum { OWN = N / LANES, CHANNELS = THREADS / LANES };
-    const int c = (int)threadIdx.x / LANES, lane = (int)threadIdx.x % LANES, first = lane * OWN;
+    enum { OWN = N / LANES, SUMS = TOKENS / LANES };
+    const int c = (int)threadIdx.x / LANES, lane = (int)threadIdx.x % LANES;
+    float y[SUMS];
 
-    for (int t = 0; t < rows; t += LANES) {
+#pragma unroll
+    for (int k = 0; k < SUMS; k++) {
         float sum[LANES];
 
 #pragma unroll
         for (int i = 0; i < LANES; i++) {
-            const floats<OWN> B = load<OWN>(&b.B[t + i][first]), C = load<OWN>(&b.C[t + i][first]);
-            const float dt = b.dt[t + i][c];
+            const int t = k * LANES + i;
+            const floats<OWN> B = load<OWN>(&b.B[t][lane * OWN]);
+            const floats<OWN> C = load<OWN>(&b.C[t][lane * OWN]);
+            const float dt = b.dt[t][c];
 
-            sum[i] = advance<OWN>(s, dt, dt * b.x[t + i][c], B.v, C.v);
+            sum[i] = advance<OWN>(s, dt, dt * b.x[t][c], B.v, C.v);
         }
-        y[(t + lane) * CHANNELS + c] = sum_across<LANES / 2>(sum, lane);
+        y[k] = sum_across<LANES / 2>(sum, lane);
     }
-}
+#pragma unroll
+    for (int k = 0; k < SUMS; k++) {
+        const int t = k * LANES + lane;
 
-/* Skip and gate, and out of the block. */
-template <int CHANNELS>
-static __device__ __forceinline__ void finish_block(const struct diagonal_scan &p,
-                                                    const block<CHANNELS> &b, const float *y,
-                                                    int first, int rows, int channel)
-{
-    for (int i = (int)threadIdx.x; i < rows * CHANNELS; i += THREADS) {
-        const int t = i / CHANNELS, c = i % CHANNELS;
-        const size_t row = (size_t)(first + t), column = (size_t)(channel + c);
-
-        if (channel + c < p.dim) {
-            const float sum = y[i] + p.D[column] * b.x[t][c];
-
-            p.y[row * p.y_ld + column] = p.z ? gated(sum, p.z[row * p.z_ld + column]) : sum;
-        }
+        y[k] += D * b.x[t][c];
+        if (p.z)
+            y[k] = gated(y[k], b.z[t][c]);
+        if (t < rows && channel + c < p.dim)
+            p.y[(size_t)(first + t) * p.y_ld + (size_t)(channel + c)] = y[k];
     }
 }
 
@@ -193,15 +214,17 @@ static __global__ void __launch_bounds__(THREADS)
 {
     enum { OWN = N / LANES, CHANNELS = THREADS / LANES };
     __shared__ block<CHANNELS> blocks[2];
-    __shared__ float y[TOKENS * CHANNELS];
     const int channel = (int)blockIdx.x * CHANNELS, c = channel + (int)threadIdx.x / LANES;
     const size_t at = (size_t)c * N + (size_t)(threadIdx.x % LANES * OWN);
     part<OWN> s = {};
+    float D = 0.0f;
 
     let_next_start();
-    if (c < p.dim)
+    if (c < p.dim) {
         for (int n = 0; n < OWN; n++)
             s.A[n] = p.A[at + n] * LOG2_E;
+        D = p.D[c];
+    }
     wait_for_inputs();
 
     const struct sequence q = load_sequence(in, p.state, (int)blockIdx.y);
@@ -220,13 +243,12 @@ static __global__ void __launch_bounds__(THREADS)
         copies_commit();
         copies_wait<1>();
         for (int i = rows * CHANNELS + (int)threadIdx.x; i < TOKENS * CHANNELS; i += THREADS)
-            blocks[now].dt[0][i] = blocks[now].x[0][i] = 0.0f;
+            blocks[now].dt[i / CHANNELS][i % CHANNELS] = blocks[now].x[i / CHANNELS][i % CHANNELS] =
+                0.0f;
         for (int i = rows * N + (int)threadIdx.x; i < TOKENS * N; i += THREADS)
-            blocks[now].B[0][i] = blocks[now].C[0][i] = 0.0f;
+            blocks[now].B[i / N][i % N] = blocks[now].C[i / N][i % N] = 0.0f;
         __syncthreads();
-        scan_block<LANES>(s, blocks[now], rows, y);
-        __syncthreads();
-        finish_block<CHANNELS>(p, blocks[now], y, t, rows, channel);
+        scan_block<LANES>(p, s, blocks[now], t, rows, channel, D);
         __syncthreads();
     }
     if (q.state && c < p.dim)
@@ -282,10 +304,14 @@ static void scan(struct stream *q, const struct batch *in, const struct diagonal
 {
     const long warps = (long)in->S * p->dim / 32, wanted = 8L * q->sms;
 
-    if (in->T == in->S)
-        launch(q, "diagonal_scan", scan_decode<ALIGNED>,
+    if (in->T == in->S && (long)in->S * p->dim < MANY_CHANNELS)
+        launch(q, "diagonal_scan", scan_decode<ALIGNED, 1>,
                dim3((unsigned)ceil_div(p->dim * 4, THREADS), (unsigned)in->S), THREADS, 0, *p,
-               q->in);
+               q->in, in->S);
+    else if (in->T == in->S)
+        launch(q, "diagonal_scan", scan_decode<ALIGNED, MANY>,
+               dim3((unsigned)ceil_div(p->dim * 4, THREADS), (unsigned)ceil_div(in->S, MANY)),
+               THREADS, 0, *p, q->in, in->S);
     else if (warps * 4 >= wanted)
         launch_blocks<4, ALIGNED>(q, in, p);
     else if (warps * 8 >= wanted)
@@ -298,7 +324,8 @@ void diagonal_scan_cuda(struct stream *q, const struct batch *in, const struct d
 {
     const uintptr_t off = off_grid(p->x, p->x_ld) | off_grid(p->dt, p->dt_ld) |
                           off_grid(p->B, p->bc_ld) | off_grid(p->C, p->bc_ld) |
-                          off_grid(p->A, (size_t)p->dim) | off_grid(p->state);
+                          off_grid(p->A, (size_t)p->dim) | off_grid(p->z, p->z_ld) |
+                          off_grid(p->state);
 
     if (p->N != N)
         launch(q, "diagonal_scan", scan_any,

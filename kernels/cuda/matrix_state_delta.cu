@@ -59,7 +59,6 @@ struct delta_wave {
 /* 16 rows of a state in a warp's registers: tile j has columns 8j to 8j + 7. */
 typedef float state_rows[K / 8][4];
 
-/* Calls f(float2 in memory, tile values) for each pair of a thread. */
 static __device__ __forceinline__ void load_state(state_rows &S, const float *from, int row)
 {
     const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
@@ -238,10 +237,18 @@ static __device__ __forceinline__ void invert(chunk_shared &sh)
         return;
 #pragma unroll
     for (int i = 0; i < CHUNK; i++) {
-        x[i] = i == j ? 1.0f : 0.0f;
+        float even = i == j ? 1.0f : 0.0f, odd = 0.0f;
+
 #pragma unroll
-        for (int k = 0; k < i; k++)
-            x[i] += sh.ba[i][k] * x[k];
+        for (int k = 0; k < i; k += 4) {
+            const float4 row = load4<true>(&sh.ba[i][k]);
+
+            even += row.x * x[k];
+            odd += k + 1 < i ? row.y * x[k + 1] : 0.0f;
+            even += k + 2 < i ? row.z * x[k + 2] : 0.0f;
+            odd += k + 3 < i ? row.w * x[k + 3] : 0.0f;
+        }
+        x[i] = even + odd;
 
         const split_pair both = split(x[i], 0.0f);
 
@@ -377,6 +384,44 @@ static __global__ void __launch_bounds__(THREADS)
     store_state(w.matrix + place_of(p, at, head), map, row);
 }
 
+enum { RUNS = K * K / 4 / THREADS };
+
+/* N and M of one segment on their way: N as a warp's rows, M in runs of four. */
+static __device__ __forceinline__ void load_transfer(const struct matrix_state &p,
+                                                     const struct delta_wave &w, int segment,
+                                                     int head, int row, state_rows &add,
+                                                     float4 (&map)[RUNS])
+{
+    const float *from = w.matrix + place_of(p, segment, head);
+
+    load_state(add, w.state + place_of(p, segment, head), row);
+#pragma unroll
+    for (int i = 0; i < RUNS; i++)
+        map[i] = load4<true>(from + (i * THREADS + (int)threadIdx.x) * 4);
+}
+
+/* S = S M + N. */
+static __device__ __forceinline__ void apply(state_rows &S, const split_tile<ROW> &map,
+                                             const state_rows &add)
+{
+    state_rows next;
+
+    for (int j = 0; j < K / 8; j++)
+        for (int i = 0; i < 4; i++)
+            next[j][i] = add[j][i];
+#pragma unroll
+    for (int k = 0; k < K; k += 16) {
+        const split_left a = as_left(S[k / 8], S[k / 8 + 1]);
+
+#pragma unroll
+        for (int j = 0; j < K / 8; j += 2)
+            multiply(next[j], next[j + 1], a, load_right<false>(map, k, j * 8));
+    }
+    for (int j = 0; j < K / 8; j++)
+        for (int i = 0; i < 4; i++)
+            S[j][i] = next[j][i];
+}
+
 /* Puts the state at each segment's beginning in the place of N: block x has head x. What
  * follows the wave begins from the slot. */
 static __global__ void __launch_bounds__(THREADS)
@@ -386,44 +431,37 @@ static __global__ void __launch_bounds__(THREADS)
     __shared__ unsigned short tiles[2][K * ROW];
     const split_tile<ROW> tile = { tiles[0], tiles[1] };
     const int head = (int)blockIdx.x, row = (int)threadIdx.x / 32 * 16;
-    state_rows S = {};
+    state_rows S = {}, add, after;
+    float4 map[RUNS];
     struct segment s;
 
     let_next_start();
     wait_for_inputs();
+    load_transfer(p, w, 0, head, row, after, map);
     for (int i = 0; i < most && find_segment(w, i, &s); i++) {
-        const struct sequence q = load_sequence(in, p.state, s.seq);
-        float *slot = head_state(p, q, head), *place = w.state + place_of(p, i, head);
-        const float *matrix = w.matrix + place_of(p, i, head);
-        state_rows next;
+        float *slot = head_state(p, load_sequence(in, p.state, s.seq), head);
 
+        for (int j = 0; j < K / 8; j++)
+            for (int k = 0; k < 4; k++) {
+                add[j][k] = after[j][k];
+                if (i == 0 || s.first)
+                    S[j][k] = 0.0f;
+            }
         if ((i == 0 || s.first) && slot)
             load_state(S, slot, row);
-        else if (i == 0 || s.first)
-            for (int j = 0; j < K / 8; j++)
-                for (int k = 0; k < 4; k++)
-                    S[j][k] = 0.0f;
-        if (!s.last) {
-            load_state(next, place, row);
-            for (int k = (int)threadIdx.x; k < K * K / 4; k += THREADS)
-                put4(tile, k / (K / 4) * ROW + k % (K / 4) * 4, load4<true>(matrix + k * 4));
-        }
-        store_state(place, S, row);
-        if (s.last)
-            continue;
-        __syncthreads();
 #pragma unroll
-        for (int k = 0; k < K; k += 16) {
-            const split_left a = as_left(S[k / 8], S[k / 8 + 1]);
+        for (int k = 0; k < RUNS; k++) {
+            const int at = k * THREADS + (int)threadIdx.x;
 
-#pragma unroll
-            for (int j = 0; j < K / 8; j += 2)
-                multiply(next[j], next[j + 1], a, load_right<false>(tile, k, j * 8));
+            put4(tile, at / (K / 4) * ROW + at % (K / 4) * 4, map[k]);
         }
-        for (int j = 0; j < K / 8; j++)
-            for (int k = 0; k < 4; k++)
-                S[j][k] = next[j][k];
-        if (slot && i == most - 1)
+        __syncthreads();
+        if (i + 1 < most)
+            load_transfer(p, w, i + 1, head, row, after, map);
+        store_state(w.state + place_of(p, i, head), S, row);
+        if (!s.last)
+            apply(S, tile, add);
+        if (slot && !s.last && i == most - 1)
             store_state(slot, S, row);
         __syncthreads();
     }

@@ -26,6 +26,7 @@ enum {
     PAIR = 2 * V,
     LONGEST = 128, /* rows that go token by token */
     WAVE = 64,     /* segments worked on at a time: bounds the workspace */
+    AHEAD = 4,     /* segments whose sums are on their way while the states are passed on */
     FLOOR = 150
 };
 
@@ -62,18 +63,31 @@ static __device__ __forceinline__ float2 row_pair(const float *rows, size_t ld, 
     return t < n ? load2(rows + (size_t)t * ld + (size_t)k) : make_float2(0.0f, 0.0f);
 }
 
-/* The left fragment of rows m.. of a matrix in memory. */
-static __device__ __forceinline__ split_left load_rows(const float *rows, size_t ld, int m, int n,
-                                                       int k)
+/* The pairs of a 16 x 16 fragment that a thread has, as they lie in memory. */
+struct raw_left {
+    float2 x[4];
+};
+
+/* Of rows m.. and columns k.., zero beyond row n. */
+static __device__ __forceinline__ raw_left load_rows(const float *rows, size_t ld, int m, int n,
+                                                     int k)
 {
     const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
+    raw_left a;
+
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        a.x[i] = row_pair(rows, ld, m + g + i % 2 * 8, n, k + c + i / 2 * 8);
+    return a;
+}
+
+static __device__ __forceinline__ split_left split_raw(const raw_left &raw)
+{
     split_left a;
 
-    for (int i = 0; i < 4; i++) {
-        const float2 x = row_pair(rows, ld, m + g + i % 2 * 8, n, k + c + i / 2 * 8);
-
-        set_left(a, i, x.x, x.y);
-    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        set_left(a, i, raw.x[i].x, raw.x[i].y);
     return a;
 }
 
@@ -101,7 +115,7 @@ static __global__ void __launch_bounds__(BLOCK * 2)
     float sum[BLOCK / 8][4] = {};
 
     for (int k = 0; k < K; k += 16) {
-        const split_left a = load_rows(p.q + first, p.kq_ld, m, s.rows, k);
+        const split_left a = split_raw(load_rows(p.q + first, p.kq_ld, m, s.rows, k));
 
 #pragma unroll
         for (int j = 0; j < BLOCK / 8; j += 2) {
@@ -175,16 +189,37 @@ static __device__ __forceinline__ void put_values(const struct matrix_state &p,
                                                   const split_tile<X_ROW> &to, int from, int head,
                                                   const float (*factor)[LENGTH])
 {
-    for (int i = (int)threadIdx.x; i < BLOCK * PAIR / 4; i += THREADS) {
-        const int t = i / (PAIR / 4), c = i % (PAIR / 4) * 4;
-        float4 x = {};
+    enum { RUNS = BLOCK * PAIR / 4 / THREADS, STEP = THREADS / (PAIR / 4) };
+    const int row = (int)threadIdx.x / (PAIR / 4), c = (int)threadIdx.x % (PAIR / 4) * 4;
+    const float *v = p.v + (size_t)(s.begin + from + row) * p.v_ld + (size_t)(head * V + c);
+    float4 x[RUNS];
 
-        if (from + t < s.rows)
-            x = scaled(
-                load4<true>(p.v + (size_t)(s.begin + from + t) * p.v_ld + (size_t)(head * V + c)),
-                factor[c / V][from + t]);
-        put4(to, t * X_ROW + c, x);
-    }
+#pragma unroll
+    for (int i = 0; i < RUNS; i++) /* all on their way before the first is used */
+        x[i] = from + row + i * STEP < s.rows ? load4<true>(v + (size_t)(i * STEP) * p.v_ld)
+                                              : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+    for (int i = 0; i < RUNS; i++)
+        put4(to, (row + i * STEP) * X_ROW + c, scaled(x[i], factor[c / V][from + row + i * STEP]));
+}
+
+/* BLOCK rows of K floats from row `from` of n into a tile. */
+template <int K, int ROW>
+static __device__ __forceinline__ void put_rows(const split_tile<ROW> &to, const float *rows,
+                                                size_t ld, int from, int n)
+{
+    enum { RUNS = BLOCK * K / 4 / THREADS, STEP = THREADS / (K / 4) };
+    const int row = (int)threadIdx.x / (K / 4), c = (int)threadIdx.x % (K / 4) * 4;
+    float4 x[RUNS];
+
+#pragma unroll
+    for (int i = 0; i < RUNS; i++)
+        x[i] = from + row + i * STEP < n
+                   ? load4<true>(rows + (size_t)(from + row + i * STEP) * ld + c)
+                   : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+    for (int i = 0; i < RUNS; i++)
+        put4(to, (row + i * STEP) * ROW + c, x[i]);
 }
 
 template <int K> struct add_shared {
@@ -217,11 +252,12 @@ static __global__ void __launch_bounds__(THREADS, 2)
     if (warp < 2)
         sum_decays(p, s, head + warp, sh.L[warp]);
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < 2 * s.rows; i += THREADS) {
-        const int h = i / s.rows, t = i % s.rows;
+    for (int i = (int)threadIdx.x; i < 2 * LENGTH; i += THREADS) {
+        const int h = i / LENGTH, t = i % LENGTH;
 
-        sh.factor[h][t] =
-            decay_between(sh.L[h][s.rows - 1], sh.L[h][t]) * scale_of(p, s.begin + t, head + h);
+        sh.factor[h][t] = t < s.rows ? decay_between(sh.L[h][s.rows - 1], sh.L[h][t]) *
+                                           scale_of(p, s.begin + t, head + h)
+                                     : 0.0f;
     }
     if (threadIdx.x < 2)
         w.decay[(size_t)at * (size_t)p.H + (size_t)(head + (int)threadIdx.x)] =
@@ -232,13 +268,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
     for (int from = 0; from < s.rows; from += BLOCK) {
         __syncthreads();
         put_values(p, s, x, from, head, sh.factor);
-        for (int i = (int)threadIdx.x; i < BLOCK * K / 4; i += THREADS) {
-            const int t = i / (K / 4), c = i % (K / 4) * 4;
-
-            put4(k, t * K_ROW + c,
-                 from + t < s.rows ? load4<true>(keys + (size_t)(from + t) * p.kq_ld + c)
-                                   : make_float4(0.0f, 0.0f, 0.0f, 0.0f));
-        }
+        put_rows<K>(k, keys, p.kq_ld, from, s.rows);
         __syncthreads();
         for (int t = 0; t < BLOCK; t += 16) {
             const split_left upper = load_left_by_column(x, m, t);
@@ -273,25 +303,40 @@ static __global__ void __launch_bounds__(THREADS)
     const size_t record = (size_t)p.H * V * (size_t)p.K;
     const int head = (int)(at / ((size_t)V * (size_t)p.K));
     float4 now = {};
-    struct segment s;
 
     let_next_start();
     if (at >= record)
         return;
     wait_for_inputs();
-    for (int i = 0; i < most && find_segment(w, i, &s); i++) {
-        float *place = w.state + (size_t)i * record + at;
-        float *slot = load_sequence(in, p.state, s.seq).state;
-        const float4 add = load4<true>(place);
-        const float decay = w.decay[(size_t)i * (size_t)p.H + (size_t)head];
+    for (int i = 0; i < most; i += AHEAD) {
+        float4 add[AHEAD];
+        float decay[AHEAD];
+        struct segment s[AHEAD];
+        bool there[AHEAD];
 
-        if (i == 0 || s.first)
-            now = slot ? load4<true>(slot + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        store4<true>(place, now);
-        now = make_float4(now.x * decay + add.x, now.y * decay + add.y, now.z * decay + add.z,
-                          now.w * decay + add.w);
-        if (slot && (s.last || i == most - 1))
-            store4<true>(slot + at, now);
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            there[j] = i + j < most && find_segment(w, i + j, &s[j]);
+            if (there[j]) {
+                add[j] = load4<true>(w.state + (size_t)(i + j) * record + at);
+                decay[j] = w.decay[(size_t)(i + j) * (size_t)p.H + (size_t)head];
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            if (!there[j])
+                return;
+
+            float *slot = load_sequence(in, p.state, s[j].seq).state;
+
+            if (i + j == 0 || s[j].first)
+                now = slot ? load4<true>(slot + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            store4<true>(w.state + (size_t)(i + j) * record + at, now);
+            now = make_float4(now.x * decay[j] + add[j].x, now.y * decay[j] + add[j].y,
+                              now.z * decay[j] + add[j].z, now.w * decay[j] + add[j].w);
+            if (slot && (s[j].last || i + j == most - 1))
+                store4<true>(slot + at, now);
+        }
     }
 }
 
@@ -316,9 +361,13 @@ add_inherited(out_sums &sum, const struct matrix_state &p, const struct segment 
                                       (unsigned short *)sh.state[1] };
     const int g = (int)threadIdx.x % 32 / 4;
 
-    for (int k = 0; k < K; k += 16) {
-        const split_left a = load_rows(queries, p.kq_ld, m, s.rows, k);
+    raw_left next = load_rows(queries, p.kq_ld, m, s.rows, 0);
 
+    for (int k = 0; k < K; k += 16) {
+        const split_left a = split_raw(next);
+
+        if (k + 16 < K)
+            next = load_rows(queries, p.kq_ld, m, s.rows, k + 16);
 #pragma unroll
         for (int j = 0; j < PAIR / 8; j += 2)
             multiply(sum[j], sum[j + 1], a, load_right<true>(state, k, j * 8));
@@ -339,15 +388,16 @@ add_inherited(out_sums &sum, const struct matrix_state &p, const struct segment 
 }
 
 /* The scores of rows m.. with rows n.. times the decays between them, of one head. */
-static __device__ __forceinline__ split_left decayed_scores(const float *scores, const float2 *L,
-                                                            int m, int n)
+static __device__ __forceinline__ split_left decay_scores(const raw_left &scores, const float2 *L,
+                                                          int m, int n)
 {
     const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
     split_left a;
 
+#pragma unroll
     for (int i = 0; i < 4; i++) {
         const int row = m + g + i % 2 * 8, column = n + c + i / 2 * 8;
-        const float2 x = load2(scores + row * LENGTH + column);
+        const float2 x = scores.x[i];
 
         set_left(a, i, row >= column ? x.x * decay_between(L[row], L[column]) : 0.0f,
                  row > column ? x.y * decay_between(L[row], L[column + 1]) : 0.0f);
@@ -377,13 +427,15 @@ static __global__ void __launch_bounds__(THREADS, 2)
         return;
     if (warp < 2)
         sum_decays(p, s, head + warp, sh.L[warp]);
-    for (int i = (int)threadIdx.x; i < 2 * s.rows; i += THREADS)
-        sh.scale[i / s.rows][i % s.rows] = scale_of(p, s.begin + i % s.rows, head + i / s.rows);
+    for (int i = (int)threadIdx.x; i < 2 * LENGTH; i += THREADS)
+        sh.scale[i / LENGTH][i % LENGTH] =
+            i % LENGTH < s.rows ? scale_of(p, s.begin + i % LENGTH, head + i / LENGTH) : 0.0f;
 
     const float *inherited = w.state + ((size_t)at * (size_t)p.H + (size_t)head) * V * K;
 
-    for (int i = (int)threadIdx.x; i < PAIR * K / 4; i += THREADS)
-        put4(state, i / (K / 4) * K_ROW + i % (K / 4) * 4, load4<true>(inherited + i * 4));
+    for (int row = 0; row < PAIR; row += BLOCK)
+        put_rows<K>(split_tile<K_ROW>{ sh.state[0] + row * K_ROW, sh.state[1] + row * K_ROW },
+                    inherited + row * K, K, 0, BLOCK);
     __syncthreads();
     add_inherited<K>(sum, p, s, sh, p.q + (size_t)s.begin * p.kq_ld + (size_t)(group * K), m);
 
@@ -391,14 +443,20 @@ static __global__ void __launch_bounds__(THREADS, 2)
         w.scores + ((size_t)at * (size_t)p.k_heads + (size_t)group) * LENGTH * LENGTH;
     const int end = s.rows < top + LENGTH / 2 ? s.rows : top + LENGTH / 2;
 
+    raw_left next = load_rows(scores, LENGTH, m, LENGTH, 0);
+
     for (int from = 0; from < end; from += BLOCK) {
         __syncthreads();
         put_values(p, s, x, from, head, sh.scale);
         __syncthreads();
-        for (int n = from; n < from + BLOCK && n < m + 16 && m < s.rows; n += 16) {
+        for (int n = from; n < from + BLOCK && n <= m && m < s.rows; n += 16) {
+            const raw_left now = next;
+
+            if (n < m)
+                next = load_rows(scores, LENGTH, m, LENGTH, n + 16);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                const split_left a = decayed_scores(scores, sh.L[h], m, n);
+                const split_left a = decay_scores(now, sh.L[h], m, n);
 
 #pragma unroll
                 for (int j = 0; j < V / 8; j += 2)
