@@ -101,7 +101,7 @@ static bool reserve_room(struct engine *e, struct job *job, int keepers)
         return true;
     job->reserved = tiers_reserve(e->tiers);
     if (!job->reserved)
-        job_fail(e, job, PROBLEM_NO_SLOT,
+        job_fail(e, job, e->journal ? PROBLEM_STORAGE_FULL : PROBLEM_NO_SLOT,
                  "no room for another state: delete sessions or snapshots, or give the server "
                  "more slots or host memory");
     return job->reserved;

@@ -1,0 +1,636 @@
+/* The engine over a state folder: what is answered is kept, a restart changes nothing, what
+ * the disk refuses never happened, and what lies on it goes on bit for bit. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <semaphore.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "models/model.h"
+#include "server/state/disk_io.h"
+#include "tests/server/engine/rig.h"
+
+static const char model[] = "tests/data/rwkv7-tiny-hf";
+static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 };
+enum { PROMPT = 6 };
+
+static const struct engine_options roomy = { .slots = 24,
+                                             .max_batch = 20,
+                                             .row_budget = 64,
+                                             .max_queue = 64,
+                                             .max_sessions = 64,
+                                             .host_bytes = 1 << 26,
+                                             .spare_bytes = 1 << 20 };
+static char dir[64];
+
+static int make_folder(void **unused)
+{
+    (void)unused;
+    strcpy(dir, "/tmp/eddy-store-XXXXXX");
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_folder(void **unused)
+{
+    char command[80];
+
+    (void)unused;
+    snprintf(command, sizeof(command), "rm -rf %s", dir);
+    return system(command);
+}
+
+static struct engine_options kept(int slots, size_t host_bytes)
+{
+    struct engine_options o = roomy;
+
+    o.slots = slots;
+    o.host_bytes = host_bytes;
+    o.state_dir = dir;
+    o.store_bytes = 1 << 28;
+    o.durability = DISK_ALWAYS;
+    return o;
+}
+
+static struct command *penalized(const char *session, int at, int max_tokens)
+{
+    struct command *c = rig_turn(session, prompt + at % 6, PROMPT, max_tokens);
+
+    c->turn.sampling.repetition = 1.3f;
+    c->turn.sampling.presence = 0.4f;
+    return c;
+}
+
+/* The same turn on both. */
+static void both(struct rig *a, struct rig *b, const char *session, int at, int max_tokens)
+{
+    struct outcome *x = rig_run_turn(a, penalized(session, at, max_tokens));
+    struct outcome *y = rig_run_turn(b, penalized(session, at, max_tokens));
+
+    assert_int_equal(x->problem.what, PROBLEM_NONE);
+    assert_int_equal(y->problem.what, PROBLEM_NONE);
+    assert_int_equal(x->version, y->version);
+    assert_int_equal(x->position, y->position);
+    assert_memory_equal(x->choice[0].id, y->choice[0].id,
+                        (size_t)max_tokens * sizeof(x->choice[0].id[0]));
+    free(x);
+    free(y);
+}
+
+static struct session_info *describe(struct rig *r, const char *session)
+{
+    static struct session_info info;
+    struct command *c = rig_command(COMMAND_SESSION_GET, session, NULL);
+
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    free(info.metadata);
+    info = c->sessions[0];
+    c->sessions[0].metadata = NULL;
+    command_free(c);
+    return &info;
+}
+
+static struct id take_snapshot(struct rig *r, const char *session, const char *label)
+{
+    struct command *c = rig_command(COMMAND_SNAPSHOT_TAKE, session, NULL);
+    struct id id;
+
+    strcpy(c->label, label);
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    id = c->snapshots[0].id;
+    command_free(c);
+    return id;
+}
+
+static enum problem_code ask(struct rig *r, enum command_kind kind, const char *session,
+                             const char *snapshot)
+{
+    struct command *c = rig_command(kind, session, snapshot);
+    enum problem_code what = rig_ask(r, c);
+
+    command_free(c);
+    return what;
+}
+
+static void create_with_all(struct rig *r)
+{
+    struct command *c = rig_command(COMMAND_SESSION_CREATE, "a", NULL);
+
+    c->has_seed = c->has_ttl = true;
+    c->seed = 77;
+    c->ttl = 5000;
+    c->metadata = strdup("{\"who\":\"me\"}");
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    command_free(c);
+}
+
+static void a_restart_brings_everything_back(void **unused)
+{
+    const struct engine_options o = kept(4, 1 << 20);
+    struct rig r, plain;
+    struct session_info before, *after;
+    struct command *c;
+    struct id snapshot;
+
+    (void)unused;
+    rig_open(&r, model, &o, 1);
+    rig_open(&plain, model, &roomy, 1);
+    create_with_all(&r);
+    create_with_all(&plain);
+    rig_do(&r, COMMAND_SESSION_CREATE, "gone");
+    rig_do(&r, COMMAND_SESSION_CREATE, "empty");
+    both(&r, &plain, "a", 0, 5);
+    snapshot = take_snapshot(&r, "a", "first");
+    both(&r, &plain, "a", 1, 4);
+    rig_do(&r, COMMAND_SESSION_DELETE, "gone");
+    before = *describe(&r, "a");
+    before.metadata = NULL;
+    rig_close(&r);
+
+    rig_open(&r, model, &o, 1);
+    assert_int_equal(engine_counters(r.engine).sessions, 2);
+    assert_int_equal(engine_counters(r.engine).snapshots, 1);
+    after = describe(&r, "a");
+    assert_string_equal(after->metadata, "{\"who\":\"me\"}");
+    assert_string_equal(after->residency, "disk");
+    assert_string_equal(after->head.text, before.head.text);
+    assert_true(after->version == before.version && after->position == before.position);
+    assert_true(after->created == before.created && after->updated == before.updated);
+    assert_true(after->expires == after->updated + 5000);
+    c = rig_command(COMMAND_SNAPSHOT_GET, NULL, snapshot.text);
+    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
+    assert_string_equal(c->snapshots[0].label, "first");
+    assert_string_equal(c->snapshots[0].session.text, "a");
+    assert_string_equal(c->snapshots[0].tier, "disk");
+    command_free(c);
+    rig_assert_same_state(&r, "a", &plain, "a");
+    both(&r, &plain, "a", 2, 6);
+    rig_assert_same_state(&r, "a", &plain, "a");
+    assert_int_equal(ask(&r, COMMAND_SESSION_RESTORE, "a", snapshot.text), PROBLEM_NONE);
+    assert_int_equal(ask(&r, COMMAND_SNAPSHOT_DELETE, NULL, snapshot.text), PROBLEM_NONE);
+    rig_close(&r);
+
+    rig_open(&r, model, &o, 1);
+    assert_int_equal(engine_counters(r.engine).snapshots, 0);
+    assert_int_equal(describe(&r, "a")->position, PROMPT + 5);
+    assert_int_equal(engine_counters(r.engine).store_reports, 0);
+    rig_close(&r);
+    rig_close(&plain);
+}
+
+/* No host memory at all: every turn reads its session back, by turns with its past in memory
+ * and without. */
+static void sessions_on_the_disk_go_on_exactly(void **unused)
+{
+    enum { SESSIONS = 5 };
+    const struct engine_options o = kept(2, 0);
+    struct rig few, many;
+    char name[16];
+
+    (void)unused;
+    rig_open(&few, model, &o, 1);
+    rig_open(&many, model, &roomy, 1);
+    for (int i = 0; i < SESSIONS; i++) {
+        snprintf(name, sizeof(name), "s%d", i);
+        rig_do(&few, COMMAND_SESSION_CREATE, name);
+        rig_do(&many, COMMAND_SESSION_CREATE, name);
+    }
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < SESSIONS; i++) {
+            snprintf(name, sizeof(name), "s%d", i);
+            both(&few, &many, name, i + round, 3 + i % 2);
+        }
+        if (round == 1)
+            nanosleep(&(struct timespec){ .tv_sec = 1, .tv_nsec = 300000000 }, NULL); /* a sweep */
+    }
+    assert_true(engine_counters(few.engine).moves.store_device >= 3 * SESSIONS);
+    assert_int_equal(engine_counters(few.engine).host_bytes, 0);
+    for (int i = 0; i < SESSIONS; i++) {
+        snprintf(name, sizeof(name), "s%d", i);
+        rig_assert_same_state(&few, name, &many, name);
+    }
+    rig_close(&few);
+    rig_close(&many);
+}
+
+/* The path of the only file of a checkpoint. */
+static void find_file(const struct id *checkpoint, char path[300])
+{
+    for (int i = 0; i < 256; i++) {
+        snprintf(path, 300, "%s/states/%02x/%s", dir, i, checkpoint->text);
+        if (access(path, F_OK) == 0)
+            return;
+    }
+    fail_msg("there is no file of %s", checkpoint->text);
+}
+
+static void a_damaged_state_is_set_aside(void **unused)
+{
+    const struct engine_options o = kept(1, 0);
+    struct rig r;
+    struct outcome *out;
+    struct id head;
+    char path[300], aside[320], byte;
+    int fd;
+
+    (void)unused;
+    rig_open(&r, model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "good");
+    rig_do(&r, COMMAND_SESSION_CREATE, "bad");
+    free(rig_run_turn(&r, penalized("bad", 0, 3)));
+    free(rig_run_turn(&r, penalized("good", 0, 3)));
+    head = describe(&r, "bad")->head;
+    assert_string_equal(describe(&r, "bad")->residency, "disk");
+    find_file(&head, path);
+    fd = open(path, O_RDWR);
+    assert_int_equal(pread(fd, &byte, 1, 3000), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, 3000), 1);
+    close(fd);
+    for (int i = 0; i < 2; i++) {
+        out = rig_run_turn(&r, penalized("bad", 1, 3));
+        assert_int_equal(out->problem.what, PROBLEM_STATE_DAMAGED);
+        free(out);
+        assert_int_equal(ask(&r, COMMAND_SESSION_EXPORT, "bad", NULL), PROBLEM_STATE_DAMAGED);
+        out = rig_run_turn(&r, penalized("good", 1, 3));
+        assert_int_equal(out->problem.what, PROBLEM_NONE);
+        free(out);
+    }
+    assert_int_equal(describe(&r, "bad")->version, 1);
+    snprintf(aside, sizeof(aside), "%s.corrupt", path);
+    assert_int_equal(access(aside, F_OK), 0);
+    assert_int_equal(engine_counters(r.engine).store_reports, 1);
+    rig_do(&r, COMMAND_SESSION_DELETE, "bad");
+    rig_close(&r);
+}
+
+/* Calls that write fail from number fail_at on, `fails` of them. */
+static atomic_int calls, fail_at, fails, fail_with;
+static atomic_bool slow; /* fsync waits for `go` */
+static sem_t go;
+
+static bool hit(void)
+{
+    int n = atomic_fetch_add(&calls, 1) + 1, from = atomic_load(&fail_at);
+
+    if (!from || n < from || n >= from + atomic_load(&fails))
+        return false;
+    errno = atomic_load(&fail_with);
+    return true;
+}
+
+static ssize_t try_pwrite(int fd, const void *bytes, size_t len, off_t at)
+{
+    if (!hit())
+        return pwrite(fd, bytes, len, at);
+    if (atomic_load(&fail_with)) /* a full disk takes what it has room for */
+        return len > 100 && errno == ENOSPC ? pwrite(fd, bytes, 100, at) : -1;
+    return pwrite(fd, bytes, len / 2 + 1, at);
+}
+
+static int try_fallocate(int fd, int mode, off_t at, off_t len)
+{
+    return hit() && atomic_load(&fail_with) ? -1 : fallocate(fd, mode, at, len);
+}
+
+static int try_fsync(int fd)
+{
+    if (atomic_load(&slow))
+        sem_wait(&go);
+    return hit() && atomic_load(&fail_with) ? -1 : fsync(fd);
+}
+
+static int try_renameat(int from, const char *path, int to, const char *new_path)
+{
+    return hit() && atomic_load(&fail_with) ? -1 : renameat(from, path, to, new_path);
+}
+
+static struct disk_io faulty_io(void)
+{
+    struct disk_io io = disk_io_system;
+
+    io.pwrite = try_pwrite;
+    io.fallocate = try_fallocate;
+    io.fsync = try_fsync;
+    io.renameat = try_renameat;
+    return io;
+}
+
+static int count_drafts(void)
+{
+    char command[160], line[16] = "";
+    FILE *f;
+
+    snprintf(command, sizeof(command), "find %s -name '.tmp.*' | wc -l", dir);
+    f = popen(command, "r");
+    assert_non_null(fgets(line, sizeof(line), f));
+    pclose(f);
+    return (int)strtol(line, NULL, 10);
+}
+
+static bool is_refusal(enum problem_code what, int with)
+{
+    return what == PROBLEM_STORAGE_ERROR || (with == ENOSPC && what == PROBLEM_STORAGE_FULL);
+}
+
+/* Each call of a turn's commit fails once: the turn happened, or it did not and can be had
+ * again; the restarted engine agrees. */
+static int sweep_turns(int with, int how_many)
+{
+    const struct disk_io io = faulty_io();
+    struct engine_options o = kept(2, 0);
+    struct rig r, plain;
+    struct outcome *out;
+    int refused = 0;
+
+    o.io = &io;
+    rig_open(&plain, model, &roomy, 1);
+    rig_do(&plain, COMMAND_SESSION_CREATE, "a");
+    rig_open(&r, model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    for (int k = 1; k <= 14; k++) {
+        uint64_t version = describe(&r, "a")->version;
+
+        atomic_store(&fail_with, with);
+        atomic_store(&fails, how_many);
+        atomic_store(&calls, 0);
+        atomic_store(&fail_at, k);
+        out = rig_run_turn(&r, penalized("a", k, 2));
+        atomic_store(&fail_at, 0);
+        assert_int_equal(count_drafts(), 0);
+        if (out->problem.what == PROBLEM_NONE) {
+            free(out);
+            free(rig_run_turn(&plain, penalized("a", k, 2)));
+        } else {
+            assert_true(is_refusal(out->problem.what, with));
+            assert_int_equal(out->choice[0].finish, FINISH_FAILED);
+            free(out);
+            assert_int_equal(describe(&r, "a")->version, version);
+            refused++;
+            both(&r, &plain, "a", k, 2);
+        }
+        if (k % 5 == 0) {
+            rig_close(&r);
+            rig_open(&r, model, &o, 1);
+        }
+        rig_assert_same_state(&r, "a", &plain, "a");
+    }
+    assert_int_equal(engine_counters(r.engine).store_reports, 0);
+    rig_do(&r, COMMAND_SESSION_DELETE, "a");
+    rig_close(&r);
+    rig_close(&plain);
+    return refused;
+}
+
+static void a_full_disk_refuses_and_keeps_the_session(void **unused)
+{
+    (void)unused;
+    assert_true(sweep_turns(ENOSPC, 1) >= 2);
+    assert_true(sweep_turns(ENOSPC, 1000) >= 5);
+}
+
+static void a_failing_disk_refuses_and_keeps_the_session(void **unused)
+{
+    (void)unused;
+    assert_true(sweep_turns(EIO, 1) >= 4);
+    assert_true(sweep_turns(EIO, 2) >= 4);
+}
+
+static void a_short_write_is_gone_on_with(void **unused)
+{
+    (void)unused;
+    assert_int_equal(sweep_turns(0, 3), 0);
+}
+
+/* The verbs undo what the disk refuses. */
+static void verbs_that_are_not_kept_did_not_happen(void **unused)
+{
+    const struct disk_io io = faulty_io();
+    struct engine_options o = kept(2, 0);
+    struct command *c;
+    struct id snapshot;
+    struct rig r;
+
+    (void)unused;
+    o.io = &io;
+    rig_open(&r, model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    free(rig_run_turn(&r, penalized("a", 0, 3)));
+    snapshot = take_snapshot(&r, "a", "");
+    free(rig_run_turn(&r, penalized("a", 1, 3)));
+    atomic_store(&fail_with, EIO);
+    atomic_store(&fails, 1 << 20);
+    atomic_store(&calls, 0);
+    atomic_store(&fail_at, 1);
+    assert_int_equal(ask(&r, COMMAND_SESSION_CREATE, "new", NULL), PROBLEM_STORAGE_ERROR);
+    assert_int_equal(ask(&r, COMMAND_SESSION_DELETE, "a", NULL), PROBLEM_STORAGE_ERROR);
+    assert_int_equal(ask(&r, COMMAND_SESSION_RESTORE, "a", snapshot.text), PROBLEM_STORAGE_ERROR);
+    assert_int_equal(ask(&r, COMMAND_SNAPSHOT_TAKE, "a", NULL), PROBLEM_STORAGE_ERROR);
+    assert_int_equal(ask(&r, COMMAND_SNAPSHOT_DELETE, NULL, snapshot.text), PROBLEM_STORAGE_ERROR);
+    c = rig_command(COMMAND_SESSION_FORK, "a", NULL);
+    c->count = 3;
+    assert_int_equal(rig_ask(&r, c), PROBLEM_STORAGE_ERROR);
+    command_free(c);
+    atomic_store(&fail_at, 0);
+    assert_int_equal(describe(&r, "a")->version, 2);
+    assert_int_equal(engine_counters(r.engine).sessions, 1);
+    assert_int_equal(engine_counters(r.engine).snapshots, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "new");
+    rig_close(&r);
+    rig_open(&r, model, &o, 1);
+    assert_int_equal(engine_counters(r.engine).sessions, 2);
+    assert_int_equal(engine_counters(r.engine).snapshots, 1);
+    assert_int_equal(describe(&r, "a")->version, 2);
+    rig_close(&r);
+}
+
+/* The turn's answer waits for its fsync; others' steps do not. */
+static void a_slow_disk_holds_back_the_answer_alone(void **unused)
+{
+    const struct disk_io io = faulty_io();
+    struct engine_options o = kept(4, 1 << 20);
+    struct command *c;
+    struct outcome *out;
+    struct event *e;
+    struct rig r;
+
+    (void)unused;
+    o.io = &io;
+    rig_open(&r, model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    sem_init(&go, 0, 0);
+    atomic_store(&slow, true);
+    c = penalized("a", 0, 3);
+    assert_true(engine_send(r.engine, c));
+    for (int text = 0; text < 3;) {
+        e = engine_receive(r.engine);
+        if (!e) {
+            nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
+            continue;
+        }
+        assert_int_equal(e->kind, EVENT_TEXT);
+        text++;
+        event_free(e);
+    }
+    for (int i = 0; i < 5; i++) { /* stateless turns: nothing of them is kept */
+        out = rig_run_turn(&r, rig_turn("", prompt, PROMPT, 20));
+        assert_int_equal(out->problem.what, PROBLEM_NONE);
+        free(out);
+    }
+    nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
+    assert_null(engine_receive(r.engine));
+    assert_int_equal(describe(&r, "a")->version, 0);
+    assert_true(describe(&r, "a")->busy);
+    atomic_store(&slow, false);
+    for (int i = 0; i < 10; i++)
+        sem_post(&go);
+    for (bool over = false; !over;) {
+        e = engine_receive(r.engine);
+        if (!e)
+            continue;
+        over = e->kind == EVENT_ANSWER;
+        event_free(e);
+    }
+    assert_int_equal(c->problem.what, PROBLEM_NONE);
+    assert_int_equal(c->turn.info.version, 1);
+    command_free(c);
+    rig_close(&r);
+    sem_destroy(&go);
+}
+
+static void the_disk_has_a_budget(void **unused)
+{
+    struct engine_options o = kept(8, 1 << 20);
+    struct outcome *out;
+    enum problem_code what = PROBLEM_NONE;
+    char name[16];
+    struct rig r;
+    int i;
+
+    (void)unused;
+    rig_open(&r, model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "s");
+    free(rig_run_turn(&r, rig_turn("s", prompt, PROMPT, 1)));
+    o.store_bytes = 4 * engine_counters(r.engine).store_bytes;
+    rig_do(&r, COMMAND_SESSION_DELETE, "s");
+    rig_close(&r);
+    rig_open(&r, model, &o, 1);
+    for (i = 0; i < 10 && what == PROBLEM_NONE; i++) {
+        snprintf(name, sizeof(name), "s%d", i);
+        rig_do(&r, COMMAND_SESSION_CREATE, name);
+        out = rig_run_turn(&r, rig_turn(name, prompt, PROMPT, 1));
+        what = out->problem.what;
+        free(out);
+    }
+    assert_int_equal(what, PROBLEM_STORAGE_FULL);
+    assert_in_range(i, 4, 5);
+    assert_true(engine_counters(r.engine).store_bytes <= o.store_bytes);
+    rig_do(&r, COMMAND_SESSION_DELETE, "s0");
+    out = rig_run_turn(&r, rig_turn(name, prompt, PROMPT, 1));
+    assert_int_equal(out->problem.what, PROBLEM_NONE);
+    free(out);
+    rig_close(&r);
+}
+
+/* 16 turns on 2 slots: nobody is far ahead, and each gets what it gets alone. */
+static void turns_share_the_slots_by_time(void **unused)
+{
+    enum { TURNS = 16, TOKENS = 800, QUANTUM = 4 };
+    struct engine_options o = roomy;
+    struct command *c[TURNS];
+    int got[TURNS] = { 0 }, least = TOKENS, open = TURNS;
+    struct rig few, alone;
+    bool first = true;
+    char name[16];
+
+    (void)unused;
+    o.slots = 2;
+    o.quantum = QUANTUM;
+    rig_open(&few, model, &o, 1);
+    rig_open(&alone, model, &roomy, 1);
+    for (int i = 0; i < TURNS; i++) {
+        snprintf(name, sizeof(name), "s%d", i);
+        rig_do(&few, COMMAND_SESSION_CREATE, name);
+        rig_do(&alone, COMMAND_SESSION_CREATE, name);
+        free(rig_run_turn(&alone, penalized(name, i, TOKENS)));
+        c[i] = penalized(name, i, TOKENS);
+        c[i]->waiter = &got[i];
+    }
+    for (int i = 0; i < TURNS; i++)
+        assert_true(engine_send(few.engine, c[i]));
+    while (open) {
+        struct event *e = engine_receive(few.engine);
+
+        if (!e)
+            continue;
+        if (e->kind == EVENT_TEXT)
+            *(int *)e->command->waiter += e->tokens;
+        for (int i = 0; e->kind == EVENT_FINISH && first && i < TURNS; i++)
+            least = got[i] < least ? got[i] : least;
+        first &= e->kind != EVENT_FINISH;
+        open -= e->kind == EVENT_ANSWER;
+        event_free(e);
+    }
+    assert_true(least >= TOKENS / 2); /* some had begun before the last ones came */
+    assert_true(engine_counters(few.engine).slices >= TURNS * (TOKENS / QUANTUM - 2));
+    for (int i = 0; i < TURNS; i++) {
+        assert_int_equal(c[i]->problem.what, PROBLEM_NONE);
+        command_free(c[i]);
+        snprintf(name, sizeof(name), "s%d", i);
+        rig_assert_same_state(&few, name, &alone, name);
+    }
+    assert_int_equal(engine_counters(few.engine).slots_used, 2);
+    rig_close(&few);
+    rig_close(&alone);
+}
+
+/* Promise P4, with the only slot there is. */
+static void a_slot_that_was_used_equals_a_fresh_one(void **unused)
+{
+    struct engine_options o = kept(1, 0);
+    struct rig used, fresh;
+
+    (void)unused;
+    rig_open(&used, model, &o, 1);
+    rig_do(&used, COMMAND_SESSION_CREATE, "before");
+    free(rig_run_turn(&used, penalized("before", 3, 30)));
+    rig_do(&used, COMMAND_SESSION_DELETE, "before");
+    rig_open(&fresh, model, &roomy, 1);
+    rig_do(&used, COMMAND_SESSION_CREATE, "a");
+    rig_do(&fresh, COMMAND_SESSION_CREATE, "a");
+    both(&used, &fresh, "a", 0, 8);
+    rig_assert_same_state(&used, "a", &fresh, "a");
+    rig_close(&used);
+    rig_close(&fresh);
+}
+
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        IN_FOLDER(a_restart_brings_everything_back),
+        IN_FOLDER(sessions_on_the_disk_go_on_exactly),
+        IN_FOLDER(a_damaged_state_is_set_aside),
+        IN_FOLDER(a_full_disk_refuses_and_keeps_the_session),
+        IN_FOLDER(a_failing_disk_refuses_and_keeps_the_session),
+        IN_FOLDER(a_short_write_is_gone_on_with),
+        IN_FOLDER(verbs_that_are_not_kept_did_not_happen),
+        IN_FOLDER(a_slow_disk_holds_back_the_answer_alone),
+        IN_FOLDER(the_disk_has_a_budget),
+        cmocka_unit_test(turns_share_the_slots_by_time),
+        IN_FOLDER(a_slot_that_was_used_equals_a_fresh_one),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
