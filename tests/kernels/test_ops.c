@@ -29,7 +29,8 @@ struct spec {
     struct array state;
     double terms; /* of the longest sum; a state adds its steps */
     bool tight_x, tight_y;
-    int d[6]; /* sizes for run() */
+    bool decode; /* all five sequences have one row */
+    int d[6];    /* sizes for run() */
     void (*run)(const struct call *c);
 };
 
@@ -220,11 +221,8 @@ static void run_diagonal_scan(const struct call *c)
 }
 
 /* |h| settles below |B x / A|, 1 on average, and the gate is below 3. */
-static struct spec any_diagonal_scan(void)
+static struct spec diagonal_scan_of(int dim, int N)
 {
-    const int sizes[] = { 16, 16, 8, 5, 32, 37 };
-    const int dim = check_int(1, 100), N = sizes[check_int(0, 5)];
-
     return (struct spec){ .name = "diagonal_scan",
                           .x = { { dim, -1, 1, 0 },
                                  { dim, 0.001f, 0.5f, 0 },
@@ -237,6 +235,13 @@ static struct spec any_diagonal_scan(void)
                           .terms = N,
                           .d = { dim, N, check_int(0, 1) },
                           .run = run_diagonal_scan };
+}
+
+static struct spec any_diagonal_scan(void)
+{
+    const int sizes[] = { 16, 16, 8, 5, 32, 37 };
+
+    return diagonal_scan_of(check_int(1, 100), sizes[check_int(0, 5)]);
 }
 
 static void run_decay_gates(const struct call *c)
@@ -332,12 +337,8 @@ static void run_matrix_state(const struct call *c)
 
 /* The decay and the delta term (K |a| |b| <= 1/4) together contract, so that |S| stays below
  * about 1 / (1 - 0.95) of a step's |v k|, and far below on average. */
-static struct spec any_matrix_state(void)
+static struct spec matrix_state_of(int H, int k_heads, int V, int K)
 {
-    const int sizes[][2] = { { 64, 64 }, { 64, 128 }, { 24, 32 }, { 7, 64 },
-                             { 16, 16 }, { 20, 8 },   { 7, 5 },   { 64, 40 } };
-    const int *VK = sizes[check_int(0, 7)], V = VK[0], K = VK[1];
-    const int k_heads = check_int(1, 2), H = k_heads * check_int(1, 3);
     const int delta = check_int(0, 1), per_head = check_int(0, 1);
     const float small = 0.5f / (float)(K > 64 ? 12 : K > 16 ? 8 : K > 8 ? 4 : 3);
 
@@ -355,6 +356,15 @@ static struct spec any_matrix_state(void)
                           .terms = K,
                           .d = { H, V, K, k_heads, delta, check_int(0, 1) },
                           .run = run_matrix_state };
+}
+
+static struct spec any_matrix_state(void)
+{
+    const int sizes[][2] = { { 64, 64 }, { 64, 128 }, { 24, 32 }, { 7, 64 },
+                             { 16, 16 }, { 20, 8 },   { 7, 5 },   { 64, 40 } };
+    const int *VK = sizes[check_int(0, 7)], k_heads = check_int(1, 2);
+
+    return matrix_state_of(k_heads * check_int(1, 3), k_heads, VK[0], VK[1]);
 }
 
 static void run_head_output(const struct call *c)
@@ -423,12 +433,12 @@ static struct world make_world(struct spec spec)
     struct call *c = &w.call;
     int T;
 
-    w.in.S = check_int(1, 5);
+    w.in.S = spec.decode ? 5 : check_int(1, 5);
     w.slots = w.in.S + 2;
     for (int s = 0; s < w.in.S; s++) {
         w.slot[s] = (s * 3 + 1) % w.slots; /* distinct, as 3 does not divide what follows */
         const int most = check_int(0, 1) ? 1 : s == 0 && long_one ? LONG_MAX : T_MAX;
-        const int rows = check_int(0, most);
+        const int rows = spec.decode ? 1 : check_int(0, most);
 
         w.begin[s + 1] = w.begin[s] + rows;
         w.longest = rows > w.longest ? rows : w.longest;
@@ -581,6 +591,29 @@ static void every_operation_computes_what_is_defined(void **state)
     }
 }
 
+/* Enough of it for a device that takes several rows a thread only when it is full. */
+static void a_wide_decode_step_computes_what_is_defined(void **state)
+{
+    (void)state;
+    for (int i = 1; check_backends[i]; i++) {
+        for (int k = 0; k < 5; k++) {
+            struct backend *plain = check_backend("plain", 1),
+                           *be = check_backend(check_backends[i], 1);
+            struct spec spec = k == 0 ? diagonal_scan_of(1 << 17, 16)
+                                      : matrix_state_of(72, k < 3 ? 72 : 1, 64, k % 2 ? 64 : 128);
+
+            spec.decode = true;
+            if (be) {
+                const struct world w = make_world(spec);
+                const struct result a = run_whole(&w, be), b = run_whole(&w, plain);
+
+                check_near(&w, &a, &b);
+            }
+            check_release(NULL);
+        }
+    }
+}
+
 static void batching_and_chunking_are_invisible(void **state)
 {
     (void)state;
@@ -723,6 +756,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(every_operation_computes_what_is_defined, check_release),
+        cmocka_unit_test_teardown(a_wide_decode_step_computes_what_is_defined, check_release),
         cmocka_unit_test_teardown(batching_and_chunking_are_invisible, check_release),
         cmocka_unit_test_teardown(the_number_of_threads_is_invisible, check_release),
         cmocka_unit_test_teardown(other_slots_and_the_gaps_between_rows_are_untouched,
