@@ -325,6 +325,24 @@ static void a_model_is_its_folder_or_its_file(void **state)
     assert_string_equal(file_run.out, folder_run.out);
 }
 
+/* Machines differ in their GPUs; none has one of these names. */
+static void a_device_that_is_not_there_is_refused_in_one_line(void **state)
+{
+    static const char *const names[] = { "gpu", "cuda:", "cuda:x", "cuda:12345", "cuda:4096" };
+    static struct result r;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        RUN(&r, "", "run", DEMO, "-p", PROMPT, "-n", "1", "--device", names[i]);
+        assert_int_equal(r.status, 2);
+        assert_string_equal(r.out, "");
+        assert_non_null(strstr(r.err, i < 4 ? names[i] : "cuda"));
+        assert_ptr_equal(strchr(r.err, '\n'), r.err + strlen(r.err) - 1);
+    }
+    RUN(&r, "", "run", DEMO, "-p", PROMPT, "-n", "1", "--device", "cpu");
+    assert_int_equal(r.status, 0);
+}
+
 static int make_folder(void **state)
 {
     (void)state;
@@ -360,6 +378,7 @@ int main(void)
         cmocka_unit_test(a_damaged_file_is_refused_and_changes_nothing),
         cmocka_unit_test(serve_does_not_start_without_the_keys_it_was_told_of),
         cmocka_unit_test(a_model_is_its_folder_or_its_file),
+        cmocka_unit_test(a_device_that_is_not_there_is_refused_in_one_line),
         cmocka_unit_test(an_interrupt_ends_the_turn_and_not_the_session),
     };
 
