@@ -47,6 +47,10 @@ const struct option option_table[] = {
 
     { OPTION(api_keys), .commands = SERVE, .value = "FILE",
       .help = "keys that may call, one a line; without it, whoever reaches the port may" },
+    { OPTION(state_key), .commands = SERVE, .value = "FILE",
+      .help = "secret that seals downloaded states; states without the seal are refused" },
+    { OPTION(allow_unsealed), .def = "false", .commands = SERVE,
+      .help = "take states without a seal all the same" },
     { OPTION(model_name), .commands = SERVE, .value = "NAME",
       .help = "the model's name in the API; without it, the name of its folder" },
     { OPTION(chat_template), .def = "auto", .commands = SERVE, .value = "NAME",

@@ -25,7 +25,14 @@
     X(MISSING_PARAMETER, 400, "invalid_request_error", "missing_parameter", false)                 \
     X(UNKNOWN_FIELD, 400, "invalid_request_error", "unknown_field", false)                         \
     X(PROMPT_TOO_LONG, 400, "invalid_request_error", "prompt_too_long", false)                     \
+    X(SNAPSHOT_INVALID, 400, "invalid_request_error", "snapshot_invalid", false)                   \
+    X(SNAPSHOT_CHECKSUM, 400, "invalid_request_error", "snapshot_checksum", false)                 \
+    X(SNAPSHOT_SHAPE, 400, "invalid_request_error", "snapshot_shape", false)                       \
+    X(SNAPSHOT_NOT_FINITE, 400, "invalid_request_error", "state_not_finite", false)                \
     X(API_KEY, 401, "invalid_request_error", "invalid_api_key", false)                             \
+    X(SNAPSHOT_SEAL, 403, "permission_error", "snapshot_seal", false)                              \
+    X(SNAPSHOT_UNSEALED, 403, "permission_error", "snapshot_unsealed", false)                      \
+    X(SNAPSHOT_OWNER, 403, "permission_error", "snapshot_wrong_owner", false)                      \
     X(NOT_FOUND, 404, "invalid_request_error", "not_found", false)                                 \
     X(MODEL_NOT_FOUND, 404, "invalid_request_error", "model_not_found", false)                     \
     X(SESSION_NOT_FOUND, 404, "invalid_request_error", "session_not_found", false)                 \
@@ -44,9 +51,6 @@
     X(URI_TOO_LONG, 414, "invalid_request_error", "uri_too_long", false)                           \
     X(MEDIA_TYPE, 415, "invalid_request_error", "unsupported_media_type", false)                   \
     X(CONTENT_ENCODING, 415, "invalid_request_error", "unsupported_content_encoding", false)       \
-    X(SNAPSHOT_INVALID, 422, "invalid_request_error", "snapshot_invalid", false)                   \
-    X(SNAPSHOT_CHECKSUM, 422, "invalid_request_error", "snapshot_checksum", false)                 \
-    X(SNAPSHOT_SHAPE, 422, "invalid_request_error", "snapshot_shape", false)                       \
     X(SNAPSHOT_VERSION, 422, "invalid_request_error", "unsupported_version", false)                \
     X(MODEL_MISMATCH, 422, "invalid_request_error", "model_mismatch", false)                       \
     X(STATE_NOT_FINITE, 422, "invalid_request_error", "state_not_finite", false)                   \

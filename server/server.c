@@ -20,6 +20,7 @@
 #include "server/http/http.h"
 #include "server/keys.h"
 #include "server/state/format.h"
+#include "server/state/seal.h"
 
 enum { TICK_MS = 100, ABORT_SECONDS = 5, LARGE_BYTES = 256 * 1024 };
 
@@ -64,6 +65,7 @@ static const struct route routes[] = {
 enum { ROUTES = sizeof(routes) / sizeof(routes[0]) };
 
 struct server {
+    struct secret state_key;
     struct keys *keys; /* NULL: none are asked for */
     uv_loop_t loop;
     uv_async_t wake;
@@ -173,6 +175,20 @@ static bool admit(void *app, const struct exchange *x, uint64_t *client, struct 
                        "Incorrect API key provided: send one as \"Authorization: Bearer KEY\"");
 }
 
+static void warn_if_open(const char *path)
+{
+    if (key_file_is_open(path))
+        log_note(LOG_WARN, "keys", "%s can be read by others than its owner: chmod 600", path);
+}
+
+static bool read_secret(struct server *s, const char *path, struct error *err)
+{
+    if (!path)
+        return true;
+    warn_if_open(path);
+    return secret_read(path, &s->state_key, err);
+}
+
 static bool read_keys(struct server *s, const char *path, struct error *err)
 {
     char count[24];
@@ -182,8 +198,7 @@ static bool read_keys(struct server *s, const char *path, struct error *err)
     s->keys = keys_open(path, err);
     if (!s->keys)
         return false;
-    if (key_file_is_open(path))
-        log_note(LOG_WARN, "keys", "%s can be read by others than its owner: chmod 600", path);
+    warn_if_open(path);
     snprintf(count, sizeof(count), "%zu", keys_count(s->keys));
     log_line(LOG_INFO, "keys", "file", path, "count", count, NULL);
     return true;
@@ -260,6 +275,7 @@ static bool start_engine(struct server *s, const struct server_parts *parts, str
         .model = model_info(parts->model),
         .backend = parts->backend,
         .keys = s->keys,
+        .state_key = s->state_key.len ? &s->state_key : NULL,
         .tokenizer = parts->tokenizer,
         .model_name = parts->model_name,
         .started = (int64_t)time(NULL),
@@ -288,7 +304,7 @@ static bool listen_http(struct server *s, struct error *err)
     memcpy(s->route, routes, sizeof(routes));
     for (int i = 0; i < ROUTES; i++)
         if (s->route[i].max_body)
-            s->route[i].max_body = format_max_bytes(s->api.model);
+            s->route[i].max_body = format_max_bytes(s->api.model) + SEAL_BYTES;
     s->api.http = http_server_open(&s->loop, &options, err);
     return s->api.http != NULL;
 }
@@ -303,7 +319,8 @@ struct server *server_open(const struct server_parts *parts, struct error *err)
     }
     /* Left to itself the allocator learns to keep what long prompts took, in every thread. */
     mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
-    if (!read_keys(s, parts->options->api_keys, err) || !start_loop(s, err) ||
+    if (!read_secret(s, parts->options->state_key, err) ||
+        !read_keys(s, parts->options->api_keys, err) || !start_loop(s, err) ||
         !start_engine(s, parts, err) || !listen_http(s, err)) {
         server_close(s);
         return NULL;
@@ -339,5 +356,6 @@ void server_close(struct server *s)
     }
     repeats_destroy(s->api.repeats);
     keys_close(s->keys);
+    digest_wipe(&s->state_key, sizeof(s->state_key));
     free(s);
 }

@@ -25,6 +25,7 @@ struct model_info;
 struct options;
 struct pending;
 struct repeats;
+struct secret;
 struct tokenizer;
 
 struct api {
@@ -34,7 +35,8 @@ struct api {
     const struct options *options;
     const struct model_info *model;
     const struct backend *backend;
-    const struct keys *keys; /* NULL: everybody may call */
+    const struct secret *state_key; /* NULL: states are not sealed */
+    const struct keys *keys;        /* NULL: everybody may call */
     const struct tokenizer *tokenizer;
     const struct chat_template *template; /* NULL: chats are refused */
     const char *model_name;

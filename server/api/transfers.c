@@ -1,9 +1,15 @@
 /* transfers.c - state files up and down: heads of sessions, and snapshots.
  *
+ * A download is sealed when the server has a secret, and an upload must then be, for the same
+ * owner. ?dtype=bf16 narrows a download; ?convert=true lets an upload of another number format
+ * in.
+ *
  * The file form is written and proven in the libuv pool, for a state can have hundreds of
  * megabytes and each byte is hashed. */
 #include <stdlib.h>
+#include <string.h>
 
+#include "config/options.h"
 #include "models/model.h"
 #include "models/text/tokenizer.h"
 #include "server/api/api.h"
@@ -13,6 +19,7 @@
 #include "server/api/verbs.h"
 #include "server/http/http.h"
 #include "server/state/format.h"
+#include "server/state/seal.h"
 
 struct transfer {
     struct pending base;
@@ -21,6 +28,10 @@ struct transfer {
     void *file; /* a download's, owned */
     size_t len;
     const char *body; /* an upload's, the exchange's */
+    uint64_t owner;
+    enum dtype dtype; /* of a download */
+    bool convert;     /* of an upload */
+    bool encoded;
 };
 
 static void finish(struct transfer *t)
@@ -41,6 +52,7 @@ static struct transfer *create(struct api *api, struct exchange *x, struct comma
         return NULL;
     }
     t->command = c;
+    t->owner = c->owner;
     pending_init(&t->base, api, x);
     return t;
 }
@@ -57,11 +69,27 @@ static void submit(struct transfer *t, void (*take)(struct pending *p, struct ev
     finish(t);
 }
 
+/* The file becomes one of another number format; from may be t->file. */
+static bool convert(struct transfer *t, const void *from, enum dtype to)
+{
+    void *out;
+
+    if (!format_convert(from, t->len, to, &out, &t->len, &t->problem))
+        return false;
+    free(t->file);
+    t->file = out;
+    return true;
+}
+
 static void encode(struct pending *p)
 {
     struct transfer *t = (struct transfer *)p;
+    const struct secret *secret = p->api->state_key;
 
-    format_encode(t->command->checkpoint, p->api->model, &t->file, &t->len, &t->problem);
+    t->encoded =
+        format_encode(t->command->checkpoint, p->api->model, &t->file, &t->len, &t->problem) &&
+        (t->dtype == DTYPE_F32 || convert(t, t->file, t->dtype)) &&
+        (!secret || seal_add(secret, t->owner, &t->file, &t->len, &t->problem));
 }
 
 static void encoded(struct pending *p)
@@ -70,10 +98,11 @@ static void encoded(struct pending *p)
     struct text_buffer body = { t->file, t->len, t->len };
 
     t->file = NULL;
-    if (body.bytes)
+    if (t->encoded)
         pending_reply(p, "application/octet-stream", &body);
     else
         pending_refuse(p, &t->problem);
+    free(body.bytes);
     finish(t);
 }
 
@@ -92,12 +121,32 @@ static void take_exported(struct pending *p, struct event *e)
     finish(t);
 }
 
+/* What ?name= is: one of the two words, or nothing, which is the first. */
+static bool choose(struct exchange *x, const char *name, const char *no, const char *yes,
+                   bool *chosen, struct problem *p)
+{
+    const char *value = exchange_query(x, name);
+
+    *chosen = value && strcmp(value, yes) == 0;
+    if (!value || *chosen || strcmp(value, no) == 0)
+        return true;
+    return problem_set(p, PROBLEM_INVALID_PARAMETER, name, "%s is %s or %s", name, no, yes);
+}
+
 static void download(struct exchange *x, struct api *api, struct command *c)
 {
     struct transfer *t = c ? create(api, x, c) : NULL;
+    bool narrow;
 
-    if (t)
-        submit(t, take_exported);
+    if (!t)
+        return;
+    if (!choose(x, "dtype", "f32", "bf16", &narrow, &t->problem)) {
+        pending_refuse(&t->base, &t->problem);
+        finish(t);
+        return;
+    }
+    t->dtype = narrow ? DTYPE_BF16 : DTYPE_F32;
+    submit(t, take_exported);
 }
 
 void session_state_get(struct exchange *x, void *app)
@@ -132,12 +181,42 @@ static void take_imported(struct pending *p, struct event *e)
     finish(t);
 }
 
+/* Leaves the file without its seal. */
+static bool break_seal(struct transfer *t)
+{
+    const struct api *api = t->base.api;
+    uint64_t owner;
+    bool sealed = seal_find(t->body, t->len, &owner);
+
+    if (api->state_key && !sealed && !api->options->allow_unsealed)
+        return problem_set(&t->problem, PROBLEM_SNAPSHOT_UNSEALED, NULL,
+                           "the snapshot has no seal, and this server takes no other");
+    if (api->state_key && sealed) {
+        if (!seal_check(api->state_key, t->body, t->len, &t->problem))
+            return false;
+        if (owner != t->owner)
+            return problem_set(&t->problem, PROBLEM_SNAPSHOT_OWNER, NULL,
+                               "the snapshot was sealed for another owner");
+    }
+    t->len -= sealed ? SEAL_BYTES : 0;
+    return true;
+}
+
 static void decode(struct pending *p)
 {
     struct transfer *t = (struct transfer *)p;
+    const void *file = t->body;
+    struct format_info info;
 
-    t->command->checkpoint = format_decode(t->body, t->len, p->api->model,
-                                           tokenizer_size(p->api->tokenizer), &t->problem);
+    if (!break_seal(t))
+        return;
+    if (t->convert) {
+        if (!format_check(file, t->len, &info, &t->problem) || !convert(t, file, DTYPE_F32))
+            return;
+        file = t->file;
+    }
+    t->command->checkpoint =
+        format_decode(file, t->len, p->api->model, tokenizer_size(p->api->tokenizer), &t->problem);
 }
 
 static void decoded(struct pending *p)
@@ -159,6 +238,11 @@ static void upload(struct exchange *x, struct api *api, struct command *c)
 
     if (!t)
         return;
+    if (!choose(x, "convert", "false", "true", &t->convert, &t->problem)) {
+        pending_refuse(&t->base, &t->problem);
+        finish(t);
+        return;
+    }
     if (!repeats_begin(&t->base, true)) {
         finish(t);
         return;

@@ -21,6 +21,8 @@ enum {
     HEADER_BYTES = 128,
     CHECKSUM_AT = 112,
     FLAG_ANSWER_OPEN = 1,
+    RECORD_F32 = 0,
+    RECORD_BF16 = 1,
     DESCRIPTION_MAX = 1024,
 };
 
@@ -36,7 +38,7 @@ struct header {
     uint64_t position, seed;
     int32_t pending, stop;
     uint32_t flags, tail_len;
-    uint64_t zero;
+    uint32_t dtype, zero;
     uint8_t checksum[16];
 };
 
@@ -77,10 +79,19 @@ static int describe(char *out, const struct checkpoint *c, const struct model_in
     hex(print, model->fingerprint, 16);
     return snprintf(out, DESCRIPTION_MAX,
                     "{\"model\":\"%s\",\"architecture\":\"%s\",\"fingerprint\":\"%s\","
-                    "\"dtype\":\"F32\",\"position\":%llu,\"checkpoint\":\"%s\","
+                    "\"position\":%llu,\"checkpoint\":\"%s\","
                     "\"parent\":\"%s\",\"created\":%.3f}",
                     name, model->architecture, print, (unsigned long long)c->position, c->id.text,
                     c->parent.text, c->created);
+}
+
+/* Everything behind the header is there. */
+static void finish_header(struct header *h, unsigned char *file, size_t len)
+{
+    h->file_len = len;
+    memcpy(file, h, sizeof(*h));
+    checksum(file, len, h->checksum);
+    memcpy(file + CHECKSUM_AT, h->checksum, sizeof(h->checksum));
 }
 
 bool format_encode(const struct checkpoint *c, const struct model_info *model, void **file,
@@ -121,15 +132,31 @@ bool format_encode(const struct checkpoint *c, const struct model_info *model, v
     at += h.tokens_len;
     if (c->record)
         memcpy(at, c->record, h.record_len);
-    memcpy(out, &h, sizeof(h));
-    checksum(out, h.file_len, h.checksum);
-    memcpy(out + CHECKSUM_AT, h.checksum, sizeof(h.checksum));
+    finish_header(&h, out, h.file_len);
     *file = out;
     *len = h.file_len;
     return true;
 }
 
-/* Everything that can be said without the model. Each length is bounded before the sum. */
+static size_t number_bytes(const struct header *h)
+{
+    return h->dtype == RECORD_BF16 ? sizeof(uint16_t) : sizeof(float);
+}
+
+static float number_at(const struct header *h, const unsigned char *record, uint64_t i)
+{
+    uint16_t half;
+    float f;
+
+    if (h->dtype == RECORD_BF16) {
+        memcpy(&half, record + i * sizeof(half), sizeof(half));
+        return bf16_to_f32(half);
+    }
+    memcpy(&f, record + i * sizeof(f), sizeof(f));
+    return f;
+}
+
+/* Everything that the header says of the file. Each length is bounded before the sum. */
 static bool check_frame(const struct header *h, const unsigned char *file, size_t len,
                         struct problem *p)
 {
@@ -145,7 +172,8 @@ static bool check_frame(const struct header *h, const unsigned char *file, size_
                            (unsigned long long)h->file_len, len);
     if (h->description_len > LIMIT_SNAPSHOT_HEADER_BYTES || h->tail_len > LIMIT_STOP_BYTES ||
         h->tokens_len > LIMIT_HISTORY_TOKENS * sizeof(uint32_t) ||
-        h->tokens_len % sizeof(uint32_t) || h->record_len > len || h->zero)
+        h->tokens_len % sizeof(uint32_t) || h->record_len > len || h->dtype > RECORD_BF16 ||
+        h->record_len % number_bytes(h) || h->zero)
         return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
                            "a length in the snapshot's header is out of range");
     parts = HEADER_BYTES + h->description_len + h->tail_len + h->tokens_len + h->record_len;
@@ -175,6 +203,10 @@ static bool check_model(const struct header *h, const struct model_info *model, 
         return problem_set(p, PROBLEM_MODEL_MISMATCH, NULL,
                            "the snapshot has state layout %016llx; this server uses %016llx",
                            (unsigned long long)h->layout, (unsigned long long)model->layout.id);
+    if (h->dtype != RECORD_F32)
+        return problem_set(p, PROBLEM_MODEL_MISMATCH, NULL,
+                           "the snapshot's numbers are BF16; this server keeps F32 (ask for "
+                           "?convert=true)");
     if (h->record_len != (h->position ? model->layout.bytes : 0))
         return problem_set(p, PROBLEM_SNAPSHOT_SHAPE, NULL,
                            "the snapshot's state has %llu bytes; at position %llu this model's "
@@ -187,7 +219,7 @@ static bool check_model(const struct header *h, const struct model_info *model, 
 static bool check_numbers(const struct header *h, const unsigned char *tokens,
                           const unsigned char *record, int vocab, struct problem *p)
 {
-    uint64_t floats = h->record_len / sizeof(float);
+    uint64_t numbers = h->record_len / number_bytes(h);
 
     if (h->pending < -1 || h->pending >= vocab || h->stop < -1 || h->stop >= vocab ||
         (h->pending >= 0 && h->stop >= 0) || (h->position == 0 && h->pending >= 0) ||
@@ -204,15 +236,11 @@ static bool check_numbers(const struct header *h, const unsigned char *tokens,
                                "token %u of the snapshot's history is outside the vocabulary",
                                token & ~RECENT_SAMPLED);
     }
-    for (uint64_t i = 0; i < floats; i++) {
-        float f;
-
-        memcpy(&f, record + i * sizeof(f), sizeof(f));
-        if (!isfinite(f))
-            return problem_set(p, PROBLEM_STATE_NOT_FINITE, NULL,
+    for (uint64_t i = 0; i < numbers; i++)
+        if (!isfinite(number_at(h, record, i)))
+            return problem_set(p, PROBLEM_SNAPSHOT_NOT_FINITE, NULL,
                                "number %llu of the snapshot's state is not finite",
                                (unsigned long long)i);
-    }
     return true;
 }
 
@@ -242,28 +270,109 @@ static struct checkpoint *build(const struct header *h, const unsigned char *tai
     return c;
 }
 
+static bool read_header(const void *file, size_t len, struct header *h, struct problem *p)
+{
+    if (len < HEADER_BYTES || memcmp(file, magic, sizeof(magic)) != 0)
+        return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
+                           "not a snapshot: a file of %zu bytes that does not begin with EDDYSTAT",
+                           len);
+    memcpy(h, file, sizeof(*h));
+    return check_frame(h, file, len, p);
+}
+
+static bool check_parts(const struct header *h, const unsigned char *file, int vocab,
+                        struct problem *p)
+{
+    const unsigned char *tokens = file + HEADER_BYTES + h->description_len + h->tail_len;
+
+    return check_numbers(h, tokens, tokens + h->tokens_len, vocab, p);
+}
+
 struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
                                  int vocab, struct problem *p)
 {
-    const unsigned char *bytes = file, *tail;
+    const unsigned char *bytes = file;
     struct checkpoint *c;
     struct header h;
 
-    if (len < HEADER_BYTES || memcmp(bytes, magic, sizeof(magic)) != 0) {
-        problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
-                    "not a snapshot: a file of %zu bytes that does not begin with EDDYSTAT", len);
+    if (!read_header(file, len, &h, p) || !check_model(&h, model, p) ||
+        !check_parts(&h, bytes, vocab, p))
         return NULL;
-    }
-    memcpy(&h, bytes, sizeof(h));
-    if (!check_frame(&h, bytes, len, p) || !check_model(&h, model, p))
-        return NULL;
-    tail = bytes + HEADER_BYTES + h.description_len;
-    if (!check_numbers(&h, tail + h.tail_len, tail + h.tail_len + h.tokens_len, vocab, p))
-        return NULL;
-    c = build(&h, tail);
+    c = build(&h, bytes + HEADER_BYTES + h.description_len);
     if (!c)
         problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the snapshot's state");
     return c;
+}
+
+bool format_check(const void *file, size_t len, struct format_info *info, struct problem *p)
+{
+    struct header h;
+
+    if (!read_header(file, len, &h, p) || !check_parts(&h, file, INT32_MAX, p))
+        return false;
+    *info = (struct format_info){
+        .bytes = len,
+        .position = h.position,
+        .tokens = h.tokens_len / sizeof(uint32_t),
+        .record_bytes = h.record_len,
+        .layout = h.layout,
+        .dtype = h.dtype == RECORD_BF16 ? DTYPE_BF16 : DTYPE_F32,
+        .description = (const char *)file + HEADER_BYTES,
+        .description_len = h.description_len,
+    };
+    memcpy(info->fingerprint, h.fingerprint, sizeof(info->fingerprint));
+    return true;
+}
+
+static bool convert_record(struct header *h, const unsigned char *from, unsigned char *to,
+                           uint64_t numbers, struct problem *p)
+{
+    const bool narrow = h->dtype == RECORD_F32;
+
+    for (uint64_t i = 0; i < numbers; i++) {
+        float f = number_at(h, from, i);
+        uint16_t half = f32_to_bf16(f);
+
+        if (narrow && !isfinite(bf16_to_f32(half)))
+            return problem_set(p, PROBLEM_SNAPSHOT_NOT_FINITE, NULL,
+                               "number %llu of the snapshot's state is out of BF16's range",
+                               (unsigned long long)i);
+        if (narrow)
+            memcpy(to + i * sizeof(half), &half, sizeof(half));
+        else
+            memcpy(to + i * sizeof(f), &f, sizeof(f));
+    }
+    h->dtype = narrow ? RECORD_BF16 : RECORD_F32;
+    h->record_len = numbers * number_bytes(h);
+    return true;
+}
+
+bool format_convert(const void *file, size_t len, enum dtype to, void **out, size_t *out_len,
+                    struct problem *p)
+{
+    unsigned char *copy;
+    struct header h;
+    uint64_t numbers;
+    size_t before;
+
+    memcpy(&h, file, sizeof(h));
+    numbers = h.record_len / number_bytes(&h);
+    before = len - h.record_len;
+    copy = malloc(before + numbers * sizeof(float));
+    if (!copy)
+        return problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the converted snapshot");
+    memcpy(copy, file, before);
+    if ((to == DTYPE_BF16) == (h.dtype == RECORD_BF16)) {
+        memcpy(copy + before, (const unsigned char *)file + before, h.record_len);
+    } else if (!convert_record(&h, (const unsigned char *)file + before, copy + before, numbers,
+                               p)) {
+        free(copy);
+        return false;
+    }
+    finish_header(&h, copy, before + h.record_len);
+    *out = copy;
+    *out_len = h.file_len;
+    return true;
 }
 
 size_t format_max_bytes(const struct model_info *model)

@@ -17,13 +17,17 @@
  *       92    4  stop token, -1 for none
  *       96    4  flags: 1 the answer is open
  *      100    4  length of the tail, at most LIMIT_STOP_BYTES
- *      104    8  zero
+ *      104    4  number format of the record: 0 float32, 1 bfloat16
+ *      108    4  zero
  *      112   16  XXH3-128 of everything before and after these 16 bytes, as one stream
- *      128       description, tail, tokens (uint32, bit 31: sampled), record (float32)
+ *      128       description, tail, tokens (uint32, bit 31: sampled), record
  *
  * All numbers are little-endian. The lengths must add up to the file's own, and the record's
  * must equal the model's before anything is allocated from it: nothing is ever computed from
- * a size in the file. The description is for people; nothing reads it back. Any thread. */
+ * a size in the file. The description is for people; nothing reads it back.
+ *
+ * A server keeps float32 and writes that. A bfloat16 file is half as long, and another state:
+ * converting is asked for, never done silently. Any thread. */
 #ifndef SERVER_STATE_FORMAT_H
 #define SERVER_STATE_FORMAT_H
 
@@ -31,6 +35,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "config/dtype.h"
 #include "server/problem.h"
 
 struct checkpoint;
@@ -44,9 +49,29 @@ bool format_encode(const struct checkpoint *c, const struct model_info *model, v
 /* Proves every byte and gives a checkpoint with its record in host memory, its newest ids and
  * an id of its own. vocab: token ids are below it. Refused with snapshot_invalid (magic, lengths,
  * numbers out of range), unsupported_version, snapshot_checksum, snapshot_shape (a record of
- * another length), model_mismatch (fingerprint or layout, both named) or state_not_finite. */
+ * another length), model_mismatch (fingerprint, layout or number format, both named) or
+ * state_not_finite. */
 struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
                                  int vocab, struct problem *p);
+
+/* What a file says of itself. */
+struct format_info {
+    uint64_t bytes, position, tokens, record_bytes, layout;
+    uint8_t fingerprint[16];
+    enum dtype dtype;
+    const char *description; /* in the file; not ended by a NUL */
+    size_t description_len;
+};
+
+/* Everything that can be said without the model: lengths, checksum, finite numbers. Refused as
+ * by format_decode(). */
+bool format_check(const void *file, size_t len, struct format_info *info, struct problem *p);
+
+/* The same state with its numbers as DTYPE_F32 or DTYPE_BF16, rounded to nearest even: a file of
+ * its own, from malloc. The file was checked. PROBLEM_SNAPSHOT_NOT_FINITE: a number is out of
+ * bfloat16's range. PROBLEM_OUT_OF_MEMORY. */
+bool format_convert(const void *file, size_t len, enum dtype to, void **out, size_t *out_len,
+                    struct problem *p);
 
 /* The length of a checkpoint's file is at most this. */
 size_t format_max_bytes(const struct model_info *model);

@@ -227,8 +227,8 @@ static void each_mismatch_has_its_own_refusal(void **unused)
     assert_int_equal(with(88, &outside, 4), PROBLEM_SNAPSHOT_INVALID);
     assert_int_equal(with(88, &negative, 4), PROBLEM_SNAPSHOT_INVALID);
     assert_int_equal(with(92, &outside, 4), PROBLEM_SNAPSHOT_INVALID);
-    assert_int_equal(with(SIZE_MAX, &nan_value, 4), PROBLEM_STATE_NOT_FINITE);
-    assert_int_equal(with(SIZE_MAX, &infinity, 4), PROBLEM_STATE_NOT_FINITE);
+    assert_int_equal(with(SIZE_MAX, &nan_value, 4), PROBLEM_SNAPSHOT_NOT_FINITE);
+    assert_int_equal(with(SIZE_MAX, &infinity, 4), PROBLEM_SNAPSHOT_NOT_FINITE);
 }
 
 static void a_record_of_another_model_s_length_is_a_shape_error(void **unused)
@@ -245,6 +245,87 @@ static void a_record_of_another_model_s_length_is_a_shape_error(void **unused)
     free(file);
 }
 
+static unsigned char *convert(const void *file, size_t len, enum dtype to, size_t *out_len)
+{
+    struct problem p = { 0 };
+    void *out;
+
+    if (!format_convert(file, len, to, &out, out_len, &p))
+        fail_msg("%s", p.message);
+    return out;
+}
+
+/* Half as long, another state: only who asks for it gets one for the other. */
+static void a_narrow_file_is_another_state(void **unused)
+{
+    struct problem p = { 0 };
+    struct format_info info;
+    struct checkpoint *c = make(9);
+    size_t len, narrow_len;
+    unsigned char *file = encode(c, &len), *narrow = convert(file, len, DTYPE_BF16, &narrow_len);
+
+    (void)unused;
+    assert_int_equal(narrow_len, len - RECORD / 2);
+    assert_true(format_check(narrow, narrow_len, &info, &p));
+    assert_int_equal(info.dtype, DTYPE_BF16);
+    assert_int_equal(info.position, 9);
+    assert_int_equal(info.tokens, TOKENS);
+    assert_int_equal(info.record_bytes, RECORD / 2);
+    assert_null(format_decode(narrow, narrow_len, &model, VOCAB, &p));
+    assert_int_equal(p.what, PROBLEM_MODEL_MISMATCH);
+    assert_non_null(strstr(p.message, "BF16"));
+    assert_non_null(strstr(p.message, "F32"));
+    checkpoint_destroy(c);
+    free(narrow);
+    free(file);
+}
+
+/* Narrow and wide again is each number rounded once; nothing else changes. */
+static void conversion_rounds_once_and_touches_nothing_else(void **unused)
+{
+    struct problem p = { 0 };
+    struct checkpoint *c = make(9), *back;
+    size_t len, narrow_len, wide_len, again_len;
+    unsigned char *file = encode(c, &len), *narrow = convert(file, len, DTYPE_BF16, &narrow_len);
+    unsigned char *wide = convert(narrow, narrow_len, DTYPE_F32, &wide_len);
+    unsigned char *again = convert(wide, wide_len, DTYPE_BF16, &again_len);
+
+    (void)unused;
+    assert_int_equal(wide_len, len);
+    assert_memory_equal(wide, file, SUM_AT);
+    assert_memory_equal(wide + HEADER, file + HEADER, len - RECORD - HEADER);
+    back = format_decode(wide, wide_len, &model, VOCAB, &p);
+    assert_non_null(back);
+    for (int i = 0; i < RECORD / 4; i++)
+        assert_true(((float *)back->record)[i] ==
+                    bf16_to_f32(f32_to_bf16(((float *)c->record)[i])));
+    assert_int_equal(again_len, narrow_len);
+    assert_memory_equal(again, narrow, narrow_len);
+    checkpoint_destroy(back);
+    checkpoint_destroy(c);
+    free(file);
+    free(narrow);
+    free(wide);
+    free(again);
+}
+
+static void a_number_beyond_the_narrow_range_is_refused(void **unused)
+{
+    struct problem p = { 0 };
+    struct checkpoint *c = make(9);
+    unsigned char *file;
+    size_t len;
+    void *out;
+
+    (void)unused;
+    ((float *)c->record)[3] = 3.4e38f; /* finite, and rounds to infinity */
+    file = encode(c, &len);
+    assert_false(format_convert(file, len, DTYPE_BF16, &out, &len, &p));
+    assert_int_equal(p.what, PROBLEM_SNAPSHOT_NOT_FINITE);
+    checkpoint_destroy(c);
+    free(file);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,6 +336,9 @@ int main(void)
         cmocka_unit_test(lengths_are_never_believed),
         cmocka_unit_test(each_mismatch_has_its_own_refusal),
         cmocka_unit_test(a_record_of_another_model_s_length_is_a_shape_error),
+        cmocka_unit_test(a_narrow_file_is_another_state),
+        cmocka_unit_test(conversion_rounds_once_and_touches_nothing_else),
+        cmocka_unit_test(a_number_beyond_the_narrow_range_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
