@@ -225,8 +225,8 @@ static bool read_option(struct options *o, int argc, char **argv, int *at, struc
 
 static bool read_arguments(struct options *o, int argc, char **argv, int at, struct error *err)
 {
-    const struct option *model = find_named("model");
-    bool named = false, literal = false;
+    const char *const *place = option_commands[o->command].place;
+    bool literal = false;
 
     for (; at < argc; at++) {
         if (!literal && !strcmp(argv[at], "--")) {
@@ -236,12 +236,13 @@ static bool read_arguments(struct options *o, int argc, char **argv, int at, str
                 continue;
             if (!read_option(o, argc, argv, &at, err))
                 return false;
-        } else if (named || !(model->commands & 1u << o->command)) {
+        } else if (!*place) {
             return error_set(err, ERR_INPUT, "eddy %s: unexpected argument \"%.64s\"",
                              option_commands[o->command].name, argv[at]);
         } else {
-            named = true;
-            if (!set(o, model, COMMAND_LINE, "MODEL", argv[at], err))
+            const struct option *row = find_named(*place++);
+
+            if (!set(o, row, COMMAND_LINE, row->value, argv[at], err))
                 return false;
         }
     }
@@ -364,6 +365,10 @@ static bool agree(const struct options *o, struct error *err)
 {
     if (o->command == OPTIONS_INSPECT && !o->model)
         return error_set(err, ERR_INPUT, "eddy inspect needs a PATH");
+    if (o->command == OPTIONS_STATE && (!o->state_action || !o->state_file))
+        return error_set(err, ERR_INPUT, "eddy state needs info, verify or convert, and a FILE");
+    if (o->command == OPTIONS_STATE && strcmp(o->state_action, "convert") == 0 && !o->state_output)
+        return error_set(err, ERR_INPUT, "eddy state convert needs a place to write: OUT");
     if (o->row_budget <= o->max_batch)
         return error_set(err, ERR_INPUT, "row_budget (%d) is not greater than max_batch (%d)",
                          o->row_budget, o->max_batch);

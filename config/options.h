@@ -20,6 +20,7 @@ enum options_command {
     OPTIONS_RUN,
     OPTIONS_INSPECT,
     OPTIONS_BENCH,
+    OPTIONS_STATE,  /* a saved state, without a server */
     OPTIONS_HEALTH, /* asks a running server, for container health checks */
     OPTIONS_HELP,
     OPTIONS_VERSION,
@@ -75,6 +76,11 @@ struct options {
     double top_p;
     long seed; /* -1: random */
     int tokens;
+
+    /* state */
+    char *state_action; /* info, verify, convert */
+    char *state_file, *state_output;
+    char *dtype; /* to convert to: f32, bf16 */
 
     /* bench */
     char *suite; /* all, decode, prefill, resume, memory, published */

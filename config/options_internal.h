@@ -33,6 +33,7 @@ extern const struct option option_table[];
 /* What argv[1] may be. */
 struct option_command {
     const char *name, *arguments, *help;
+    const char *place[4]; /* the options that bare arguments are, in order; ended by NULL */
 };
 
 enum { OPTION_COMMANDS = OPTIONS_HEALTH + 1 };

@@ -12,9 +12,10 @@ enum {
     RUN = 1 << OPTIONS_RUN,
     INSPECT = 1 << OPTIONS_INSPECT,
     BENCH = 1 << OPTIONS_BENCH,
+    STATE = 1 << OPTIONS_STATE,
     HEALTH = 1 << OPTIONS_HEALTH,
     COMPUTE = SERVE | RUN | BENCH,
-    EVERY = COMPUTE | INSPECT | HEALTH,
+    EVERY = COMPUTE | INSPECT | STATE | HEALTH,
 };
 
 #define OPTION(field)                                                                              \
@@ -29,7 +30,7 @@ const struct option option_table[] = {
       .value = "LEVEL", .help = "least important lines to log" },
     { OPTION(log_json), .def = "false", .commands = EVERY, .help = "log JSON objects" },
 
-    { OPTION(model), .brief = 'm', .commands = COMPUTE | INSPECT, .value = "PATH",
+    { OPTION(model), .brief = 'm', .commands = COMPUTE | INSPECT | STATE, .value = "PATH",
       .help = "model folder or file, also given without --model; without one, the embedded "
               "demonstration model" },
 
@@ -47,8 +48,8 @@ const struct option option_table[] = {
 
     { OPTION(api_keys), .commands = SERVE, .value = "FILE",
       .help = "keys that may call, one a line; without it, whoever reaches the port may" },
-    { OPTION(state_key), .commands = SERVE, .value = "FILE",
-      .help = "secret that seals downloaded states; states without the seal are refused" },
+    { OPTION(state_key), .commands = SERVE | STATE, .value = "FILE",
+      .help = "secret that seals states; uploads without its seal are refused" },
     { OPTION(allow_unsealed), .def = "false", .commands = SERVE,
       .help = "take states without a seal all the same" },
     { OPTION(model_name), .commands = SERVE, .value = "NAME",
@@ -106,6 +107,15 @@ const struct option option_table[] = {
     { OPTION(seed), .def = "-1", .min = -1, .max = (1LL << 53) - 1, .commands = RUN, .value = "N",
       .help = "of the random numbers; -1: another one each time" },
 
+    { OPTION(state_action), .choices = "info|verify|convert", .commands = STATE, .value = "ACTION",
+      .help = "what to do with the state, also given without --state-action" },
+    { OPTION(state_file), .commands = STATE, .value = "FILE",
+      .help = "the saved state, also given without --state-file" },
+    { OPTION(state_output), .commands = STATE, .value = "OUT",
+      .help = "where convert writes, also given without --state-output" },
+    { OPTION(dtype), .def = "f32", .choices = "f32|bf16", .commands = STATE, .value = "FORMAT",
+      .help = "numbers that convert writes" },
+
     { OPTION(suite), .def = "all", .choices = "all|decode|prefill|resume|memory|published",
       .commands = BENCH, .value = "NAME", .help = "measurements to take" },
     { 0 },
@@ -115,12 +125,18 @@ static_assert(sizeof(option_table) / sizeof(option_table[0]) <= OPTIONS_MAX + 1,
               "struct options has no origin for every row");
 
 const struct option_command option_commands[OPTION_COMMANDS] = {
-    [OPTIONS_SERVE] = { "serve", "[MODEL]",
-                        "serve the HTTP API; what eddy does without a command" },
-    [OPTIONS_RUN] = { "run", "[MODEL] [-p TEXT]", "continue a text" },
-    [OPTIONS_INSPECT] = { "inspect", "PATH", "show a model's or a snapshot's parts" },
-    [OPTIONS_BENCH] = { "bench", "[MODEL]", "measure this machine" },
-    [OPTIONS_HEALTH] = { "health", "", "ask a running server; exit code 0: it is well" },
+    [OPTIONS_SERVE] = { "serve",
+                        "[MODEL]",
+                        "serve the HTTP API; what eddy does without a command",
+                        { "model" } },
+    [OPTIONS_RUN] = { "run", "[MODEL] [-p TEXT]", "continue a text", { "model" } },
+    [OPTIONS_INSPECT] = { "inspect", "PATH", "show a model's or a snapshot's parts", { "model" } },
+    [OPTIONS_BENCH] = { "bench", "[MODEL]", "measure this machine", { "model" } },
+    [OPTIONS_STATE] = { "state",
+                        "info|verify|convert FILE [OUT]",
+                        "show, prove or convert a saved state",
+                        { "state_action", "state_file", "state_output" } },
+    [OPTIONS_HEALTH] = { "health", "", "ask a running server; exit code 0: it is well", { NULL } },
 };
 
 const struct option_notice option_notices[] = {

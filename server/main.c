@@ -18,6 +18,8 @@ static int dispatch(const struct options *o)
         return cli_inspect(o);
     case OPTIONS_BENCH:
         return cli_bench(o);
+    case OPTIONS_STATE:
+        return cli_state(o);
     case OPTIONS_HEALTH:
         return cli_health(o);
     case OPTIONS_HELP:

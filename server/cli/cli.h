@@ -12,6 +12,8 @@ int cli_serve(const struct options *o);
 int cli_run(const struct options *o);
 int cli_inspect(const struct options *o);
 int cli_bench(const struct options *o);
+int cli_show_state(const char *path); /* what inspect does with a saved state */
+int cli_state(const struct options *o);
 int cli_health(const struct options *o);
 
 #endif

@@ -1,8 +1,7 @@
 /* inspect.c - `eddy inspect PATH`: what a model's files hold, without loading them.
  *
- * The same checks as loading, so a model that inspect shows is one that eddy can serve. Of a
- * saved state (server/state/format.h) it shows the header and the description; whether its
- * bytes are sound and fit a model is proved where it is loaded. */
+ * The same checks as loading, so a model that inspect shows is one that eddy can serve. A saved
+ * state is shown as `eddy state info` does. */
 #include "server/cli/cli.h"
 
 #include <inttypes.h>
@@ -16,7 +15,7 @@
 #include "server/cli/load.h"
 #include "weights/weights.h"
 
-enum { NAME_COLUMNS_MAX = 60, SAVED_BYTES = 8192 };
+enum { NAME_COLUMNS_MAX = 60 };
 
 static const char saved_magic[8] = "EDDYSTAT";
 
@@ -88,70 +87,27 @@ static void print_state(const struct state_layout *layout)
            (double)layout->bytes / (1 << 20));
 }
 
-/* The first bytes of a file; how many there were. */
-static size_t read_beginning(const char *path, unsigned char *to, size_t size)
+static bool is_saved_state(const char *path)
 {
+    char beginning[sizeof(saved_magic)];
     FILE *f = fopen(path, "re");
-    size_t n = 0;
+    bool is = f && fread(beginning, sizeof(beginning), 1, f) == 1 &&
+              memcmp(beginning, saved_magic, sizeof(beginning)) == 0;
 
-    if (f) {
-        n = fread(to, 1, size, f);
+    if (f)
         fclose(f);
-    }
-    return n;
-}
-
-static uint64_t number_at(const unsigned char *header, size_t at)
-{
-    uint64_t n = 0;
-
-    for (size_t i = 8; i-- > 0;)
-        n = n << 8 | header[at + i];
-    return n;
-}
-
-/* Offsets as in format.h. */
-static bool print_saved(const unsigned char *file, size_t len, struct error *err)
-{
-    enum { HEADER = 128, TOTAL = 16, DESCRIPTION = 24, TOKENS = 32, RECORD = 40, POSITION = 72 };
-    const uint64_t description = len < HEADER ? 0 : number_at(file, DESCRIPTION);
-
-    if (len < HEADER || description > len - HEADER)
-        return error_set(err, ERR_FORMAT, "a saved state whose header is cut short");
-    printf("saved state of %" PRIu64 " bytes\n", number_at(file, TOTAL));
-    printf("position      %" PRIu64 " tokens\n", number_at(file, POSITION));
-    printf("record        %" PRIu64 " bytes\n", number_at(file, RECORD));
-    printf("history       %" PRIu64 " tokens\n", number_at(file, TOKENS) / sizeof(uint32_t));
-    for (uint64_t i = 0; i < description; i++) {
-        unsigned char c = file[HEADER + i];
-
-        putchar(c >= ' ' && c < 0x7f ? c : '?');
-    }
-    putchar('\n');
-    return true;
-}
-
-static int inspect_saved(const char *path, const unsigned char *file, size_t len)
-{
-    struct error err;
-
-    if (print_saved(file, len, &err))
-        return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
-    fprintf(stderr, "eddy: %s: %s\n", path, err.message);
-    return EXIT_USAGE;
+    return is;
 }
 
 int cli_inspect(const struct options *o)
 {
     const char *path = model_path(o);
-    unsigned char beginning[SAVED_BYTES];
-    size_t len = read_beginning(path, beginning, sizeof(beginning));
     struct model_info info;
     struct weights *w;
     struct error err;
 
-    if (len >= sizeof(saved_magic) && !memcmp(beginning, saved_magic, sizeof(saved_magic)))
-        return inspect_saved(path, beginning, len);
+    if (is_saved_state(path))
+        return cli_show_state(path);
     if (!model_describe(path, &info, &err) || !(w = weights_open(path, &err))) {
         fprintf(stderr, "eddy: %s\n", err.message);
         return EXIT_USAGE;

@@ -243,7 +243,89 @@ static void inspect_tells_a_saved_state_from_a_model(void **state)
     RUN(&r, "", "inspect", path);
     assert_int_equal(r.status, 2);
     assert_string_equal(r.out, "");
-    assert_non_null(strstr(r.err, "cut short"));
+    assert_non_null(strstr(r.err, "140 came"));
+}
+
+/* The file's bytes, from malloc. */
+static char *contents(const char *path, size_t *len)
+{
+    FILE *f = fopen(path, "re");
+    char *bytes = malloc(1 << 23);
+
+    assert_non_null(f);
+    assert_non_null(bytes);
+    *len = fread(bytes, 1, 1 << 23, f);
+    fclose(f);
+    return bytes;
+}
+
+static void a_saved_state_is_verified_and_converted(void **state)
+{
+    static struct result r, wide, again;
+    char path[128], narrow[128], back[128], input[256], *bytes, *twin;
+    size_t len, narrow_len;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/state", folder);
+    snprintf(narrow, sizeof(narrow), "%s/narrow", folder);
+    snprintf(back, sizeof(back), "%s/back", folder);
+    snprintf(input, sizeof(input), PROMPT "\n/save %s\n", path);
+    TALK(&r, input);
+    RUN(&r, "", "state", "info", path);
+    assert_int_equal(r.status, 0);
+    assert_non_null(strstr(r.out, "F32\n"));
+    assert_non_null(strstr(r.out, "sealed        no\n"));
+    RUN(&r, "", "state", "verify", path, "--model", DEMO);
+    assert_int_equal(r.status, 0);
+    assert_non_null(strstr(r.out, "of this model"));
+    RUN(&r, "", "state", "verify", path, "--model", "tests/data/mamba2-tiny");
+    assert_int_equal(r.status, 2);
+    assert_non_null(strstr(r.err, "fingerprint"));
+
+    RUN(&r, "", "state", "convert", path, narrow, "--dtype", "bf16");
+    assert_int_equal(r.status, 0);
+    RUN(&r, "", "state", "info", narrow);
+    assert_non_null(strstr(r.out, "BF16\n"));
+    RUN(&r, "", "state", "verify", narrow, "--model", DEMO);
+    assert_int_equal(r.status, 2);
+    assert_non_null(strstr(r.err, "BF16"));
+    assert_non_null(strstr(r.err, "F32"));
+    RUN(&r, "", "state", "convert", narrow, back);
+    assert_int_equal(r.status, 0);
+    RUN(&r, "", "state", "convert", back, path, "--dtype", "bf16");
+    bytes = contents(narrow, &narrow_len);
+    twin = contents(path, &len);
+    assert_int_equal(len, narrow_len);
+    assert_memory_equal(bytes, twin, len); /* rounded once */
+    free(bytes);
+    free(twin);
+    snprintf(input, sizeof(input), "/load %s\n\n", back);
+    TALK(&wide, input);
+    TALK(&again, input);
+    assert_true(strlen(wide.out) > 0);
+    assert_string_equal(wide.out, again.out);
+}
+
+static void what_state_cannot_do_it_says(void **state)
+{
+    static const char *const wrong[][4] = {
+        { NULL },
+        { "info" },
+        { "look", "x" },
+        { "info", "/nowhere/at/all" },
+        { "verify", "README.md" },
+        { "convert", "README.md" },
+        { "info", "README.md", "x", "y" },
+    };
+    static struct result r;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        RUN(&r, "", "state", wrong[i][0], wrong[i][1], wrong[i][2], wrong[i][3]);
+        assert_int_equal(r.status, 2);
+        assert_string_equal(r.out, "");
+        assert_memory_equal(r.err, "eddy: ", 6);
+    }
 }
 
 static void a_damaged_file_is_refused_and_changes_nothing(void **state)
@@ -351,7 +433,7 @@ static int make_folder(void **state)
 
 static int remove_folder(void **state)
 {
-    static const char *const names[] = { "state", "damaged", "cancelled" };
+    static const char *const names[] = { "state", "damaged", "cancelled", "narrow", "back" };
     char path[128];
 
     (void)state;
@@ -375,6 +457,8 @@ int main(void)
         cmocka_unit_test(what_happens_in_a_fork_stays_there),
         cmocka_unit_test(a_saved_session_goes_on_in_another_process),
         cmocka_unit_test(inspect_tells_a_saved_state_from_a_model),
+        cmocka_unit_test(a_saved_state_is_verified_and_converted),
+        cmocka_unit_test(what_state_cannot_do_it_says),
         cmocka_unit_test(a_damaged_file_is_refused_and_changes_nothing),
         cmocka_unit_test(serve_does_not_start_without_the_keys_it_was_told_of),
         cmocka_unit_test(a_model_is_its_folder_or_its_file),
