@@ -57,12 +57,14 @@ struct options {
     int row_budget;
     int max_queue;
     int max_sessions;
-    size_t host_memory; /* bytes of checkpoints in host memory */
-    int session_ttl;    /* seconds; 0: for ever */
-    int time_slice;     /* steps; 0: a turn keeps its slot to its end */
-    char *state_dir;    /* NULL: states live in memory alone */
-    char *durability;   /* none, interval:MS, always */
-    size_t disk_space;  /* bytes of states in state_dir */
+    int owner_sessions;  /* of one key; 0: max_sessions */
+    size_t owner_memory; /* bytes of the states of one key, wherever they are; 0: no bound */
+    size_t host_memory;  /* bytes of checkpoints in host memory */
+    int session_ttl;     /* seconds; 0: for ever */
+    int time_slice;      /* steps; 0: a turn keeps its slot to its end */
+    char *state_dir;     /* NULL: states live in memory alone */
+    char *durability;    /* none, interval:MS, always */
+    size_t disk_space;   /* bytes of states in state_dir */
 
     /* backend */
     char *device; /* auto, cpu, cuda, cuda:N; load.c reads it */

@@ -50,6 +50,9 @@ static const struct route routes[] = {
     { METHOD_DELETE, "/v1/snapshots/{id}", snapshot_delete, 0, NULL, false },
     { METHOD_GET, "/v1/snapshots/{id}/data", snapshot_data, 0, NULL, false },
 
+    { METHOD_GET, "/slots", slots_list, 0, NULL, false },
+    { METHOD_POST, "/slots/{id}", slot_post, 0, JSON, false },
+
     { METHOD_GET, "/v1/models", models_list, 0, NULL, false },
     { METHOD_GET, "/v1/models/{id}", model_get, 0, NULL, false },
     { METHOD_POST, "/tokenize", tokenize_post, 0, JSON, false },
@@ -259,6 +262,8 @@ static bool start_engine(struct server *s, const struct server_parts *parts, str
         .row_budget = o->row_budget,
         .max_queue = o->max_queue,
         .max_sessions = o->max_sessions,
+        .owner_sessions = o->owner_sessions,
+        .owner_bytes = o->owner_memory,
         .host_bytes = o->host_memory,
         .session_ttl = o->session_ttl,
         .quantum = o->time_slice,

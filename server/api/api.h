@@ -90,6 +90,9 @@ void session_state_put(struct exchange *x, void *app);
 void snapshot_data(struct exchange *x, void *app);
 void snapshots_post(struct exchange *x, void *app);
 
+void slots_list(struct exchange *x, void *app);
+void slot_post(struct exchange *x, void *app);
+
 void models_list(struct exchange *x, void *app);
 void model_get(struct exchange *x, void *app);
 void tokenize_post(struct exchange *x, void *app);

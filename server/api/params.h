@@ -72,7 +72,7 @@ struct session_params {
     bool pin;
 };
 
-enum session_verb { SESSION_CREATE, SESSION_FORK, SESSION_RESTORE, SESSION_SNAPSHOT };
+enum session_verb { SESSION_CREATE, SESSION_FORK, SESSION_RESTORE, SESSION_SNAPSHOT, SLOT_FILE };
 
 bool params_session(enum session_verb verb, const char *body, size_t len,
                     const struct params_context *c, struct session_params *s, struct problem *p);

@@ -32,8 +32,8 @@ static bool read_label(const cJSON *v, void *target, const struct params_context
 
     (void)c;
     if (!cJSON_IsString(v) || strlen(v->valuestring) > LIMIT_LABEL_BYTES)
-        return problem_set(p, PROBLEM_INVALID_PARAMETER, "label",
-                           "label must be a string of at most %d bytes", LIMIT_LABEL_BYTES);
+        return problem_set(p, PROBLEM_INVALID_PARAMETER, v->string,
+                           "%s must be a string of at most %d bytes", v->string, LIMIT_LABEL_BYTES);
     memcpy(s->label, v->valuestring, strlen(v->valuestring) + 1);
     return true;
 }
@@ -61,16 +61,17 @@ static const struct param snapshot_table[] = { { "label", PARAM_READ, .read = re
                                                { "pin", PARAM_BOOL, .offset = AT(pin) },
                                                { 0 } };
 
+static const struct param file_table[] = { { "filename", PARAM_READ, .read = read_label }, { 0 } };
+
 #undef AT
 
 bool params_session(enum session_verb verb, const char *body, size_t len,
                     const struct params_context *c, struct session_params *s, struct problem *p)
 {
     static const struct param *const table[] = {
-        [SESSION_CREATE] = create_table,
-        [SESSION_FORK] = fork_table,
-        [SESSION_RESTORE] = restore_table,
-        [SESSION_SNAPSHOT] = snapshot_table,
+        [SESSION_CREATE] = create_table,   [SESSION_FORK] = fork_table,
+        [SESSION_RESTORE] = restore_table, [SESSION_SNAPSHOT] = snapshot_table,
+        [SLOT_FILE] = file_table,
     };
     cJSON *json;
     bool ok;

@@ -31,6 +31,7 @@ enum command_kind {
     COMMAND_SESSION_RESTORE,
     COMMAND_SESSION_EXPORT, /* the head as a checkpoint in host memory */
     COMMAND_SESSION_IMPORT, /* replaces the head */
+    COMMAND_SLOT_LIST,      /* the sessions slot-0 to slot-(count - 1); no id: there is none */
     COMMAND_SNAPSHOT_TAKE,
     COMMAND_SNAPSHOT_LIST,
     COMMAND_SNAPSHOT_GET,

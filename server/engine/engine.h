@@ -30,6 +30,8 @@ struct engine_options {
     int max_sessions;
     size_t host_bytes;  /* checkpoints held in host memory; beyond it no_slot, snapshot_quota */
     size_t spare_bytes; /* of states that nobody needs but that spare work; 0: none */
+    int owner_sessions; /* of one owner; 0: max_sessions */
+    size_t owner_bytes; /* of one owner's states, each head counted whole; 0: no bound */
     double session_ttl; /* seconds a session lives untouched; 0: for ever */
     int quantum; /* steps of a turn before it makes room for one that waits; 0: all it needs */
 

@@ -224,6 +224,8 @@ const char *checkpoint_tier(const struct checkpoint *c);
 /* All but the metadata, which stays what it is. */
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
 /* Ends what has expired, among the next thousand sessions. true: that were the last. */
+/* Whether the owner's budget has room for one more head. PROBLEM_STATE_QUOTA. */
+bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p);
 bool sessions_sweep(struct engine *e);
 void sessions_clear(struct engine *e);
 struct snapshot *snapshot_find(struct engine *e, const struct command *c, struct problem *p);

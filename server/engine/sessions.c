@@ -1,5 +1,6 @@
 /* sessions.c - the table of sessions and the verbs on them. */
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,6 +37,19 @@ bool session_claim(struct engine *e, const struct command *c, struct session **o
                            (unsigned long long)s->version, (unsigned long long)c->expected_version);
     *out = s;
     return true;
+}
+
+bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p)
+{
+    size_t heads = id_map_count(&e->sessions, owner) + id_map_count(&e->snapshots, owner);
+
+    if (!e->options.owner_bytes ||
+        (heads + 1) * model_info(e->model)->layout.bytes <= e->options.owner_bytes)
+        return true;
+    return problem_set(p, PROBLEM_STATE_QUOTA, NULL,
+                       "you have %zu sessions and snapshots, and no room for another state: "
+                       "delete some",
+                       heads);
 }
 
 /* Takes the references to both over. */
@@ -171,6 +185,14 @@ static struct session *add_session(struct engine *e, struct command *c, const st
     struct problem *p = &c->problem;
     struct session *s;
 
+    if (!owner_has_room(e, c->owner, p))
+        return NULL;
+    if (e->options.owner_sessions &&
+        id_map_count(&e->sessions, c->owner) >= (size_t)e->options.owner_sessions) {
+        problem_set(p, PROBLEM_SESSION_QUOTA, NULL, "you have %d sessions, the most allowed",
+                    e->options.owner_sessions);
+        return NULL;
+    }
     if (e->sessions.count >= (size_t)e->options.max_sessions) {
         problem_set(p, PROBLEM_SESSION_QUOTA, NULL, "there are %d sessions, the most allowed",
                     e->options.max_sessions);
@@ -555,6 +577,23 @@ static bool take_in(struct engine *e, struct command *c)
     return keep_new(e, c, s);
 }
 
+static bool list_slots(struct engine *e, struct command *c)
+{
+    const struct session *s;
+    struct id id;
+
+    c->sessions = calloc((size_t)c->count + 1, sizeof(*c->sessions));
+    if (!c->sessions)
+        return no_memory(c);
+    for (; c->items < c->count; c->items++) {
+        snprintf(id.text, sizeof(id.text), "slot-%d", c->items);
+        s = id_map_find(&e->sessions, c->owner, &id);
+        if (s)
+            session_describe(e, s, &c->sessions[c->items]);
+    }
+    return true;
+}
+
 bool session_command(struct engine *e, struct command *c)
 {
     switch (c->kind) {
@@ -564,6 +603,8 @@ bool session_command(struct engine *e, struct command *c)
         return get(e, c);
     case COMMAND_SESSION_LIST:
         return list(e, c);
+    case COMMAND_SLOT_LIST:
+        return list_slots(e, c);
     case COMMAND_SESSION_DELETE:
         return forget(e, c);
     case COMMAND_SESSION_FORK:

@@ -57,11 +57,15 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
 {
     struct snapshot *s;
 
-    if (e->snapshots.count >= tiers_room(e->tiers)) {
+    bool room = owner_has_room(e, c->owner, &c->problem);
+
+    if (room && e->snapshots.count >= tiers_room(e->tiers))
+        room =
+            problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
+                        "there are %zu snapshots, the most there is room for", e->snapshots.count);
+    if (!room) {
         tiers_release(e->tiers, checkpoint);
         past_release(e->tiers, past);
-        problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
-                    "there are %zu snapshots, the most there is room for", e->snapshots.count);
         return NULL;
     }
     s = calloc(1, sizeof(*s));
@@ -179,7 +183,8 @@ static bool list(struct engine *e, struct command *c)
     for (; at; at = id_map_next(&e->snapshots, c->owner, &at->id)) {
         const struct snapshot *s = at->value;
 
-        if (c->session.text[0] && !id_equal(&s->session, &c->session))
+        if ((c->session.text[0] && !id_equal(&s->session, &c->session)) ||
+            (c->label[0] && strcmp(s->label, c->label) != 0))
             continue;
         if (c->items == c->count) {
             c->more = true;

@@ -18,6 +18,7 @@ void id_map_finish(struct id_map *m)
         free(e);
     }
     free(m->bucket);
+    free(m->owner);
     id_map_init(m);
 }
 
@@ -63,11 +64,47 @@ static bool grow(struct id_map *m)
     return true;
 }
 
+static struct id_owner *find_owner(const struct id_map *m, uint64_t owner)
+{
+    for (size_t i = 0; i < m->owners; i++)
+        if (m->owner[i].owner == owner)
+            return &m->owner[i];
+    return NULL;
+}
+
+size_t id_map_count(const struct id_map *m, uint64_t owner)
+{
+    const struct id_owner *o = find_owner(m, owner);
+
+    return o ? o->count : 0;
+}
+
+/* NULL: no memory. One without entries stays: there are few owners. */
+static struct id_owner *take_owner(struct id_map *m, uint64_t owner)
+{
+    struct id_owner *o = find_owner(m, owner);
+
+    if (o)
+        return o;
+    if (m->owners == m->owners_capacity) {
+        size_t capacity = m->owners ? m->owners * 2 : 4;
+        struct id_owner *grown = realloc(m->owner, capacity * sizeof(*grown));
+
+        if (!grown)
+            return NULL;
+        m->owner = grown;
+        m->owners_capacity = capacity;
+    }
+    m->owner[m->owners] = (struct id_owner){ .owner = owner };
+    return &m->owner[m->owners++];
+}
+
 bool id_map_put(struct id_map *m, uint64_t owner, const struct id *id, void *value)
 {
+    struct id_owner *o = take_owner(m, owner);
     struct id_entry *e, **at;
 
-    if (m->count >= m->buckets && !grow(m))
+    if (!o || (m->count >= m->buckets && !grow(m)))
         return false;
     e = malloc(sizeof(*e));
     if (!e)
@@ -83,6 +120,7 @@ bool id_map_put(struct id_map *m, uint64_t owner, const struct id *id, void *val
         m->first = e;
     m->last = e;
     m->count++;
+    o->count++;
     return true;
 }
 
@@ -99,6 +137,7 @@ void *id_map_remove(struct id_map *m, uint64_t owner, const struct id *id)
     *(e->before ? &e->before->next : &m->first) = e->next;
     *(e->next ? &e->next->before : &m->last) = e->before;
     m->count--;
+    find_owner(m, owner)->count--;
     value = e->value;
     free(e);
     return value;

@@ -19,7 +19,15 @@ struct id_entry {
     struct id_entry *before, *next; /* by age */
 };
 
+/* How many entries an owner has. */
+struct id_owner {
+    uint64_t owner;
+    size_t count;
+};
+
 struct id_map {
+    struct id_owner *owner;
+    size_t owners, owners_capacity;
     struct id_entry **bucket;
     size_t buckets, count;
     struct id_entry *first, *last;
@@ -33,6 +41,8 @@ void *id_map_find(const struct id_map *m, uint64_t owner, const struct id *id); 
 bool id_map_put(struct id_map *m, uint64_t owner, const struct id *id, void *value);
 /* Takes it out and returns its value; NULL when absent. */
 void *id_map_remove(struct id_map *m, uint64_t owner, const struct id *id);
+
+size_t id_map_count(const struct id_map *m, uint64_t owner);
 
 /* The owner's entry that came next after `after` ("": the first); NULL at the end, or when
  * `after` is not there. Goes through the others' entries in between. */

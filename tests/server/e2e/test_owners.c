@@ -258,6 +258,72 @@ static void a_list_shows_one_s_own_page_by_page(void **unused)
     assert_int_equal(count_of(BOB, path), 0); /* after one of alice's */
 }
 
+static void refused_as(int port, const char *headers, const char *path, const char *body,
+                       int status, const char *code)
+{
+    struct response r = call_with(port, headers, "POST", path, body);
+
+    assert_refusal(&r, status, code, path);
+    response_finish(&r);
+}
+
+/* One owner's budget is no other's, and comes back with what is deleted. */
+static void an_owner_has_a_budget(void **unused)
+{
+    struct live l;
+    struct response r;
+
+    (void)unused;
+    live_start(&l, MAMBA2, "--api-keys", key_file, "--owner-sessions", "3", NULL);
+    for (int i = 0; i < 2; i++) {
+        r = call_with(l.port, ALICE, "POST", "/v1/sessions", "{}");
+        assert_int_equal(r.status, 200);
+        response_finish(&r);
+    }
+    r = call_with(l.port, ALICE, "POST", "/v1/sessions", "{\"id\":\"last\"}");
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    refused_as(l.port, ALICE, "/v1/sessions", "{}", 429, "session_quota");
+    refused_as(l.port, ALICE, "/v1/sessions/last/fork", "{}", 429, "session_quota");
+    r = call_with(l.port, BOB, "POST", "/v1/sessions", "{}");
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    r = call_with(l.port, ALICE, "DELETE", "/v1/sessions/last", NULL);
+    response_finish(&r);
+    r = call_with(l.port, ALICE, "POST", "/v1/sessions", "{}");
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    assert_int_equal(live_stop(&l), 0);
+}
+
+static void an_owner_s_states_are_bounded(void **unused)
+{
+    cJSON *model = ask_as(ALICE, "GET", "/v1/models/demo", NULL);
+    char room[32];
+    struct live l;
+    struct response r;
+
+    (void)unused;
+    snprintf(room, sizeof(room), "%.0f", number_of(model, "state_bytes") * 2.5);
+    cJSON_Delete(model);
+    live_start(&l, MAMBA2, "--api-keys", key_file, "--owner-memory", room, NULL);
+    r = call_with(l.port, ALICE, "POST", "/v1/sessions", "{\"id\":\"a\"}");
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    r = call_with(l.port, ALICE, "POST", "/v1/sessions/a/snapshots", "{}");
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    refused_as(l.port, ALICE, "/v1/sessions/a/snapshots", "{}", 507, "state_quota");
+    refused_as(l.port, ALICE, "/v1/sessions", "{}", 507, "state_quota");
+    r = call_with(l.port, BOB, "POST", "/v1/sessions", "{}");
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    r = call_with(l.port, ALICE, "POST", "/v1/sessions/a/append", "{\"ids\":[5,6]}");
+    assert_int_equal(r.status, 200); /* what is there goes on */
+    response_finish(&r);
+    assert_int_equal(live_stop(&l), 0);
+}
+
 static int start(void **unused)
 {
     static const char keys[] = "# two people\nalice-0123456789abcdef alice\n"
@@ -291,6 +357,8 @@ int main(void)
         cmocka_unit_test(two_owners_use_one_name_apart),
         cmocka_unit_test(what_is_another_s_is_as_unknown_as_what_is_not),
         cmocka_unit_test(a_list_shows_one_s_own_page_by_page),
+        cmocka_unit_test(an_owner_has_a_budget),
+        cmocka_unit_test(an_owner_s_states_are_bounded),
     };
 
     return cmocka_run_group_tests(tests, start, stop);
