@@ -79,19 +79,21 @@ static void cpu_zero(struct backend *be, void *dst, size_t bytes)
     memset(dst, 0, bytes);
 }
 
-/* Interleaves the rows of one panel; the padding is left as it is, zero. */
-static void pack_panel(const struct matrix *m, int panel, const unsigned char *src)
+/* Interleaves the rows of one group; the padding is left as it is, zero. */
+static void pack_group(const struct matrix *m, int group, const unsigned char *src)
 {
-    const size_t size = dtype_size(m->dtype), row_bytes = (size_t)m->cols * size;
-    const int first = panel * PANEL;
-    const int rows = m->rows - first < PANEL ? m->rows - first : PANEL;
-    unsigned char *dst = (unsigned char *)m->data + matrix_index(m, first, 0) * size;
+    const size_t size = dtype_size(m->dtype);
+    const int first = group * GROUP_ROWS;
+    const int end = m->rows - first < GROUP_ROWS ? m->rows : first + GROUP_ROWS;
+    unsigned char *dst = m->data;
 
-    src += (size_t)first * row_bytes;
-    for (int j = 0; j < m->cols; j++)
-        for (int r = 0; r < rows; r++)
-            memcpy(dst + ((size_t)j * PANEL + (size_t)r) * size,
-                   src + (size_t)r * row_bytes + (size_t)j * size, size);
+    src += (size_t)first * (size_t)m->cols * size;
+    for (int r = first; r < end; r++)
+        for (int j = 0; j < m->cols; j++, src += size)
+            if (size == sizeof(float))
+                memcpy(dst + matrix_index(m, r, j) * sizeof(float), src, sizeof(float));
+            else
+                memcpy(dst + matrix_index(m, r, j) * sizeof(uint16_t), src, sizeof(uint16_t));
 }
 
 static bool cpu_pack_matrix(struct backend *be, struct matrix *m, enum dtype dtype, int rows,
@@ -99,13 +101,14 @@ static bool cpu_pack_matrix(struct backend *be, struct matrix *m, enum dtype dty
 {
     struct matrix packed = { .rows = rows, .cols = cols, .dtype = dtype };
 
-    packed.bytes = (size_t)matrix_panels(&packed) * PANEL * (size_t)cols * dtype_size(dtype);
+    packed.bytes = (size_t)matrix_groups(&packed) * GROUP_ROWS * 2 * (size_t)matrix_pairs(&packed) *
+                   dtype_size(dtype);
     packed.data = cpu_alloc(be, packed.bytes);
     if (!packed.data)
         return error_set(err, ERR_NOMEM, "no room for a matrix of %d x %d (%zu bytes)", rows, cols,
                          packed.bytes);
-    for (int panel = 0; panel < matrix_panels(&packed); panel++)
-        pack_panel(&packed, panel, src);
+    for (int group = 0; group < matrix_groups(&packed); group++)
+        pack_group(&packed, group, src);
     *m = packed;
     return true;
 }

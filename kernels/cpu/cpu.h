@@ -7,22 +7,32 @@
 
 #include "kernels/ops.h"
 
-/* A packed matrix is a row of panels of PANEL output rows. Inside a panel the columns follow
- * one another and each holds its PANEL elements side by side, so that one vector load brings
- * the weights of PANEL outputs for one input. The last panel is padded with zeros. */
-enum { PANEL = 16 };
+/* A packed matrix is a row of groups of GROUP panels of PANEL output rows, padded with zeros.
+ * Inside a group the columns follow one another in pairs, so that a product reads one stream;
+ * each column holds its elements of the group side by side, so that one vector load brings the
+ * weights of many outputs for one input. Bfloat16 lies two columns to a 32-bit word, the even
+ * one in the low half: either half widens by one operation. */
+enum { PANEL = 16, GROUP = 4, GROUP_ROWS = GROUP * PANEL };
 
-static inline int matrix_panels(const struct matrix *m)
+static inline int matrix_groups(const struct matrix *m)
 {
-    return (m->rows + PANEL - 1) / PANEL;
+    return (m->rows + GROUP_ROWS - 1) / GROUP_ROWS;
+}
+
+static inline int matrix_pairs(const struct matrix *m)
+{
+    return (m->cols + 1) / 2;
 }
 
 /* Index of an element in the packed data. */
 static inline size_t matrix_index(const struct matrix *m, int row, int col)
 {
-    size_t panel = (size_t)(row / PANEL);
+    const size_t group = (size_t)(row / GROUP_ROWS), lane = (size_t)(row % GROUP_ROWS);
+    const size_t pair = group * (size_t)matrix_pairs(m) + (size_t)(col / 2);
+    const size_t odd = (size_t)(col % 2);
 
-    return (panel * (size_t)m->cols + (size_t)col) * PANEL + (size_t)(row % PANEL);
+    return pair * 2 * GROUP_ROWS +
+           (m->dtype == DTYPE_BF16 ? 2 * lane + odd : odd * GROUP_ROWS + lane);
 }
 
 extern const struct ops ops_cpu_plain, ops_cpu_avx2, ops_cpu_avx512;

@@ -1,42 +1,47 @@
 /* linear.c - the definition of a matrix product: every output is one sum over ascending
  * columns, however many rows there are.
  *
- * A panel's PANEL outputs are summed side by side, which is how the matrix is laid out; each
+ * The outputs of a group are summed side by side, which is how the matrix is laid out; each
  * keeps its own order. */
 #include "kernels/cpu/cpu.h"
 
 #include "kernels/cpu/activation.h"
 #include "kernels/cpu/pool.h"
 
-/* sum[r] = sum_j W[panel * PANEL + r, j] * x[j] */
-static void panel_product(float sum[PANEL], const struct matrix *w, int panel, const float *x)
+/* sum[r] = sum_j W[group * GROUP_ROWS + r, j] * x[j] */
+static void group_product(float sum[GROUP_ROWS], const struct matrix *w, int group, const float *x)
 {
-    const size_t first = matrix_index(w, panel * PANEL, 0);
+    const size_t size = dtype_size(w->dtype), first = matrix_index(w, group * GROUP_ROWS, 0);
+    const size_t lane = w->dtype == DTYPE_BF16 ? 2 : 1,
+                 odd = w->dtype == DTYPE_BF16 ? 1 : GROUP_ROWS;
 
-    for (int r = 0; r < PANEL; r++)
+    for (int r = 0; r < GROUP_ROWS; r++)
         sum[r] = 0.0f;
-    for (int j = 0; j < w->cols; j++) {
-        float column[PANEL];
+    for (int j = 0; j < w->cols; j += 2) {
+        float pair[2 * GROUP_ROWS];
 
-        dtype_to_f32(column, (char *)w->data + (first + (size_t)j * PANEL) * dtype_size(w->dtype),
-                     w->dtype, PANEL);
-        for (int r = 0; r < PANEL; r++)
-            sum[r] += column[r] * x[j];
+        dtype_to_f32(pair, (char *)w->data + (first + (size_t)j * GROUP_ROWS) * size, w->dtype,
+                     2 * GROUP_ROWS);
+        for (size_t r = 0; r < GROUP_ROWS; r++)
+            sum[r] += pair[r * lane] * x[j];
+        if (j + 1 < w->cols)
+            for (size_t r = 0; r < GROUP_ROWS; r++)
+                sum[r] += pair[r * lane + odd] * x[j + 1];
     }
 }
 
-/* PANEL outputs of every row. */
-static void run_panel(const void *job, int panel, int thread)
+/* The outputs of a group, of every row. */
+static void run_group(const void *job, int group, int thread)
 {
     const struct linear *p = job;
-    const int row = panel * PANEL;
-    const int rows = p->w->rows - row < PANEL ? p->w->rows - row : PANEL;
+    const int row = group * GROUP_ROWS;
+    const int rows = p->w->rows - row < GROUP_ROWS ? p->w->rows - row : GROUP_ROWS;
 
     (void)thread;
     for (int t = 0; t < p->T; t++) {
-        float *y = p->y + (size_t)t * p->y_ld + row, sum[PANEL];
+        float *y = p->y + (size_t)t * p->y_ld + row, sum[GROUP_ROWS];
 
-        panel_product(sum, p->w, panel, p->x + (size_t)t * p->x_ld);
+        group_product(sum, p->w, group, p->x + (size_t)t * p->x_ld);
         for (int r = 0; r < rows; r++) {
             float v = activate(p->act, sum[r] + (p->bias ? p->bias[row + r] : 0.0f));
 
@@ -48,5 +53,5 @@ static void run_panel(const void *job, int panel, int thread)
 void linear_plain(struct stream *q, const struct linear *p, int n)
 {
     for (int i = 0; i < n; i++)
-        pool_run(q, matrix_panels(p[i].w), p[i].w->bytes * (size_t)p[i].T, run_panel, &p[i]);
+        pool_run(q, matrix_groups(p[i].w), p[i].w->bytes * (size_t)p[i].T, run_group, &p[i]);
 }

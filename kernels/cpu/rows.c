@@ -6,15 +6,13 @@
 
 #include "kernels/cpu/pool.h"
 
-/* A row of a packed matrix is one lane of its panel: PANEL elements apart. */
 static void widen_row(float *x, const struct matrix *m, int row)
 {
-    const size_t first = matrix_index(m, row, 0);
     const float *f32 = m->data;
     const uint16_t *half = m->data;
 
     for (int j = 0; j < m->cols; j++) {
-        size_t i = first + (size_t)j * PANEL;
+        const size_t i = matrix_index(m, row, j);
 
         x[j] = m->dtype == DTYPE_F32   ? f32[i]
                : m->dtype == DTYPE_F16 ? f16_to_f32(half[i])

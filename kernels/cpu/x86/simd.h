@@ -122,11 +122,16 @@ INLINE void v_store_n(float *p, vf a, int n)
         _mm512_mask_storeu_ps(p, v_first(n), a);
 }
 
-INLINE vf v_load_bf16(const uint16_t *p)
+/* The low and the high halves of words of two bfloat16. */
+INLINE vf v_load_bf16_low(const void *p)
 {
-    __m256i half = _mm256_loadu_si256((const void *)p);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
 
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+INLINE vf v_load_bf16_high(const void *p)
+{
+    return _mm512_castsi512_ps(
+        _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000)));
 }
 
 INLINE vf v_load_f16(const uint16_t *p)
@@ -228,11 +233,16 @@ INLINE void v_store_n(float *p, vf a, int n)
         _mm256_maskstore_ps(p, v_first(n), a);
 }
 
-INLINE vf v_load_bf16(const uint16_t *p)
+/* The low and the high halves of words of two bfloat16. */
+INLINE vf v_load_bf16_low(const void *p)
 {
-    __m128i half = _mm_loadu_si128((const void *)p);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(p), 16));
+}
 
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+INLINE vf v_load_bf16_high(const void *p)
+{
+    return _mm256_castsi256_ps(
+        _mm256_and_si256(_mm256_loadu_si256(p), _mm256_set1_epi32((int)0xffff0000)));
 }
 
 INLINE vf v_load_f16(const uint16_t *p)
