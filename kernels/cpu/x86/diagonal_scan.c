@@ -7,19 +7,28 @@
 
 #include "kernels/cpu/pool.h"
 
-/* Strips of a unit: rows are far apart, so each visit to one should find a few lines to use. */
-enum { STRIPS = 4 };
+enum {
+    STRIPS = 4,        /* of a unit: rows are far apart, so each visit should find a few lines */
+    STRIPS_ALONE = 16, /* where every sequence has one token: the state should be one stream */
+    AHEAD = 4096       /* bytes of that stream fetched ahead */
+};
 
 struct scan_job {
     struct stream *q;
     const struct batch *in;
     const struct diagonal_scan *p;
-    int units; /* of one sequence */
+    int units, channels; /* units of one sequence, channels of a unit */
 };
 
-INLINE vf next_state(vf state, vf dt, vf A, vf dtx, vf B)
+/* exp(dt * A) is a power of two of dt times this. */
+INLINE vf to_base_two(vf A)
 {
-    return v_fma(v_exp(v_mul(dt, A)), state, v_mul(dtx, B));
+    return v_mul(A, v_set(0x1.715476p+0f));
+}
+
+INLINE vf next_state(vf state, vf dt, vf A2, vf dtx, vf B)
+{
+    return v_fma(v_exp2(v_mul(dt, A2)), state, v_mul(dtx, B));
 }
 
 /* The outputs of m channels from the sums of their states. */
@@ -64,8 +73,8 @@ static void turn_out(float *x, const float *turned, int m, int N)
     }
 }
 
-/* One token of m channels from c on. */
-INLINE void scan_token(const struct diagonal_scan *p, float *h, const float *A, size_t t, size_t c,
+/* One token of m channels from c on. A2: in base two. */
+INLINE void scan_token(const struct diagonal_scan *p, float *h, const float *A2, size_t t, size_t c,
                        int m)
 {
     const float *B = p->B + t * p->bc_ld, *C = p->C + t * p->bc_ld;
@@ -74,7 +83,7 @@ INLINE void scan_token(const struct diagonal_scan *p, float *h, const float *A, 
     vf sum = v_zero();
 
     for (int n = 0; n < p->N; n++) {
-        const vf state = next_state(v_load(h + n * VW), dt, v_load(A + n * VW), dtx, v_set(B[n]));
+        const vf state = next_state(v_load(h + n * VW), dt, v_load(A2 + n * VW), dtx, v_set(B[n]));
 
         v_store(h + n * VW, state);
         sum = v_fma(state, v_set(C[n]), sum);
@@ -105,8 +114,9 @@ INLINE void scan_alone(const struct diagonal_scan *p, float *h, size_t t, size_t
             row[k] = v_zero();
             if (k >= m)
                 continue;
-            row[k] = next_state(v_load_n(h + at, left), v_set(dts[k]), v_load_n(A + at, left),
-                                v_set(dtxs[k]), Bn);
+            _mm_prefetch((const char *)(h + at) + AHEAD, _MM_HINT_T0);
+            row[k] = next_state(v_load_n(h + at, left), v_set(dts[k]),
+                                to_base_two(v_load_n(A + at, left)), v_set(dtxs[k]), Bn);
             v_store_n(h + at, row[k], left);
         }
         v_transpose(row);
@@ -145,6 +155,8 @@ static void scan_tokens(const struct diagonal_scan *p, float *state, int c, int 
         A[i] = h[i] + turned;
         turn_in(h[i], state + first, strip_width(p, c + i * VW), p->N);
         turn_in(A[i], p->A + first, strip_width(p, c + i * VW), p->N);
+        for (size_t k = 0; k < turned; k += VW)
+            v_store(A[i] + k, to_base_two(v_load(A[i] + k)));
     }
     for (int t = begin; t < end; t++)
         for (int i = 0; c + i * VW < c_end; i++) {
@@ -164,8 +176,8 @@ static void scan_unit(const void *arg, int unit, int thread)
     const struct scan_job *job = arg;
     const struct diagonal_scan *p = job->p;
     const int s = unit / job->units, begin = job->in->begin[s], end = job->in->begin[s + 1];
-    const int c = unit % job->units * STRIPS * VW;
-    const int c_end = p->dim - c < STRIPS * VW ? p->dim : c + STRIPS * VW;
+    const int c = unit % job->units * job->channels;
+    const int c_end = p->dim - c < job->channels ? p->dim : c + job->channels;
     const size_t N = (size_t)p->N, floats = 2 * STRIPS * VW * ((N + VW - 1) / VW * VW);
     float *state = p->state.base + (size_t)job->in->slot[s] * p->state.stride;
 
@@ -181,9 +193,18 @@ static void scan_unit(const void *arg, int unit, int thread)
         scan_tokens(p, state, c, c_end, begin, end, scratch);
 }
 
+static bool is_one_token_each(const struct batch *in)
+{
+    for (int s = 0; s < in->S; s++)
+        if (in->begin[s + 1] - in->begin[s] != 1)
+            return false;
+    return true;
+}
+
 void ISA(diagonal_scan)(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
 {
-    const struct scan_job job = { q, in, p, (p->dim + STRIPS * VW - 1) / (STRIPS * VW) };
+    const int channels = (is_one_token_each(in) ? STRIPS_ALONE : STRIPS) * VW;
+    const struct scan_job job = { q, in, p, (p->dim + channels - 1) / channels, channels };
 
     pool_run(q, in->S * job.units, (size_t)in->T * (size_t)p->dim * (size_t)p->N * 2, scan_unit,
              &job);

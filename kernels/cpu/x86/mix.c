@@ -77,8 +77,8 @@ static const float *conv_input(const struct short_conv *p, const float *state, c
 }
 
 /* m channels from c on of one sequence, row by row. turned: their weights, newest input last. */
-static void conv_channels(const struct short_conv *p, const float turned[][CONV_STRIP],
-                          const float *state, size_t first, int T, int c, int m)
+INLINE void conv_channels(const struct short_conv *p, const float turned[][CONV_STRIP],
+                          const float *state, size_t first, int T, int c, int m, int W)
 {
     const float *x = p->x + first * p->x_ld + c;
 
@@ -86,12 +86,12 @@ static void conv_channels(const struct short_conv *p, const float turned[][CONV_
         const float *in[CONV_W_MAX];
         float *y = p->y + (first + (size_t)t) * p->y_ld + c;
 
-        for (int i = 0; i < p->W; i++)
-            in[i] = conv_input(p, state + c, x, t - p->W + 1 + i);
+        for (int i = 0; i < W; i++)
+            in[i] = conv_input(p, state + c, x, t - W + 1 + i);
         for (int k = 0; k < m; k += VW) {
             vf sum = v_zero();
 
-            for (int i = 0; i < p->W; i++)
+            for (int i = 0; i < W; i++)
                 sum = v_fma(v_load(turned[i] + k), v_load_n(in[i] + k, m - k), sum);
             if (p->bias)
                 sum = v_add(sum, v_load_n(p->bias + c + k, m - k));
@@ -109,25 +109,36 @@ static void keep_inputs(const struct short_conv *p, float *state, const float *x
 }
 
 /* A strip of channels of every sequence: the weights [dim, W] are turned once for all. */
-static void conv_unit(const void *arg, int unit, int thread)
+INLINE void conv_strip(const struct conv_job *job, int unit, int W)
 {
-    const struct conv_job *job = arg;
     const struct short_conv *p = job->p;
     const int c = unit * CONV_STRIP, m = p->dim - c < CONV_STRIP ? p->dim - c : CONV_STRIP;
+    const float *weight = p->weight + (size_t)c * (size_t)W;
     float turned[CONV_W_MAX][CONV_STRIP] = { { 0 } };
 
-    (void)thread;
     for (int k = 0; k < m; k++)
-        for (int i = 0; i < p->W; i++)
-            turned[i][k] = p->weight[(c + k) * p->W + i];
+        for (int i = 0; i < W; i++)
+            turned[i][k] = weight[k * W + i];
     for (int s = 0; s < job->in->S; s++) {
         const size_t first = (size_t)job->in->begin[s];
         const int T = job->in->begin[s + 1] - job->in->begin[s];
         float *state = p->state.base + (size_t)job->in->slot[s] * p->state.stride;
 
-        conv_channels(p, (const float(*)[CONV_STRIP])turned, state, first, T, c, m);
+        conv_channels(p, (const float(*)[CONV_STRIP])turned, state, first, T, c, m, W);
         keep_inputs(p, state + c, p->x + first * p->x_ld + c, T, m);
     }
+}
+
+/* Every published model has a width of 4, which unrolls. */
+static void conv_unit(const void *arg, int unit, int thread)
+{
+    const struct conv_job *job = arg;
+
+    (void)thread;
+    if (job->p->W == 4)
+        conv_strip(job, unit, 4);
+    else
+        conv_strip(job, unit, job->p->W);
 }
 
 void ISA(short_conv)(struct stream *q, const struct batch *in, const struct short_conv *p)
