@@ -85,7 +85,7 @@ struct options {
     char *dtype; /* to convert to: f32, bf16 */
 
     /* bench */
-    char *suite; /* all, decode, prefill, resume, memory, published */
+    char *suite; /* all, decode, prefill, resume, memory, verbs, published */
 
     char *config;                      /* the file; NULL: none */
     unsigned char origin[OPTIONS_MAX]; /* options.c's, for --print-config */

@@ -120,7 +120,7 @@ const struct option option_table[] = {
     { OPTION(dtype), .def = "f32", .choices = "f32|bf16", .commands = STATE, .value = "FORMAT",
       .help = "numbers that convert writes" },
 
-    { OPTION(suite), .def = "all", .choices = "all|decode|prefill|resume|memory|published",
+    { OPTION(suite), .def = "all", .choices = "all|decode|prefill|resume|memory|verbs|published",
       .commands = BENCH, .value = "NAME", .help = "measurements to take" },
     { 0 },
 };

@@ -302,6 +302,8 @@ static bool run_suites(struct bench *b, const char *suite)
         ok = bench_resume(b, (const size_t[]){ 1 << 10, 1 << 14, 1 << 18 }) && ok;
     if (all || strcmp(suite, "memory") == 0)
         ok = bench_memory(b) && ok;
+    if (all || strcmp(suite, "verbs") == 0)
+        ok = bench_verbs(b) && ok;
     return ok;
 }
 

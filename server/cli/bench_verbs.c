@@ -139,7 +139,8 @@ static void print(struct bench *b, struct times t[VERBS], int n, double quiet, d
         printf("| %s | %.2f | %.2f | ", names[v], t[v].seconds[t[v].n / 2] * 1e3,
                t[v].seconds[(t[v].n - 1) * 99 / 100] * 1e3);
         if (v == EXPORT)
-            printf("%.1f MB: %.1f GB/s |\n", bytes / 1e6, bytes / t[v].seconds[t[v].n / 2] / 1e9);
+            printf("%.1f MB, with the wait %.2f GB/s |\n", bytes / 1e6,
+                   bytes / t[v].seconds[t[v].n / 2] / 1e9);
         else
             printf("|\n");
     }

@@ -273,7 +273,7 @@ static size_t little_room(struct backend *be)
 static void more_slots_than_fit_are_refused_with_the_number_that_does(void **unused)
 {
     struct tiers_options options = { .record_bytes = RECORD, .slots = 11 };
-    size_t (*room)(struct backend *be) = backend->room;
+    size_t (*room)(struct backend * be) = backend->room;
     struct error err = { 0 };
     struct tiers *t;
 
@@ -299,7 +299,7 @@ static bool sync_fails(struct backend *be, struct error *err)
 
 static void nothing_is_taken_from_a_device_that_fails(void **unused)
 {
-    bool (*sync)(struct backend *be, struct error *err) = backend->sync;
+    bool (*sync)(struct backend * be, struct error * err) = backend->sync;
     struct checkpoint *c = checkpoint_create();
     struct tiers *t = create();
 
