@@ -197,6 +197,8 @@ bool session_command(struct engine *e, struct command *c);
 bool snapshot_command(struct engine *e, struct command *c);
 /* The command's owner's; another one's are as unknown as any. */
 struct session *session_find(struct engine *e, const struct command *c, struct problem *p);
+/* The command names no version, or this one. PROBLEM_VERSION_MISMATCH. */
+bool session_is_expected(const struct session *s, const struct command *c, struct problem *p);
 bool session_claim(struct engine *e, const struct command *c, struct session **out,
                    struct problem *p);
 /* A copy with its record in host memory and the ids of its past, of one that is not cold.

@@ -21,6 +21,15 @@ struct session *session_find(struct engine *e, const struct command *c, struct p
     return s;
 }
 
+bool session_is_expected(const struct session *s, const struct command *c, struct problem *p)
+{
+    if (!c->has_expected_version || c->expected_version == s->version)
+        return true;
+    return problem_set(p, PROBLEM_VERSION_MISMATCH, "expected_version",
+                       "session '%s' is at version %llu, not %llu", s->id.text,
+                       (unsigned long long)s->version, (unsigned long long)c->expected_version);
+}
+
 bool session_claim(struct engine *e, const struct command *c, struct session **out,
                    struct problem *p)
 {
@@ -31,10 +40,8 @@ bool session_claim(struct engine *e, const struct command *c, struct session **o
     if (s->job)
         return problem_set(p, PROBLEM_SESSION_BUSY, "session_id",
                            "session '%s' has a turn running; it takes one at a time", s->id.text);
-    if (c->has_expected_version && c->expected_version != s->version)
-        return problem_set(p, PROBLEM_VERSION_MISMATCH, "expected_version",
-                           "session '%s' is at version %llu, not %llu", s->id.text,
-                           (unsigned long long)s->version, (unsigned long long)c->expected_version);
+    if (!session_is_expected(s, c, p))
+        return false;
     *out = s;
     return true;
 }
@@ -350,7 +357,7 @@ static bool forget(struct engine *e, struct command *c)
 {
     struct session *s = session_find(e, c, &c->problem);
 
-    return s && (drop_session(e, c, s) || no_memory(c));
+    return s && session_is_expected(s, c, &c->problem) && (drop_session(e, c, s) || no_memory(c));
 }
 
 static struct session *child_of(const struct engine *e, const struct command *c, int i)
@@ -421,7 +428,8 @@ static bool branch(struct engine *e, struct command *c)
     struct snapshot *from = NULL;
     const struct id none = { "" };
 
-    if (!s || (c->snapshot.text[0] && !(from = snapshot_find(e, c, &c->problem))))
+    if (!s || !session_is_expected(s, c, &c->problem) ||
+        (c->snapshot.text[0] && !(from = snapshot_find(e, c, &c->problem))))
         return false;
     c->sessions = calloc((size_t)c->count, sizeof(*c->sessions));
     if (!c->sessions)
@@ -548,6 +556,8 @@ static bool take_in(struct engine *e, struct command *c)
     struct past *past;
     struct session next;
 
+    if (!s && c->has_expected_version) /* it names a version of what is not there */
+        return session_find(e, c, &c->problem) != NULL;
     if ((s && !session_claim(e, c, &s, &c->problem)) || !prepare(c, s ? s->metadata : NULL) ||
         !checkpoint_take_past(c, &past))
         return false;

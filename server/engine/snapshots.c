@@ -156,7 +156,7 @@ static bool take(struct engine *e, struct command *c)
     struct session *from = session_find(e, c, &c->problem);
     struct snapshot *s;
 
-    if (!from)
+    if (!from || !session_is_expected(from, c, &c->problem))
         return false;
     if (!tiers_has_room(e->tiers))
         return problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,

@@ -141,6 +141,32 @@ static void a_turn_may_insist_on_a_version(void **state)
     client_close(&c);
 }
 
+/* If-Match holds for every call that changes a session, or depends on where it stands. */
+static void every_verb_may_insist_on_a_version(void **state)
+{
+    static const char *const verbs[][3] = {
+        { "POST", "/v1/sessions/verbs/fork", "{}" },
+        { "POST", "/v1/sessions/verbs/snapshots", "{}" },
+        { "POST", "/v1/sessions/verbs/append", "{\"text\":\"a\"}" },
+        { "DELETE", "/v1/sessions/verbs", NULL },
+    };
+    struct response r;
+
+    (void)state;
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"verbs\"}"));
+    for (size_t i = 0; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
+        r = call_with(server.port, "If-Match: \"7\"\r\n", verbs[i][0], verbs[i][1], verbs[i][2]);
+        assert_refusal(&r, 412, "version_mismatch", verbs[i][1]);
+        response_finish(&r);
+    }
+    r = call_with(server.port, "If-Match: \"0\"\r\n", "POST", verbs[0][1], "{}");
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    r = call_with(server.port, "If-Match: \"0\"\r\n", "DELETE", "/v1/sessions/verbs", NULL);
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+}
+
 static void lists_come_in_pages(void **state)
 {
     char after[80] = "", path[160];
@@ -329,6 +355,7 @@ int main(void)
         cmocka_unit_test(a_session_has_all_its_fields_and_no_more),
         cmocka_unit_test(a_completion_on_a_session_pays_for_its_new_text_only),
         cmocka_unit_test(a_turn_may_insist_on_a_version),
+        cmocka_unit_test(every_verb_may_insist_on_a_version),
         cmocka_unit_test(lists_come_in_pages),
         cmocka_unit_test(forks_begin_alike_and_go_their_own_ways),
         cmocka_unit_test(a_snapshot_has_all_its_fields_and_brings_a_session_back),
