@@ -60,6 +60,8 @@ struct options {
     int owner_sessions;  /* of one key; 0: max_sessions */
     size_t owner_memory; /* bytes of the states of one key, wherever they are; 0: no bound */
     size_t host_memory;  /* bytes of checkpoints in host memory */
+    size_t cache_memory; /* bytes of checkpoints that nobody needs but that may spare work */
+    int cache_every;     /* tokens of a long prompt from one kept state to the next; 0: none */
     int session_ttl;     /* seconds; 0: for ever */
     int time_slice;      /* steps; 0: a turn keeps its slot to its end */
     char *state_dir;     /* NULL: states live in memory alone */

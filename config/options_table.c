@@ -74,6 +74,11 @@ const struct option option_table[] = {
       .help = "life of a session that nobody touches; 0: for ever" },
     { OPTION(host_memory), .def = "4G", .max = 1LL << 50, .commands = SERVE, .value = "SIZE",
       .help = "memory for the states of parked sessions and snapshots" },
+    { OPTION(cache_memory), .def = "1G", .max = 1LL << 50, .commands = SERVE, .value = "SIZE",
+      .help = "states that are kept to spare work, of prompts that may come again and of turns "
+              "that may be taken back; 0: none" },
+    { OPTION(cache_every), .def = "2048", .max = 1 << 24, .commands = SERVE, .value = "N",
+      .help = "tokens of a long prompt between such states; 0: only one near its end" },
     { OPTION(time_slice), .def = "64", .max = 1 << 24, .commands = SERVE, .value = "STEPS",
       .help = "steps that a turn runs before it makes room for one that waits for a slot; 0: to "
               "its end" },

@@ -55,6 +55,7 @@
     X(MODEL_MISMATCH, 422, "invalid_request_error", "model_mismatch", false)                       \
     X(STATE_NOT_FINITE, 422, "invalid_request_error", "state_not_finite", false)                   \
     X(KEY_REUSED, 422, "invalid_request_error", "idempotency_key_reused", false)                   \
+    X(HISTORY, 422, "invalid_request_error", "history_unreachable", false)                         \
     X(NO_CHAT_TEMPLATE, 422, "invalid_request_error", "no_chat_template", false)                   \
     X(HEADERS_TOO_LARGE, 431, "invalid_request_error", "header_fields_too_large", false)           \
     X(QUEUE_FULL, 429, "rate_limit_error", "queue_full", true)                                     \

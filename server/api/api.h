@@ -78,6 +78,7 @@ void session_delete(struct exchange *x, void *app);
 void session_append(struct exchange *x, void *app);
 void session_fork(struct exchange *x, void *app);
 void session_restore(struct exchange *x, void *app);
+void session_rollback(struct exchange *x, void *app);
 
 void session_snapshot(struct exchange *x, void *app);
 void session_snapshots(struct exchange *x, void *app);

@@ -146,6 +146,17 @@ static void put_engine(struct page *p, const struct engine_counters *c)
     put_count(p, "eddy_prompt_tokens_total", "Prompt tokens taken in.", c->prompt_tokens);
     put_count(p, "eddy_cached_tokens_total", "Context tokens that a state spared.",
               c->cached_tokens);
+    put_count(p, "eddy_prefix_lookups_total", "Turns that began a context and asked for states.",
+              c->prefix_lookups);
+    put_count(p, "eddy_prefix_hits_total", "Of those, the ones that found one.", c->prefix_hits);
+    put_gauge(p, "eddy_prefix_index_bytes", "Bytes of the index of contexts.",
+              (double)c->prefix_bytes);
+    put_gauge(p, "eddy_spare_states", "States kept only to spare work.", c->spares);
+    put_count(p, "eddy_spare_states_dropped_total", "Spare states dropped for want of room.",
+              c->spares_dropped);
+    put_count(p, "eddy_rollbacks_total", "Sessions that went back.", c->rollbacks);
+    put_count(p, "eddy_replayed_tokens_total", "Tokens taken in again to go back.",
+              c->replayed_tokens);
     put_count(p, "eddy_completion_tokens_total", "Tokens drawn.", c->completion_tokens);
     put_count(p, "eddy_steps_total", "Forward steps.", c->steps);
     put_count(p, "eddy_rows_total", "Tokens that went through a forward step.", c->rows);

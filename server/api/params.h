@@ -63,7 +63,9 @@ void generation_params_finish(struct generation_params *g);
 /* The small bodies of the session verbs; an empty body is an empty object. */
 struct session_params {
     struct id id, snapshot; /* "" when not given */
-    bool has_seed, has_ttl;
+    bool has_seed, has_ttl, has_position;
+    uint64_t position;
+    int turns; /* 0: not given */
     uint64_t seed;
     double ttl;
     char *metadata; /* JSON text, owned, or NULL */
@@ -72,7 +74,14 @@ struct session_params {
     bool pin;
 };
 
-enum session_verb { SESSION_CREATE, SESSION_FORK, SESSION_RESTORE, SESSION_SNAPSHOT, SLOT_FILE };
+enum session_verb {
+    SESSION_CREATE,
+    SESSION_FORK,
+    SESSION_RESTORE,
+    SESSION_ROLLBACK,
+    SESSION_SNAPSHOT,
+    SLOT_FILE
+};
 
 bool params_session(enum session_verb verb, const char *body, size_t len,
                     const struct params_context *c, struct session_params *s, struct problem *p);

@@ -126,6 +126,18 @@ static bool read_stream_options(const cJSON *v, void *target, const struct param
     return params_read(v, table, target, c, p);
 }
 
+static bool read_cache(const cJSON *v, void *target, const struct params_context *c,
+                       struct problem *p)
+{
+    struct generation_params *g = target;
+
+    (void)c;
+    if (!cJSON_IsBool(v))
+        return refuse(p, "cache", "cache must be true or false");
+    g->turn.no_cache = cJSON_IsFalse(v);
+    return true;
+}
+
 static bool read_skip_special(const cJSON *v, void *target, const struct params_context *c,
                               struct problem *p)
 {
@@ -278,7 +290,8 @@ static bool read_prompt(const cJSON *v, void *target, const struct params_contex
         READ("logit_bias", read_logit_bias), READ("stop", read_stop),                              \
         READ("stop_token_ids", read_stop_ids),                                                     \
         { "ignore_eos", PARAM_BOOL, .offset = AT(turn.ignore_eos) },                               \
-        READ("skip_special_tokens", read_skip_special),                                            \
+        { "commit_partial", PARAM_BOOL, .offset = AT(turn.commit_partial) },                       \
+        READ("cache", read_cache), READ("skip_special_tokens", read_skip_special),                 \
         READ("response_format", read_response_format), IGNORED("user"), IGNORED("store"),          \
         IGNORED("metadata"), IGNORED("service_tier"), IGNORED("prompt_cache_key"),                 \
         IGNORED("prompt_cache_retention"), IGNORED("safety_identifier")
@@ -359,6 +372,8 @@ static bool check_turn(struct generation_params *g, const struct params_context 
         t->sampling.top_k = 0;
     if (!t->session.text[0] && t->has_expected_version)
         return refuse(p, "expected_version", "expected_version needs a session_id");
+    if (!t->session.text[0] && t->commit_partial)
+        return refuse(p, "commit_partial", "commit_partial needs a session_id");
     if (t->session.text[0] && t->choices != 1)
         return refuse(p, "n", "a session has one future: n must be 1 (fork it first)");
     if (t->session.text[0] && g->prompts > 1)
@@ -445,6 +460,7 @@ static bool read_append_text(const cJSON *v, void *target, const struct params_c
 
 static const struct param append_table[] = { READ("text", read_append_text),
                                              READ("ids", read_append_ids),
+                                             READ("cache", read_cache),
                                              { "expected_version", PARAM_U64, 0, PARAM_EXACT,
                                                .offset = AT(turn.expected_version),
                                                .has = AT(turn.has_expected_version) },

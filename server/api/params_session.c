@@ -57,6 +57,13 @@ static const struct param fork_table[] = { { "n", PARAM_INT, 1, LIMIT_FORKS, .of
 static const struct param restore_table[] = { { "snapshot", PARAM_ID, .offset = AT(snapshot) },
                                               { 0 } };
 
+static const struct param rollback_table[] = {
+    { "snapshot", PARAM_ID, .offset = AT(snapshot) },
+    { "position", PARAM_U64, 0, PARAM_EXACT, .offset = AT(position), .has = AT(has_position) },
+    { "turns", PARAM_INT, 1, LIMIT_HISTORY_TURNS, .offset = AT(turns) },
+    { 0 }
+};
+
 static const struct param snapshot_table[] = { { "label", PARAM_READ, .read = read_label },
                                                { "pin", PARAM_BOOL, .offset = AT(pin) },
                                                { 0 } };
@@ -69,9 +76,9 @@ bool params_session(enum session_verb verb, const char *body, size_t len,
                     const struct params_context *c, struct session_params *s, struct problem *p)
 {
     static const struct param *const table[] = {
-        [SESSION_CREATE] = create_table,   [SESSION_FORK] = fork_table,
-        [SESSION_RESTORE] = restore_table, [SESSION_SNAPSHOT] = snapshot_table,
-        [SLOT_FILE] = file_table,
+        [SESSION_CREATE] = create_table,     [SESSION_FORK] = fork_table,
+        [SESSION_RESTORE] = restore_table,   [SESSION_ROLLBACK] = rollback_table,
+        [SESSION_SNAPSHOT] = snapshot_table, [SLOT_FILE] = file_table,
     };
     cJSON *json;
     bool ok;
@@ -86,6 +93,9 @@ bool params_session(enum session_verb verb, const char *body, size_t len,
         return false;
     if (verb == SESSION_RESTORE && !s->snapshot.text[0])
         return problem_set(p, PROBLEM_MISSING_PARAMETER, "snapshot", "snapshot is required");
+    if (verb == SESSION_ROLLBACK && !!s->snapshot.text[0] + s->has_position + !!s->turns != 1)
+        return problem_set(p, PROBLEM_INVALID_PARAMETER, "position",
+                           "a rollback goes to one of snapshot, position and turns");
     if (!s->pin) /* what is not kept would be gone before it could be named */
         return problem_set(p, PROBLEM_INVALID_PARAMETER, "pin",
                            "a snapshot is kept until it is deleted: pin cannot be false");

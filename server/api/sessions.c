@@ -69,6 +69,14 @@ void session_restore(struct exchange *x, void *app)
         api_ask(app, x, c, answer_session);
 }
 
+void session_rollback(struct exchange *x, void *app)
+{
+    struct command *c = verb_with_body(x, app, SESSION_ROLLBACK, COMMAND_SESSION_ROLLBACK);
+
+    if (c)
+        api_ask(app, x, c, answer_session);
+}
+
 /* An append answers with the session as it stands now, and what it cost. */
 static void append_whole(struct reply *r, struct json_out *o)
 {

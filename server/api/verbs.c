@@ -78,6 +78,8 @@ struct command *verb_with_body(struct exchange *x, struct api *api, enum session
     c->ttl = s.ttl;
     c->metadata = s.metadata; /* moved */
     c->count = s.n;
+    c->position = s.position;
+    c->turns = (size_t)s.turns;
     memcpy(c->label, s.label, sizeof(c->label));
     return c;
 }

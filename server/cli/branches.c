@@ -12,14 +12,14 @@
 #include "server/state/checkpoint.h"
 #include "server/state/format.h"
 
-static struct branch *talking(struct branches *b)
+static struct id *talking(struct branches *b)
 {
-    return &b->branch[b->depth];
+    return &b->session[b->depth];
 }
 
 /* Sends a command on the talking session. NULL: *p says why. */
-static struct command *ask(struct branches *b, enum command_kind kind, const struct id *snapshot,
-                           struct checkpoint *import, struct problem *p)
+static struct command *ask(struct branches *b, enum command_kind kind, struct checkpoint *import,
+                           struct problem *p)
 {
     struct command *c = command_create(kind, NULL);
 
@@ -28,11 +28,9 @@ static struct command *ask(struct branches *b, enum command_kind kind, const str
         problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for a command");
         return NULL;
     }
-    c->session = talking(b)->session;
-    if (snapshot)
-        c->snapshot = *snapshot;
+    c->session = *talking(b);
     c->checkpoint = import;
-    c->count = 1;
+    c->count = c->turns = 1;
     if (local_ask(b->local, c))
         return c;
     *p = c->problem;
@@ -59,63 +57,34 @@ bool branches_init(struct branches *b, struct local *local, struct problem *p)
     struct command *c;
 
     *b = (struct branches){ .local = local };
-    c = ask(b, COMMAND_SESSION_CREATE, NULL, NULL, p);
+    c = ask(b, COMMAND_SESSION_CREATE, NULL, p);
     if (!c)
         return false;
-    talking(b)->session = c->sessions[0].id;
+    *talking(b) = c->sessions[0].id;
     command_free(c);
     return true;
 }
 
-/* Deletes the snapshot; it need not be there. */
-static void forget(struct branches *b, struct id *snapshot)
+bool branches_look(struct branches *b, struct session_info *at, struct problem *p)
 {
-    struct problem ignored;
-
-    if (snapshot->text[0])
-        command_free(ask(b, COMMAND_SNAPSHOT_DELETE, snapshot, NULL, &ignored));
-    *snapshot = (struct id){ "" };
-}
-
-bool branches_mark(struct branches *b, struct session_info *at, struct problem *p)
-{
-    struct command *c = ask(b, COMMAND_SESSION_GET, NULL, NULL, p);
+    struct command *c = ask(b, COMMAND_SESSION_GET, NULL, p);
 
     if (!c)
         return false;
     *at = c->sessions[0];
     at->metadata = NULL;
     command_free(c);
-    c = ask(b, COMMAND_SNAPSHOT_TAKE, NULL, NULL, p);
-    if (!c)
-        return false;
-    talking(b)->marked = c->snapshots[0].id;
-    command_free(c);
     return true;
-}
-
-void branches_settle(struct branches *b, bool moved)
-{
-    struct branch *now = talking(b);
-
-    forget(b, moved ? &now->before : &now->marked);
-    if (moved)
-        now->before = now->marked;
-    now->marked = (struct id){ "" };
 }
 
 bool branches_undo(struct branches *b, const char *unused, struct problem *p)
 {
-    struct command *c;
+    struct command *c = ask(b, COMMAND_SESSION_ROLLBACK, NULL, p);
 
     (void)unused;
-    if (!talking(b)->before.text[0])
-        return problem_set(p, PROBLEM_BAD_REQUEST, NULL, "there is no turn to take back");
-    c = ask(b, COMMAND_SESSION_RESTORE, &talking(b)->before, NULL, p);
-    if (!c)
-        return false;
-    forget(b, &talking(b)->before);
-    return done(b, "back to before the last turn", c);
+    if (!c && p->what == PROBLEM_HISTORY)
+        problem_set(p, PROBLEM_HISTORY, NULL, "there is no turn to take back");
+    return c && done(b, "back to before the last turn", c);
 }
 
 bool branches_fork(struct branches *b, const char *unused, struct problem *p)
@@ -126,10 +95,10 @@ bool branches_fork(struct branches *b, const char *unused, struct problem *p)
     if (b->depth + 1 == BRANCHES_MAX)
         return problem_set(p, PROBLEM_SESSION_QUOTA, NULL, "forks go %d deep at most",
                            BRANCHES_MAX - 1);
-    c = ask(b, COMMAND_SESSION_FORK, NULL, NULL, p);
+    c = ask(b, COMMAND_SESSION_FORK, NULL, p);
     if (!c)
         return false;
-    b->branch[++b->depth] = (struct branch){ .session = c->sessions[0].id };
+    b->session[++b->depth] = c->sessions[0].id;
     return done(b, "in a fork", c);
 }
 
@@ -140,16 +109,15 @@ bool branches_back(struct branches *b, const char *unused, struct problem *p)
     (void)unused;
     if (b->depth == 0)
         return problem_set(p, PROBLEM_BAD_REQUEST, NULL, "this is no fork");
-    forget(b, &talking(b)->before);
-    command_free(ask(b, COMMAND_SESSION_DELETE, NULL, NULL, p));
+    command_free(ask(b, COMMAND_SESSION_DELETE, NULL, p));
     b->depth--;
-    c = ask(b, COMMAND_SESSION_GET, NULL, NULL, p);
+    c = ask(b, COMMAND_SESSION_GET, NULL, p);
     return c && done(b, "back from the fork", c);
 }
 
 bool branches_save(struct branches *b, const char *path, struct problem *p)
 {
-    struct command *c = ask(b, COMMAND_SESSION_EXPORT, NULL, NULL, p);
+    struct command *c = ask(b, COMMAND_SESSION_EXPORT, NULL, p);
     struct error err;
     void *file = NULL;
     size_t len;
@@ -170,7 +138,6 @@ bool branches_save(struct branches *b, const char *path, struct problem *p)
 bool branches_load(struct branches *b, const char *path, struct problem *p)
 {
     const struct model_info *info = model_info(b->local->parts.model);
-    struct session_info at;
     struct checkpoint *checkpoint;
     struct command *c;
     struct error err;
@@ -183,11 +150,6 @@ bool branches_load(struct branches *b, const char *path, struct problem *p)
     free(file);
     if (!checkpoint)
         return false;
-    if (!branches_mark(b, &at, p)) {
-        checkpoint_destroy(checkpoint);
-        return false;
-    }
-    c = ask(b, COMMAND_SESSION_IMPORT, NULL, checkpoint, p);
-    branches_settle(b, c != NULL);
+    c = ask(b, COMMAND_SESSION_IMPORT, checkpoint, p);
     return c && done(b, "loaded", c);
 }

@@ -1,7 +1,6 @@
 /* branches.h - the sessions of one terminal: a trunk, and the forks it went on in.
  *
- * The newest branch is the one that talks. Each keeps a snapshot of where it stood before
- * its last turn, which is what undo goes back to. Every function asks the engine and waits. */
+ * The newest branch is the one that talks. Every function asks the engine and waits. */
 #ifndef SERVER_CLI_BRANCHES_H
 #define SERVER_CLI_BRANCHES_H
 
@@ -18,21 +17,15 @@ enum { BRANCHES_MAX = 64 };
 struct branches {
     struct local *local; /* borrowed */
     int depth;           /* of the branch that talks */
-    struct branch {
-        struct id session;
-        struct id before; /* snapshot from before the last turn, or "" */
-        struct id marked; /* from before the one that is under way, or "" */
-    } branch[BRANCHES_MAX];
+    struct id session[BRANCHES_MAX];
     char note[128];
 };
 
 /* Creates the trunk's session. */
 bool branches_init(struct branches *b, struct local *local, struct problem *p);
 
-/* A turn is about to begin: *at is where. Settle it afterwards. */
-bool branches_mark(struct branches *b, struct session_info *at, struct problem *p);
-/* moved: undo will come back to the mark. Else the turn came to nothing. */
-void branches_settle(struct branches *b, bool moved);
+/* Where the talking session stands. */
+bool branches_look(struct branches *b, struct session_info *at, struct problem *p);
 
 bool branches_undo(struct branches *b, const char *unused, struct problem *p);
 bool branches_fork(struct branches *b, const char *unused, struct problem *p);

@@ -169,24 +169,26 @@ static void take_turn(struct terminal *t, const char *line, size_t len)
     struct problem problem;
     struct command *c;
 
-    if (!branches_mark(&t->branches, &at, &problem)) {
+    if (!branches_look(&t->branches, &at, &problem)) {
         note_problem(&problem);
         return;
     }
     c = compose(t, line, len, &at);
-    branches_settle(&t->branches, c && stream(t, c));
+    if (c)
+        stream(t, c);
     command_free(c);
 }
 
 static void print_help(void)
 {
-    fprintf(stderr, "  /save FILE  write the session's state\n"
-                    "  /load FILE  go on from a saved state\n"
-                    "  /undo       back to before the last turn\n"
-                    "  /fork       go on in a copy of the session\n"
-                    "  /back       leave the copy: back to where it was made\n"
-                    "  /help       this\n"
-                    "An empty line lets the model go on. Ctrl-C cancels a turn, Ctrl-D ends.\n");
+    fprintf(stderr,
+            "  /save FILE  write the session's state\n"
+            "  /load FILE  go on from a saved state\n"
+            "  /undo       back to before the last turn, and again to before the one before\n"
+            "  /fork       go on in a copy of the session\n"
+            "  /back       leave the copy: back to where it was made\n"
+            "  /help       this\n"
+            "An empty line lets the model go on. Ctrl-C cancels a turn, Ctrl-D ends.\n");
 }
 
 static void obey(struct terminal *t, char *line)
@@ -277,7 +279,8 @@ static bool open_terminal(struct terminal *t, struct error *err)
                                            .row_budget = o->row_budget,
                                            .max_queue = 4,
                                            .max_sessions = BRANCHES_MAX + 1,
-                                           .host_bytes = o->host_memory };
+                                           .host_bytes = o->host_memory,
+                                           .spare_bytes = o->cache_memory };
     struct api chooser = { .options = o };
 
     if (!local_open(&t->local, o, &limits, err))

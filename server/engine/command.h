@@ -29,9 +29,10 @@ enum command_kind {
     COMMAND_SESSION_DELETE,
     COMMAND_SESSION_FORK,
     COMMAND_SESSION_RESTORE,
-    COMMAND_SESSION_EXPORT, /* the head as a checkpoint in host memory */
-    COMMAND_SESSION_IMPORT, /* replaces the head */
-    COMMAND_SLOT_LIST,      /* the sessions slot-0 to slot-(count - 1); no id: there is none */
+    COMMAND_SESSION_ROLLBACK, /* to a snapshot, by turns or to a position */
+    COMMAND_SESSION_EXPORT,   /* the head as a checkpoint in host memory */
+    COMMAND_SESSION_IMPORT,   /* replaces the head */
+    COMMAND_SLOT_LIST,        /* the sessions slot-0 to slot-(count - 1); no id: there is none */
     COMMAND_SNAPSHOT_TAKE,
     COMMAND_SNAPSHOT_LIST,
     COMMAND_SNAPSHOT_GET,
@@ -98,10 +99,12 @@ struct turn {
     int32_t *stop_id; /* owned; beside the model's own unless ignore_eos */
     int stop_ids;
     bool ignore_eos;
-    bool special; /* emit the text of special tokens */
-    bool chat;    /* the answer stays open when the turn is over */
-    int logprobs; /* alternatives per token, -1: no logprobs at all */
-    bool score;   /* logprobs of the prompt's tokens too, as EVENT_TEXT with `prompt` */
+    bool no_cache;       /* neither use nor leave states of other turns */
+    bool commit_partial; /* a cancelled turn that has sampled keeps what it has */
+    bool special;        /* emit the text of special tokens */
+    bool chat;           /* the answer stays open when the turn is over */
+    int logprobs;        /* alternatives per token, -1: no logprobs at all */
+    bool score;          /* logprobs of the prompt's tokens too, as EVENT_TEXT with `prompt` */
 
     /* Filled by the engine for the answer. */
     size_t prompt_tokens, cached_tokens, completion_tokens;
@@ -127,6 +130,8 @@ struct command {
     double ttl;     /* seconds */
     char *metadata; /* JSON text, owned; SESSION_CREATE */
     char label[LIMIT_LABEL_BYTES + 1];
+    size_t turns;                  /* rollback: so many back; 0: to the position */
+    uint64_t position;             /* rollback */
     int count;                     /* children of a fork; items of a list page */
     struct id after;               /* list: the last id of the page before */
     struct checkpoint *checkpoint; /* IMPORT: moves down; EXPORT: moves up, in host memory */

@@ -10,6 +10,7 @@
 #include "models/model.h"
 #include "models/text/tokenizer.h"
 #include "server/engine/engine_internal.h"
+#include "server/state/prefix.h"
 #include "server/state/reader.h"
 #include "server/state/tiers.h"
 
@@ -86,6 +87,9 @@ static void publish_counters(struct engine *e)
     c->snapshots = (int)e->snapshots.count;
     c->slots = at.slots;
     c->slots_used = at.slots_used;
+    c->spares = at.spares;
+    c->spares_dropped = at.dropped;
+    c->prefix_bytes = e->prefix ? prefix_bytes(e->prefix) : 0;
     c->slots_zeroed = at.zeroed;
     c->moves = at.moves;
     c->device_bytes = at.device_bytes;
@@ -265,12 +269,13 @@ static bool start(struct engine *e, struct error *err)
                                            .store = o->state_dir != NULL,
                                            .store_bytes = o->store_bytes,
                                            .dropped = journal_dropped,
+                                           .lost = cache_lost,
                                            .arg = e };
 
     e->tiers = tiers_create(e->backend, &options, err);
     if (!e->tiers || !model_prepare(e->model, tiers_records(e->tiers), o->max_batch, err))
         return false;
-    if (!mailbox_init(&e->mailbox, o->max_queue + o->max_batch) ||
+    if (!cache_create(e) || !mailbox_init(&e->mailbox, o->max_queue + o->max_batch) ||
         !scheduler_init(e, engine_max_logits(o)))
         return error_set(err, ERR_NOMEM, "no memory for the engine's queues");
     if (!journal_open(e, err))
@@ -334,6 +339,7 @@ void engine_destroy(struct engine *e)
     if (e->mailbox.command)
         mailbox_finish(&e->mailbox);
     scheduler_finish(e);
+    prefix_destroy(e->prefix);
     tiers_destroy(e->tiers);
     pthread_mutex_destroy(&e->counters_lock);
     free(e);

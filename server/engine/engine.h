@@ -32,6 +32,7 @@ struct engine_options {
     size_t spare_bytes; /* of states that nobody needs but that spare work; 0: none */
     int owner_sessions; /* of one owner; 0: max_sessions */
     size_t owner_bytes; /* of one owner's states, each head counted whole; 0: no bound */
+    size_t cache_every; /* tokens of a prompt from one spare to the next; 0: one near its end */
     double session_ttl; /* seconds a session lives untouched; 0: for ever */
     int quantum; /* steps of a turn before it makes room for one that waits; 0: all it needs */
 
@@ -64,12 +65,15 @@ struct engine_counters {
     uint64_t turns_started, turns_finished, turns_failed, turns_cancelled;
     uint64_t prompt_tokens, cached_tokens, completion_tokens, steps, rows;
     uint64_t slots_zeroed, slices; /* slices: turns that made room in between */
+    uint64_t rollbacks, replayed_tokens, prefix_lookups, prefix_hits, spares_dropped;
     struct tiers_moves moves;
     uint64_t store_ops, store_failed, store_commits;
     uint64_t store_reports;     /* what an operator should know; each is in the log */
     int store_waiting;          /* operations on their way */
     int queued, running, batch; /* batch: sequences in the newest step */
     int sessions, slots, slots_used, snapshots;
+    size_t spares;       /* states that nobody needs but that may spare work */
+    size_t prefix_bytes; /* of the index of contexts */
     int sessions_device, sessions_host, sessions_store, sessions_empty; /* of a second ago */
     size_t device_bytes, host_bytes, state_bytes; /* state_bytes: of one record */
     uint64_t store_bytes;

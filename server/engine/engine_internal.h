@@ -23,6 +23,7 @@
 #include "server/state/id_map.h"
 #include "server/state/past.h"
 
+struct prefix;
 struct tiers;
 struct recall;
 
@@ -57,6 +58,8 @@ struct snapshot {
 struct job {
     struct command *command;
     struct session *session; /* NULL: stateless, or deleted meanwhile */
+    struct checkpoint *aim;  /* remembered; of a rollback, which takes in again what led there;
+                              * NULL: a turn */
     int open;                /* sequences not finished, and the change that ends the turn */
     int32_t *bias_id;        /* the command's logit_bias, as the sampler wants it */
     float *bias;
@@ -64,6 +67,7 @@ struct job {
     int stop_ids;
     uint64_t seed;
     bool failed;    /* command->problem says why; the other choices end too */
+    size_t cached;  /* ids of the feed that its origin holds: a state that others left */
     bool reserved;  /* room for the checkpoint that it will leave behind */
     double arrived; /* monotonic seconds */
 };
@@ -82,6 +86,8 @@ struct sequence {
     int slice;             /* steps since it has the slot */
     double admitted;       /* monotonic seconds: when it began to wait for its state */
     size_t prompt_at;      /* where the prompt begins in the feed, behind what was pending */
+    size_t cut;            /* cache.c: where in the feed a state is to be kept; SIZE_MAX: nowhere */
+    bool whole;            /* the feed is a whole context, and its states may serve others */
     size_t sampled_at;     /* where the model's own tokens begin in the feed */
     uint64_t position;     /* of the context, everything in the feed included */
     int32_t stop;          /* the stop id that ended it, or -1 */
@@ -136,6 +142,7 @@ struct engine {
     atomic_bool stopping;
 
     struct tiers *tiers;
+    struct prefix *prefix;   /* NULL: no state is kept to spare work */
     struct journal *journal; /* NULL: no store */
     bool lost;               /* the device failed: commands are refused, nothing runs any more */
     bool closing;            /* commands are refused, and nothing is deleted any more */
@@ -171,17 +178,42 @@ struct event *engine_event(enum event_kind kind, struct command *c); /* NULL: no
 /* turns.c: jobs and their sequences. */
 void turn_begin(struct engine *e, struct command *c);
 void turn_cancel_marked(struct engine *e);
+/* A job for a rollback: the ids of the session's past from position `from`, where the base's
+ * record ends, to the aim. The command is answered at its end. false: refused. */
+bool turn_replay(struct engine *e, struct command *c, struct session *session,
+                 struct checkpoint *base, uint64_t from, struct checkpoint *aim);
 /* The first token of a scored context has no probability: says so once. */
 void sequence_score_first(struct engine *e, struct sequence *s);
 void sequence_scored(struct engine *e, struct sequence *s, const struct sample_result *r);
 void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_result *r);
 /* Everything it had to do is done, or its job failed: leaves the slot, publishes, commits. */
 void sequence_end(struct engine *e, struct sequence *s);
+/* The job's session moves to what *next says; the job ends, and the event goes out (or NULL),
+ * when that is kept. false: the job failed, and nothing has changed. */
+bool job_commit(struct engine *e, struct job *job, const struct session *next, struct event *event);
 void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message);
 size_t sequence_goal(const struct sequence *s); /* feed tokens to take in */
 
 /* Its state came from the store, or did not. */
 void sequence_recalled(struct engine *e, struct recall *r);
+/* cache.c: states that may spare others the work. */
+bool cache_create(struct engine *e); /* false: no memory */
+void cache_lost(void *engine, struct checkpoint *c);
+/* The state of the longest known prefix, shorter than n, kept; NULL: none. */
+struct checkpoint *cache_find(struct engine *e, uint64_t owner, const int32_t *id, size_t n,
+                              size_t *len);
+/* The sequence is about to take its prompt in, or has come to its cut. */
+void cache_plan(struct engine *e, struct sequence *s);
+void cache_cut(struct engine *e, struct sequence *s);
+/* A turn without a session is over: its slot may become a spare. */
+void cache_take_slot(struct engine *e, struct sequence *s);
+/* A session has moved there. */
+void cache_take_head(struct engine *e, const struct session *s);
+
+/* rollback.c: what session_command() does of it. true: done, or c->later. */
+bool rollback_begin(struct engine *e, struct command *c, struct session *s);
+/* The job's ids are in. */
+void rollback_end(struct engine *e, struct sequence *q);
 
 /* scheduler.c */
 bool scheduler_init(struct engine *e, int max_logits);
@@ -225,6 +257,12 @@ void session_moved(struct engine *e, struct entry *x);
 const char *checkpoint_tier(const struct checkpoint *c);
 /* All but the metadata, which stays what it is. */
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
+/* One at position 0, for which no room is needed; refs 1. NULL: no memory. */
+struct checkpoint *session_empty_head(struct engine *e, uint64_t owner);
+/* The command moves the session to what *next says, and is answered when that is kept. false:
+ * no memory. Takes the references as session_moving(). */
+bool session_move(struct engine *e, struct command *c, struct session *s,
+                  const struct session *next);
 /* Ends what has expired, among the next thousand sessions. true: that were the last. */
 /* Whether the owner's budget has room for one more head. PROBLEM_STATE_QUOTA. */
 bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p);

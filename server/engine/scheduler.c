@@ -204,7 +204,10 @@ static bool is_decoding(const struct sequence *s)
 
 static size_t left(const struct pick *p)
 {
-    return sequence_goal(p->sequence) - p->sequence->fed - p->rows;
+    const struct sequence *s = p->sequence;
+    size_t goal = sequence_goal(s);
+
+    return (goal < s->cut ? goal : s->cut) - s->fed - p->rows;
 }
 
 /* A scored row needs logits of its own, of which a step has few. */
@@ -341,6 +344,8 @@ static void handle(struct engine *e, const struct pick *p)
 
     s->fed += p->rows;
     s->slice++;
+    if (s->fed == s->cut)
+        cache_cut(e, s);
     for (int i = 0; i < p->logits && !s->job->failed; i++) {
         const struct sample_row *row = &e->step.row[p->first_logit + i];
         const struct sample_result *result = &e->step.result[p->first_logit + i];

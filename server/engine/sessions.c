@@ -169,8 +169,7 @@ static void session_free(struct engine *e, struct session *s)
     free(s);
 }
 
-/* A head at position 0, for which no room is needed. */
-static struct checkpoint *empty_head(struct engine *e, uint64_t owner)
+struct checkpoint *session_empty_head(struct engine *e, uint64_t owner)
 {
     const struct model_info *info = model_info(e->model);
     struct checkpoint *c = checkpoint_create();
@@ -215,7 +214,7 @@ static struct session *add_session(struct engine *e, struct command *c, const st
     s->created = s->updated = s->touched = checkpoint_clock();
     s->ttl = e->options.session_ttl;
     s->seed = id_random();
-    s->head = head ? tiers_keep(head) : empty_head(e, c->owner);
+    s->head = head ? tiers_keep(head) : session_empty_head(e, c->owner);
     s->past = past_keep(past);
     if (!s->head || !id_map_put(&e->sessions, s->owner, &s->id, s))
         goto no_memory;
@@ -465,8 +464,8 @@ static void moved(struct engine *e, struct entry *x)
     engine_answer(e, c);
 }
 
-/* As session_moving(). */
-static bool move(struct engine *e, struct command *c, struct session *s, const struct session *next)
+bool session_move(struct engine *e, struct command *c, struct session *s,
+                  const struct session *next)
 {
     struct entry *x = session_moving(e, s, next, moved, c);
 
@@ -488,7 +487,17 @@ static bool restore(struct engine *e, struct command *c)
     next.past = past_keep(from->past);
     next.snapshot = from->id;
     next.seed = from->seed;
-    return move(e, c, s, &next);
+    return session_move(e, c, s, &next);
+}
+
+static bool go_back(struct engine *e, struct command *c)
+{
+    struct session *s;
+
+    if (c->snapshot.text[0])
+        return restore(e, c);
+    return session_claim(e, c, &s, &c->problem) && session_has_past(e, c, s) &&
+           prepare(c, s->metadata) && rollback_begin(e, c, s);
 }
 
 struct checkpoint *checkpoint_export(struct engine *e, const struct checkpoint *from,
@@ -574,7 +583,7 @@ static bool take_in(struct engine *e, struct command *c)
         next.past = past;
         next.seed = head->seed;
         next.snapshot = (struct id){ "" };
-        return move(e, c, s, &next);
+        return session_move(e, c, s, &next);
     }
     s = add_session(e, c, &c->session, NULL, NULL);
     if (!s) {
@@ -621,6 +630,8 @@ bool session_command(struct engine *e, struct command *c)
         return branch(e, c);
     case COMMAND_SESSION_RESTORE:
         return restore(e, c);
+    case COMMAND_SESSION_ROLLBACK:
+        return go_back(e, c);
     case COMMAND_SESSION_EXPORT:
         return copy_out(e, c);
     default:

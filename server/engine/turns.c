@@ -2,6 +2,7 @@
  *
  * A session's head moves only in commit(): a turn that fails or is cancelled has touched
  * nothing but its working slot. */
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,8 @@ static void job_free(struct engine *e, struct job *job)
 {
     if (job->reserved)
         tiers_unreserve(e->tiers);
+    if (job->aim)
+        tiers_forget(e->tiers, job->aim);
     free(job->bias_id);
     free(job->bias);
     free(job->stop_id);
@@ -123,11 +126,11 @@ static bool feed_add(struct sequence *s, int32_t id)
     return true;
 }
 
-static void fill_recent(struct sequence *s, const struct past *past)
+static void fill_recent(struct sequence *s, const struct checkpoint *from, const struct past *past)
 {
     size_t newest = s->feed_len > LIMIT_PENALTY_WINDOW ? s->feed_len - LIMIT_PENALTY_WINDOW : 0;
 
-    s->forgetful = s->origin && !past && checkpoint_is_cold(s->origin);
+    s->forgetful = from && !past && checkpoint_is_cold(from);
     past_recent(past, &s->recent);
     for (size_t i = newest > s->prompt_at ? newest : s->prompt_at; i < s->feed_len; i++)
         recent_add(&s->recent, s->feed[i], false);
@@ -135,9 +138,9 @@ static void fill_recent(struct sequence *s, const struct past *past)
 
 /* The feed is what was left pending, then the prompt. A turn that brings nothing starts from
  * the begin-of-text token, or goes on through the stop id that ended the turn before. */
-static bool fill_feed(struct engine *e, struct sequence *s, const int32_t *prompt, size_t n)
+static bool fill_feed(struct engine *e, struct sequence *s, const struct checkpoint *from,
+                      const int32_t *prompt, size_t n)
 {
-    const struct checkpoint *from = s->origin;
     const struct model_info *info = model_info(e->model);
 
     s->feed_capacity = n + 16;
@@ -157,7 +160,7 @@ static bool fill_feed(struct engine *e, struct sequence *s, const int32_t *promp
     s->sampled_at = s->feed_len;
     s->position = from ? from->position : 0;
     s->position += s->feed_len - s->prompt_at;
-    fill_recent(s, s->job->session ? s->job->session->past : NULL);
+    fill_recent(s, from, s->job->session ? s->job->session->past : NULL);
     s->stop = from && !s->feed_len ? from->stop : -1;
     return true;
 }
@@ -182,8 +185,10 @@ static struct sequence *sequence_create(struct engine *e, struct job *job, int c
     s->origin = origin ? tiers_keep(origin) : NULL;
     detokenizer_init(&s->detokenizer, e->tokenizer, turn->special);
     stop_match_init(&s->match, (const char(*)[LIMIT_STOP_BYTES + 1]) turn->stop, turn->stops);
-    if (!fill_feed(e, s, prompt, n))
+    s->cut = SIZE_MAX;
+    if (!fill_feed(e, s, job->cached ? NULL : origin, prompt, n))
         goto no_memory;
+    s->fed = job->cached;
     if (samples && wants_penalties(&turn->sampling) &&
         !(s->penalties = malloc(sizeof(*s->penalties))))
         goto no_memory;
@@ -197,7 +202,17 @@ no_memory:
 
 size_t sequence_goal(const struct sequence *s)
 {
-    return s->samples || !s->feed_len ? s->feed_len : s->feed_len - 1;
+    return s->samples || s->job->aim || !s->feed_len ? s->feed_len : s->feed_len - 1;
+}
+
+static bool check_queue(const struct engine *e, struct command *c)
+{
+    const struct engine_options *o = &e->options;
+    int most = o->max_queue + (o->slots < o->max_batch ? o->slots : o->max_batch);
+
+    return e->queued + e->running_count < most ||
+           problem_set(&c->problem, PROBLEM_QUEUE_FULL, NULL, "%d turns are waiting already",
+                       e->queued);
 }
 
 /* What the feed added to recent comes after what was read. */
@@ -238,14 +253,11 @@ void sequence_recalled(struct engine *e, struct recall *r)
 
 static bool check_turn(struct engine *e, struct command *c, struct session **session)
 {
-    const struct engine_options *o = &e->options;
-    int most = o->max_queue + (o->slots < o->max_batch ? o->slots : o->max_batch);
     struct turn *turn = &c->turn;
 
     *session = NULL;
-    if (e->queued + e->running_count >= most)
-        return problem_set(&c->problem, PROBLEM_QUEUE_FULL, NULL, "%d turns are waiting already",
-                           e->queued);
+    if (!check_queue(e, c))
+        return false;
     if (!turn->session.text[0])
         return true;
     c->session = turn->session;
@@ -270,27 +282,43 @@ static void mark_cancelled(struct engine *e, struct sequence *s)
     job_fail(e, job, PROBLEM_CANCELLED, "the turn was cancelled");
 }
 
+/* The sequence that takes the prompt in: from the session's head, or in a context that begins
+ * here from what others have left of it. NULL: no memory, or the job has failed. */
+static struct sequence *begin_prompt(struct engine *e, struct job *job)
+{
+    const struct turn *turn = &job->command->turn;
+    struct checkpoint *head = job->session ? job->session->head : NULL, *known = NULL;
+    bool begins = !head || !head->position, whole = begins && !turn->no_cache && !turn->score;
+    size_t lead = begins ? 0 : turn->lead;
+    struct sequence *s;
+
+    if (job->session && !reserve_room(e, job, 1))
+        return NULL;
+    if (whole)
+        known = cache_find(e, job->command->owner, turn->prompt, turn->prompt_len, &job->cached);
+    s = sequence_create(e, job, 0, turn->max_tokens > 0 && turn->choices == 1, known ? known : head,
+                        turn->prompt + lead, turn->prompt_len - lead);
+    tiers_release(e->tiers, known);
+    if (s && whole) {
+        s->whole = true;
+        cache_plan(e, s);
+    }
+    return s;
+}
+
 void turn_begin(struct engine *e, struct command *c)
 {
     struct turn *turn = &c->turn;
     struct session *session;
-    struct checkpoint *head;
     struct sequence *s;
     struct job *job;
-    size_t lead;
 
     if (!check_turn(e, c, &session)) {
         engine_answer(e, c);
         return;
     }
-    head = session ? session->head : NULL;
-    lead = head && head->position ? turn->lead : 0;
-    turn->cached_tokens = head ? head->position : 0;
     job = job_create(e, c, session);
-    s = job && (!session || reserve_room(e, job, 1))
-            ? sequence_create(e, job, 0, turn->max_tokens > 0 && turn->choices == 1, head,
-                              turn->prompt + lead, turn->prompt_len - lead)
-            : NULL;
+    s = job ? begin_prompt(e, job) : NULL;
     if (!s) {
         if (!job || !job->failed)
             problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the turn");
@@ -300,6 +328,7 @@ void turn_begin(struct engine *e, struct command *c)
         return;
     }
     turn->prompt_tokens = s->position;
+    turn->cached_tokens = job->cached ? job->cached : session ? session->head->position : 0;
     e->counters.prompt_tokens += s->position - turn->cached_tokens;
     e->counters.cached_tokens += turn->cached_tokens;
     e->counters.turns_started++;
@@ -307,6 +336,47 @@ void turn_begin(struct engine *e, struct command *c)
         session->job = job;
     scheduler_enqueue(e, s, false);
     mark_cancelled(e, s); /* it may have been, on its way here */
+}
+
+static bool fill_replay(struct sequence *s, const struct past *past, uint64_t from, size_t n)
+{
+    free(s->feed);
+    s->feed_capacity = n + 1;
+    s->feed = malloc(s->feed_capacity * sizeof(*s->feed));
+    if (!s->feed)
+        return false;
+    if (n)
+        past_read(past, from, n, (uint32_t *)s->feed);
+    for (size_t i = 0; i < n; i++)
+        s->feed[i] = (int32_t)((uint32_t)s->feed[i] & ~RECENT_SAMPLED);
+    s->feed_len = n;
+    return true;
+}
+
+bool turn_replay(struct engine *e, struct command *c, struct session *session,
+                 struct checkpoint *base, uint64_t from, struct checkpoint *aim)
+{
+    uint64_t until = aim->position - (aim->pending >= 0);
+    struct job *job = check_queue(e, c) ? job_create(e, c, session) : NULL;
+    struct sequence *s = NULL;
+
+    assert(from <= until);
+    if (job)
+        job->aim = tiers_remember(aim);
+    if (job && reserve_room(e, job, 1))
+        s = sequence_create(e, job, 0, false, base, NULL, 0);
+    if (s && fill_replay(s, session->past, from, (size_t)(until - from))) {
+        session->job = job;
+        scheduler_enqueue(e, s, false);
+        return true;
+    }
+    if (s)
+        sequence_free(e, s);
+    if (job)
+        job_free(e, job);
+    if (c->problem.what == PROBLEM_NONE)
+        problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory to go back");
+    return false;
 }
 
 /* Text and scores of one token, or of none. */
@@ -459,6 +529,14 @@ void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_
     }
 }
 
+/* A client that wants it keeps what a turn sampled before it was cancelled. */
+static bool keeps_part(const struct sequence *s)
+{
+    const struct command *c = s->job->command;
+
+    return c->turn.commit_partial && s->sampled && c->problem.what == PROBLEM_CANCELLED;
+}
+
 /* The sequence's working slot becomes a checkpoint; the empty state needs none. NULL: no
  * memory. */
 static struct checkpoint *harvest(struct engine *e, struct sequence *s)
@@ -466,9 +544,9 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
     const struct turn *turn = &s->job->command->turn;
     const struct model_info *info = model_info(e->model);
     struct checkpoint *c = checkpoint_create();
-    size_t hidden = s->hit && s->match.held.len <= LIMIT_STOP_BYTES ? s->match.held.len : 0;
+    bool hides = (s->hit || keeps_part(s)) && s->match.held.len <= LIMIT_STOP_BYTES;
 
-    if (!c || !checkpoint_set_tail(c, s->match.held.bytes, hidden)) {
+    if (!c || !checkpoint_set_tail(c, s->match.held.bytes, hides ? s->match.held.len : 0)) {
         checkpoint_destroy(c);
         return NULL;
     }
@@ -497,33 +575,23 @@ static void committed(struct engine *e, struct entry *x)
 
     if (x->problem.what == PROBLEM_NONE) {
         session_moved(e, x);
+        if (!job->command->turn.no_cache)
+            cache_take_head(e, x->session);
     } else {
         job_fail(e, job, x->problem.what, x->problem.message);
-        x->event->finish = FINISH_FAILED;
+        if (x->event)
+            x->event->finish = FINISH_FAILED;
     }
-    engine_post(e, x->event);
+    if (x->event)
+        engine_post(e, x->event);
     if (--job->open == 0)
         job_end(e, job);
 }
 
-/* false: the job failed, and nothing has changed. */
-static bool commit(struct engine *e, struct sequence *s, struct event *event)
+bool job_commit(struct engine *e, struct job *job, const struct session *next, struct event *event)
 {
-    struct job *job = s->job;
-    struct session next = *job->session;
-    struct entry *x = NULL;
+    struct entry *x = session_moving(e, job->session, next, committed, NULL);
 
-    if (!reserve_room(e, job, 2))
-        return false;
-    next.past = past_keep(next.past);
-    next.head = past_take_turn(e->tiers, &next.past, next.head, s->feed + s->prompt_at,
-                               s->feed_len - s->prompt_at, s->sampled_at - s->prompt_at)
-                    ? harvest(e, s)
-                    : NULL;
-    if (next.head)
-        x = session_moving(e, job->session, &next, committed, NULL);
-    else
-        past_release(e->tiers, next.past);
     if (!x) {
         fail_no_memory(e, job);
         return false;
@@ -533,6 +601,26 @@ static bool commit(struct engine *e, struct sequence *s, struct event *event)
     job->open++;
     journal_submit(e, x);
     return true;
+}
+
+/* false: the job failed, and nothing has changed. */
+static bool commit(struct engine *e, struct sequence *s, struct event *event)
+{
+    struct job *job = s->job;
+    struct session next = *job->session;
+
+    if (!reserve_room(e, job, 2))
+        return false;
+    next.past = past_keep(next.past);
+    next.head = past_take_turn(e->tiers, &next.past, next.head, s->feed + s->prompt_at,
+                               s->feed_len - s->prompt_at, s->sampled_at - s->prompt_at)
+                    ? harvest(e, s)
+                    : NULL;
+    if (next.head)
+        return job_commit(e, job, &next, event);
+    past_release(e->tiers, next.past);
+    fail_no_memory(e, job);
+    return false;
 }
 
 /* The event comes first: once the head has moved, nothing may fail any more. */
@@ -549,7 +637,7 @@ static void end_choice(struct engine *e, struct sequence *s, int choice)
     event->finish = s->finish;
     event->stop = s->hit;
     event->tokens = s->unreported;
-    if (job->session && !job->failed && commit(e, s, event))
+    if (job->session && (!job->failed || keeps_part(s)) && commit(e, s, event))
         return;
     if (job->failed && s->finish != FINISH_CANCELLED)
         event->finish = FINISH_FAILED;
@@ -562,6 +650,8 @@ static void spread(struct engine *e, struct sequence *prompt)
     struct job *job = prompt->job;
     struct checkpoint *c = harvest(e, prompt);
     int left = job->command->turn.choices;
+
+    job->cached = 0;
 
     for (struct sequence *s; c && left; left--) {
         s = sequence_create(e, job, left - 1, true, c, NULL, 0);
@@ -577,6 +667,16 @@ static void spread(struct engine *e, struct sequence *prompt)
     tiers_release(e->tiers, c);
 }
 
+static void count_turn(struct engine *e, const struct job *job)
+{
+    if (job->command->problem.what == PROBLEM_CANCELLED)
+        e->counters.turns_cancelled++;
+    else if (job->failed)
+        e->counters.turns_failed++;
+    else
+        e->counters.turns_finished++;
+}
+
 static void job_end(struct engine *e, struct job *job)
 {
     struct command *c = job->command;
@@ -584,14 +684,10 @@ static void job_end(struct engine *e, struct job *job)
     if (job->session) {
         job->session->job = NULL;
         job->session->touched = checkpoint_clock();
-        session_describe(e, job->session, &c->turn.info);
+        session_describe(e, job->session, job->aim ? &c->sessions[0] : &c->turn.info);
     }
-    if (c->problem.what == PROBLEM_CANCELLED)
-        e->counters.turns_cancelled++;
-    else if (job->failed)
-        e->counters.turns_failed++;
-    else
-        e->counters.turns_finished++;
+    if (!job->aim)
+        count_turn(e, job);
     engine_answer(e, c);
     job_free(e, job);
 }
@@ -601,7 +697,10 @@ void sequence_end(struct engine *e, struct sequence *s)
     struct job *job = s->job;
     const struct turn *turn = &job->command->turn;
 
-    if (!s->samples && turn->max_tokens > 0 && !job->failed) {
+    if (job->aim) {
+        if (!job->failed && job->session && reserve_room(e, job, 1))
+            rollback_end(e, s);
+    } else if (!s->samples && turn->max_tokens > 0 && !job->failed) {
         spread(e, s);
     } else {
         if (s->finish == FINISH_NONE)
@@ -610,6 +709,8 @@ void sequence_end(struct engine *e, struct sequence *s)
         for (int i = s->choice; i <= (s->samples ? s->choice : turn->choices - 1); i++)
             end_choice(e, s, i);
     }
+    if (!job->failed)
+        cache_take_slot(e, s);
     if (s->slot >= 0)
         tiers_drop(e->tiers, s->slot);
     sequence_free(e, s);

@@ -47,6 +47,7 @@ struct checkpoint *checkpoint_copy(const struct checkpoint *c)
     *copy = *c;
     copy->refs = 1;
     copy->memories = 0;
+    copy->place = NULL;
     copy->slot = -1;
     copy->before = copy->next = NULL;
     copy->listed = 0;

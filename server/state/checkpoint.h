@@ -20,6 +20,8 @@
 #include "config/limits.h"
 #include "server/state/id.h"
 
+struct prefix_place;
+
 /* The newest tokens of a context, oldest first: what penalties look at. */
 struct recent {
     int count;
@@ -53,9 +55,10 @@ struct checkpoint {
     uint64_t stored; /* bytes of its file in the store; 0: it is not there */
     uint64_t used;   /* when it was last the start of a turn */
     struct checkpoint *before, *next;
-    uint32_t pins;        /* snapshots that stand on it */
-    unsigned char listed; /* which list it is in */
-    bool damaged;         /* its file could not be read back, and was set aside */
+    uint32_t pins;              /* snapshots that stand on it */
+    unsigned char listed;       /* which list it is in */
+    bool damaged;               /* its file could not be read back, and was set aside */
+    struct prefix_place *place; /* prefix.c: where it is remembered, or NULL */
 };
 
 /* refs 1, no record, position 0, a fresh id. NULL: no memory. */

@@ -230,9 +230,7 @@ bool past_cut(struct tiers *t, struct past **p, uint64_t position)
 {
     struct past *next;
 
-    if (position == past_end(*p))
-        return true;
-    assert(position < past_end(*p) && (position == 0 || position >= past_begin(*p)));
+    assert(position <= past_end(*p) && (position == 0 || position >= past_begin(*p)));
     if (position == 0) {
         replace(t, p, NULL);
         return true;
@@ -301,5 +299,13 @@ struct checkpoint *past_find(const struct past *p, uint64_t position, bool exact
         if (exact ? c->position == position : c->position <= position && tiers_has_record(c))
             return c;
     }
+    return NULL;
+}
+
+struct checkpoint *past_find_after(const struct past *p, uint64_t position)
+{
+    for (size_t i = 0; i < (p ? p->turns : 0); i++)
+        if (p->turn[i]->position > position)
+            return p->turn[i];
     return NULL;
 }

@@ -29,7 +29,8 @@ void past_release(struct tiers *t, struct past *p);
  * from `sampled` on were drawn by the model. false: no memory, nothing has changed. */
 bool past_take_turn(struct tiers *t, struct past **p, struct checkpoint *from, const int32_t *id,
                     size_t n, size_t sampled);
-/* Forgets what came after `position`, which the past reaches. false: no memory. */
+/* Forgets what came after `position`, which the past reaches, and the turns that started
+ * there. false: no memory. */
 bool past_cut(struct tiers *t, struct past **p, uint64_t position);
 
 uint64_t past_end(const struct past *p);   /* where the head stands */
@@ -47,5 +48,7 @@ struct checkpoint *past_find_turn(const struct past *p, size_t n);
 /* The newest remembered checkpoint at or before `position`, with a record, or NULL. exact:
  * only one that stands there, with or without a record. */
 struct checkpoint *past_find(const struct past *p, uint64_t position, bool exact);
+/* The oldest remembered checkpoint after `position`, or NULL. */
+struct checkpoint *past_find_after(const struct past *p, uint64_t position);
 
 #endif

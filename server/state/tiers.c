@@ -140,6 +140,8 @@ static void drop_spare(struct tiers *t, struct checkpoint *c)
 {
     drop_record(t, c);
     t->dropped++;
+    if (t->options.lost)
+        t->options.lost(t->options.arg, c);
 }
 
 static void bound_spares(struct tiers *t)
@@ -307,6 +309,7 @@ static void reside(struct tiers *t, struct checkpoint *c, int slot)
 void tiers_commit(struct tiers *t, struct checkpoint *c, int slot)
 {
     reside(t, c, slot);
+    c->refs += c->refs == 0;
     t->checkpoints++;
 }
 
@@ -388,7 +391,10 @@ void tiers_release(struct tiers *t, struct checkpoint *c)
     leave_store(t, c);
     relist(t, c);
     if (c->memories) {
-        bound_spares(t);
+        if (has_bytes(c))
+            bound_spares(t);
+        else if (t->options.lost) /* its record was in the store alone */
+            t->options.lost(t->options.arg, c);
         return;
     }
     drop_record(t, c);

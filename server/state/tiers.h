@@ -34,6 +34,8 @@ struct tiers_options {
     uint64_t store_bytes; /* of files in it */
     /* A checkpoint that is in the store is kept no longer. */
     void (*dropped)(void *arg, const struct checkpoint *c);
+    /* The record of one that is remembered is gone: it may be forgotten in here. May be NULL. */
+    void (*lost)(void *arg, struct checkpoint *c);
     void *arg;
 };
 
@@ -50,7 +52,8 @@ int tiers_start(struct tiers *t, struct checkpoint *from);
 /* The working slot takes on a record that was read from the store. */
 void tiers_fill(struct tiers *t, int slot, const void *record);
 void tiers_drop(struct tiers *t, int slot);
-/* The working slot becomes the record of c, which is accounted for from now on. */
+/* The working slot becomes the record of c, which is accounted for from now on. One that was
+ * only remembered is kept. */
 void tiers_commit(struct tiers *t, struct checkpoint *c, int slot);
 /* Takes over a checkpoint whose record is in host memory, or in the store alone. false: no
  * room (c stays the caller's). */

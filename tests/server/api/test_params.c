@@ -630,6 +630,17 @@ static enum problem_code judge_verb(enum session_verb verb, const char *body,
 
 static void session_verbs_take_their_fields_only(void **state)
 {
+    static const char *const no_rollback[] = { "",
+                                               "{}",
+                                               "{\"turns\":0}",
+                                               "{\"turns\":65}",
+                                               "{\"turns\":1.5}",
+                                               "{\"turns\":\"1\"}",
+                                               "{\"position\":-1}",
+                                               "{\"position\":1e99}",
+                                               "{\"position\":1,\"turns\":1}",
+                                               "{\"snapshot\":\"s\",\"position\":1}",
+                                               "{\"snapshot\":\"../s\"}" };
     struct session_params s;
 
     (void)state;
@@ -649,6 +660,15 @@ static void session_verbs_take_their_fields_only(void **state)
     assert_int_equal(judge_verb(SESSION_FORK, "", &s), PROBLEM_NONE);
     assert_int_equal(s.n, 1);
     assert_int_equal(judge_verb(SESSION_FORK, "{\"n\":257}", &s), PROBLEM_INVALID_PARAMETER);
+    assert_int_equal(judge_verb(SESSION_ROLLBACK, "{\"position\":0}", &s), PROBLEM_NONE);
+    assert_true(s.has_position && s.position == 0);
+    assert_int_equal(judge_verb(SESSION_ROLLBACK, "{\"turns\":64}", &s), PROBLEM_NONE);
+    assert_int_equal(s.turns, 64);
+    assert_int_equal(judge_verb(SESSION_ROLLBACK, "{\"snapshot\":\"s\"}", &s), PROBLEM_NONE);
+    for (size_t i = 0; i < sizeof(no_rollback) / sizeof(no_rollback[0]); i++)
+        assert_int_equal(judge_verb(SESSION_ROLLBACK, no_rollback[i], &s),
+                         PROBLEM_INVALID_PARAMETER);
+    assert_int_equal(judge_verb(SESSION_ROLLBACK, "{\"to\":1}", &s), PROBLEM_UNKNOWN_FIELD);
     assert_int_equal(judge_verb(SESSION_RESTORE, "{}", &s), PROBLEM_MISSING_PARAMETER);
     assert_int_equal(judge_verb(SESSION_RESTORE, "{\"filename\":\"../../etc/passwd\"}", &s),
                      PROBLEM_UNKNOWN_FIELD);

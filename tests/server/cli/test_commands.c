@@ -190,7 +190,11 @@ static void undo_leads_back_to_before_the_turn(void **state)
     TALK(&again, PROMPT "\n/undo\n" PROMPT "\n");
     snprintf(twice, sizeof(twice), "%s%s", once.out, once.out);
     assert_string_equal(again.out, twice);
-    TALK(&again, "/undo\n");
+    TALK(&again, PROMPT "\n\n/undo\n/undo\n" PROMPT "\n\n");
+    TALK(&once, PROMPT "\n\n");
+    snprintf(twice, sizeof(twice), "%s%s", once.out, once.out);
+    assert_string_equal(again.out, twice);
+    TALK(&again, PROMPT "\n/undo\n/undo\n");
     assert_non_null(strstr(again.err, "no turn to take back"));
 }
 

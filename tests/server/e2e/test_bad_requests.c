@@ -480,7 +480,7 @@ static void nothing_is_left_behind(void **state)
 static int start(void **state)
 {
     (void)state;
-    live_start(&server, DEMO, "--max-prompt", "4096", NULL);
+    live_start(&server, DEMO, "--max-prompt", "4096", "--cache-memory", "0", NULL);
     calm_begin(&calm, &server);
     return 0;
 }

@@ -386,7 +386,7 @@ static void nothing_is_left_behind(void **state)
 static int start(void **state)
 {
     (void)state;
-    live_start(&server, MAMBA, "--host-memory", "8M", NULL);
+    live_start(&server, MAMBA, "--host-memory", "8M", "--cache-memory", "0", NULL);
     calm_begin(&calm, &server);
     cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"source\"}"));
     cJSON_Delete(ask(server.port, "POST", COMPLETIONS,

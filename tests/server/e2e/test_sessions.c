@@ -112,6 +112,62 @@ static void a_completion_on_a_session_pays_for_its_new_text_only(void **state)
     cJSON_Delete(b);
 }
 
+/* Where `tale` stands afterwards. */
+static struct state rolled_back(const char *body, uint64_t position)
+{
+    cJSON *s = ask(server.port, "POST", "/v1/sessions/tale/rollback", "%s", body);
+
+    assert_true(number_of(s, "position") == (double)position);
+    cJSON_Delete(s);
+    return state_of(server.port, "tale");
+}
+
+static void a_session_goes_back_by_turns_and_to_any_token(void **state)
+{
+    static const char turn[] = "{\"session_id\":\"tale\",\"prompt\":[5,6,7],\"max_tokens\":9,"
+                               "\"ignore_eos\":true}";
+    struct state was[3], is;
+
+    (void)state;
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"tale\",\"seed\":4}"));
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions/tale/append", "{\"ids\":[1,2]}"));
+    for (int i = 0; i < 3; i++) {
+        was[i] = state_of(server.port, "tale");
+        cJSON_Delete(ask(server.port, "POST", COMPLETIONS, "%s", turn));
+    }
+    for (int i = 2; i >= 0; i--) {
+        is = rolled_back("{\"turns\":1}", 2 + (uint64_t)i * 12);
+        assert_same_state(&is, &was[i], "a turn taken back");
+        state_free(&is);
+        if (i == 2) { /* into the turn before, and on from there to the same end */
+            is = rolled_back("{\"position\":19}", 19);
+            state_free(&is);
+            cJSON_Delete(ask(server.port, "POST", COMPLETIONS,
+                             "{\"session_id\":\"tale\",\"prompt\":\"\",\"max_tokens\":7,"
+                             "\"ignore_eos\":true}"));
+            is = state_of(server.port, "tale");
+            assert_same_state(&is, &was[2], "the end of a turn drawn again");
+            state_free(&is);
+            is = rolled_back("{\"turns\":1}", 19);
+            state_free(&is);
+        }
+    }
+    for (int i = 0; i < 3; i++)
+        state_free(&was[i]);
+    refused(server.port, 422, "history_unreachable", "POST", "/v1/sessions/tale/rollback",
+            "{\"turns\":2}");
+    refused(server.port, 400, "invalid_parameter", "POST", "/v1/sessions/tale/rollback",
+            "{\"position\":3}");
+    refused(server.port, 400, "invalid_parameter", "POST", "/v1/sessions/tale/rollback", "{}");
+    refused(server.port, 400, "invalid_parameter", "POST", "/v1/sessions/tale/rollback",
+            "{\"turns\":1,\"position\":0}");
+    refused(server.port, 404, "snapshot_not_found", "POST", "/v1/sessions/tale/rollback",
+            "{\"snapshot\":\"snap_none\"}");
+    refused(server.port, 404, "session_not_found", "POST", "/v1/sessions/none/rollback",
+            "{\"turns\":1}");
+    cJSON_Delete(ask(server.port, "DELETE", "/v1/sessions/tale", NULL));
+}
+
 static void a_turn_may_insist_on_a_version(void **state)
 {
     struct client c = client_dial(server.port);
@@ -354,6 +410,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_session_has_all_its_fields_and_no_more),
         cmocka_unit_test(a_completion_on_a_session_pays_for_its_new_text_only),
+        cmocka_unit_test(a_session_goes_back_by_turns_and_to_any_token),
         cmocka_unit_test(a_turn_may_insist_on_a_version),
         cmocka_unit_test(every_verb_may_insist_on_a_version),
         cmocka_unit_test(lists_come_in_pages),

@@ -1,0 +1,129 @@
+/* cache.c - states that may spare others the work of taking the same tokens in.
+ *
+ * For clients that send the whole context every time: a turn that begins a context starts
+ * from the longest prefix of it that some turn of the same owner has left a state of. States
+ * are kept at the ends of turns, on the way through long prompts, and a little before the end
+ * of a prompt: what follows there may change the prompt's newest tokens ("Hel" and "lo" are
+ * one token when they come together), and a state behind a changed token serves nobody. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "models/model.h"
+#include "server/engine/engine_internal.h"
+#include "server/state/prefix.h"
+#include "server/state/tiers.h"
+
+enum {
+    STEP_BACK = 8, /* tokens before a prompt's end */
+    WORTH = 16,    /* fewer tokens are taken in again sooner than a state is copied */
+    INDEX_PART = 4 /* of the spares' bytes, what the ids may take beside them */
+};
+
+bool cache_create(struct engine *e)
+{
+    if (e->options.spare_bytes < model_info(e->model)->layout.bytes)
+        return true;
+    e->prefix = prefix_create(e->tiers, e->options.spare_bytes / INDEX_PART);
+    return e->prefix != NULL;
+}
+
+void cache_lost(void *engine, struct checkpoint *c)
+{
+    struct engine *e = engine;
+
+    if (e->prefix)
+        prefix_lost(e->prefix, c);
+}
+
+struct checkpoint *cache_find(struct engine *e, uint64_t owner, const int32_t *id, size_t n,
+                              size_t *len)
+{
+    struct checkpoint *c;
+    size_t found;
+
+    if (!e->prefix || !n)
+        return NULL;
+    e->counters.prefix_lookups++;
+    c = prefix_find(e->prefix, owner, id, n - 1, &found);
+    if (!c || !tiers_recall(e->tiers, c))
+        return NULL;
+    e->counters.prefix_hits++;
+    *len = found;
+    return c;
+}
+
+void cache_plan(struct engine *e, struct sequence *s)
+{
+    size_t every = e->options.cache_every, last, next;
+
+    s->cut = SIZE_MAX;
+    if (!e->prefix || !s->whole || s->feed_len < STEP_BACK + WORTH)
+        return;
+    last = s->sampled_at - STEP_BACK;
+    next = every ? (s->fed / every + 1) * every : last;
+    if (next + WORTH > last)
+        next = last;
+    if (next >= s->fed + WORTH)
+        s->cut = next;
+}
+
+/* A checkpoint for the state after n ids of a context, without its record; refs 1. */
+static struct checkpoint *create(struct engine *e, uint64_t owner, size_t n)
+{
+    const struct model_info *info = model_info(e->model);
+    struct checkpoint *c = checkpoint_create();
+
+    if (!c)
+        return NULL;
+    c->owner = owner;
+    c->position = n;
+    memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
+    c->layout = info->layout.id;
+    return c;
+}
+
+void cache_cut(struct engine *e, struct sequence *s)
+{
+    uint64_t owner = s->job->command->owner;
+    struct checkpoint *c = create(e, owner, s->fed);
+
+    if (c) {
+        tiers_remember(c);
+        tiers_release(e->tiers, c);
+        if (tiers_copy(e->tiers, c, s->slot))
+            prefix_add(e->prefix, owner, s->feed, s->fed, c);
+        tiers_forget(e->tiers, c);
+    }
+    cache_plan(e, s);
+}
+
+void cache_take_slot(struct engine *e, struct sequence *s)
+{
+    uint64_t owner = s->job->command->owner;
+    struct checkpoint *c;
+
+    if (!e->prefix || !s->whole || s->slot < 0 || !s->sampled || s->fed < WORTH)
+        return;
+    c = create(e, owner, s->fed);
+    if (!c)
+        return;
+    tiers_commit(e->tiers, c, s->slot);
+    s->slot = -1;
+    prefix_add(e->prefix, owner, s->feed, s->fed, c);
+    tiers_release(e->tiers, c);
+}
+
+void cache_take_head(struct engine *e, const struct session *s)
+{
+    const struct checkpoint *head = s->head;
+    size_t n = (size_t)(head->position - (head->pending >= 0));
+    int32_t *id;
+
+    if (!e->prefix || past_begin(s->past) || n < WORTH || !(id = malloc(n * sizeof(*id))))
+        return;
+    past_read(s->past, 0, n, (uint32_t *)id);
+    for (size_t i = 0; i < n; i++)
+        id[i] = (int32_t)((uint32_t)id[i] & ~RECENT_SAMPLED);
+    prefix_add(e->prefix, s->owner, id, n, s->head);
+    free(id);
+}

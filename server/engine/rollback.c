@@ -1,0 +1,179 @@
+/* rollback.c - a session goes back to where it was.
+ *
+ * To a snapshot or to the start of a turn whose state is still there by moving the head; to
+ * any other token by taking the stored ids in again from the nearest state before it. On the
+ * CPU that gives the bytes of the original run: how a context is cut changes nothing. The head
+ * stays where it is until then. */
+#include <string.h>
+
+#include "models/model.h"
+#include "server/engine/engine_internal.h"
+#include "server/state/tiers.h"
+
+static bool unreachable(struct command *c, const struct session *s, const char *param)
+{
+    return problem_set(&c->problem, PROBLEM_HISTORY, param,
+                       "session '%s' cannot go back that far: its history begins at token %llu",
+                       s->id.text, (unsigned long long)past_reach(s->past));
+}
+
+/* How many tokens are in its record. */
+static uint64_t covered(const struct checkpoint *c)
+{
+    return c->position - (c->pending >= 0);
+}
+
+/* What the session becomes with the aim, which is kept, as its head: the newest snapshot is
+ * one that is still on the way there. */
+static struct session at_aim(struct engine *e, const struct session *s, struct checkpoint *aim,
+                             struct past *past)
+{
+    struct session next = *s;
+
+    next.head = aim;
+    next.past = past;
+    while (next.snapshot.text[0]) {
+        const struct snapshot *at = id_map_find(&e->snapshots, s->owner, &next.snapshot);
+
+        if (at && at->checkpoint->position <= aim->position)
+            break;
+        next.snapshot = at ? at->parent : (struct id){ "" };
+    }
+    e->counters.rollbacks++;
+    return next;
+}
+
+static bool move(struct engine *e, struct command *c, struct session *s, struct checkpoint *aim,
+                 struct past *past)
+{
+    struct session next = at_aim(e, s, aim, past);
+
+    return session_move(e, c, s, &next);
+}
+
+static bool no_memory(struct command *c)
+{
+    return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory to go back");
+}
+
+/* A checkpoint for a place inside a turn, without its record. The answer is open where the
+ * model wrote, and where it was about to. */
+static struct checkpoint *mark_place(struct engine *e, const struct session *s, uint64_t position)
+{
+    const struct model_info *info = model_info(e->model);
+    const struct checkpoint *after = past_find_after(s->past, position);
+    struct checkpoint *c = checkpoint_create();
+    uint32_t around[2];
+
+    if (!c)
+        return NULL;
+    past_read(s->past, position - 1, 2, around);
+    c->owner = s->owner;
+    c->position = position;
+    c->pending = (int32_t)(around[0] & ~RECENT_SAMPLED);
+    c->answer_open =
+        (after ? after : s->head)->answer_open && (around[0] | around[1]) & RECENT_SAMPLED;
+    memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
+    c->layout = info->layout.id;
+    return c;
+}
+
+/* The nearest state before `position`, kept; NULL: the empty one, where the history begins at
+ * the beginning. */
+static bool find_base(struct engine *e, struct command *c, const struct session *s,
+                      uint64_t position, struct checkpoint **base)
+{
+    *base = past_find(s->past, position, false);
+    if (*base && tiers_recall(e->tiers, *base))
+        return true;
+    if (past_begin(s->past))
+        return *base ? problem_set(&c->problem, PROBLEM_NO_SLOT, NULL, "no room for another state")
+                     : unreachable(c, s, NULL);
+    *base = NULL;
+    return true;
+}
+
+/* The ids between a state before it and the aim are taken in; then the head moves. */
+static bool replay(struct engine *e, struct command *c, struct session *s, struct checkpoint *aim)
+{
+    struct checkpoint *base;
+    uint64_t from;
+    bool ok;
+
+    if (!find_base(e, c, s, aim->position, &base))
+        return false;
+    from = base ? covered(base) : 0;
+    ok = turn_replay(e, c, s, base, from, aim);
+    tiers_release(e->tiers, base);
+    e->counters.replayed_tokens += ok ? covered(aim) - from : 0;
+    return ok;
+}
+
+static bool go_back(struct engine *e, struct command *c, struct session *s, uint64_t position,
+                    struct checkpoint *aim)
+{
+    struct past *past = past_keep(s->past);
+
+    if (!past_cut(e->tiers, &past, position)) {
+        past_release(e->tiers, past);
+        return no_memory(c);
+    }
+    if (aim && tiers_recall(e->tiers, aim))
+        return move(e, c, s, aim, past);
+    past_release(e->tiers, past);
+    if (aim) {
+        tiers_remember(aim);
+    } else {
+        aim = mark_place(e, s, position);
+        if (!aim)
+            return no_memory(c);
+        tiers_remember(aim);
+        tiers_release(e->tiers, aim);
+    }
+    c->later = replay(e, c, s, aim);
+    tiers_forget(e->tiers, aim);
+    return c->later;
+}
+
+bool rollback_begin(struct engine *e, struct command *c, struct session *s)
+{
+    struct checkpoint *aim;
+
+    if (c->turns) {
+        aim = past_find_turn(s->past, c->turns);
+        return aim ? go_back(e, c, s, aim->position, aim) : unreachable(c, s, "turns");
+    }
+    if (c->position > s->head->position)
+        return problem_set(&c->problem, PROBLEM_INVALID_PARAMETER, "position",
+                           "session '%s' is at position %llu", s->id.text,
+                           (unsigned long long)s->head->position);
+    if (c->position == s->head->position)
+        return go_back(e, c, s, c->position, s->head);
+    if (c->position == 0) {
+        aim = session_empty_head(e, s->owner);
+        return aim ? move(e, c, s, aim, NULL) : no_memory(c);
+    }
+    if (c->position < past_reach(s->past))
+        return unreachable(c, s, "position");
+    return go_back(e, c, s, c->position, past_find(s->past, c->position, true));
+}
+
+void rollback_end(struct engine *e, struct sequence *q)
+{
+    struct session *s = q->job->session;
+    struct checkpoint *aim = q->job->aim;
+    struct past *past = past_keep(s->past);
+    struct session next;
+
+    if (!past_cut(e->tiers, &past, aim->position)) {
+        past_release(e->tiers, past);
+        job_fail(e, q->job, PROBLEM_OUT_OF_MEMORY, "no memory to go back");
+        return;
+    }
+    if (!tiers_recall(e->tiers, aim)) { /* or another session was there first */
+        tiers_commit(e->tiers, aim, q->slot);
+        q->slot = -1;
+    }
+    next = at_aim(e, s, aim, past);
+    job_commit(e, q->job, &next, NULL);
+}
