@@ -67,6 +67,8 @@ struct options {
     char *state_dir;     /* NULL: states live in memory alone */
     char *durability;    /* none, interval:MS, always */
     size_t disk_space;   /* bytes of states in state_dir */
+    char *state_redis;   /* a URL; NULL: sessions are this server's alone */
+    int state_lease;     /* ms */
 
     /* backend */
     char *device; /* auto, cpu, cuda, cuda:N; load.c reads it */

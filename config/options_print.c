@@ -130,7 +130,7 @@ static void print_value(const struct options *o, const struct option *row, FILE 
 {
     char text[64];
     const void *at = option_field(o, row);
-    const char *shown = text;
+    const char *shown = text, *secret, *at_sign;
 
     if (row->type == STRING)
         shown = *(char *const *)at ? *(char *const *)at : "-";
@@ -144,7 +144,12 @@ static void print_value(const struct options *o, const struct option *row, FILE 
         snprintf(text, sizeof(text), "%zu", *(const size_t *)at);
     else
         snprintf(text, sizeof(text), "%.15g", *(const double *)at);
-    fprintf(out, "%-16s %-24s ", row->name, shown);
+    secret = row->type == STRING ? strstr(shown, "://") : NULL;
+    at_sign = secret ? strrchr(secret, '@') : NULL;
+    if (at_sign) /* who may connect is not for a screen */
+        fprintf(out, "%-16s %.*s***%s ", row->name, (int)(secret + 3 - shown), shown, at_sign);
+    else
+        fprintf(out, "%-16s %-24s ", row->name, shown);
 }
 
 void options_print_config(const struct options *o, FILE *out)

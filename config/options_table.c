@@ -86,6 +86,12 @@ const struct option option_table[] = {
       .help =
           "folder that keeps sessions and snapshots through restarts and crashes; made if it is "
           "missing" },
+    { OPTION(state_redis), .commands = SERVE, .value = "URL",
+      .help =
+          "Redis to share sessions and snapshots in: redis://[[USER]:PASSWORD@]HOST[:PORT][/DB] "
+          "or unix://[:PASSWORD@]/SOCKET; instead of state_dir" },
+    { OPTION(state_lease), .def = "10000", .min = 100, .max = 3600000, .commands = SERVE,
+      .value = "MS", .help = "time after which another server takes over from one that died" },
     { OPTION(durability), .def = "always", .commands = SERVE, .value = "MODE",
       .help = "what an answer in state_dir has outlived: always: a power cut; interval:MS: a kill, "
               "and MS later a power cut; none: a kill" },

@@ -20,6 +20,7 @@
 #include "server/http/http.h"
 #include "server/keys.h"
 #include "server/state/format.h"
+#include "server/state/redis_url.h"
 #include "server/state/seal.h"
 
 enum { TICK_MS = 100, ABORT_SECONDS = 5, LARGE_BYTES = 256 * 1024 };
@@ -254,9 +255,24 @@ static bool read_durability(const char *text, struct engine_options *to, struct 
                      text);
 }
 
+/* The engine copies what it needs of the URL. */
+static bool read_redis(const struct options *o, struct redis_url *url, struct engine_options *to,
+                       struct error *err)
+{
+    if (!o->state_redis)
+        return true;
+    if (o->state_dir)
+        return error_set(err, ERR_INPUT,
+                         "states are kept in state_dir or in state_redis, not both");
+    to->redis = url;
+    to->store_bytes = UINT64_MAX;
+    return redis_url_parse(url, o->state_redis, err);
+}
+
 static bool start_engine(struct server *s, const struct server_parts *parts, struct error *err)
 {
     const struct options *o = parts->options;
+    struct redis_url url;
     struct engine_options options = {
         .slots = o->slots,
         .max_batch = o->max_batch,
@@ -271,10 +287,11 @@ static bool start_engine(struct server *s, const struct server_parts *parts, str
         .session_ttl = o->session_ttl,
         .quantum = o->time_slice,
         .state_dir = o->state_dir,
+        .lease_ms = o->state_lease,
         .store_bytes = o->disk_space,
     };
 
-    if (!read_durability(o->durability, &options, err))
+    if (!read_durability(o->durability, &options, err) || !read_redis(o, &url, &options, err))
         return false;
 
     s->api = (struct api){

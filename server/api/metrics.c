@@ -127,6 +127,23 @@ static void put_store(struct page *p, const struct engine_counters *c)
               c->store_waiting);
 }
 
+static void put_redis(struct page *p, const struct redis_counts *c)
+{
+    put_count(p, "eddy_redis_operations_total", "Questions and changes that Redis answered.",
+              c->ops);
+    put_count(p, "eddy_redis_failures_total", "Those that it could not do, or not in time.",
+              c->failed);
+    put_count(p, "eddy_redis_busy_total", "Turns refused for another server's on the session.",
+              c->busy);
+    put_count(p, "eddy_redis_lost_total", "Leases that another server took over.", c->lost);
+    put_count(p, "eddy_redis_connections_total", "Connections made.", c->connects);
+    put_count(p, "eddy_redis_sent_bytes_total", "Bytes of states sent.", c->sent);
+    put_count(p, "eddy_redis_received_bytes_total", "Bytes of states fetched.", c->received);
+    put_gauge(p, "eddy_redis_leases", "Sessions that this server may move now.", c->leases);
+    put_gauge(p, "eddy_redis_waiting", "Questions and changes on their way.", c->waiting);
+    put_gauge(p, "eddy_redis_up", "Redis serves.", !c->away);
+}
+
 static void put_engine(struct page *p, const struct engine_counters *c)
 {
     put_gauge(p, "eddy_turns_running", "Sequences that are being computed.", c->running);
@@ -161,6 +178,8 @@ static void put_engine(struct page *p, const struct engine_counters *c)
     put_count(p, "eddy_steps_total", "Forward steps.", c->steps);
     put_count(p, "eddy_rows_total", "Tokens that went through a forward step.", c->rows);
     put_store(p, c);
+    if (c->shared)
+        put_redis(p, &c->redis);
     put_count(p, "eddy_slots_zeroed_total", "Slots cleared for a new state.", c->slots_zeroed);
     head(p, "eddy_turns_total", "counter", "Turns by their end.");
     put(p, "eddy_turns_total{end=\"finished\"} %llu\n", (unsigned long long)c->turns_finished);

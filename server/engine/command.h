@@ -119,8 +119,10 @@ struct command {
     struct problem problem; /* PROBLEM_NONE: done */
     struct command *next;   /* the engine's: in a list of those that wait */
     bool later;             /* the engine's: whoever has it now answers it */
-    struct event *answer;   /* the engine's: allocated with the command, so that an answer
-                             * never fails for want of memory */
+    bool asked_session, asked_snapshot; /* share.c's: Redis has been asked for it */
+    struct id lease;      /* share.c's: on the session, until it is used or given back */
+    struct event *answer; /* the engine's: allocated with the command, so that an answer
+                           * never fails for want of memory */
 
     /* Arguments; what a kind does not name is ignored. */
     struct id session, snapshot;

@@ -10,6 +10,7 @@
 #include "models/model.h"
 #include "models/text/tokenizer.h"
 #include "server/engine/engine_internal.h"
+#include "server/engine/share.h"
 #include "server/state/prefix.h"
 #include "server/state/reader.h"
 #include "server/state/tiers.h"
@@ -60,6 +61,7 @@ void engine_answer(struct engine *e, struct command *c)
 {
     struct event *event = c->answer;
 
+    share_leaves(e, c);
     c->answer = NULL;
     event->kind = EVENT_ANSWER;
     event->command = c;
@@ -73,6 +75,8 @@ static void count_store(struct engine_counters *c, const struct journal_counts *
     c->store_commits = n->commits;
     c->store_reports = n->reports;
     c->store_waiting = n->waiting;
+    c->redis = n->redis;
+    c->shared = n->shared;
 }
 
 static void publish_counters(struct engine *e)
@@ -153,6 +157,8 @@ void engine_obey(struct engine *e, struct command *c)
         defer(x, c);
         return;
     }
+    if (!refused && share_asks(e, c))
+        return;
     if (!refused && c->kind == COMMAND_TURN) {
         turn_begin(e, c);
         return;
@@ -266,7 +272,7 @@ static bool start(struct engine *e, struct error *err)
                                            .slots = o->slots,
                                            .host_bytes = o->host_bytes,
                                            .spare_bytes = o->spare_bytes,
-                                           .store = o->state_dir != NULL,
+                                           .store = o->state_dir || o->redis,
                                            .store_bytes = o->store_bytes,
                                            .dropped = journal_dropped,
                                            .lost = cache_lost,

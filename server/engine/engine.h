@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "server/state/disk.h"
+#include "server/state/redis.h"
 #include "server/state/tiers.h"
 
 struct backend;
@@ -20,6 +21,7 @@ struct engine;
 struct error;
 struct event;
 struct model;
+struct redis_url;
 struct tokenizer;
 
 struct engine_options {
@@ -42,6 +44,10 @@ struct engine_options {
     enum disk_mode durability;
     int interval_ms;          /* of DISK_INTERVAL */
     const struct disk_io *io; /* borrowed; NULL: the system's */
+
+    /* Or one that servers share. */
+    const struct redis_url *redis; /* borrowed; NULL: there is none */
+    int lease_ms;                  /* a session is another server's so long after this one died */
 };
 
 /* Logits of a step for scoring prompts, beside one per sequence: a model that is given to
@@ -69,6 +75,8 @@ struct engine_counters {
     struct tiers_moves moves;
     uint64_t store_ops, store_failed, store_commits;
     uint64_t store_reports;     /* what an operator should know; each is in the log */
+    bool shared;                /* there is a shared store */
+    struct redis_counts redis;  /* of the shared store */
     int store_waiting;          /* operations on their way */
     int queued, running, batch; /* batch: sequences in the newest step */
     int sessions, slots, slots_used, snapshots;

@@ -42,6 +42,7 @@ struct session {
     char *metadata;        /* owned, may be NULL */
     struct job *job;       /* the running or queued turn; NULL: idle */
     struct entry *storing; /* a change that is being written; nothing else changes it then */
+    struct id lease;       /* share.c's: a command has the right to move it; "" without */
 };
 
 struct snapshot {
@@ -267,6 +268,9 @@ bool session_move(struct engine *e, struct command *c, struct session *s,
 /* Whether the owner's budget has room for one more head. PROBLEM_STATE_QUOTA. */
 bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p);
 bool sessions_sweep(struct engine *e);
+/* Without a word to the store. A running turn loses it and ends. */
+void session_remove(struct engine *e, struct session *s);
+void snapshot_remove(struct engine *e, struct snapshot *s);
 void sessions_clear(struct engine *e);
 struct snapshot *snapshot_find(struct engine *e, const struct command *c, struct problem *p);
 void snapshots_clear(struct engine *e);

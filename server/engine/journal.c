@@ -11,14 +11,17 @@
 #include "models/text/tokenizer.h"
 #include "server/engine/engine_internal.h"
 #include "server/engine/heads.h"
+#include "server/engine/share.h"
 #include "server/state/checkpoint.h"
 #include "server/state/disk.h"
 #include "server/state/format.h"
 #include "server/state/reader.h"
+#include "server/state/redis.h"
 #include "server/state/tiers.h"
 
 /* What may be on its way to the disk at once: copies of states, for the most part. */
 enum { MAX_OPS = 4096, MAX_BYTES = 256 * 1024 * 1024 };
+enum { REDIS_TIMEOUT_MS = 5000 };
 
 /* One operation of an entry. */
 struct write {
@@ -32,7 +35,9 @@ struct write {
 };
 
 struct journal {
-    struct disk *disk;
+    struct disk *disk;   /* either this */
+    struct redis *redis; /* or this */
+    int asked;           /* questions to Redis without an answer */
     struct reader *reader;
     struct write *queue, **queue_end; /* the disk has no room for them yet */
     int submitted;                    /* operations the disk has */
@@ -77,16 +82,25 @@ void entry_free(struct engine *e, struct entry *x)
     free(x);
 }
 
-/* Runs on the disk's thread, which has the copy to itself. */
-static void encode(struct disk_op *op)
+/* Runs on the store's thread, which has the copy to itself. */
+static void make_file(struct write *w, void **file, size_t *len, struct error *err)
 {
-    struct write *w = op->owner;
     struct problem p;
 
-    if (!format_encode(w->copy, model_info(w->engine->model), &op->file, &op->file_len, &p))
-        error_set(&op->error, ERR_NOMEM, "%s", p.message);
+    if (!format_encode(w->copy, model_info(w->engine->model), file, len, &p))
+        error_set(err, ERR_NOMEM, "%s", p.message);
     checkpoint_destroy(w->copy);
     w->copy = NULL;
+}
+
+static void encode(struct disk_op *op)
+{
+    make_file(op->owner, &op->file, &op->file_len, &op->error);
+}
+
+static void encode_shared(struct redis_op *op)
+{
+    make_file(op->owner, &op->file, &op->file_len, &op->error);
 }
 
 static struct write *add_write(struct engine *e, struct entry *x, enum disk_kind kind)
@@ -208,12 +222,35 @@ static void finish_write(struct engine *e, struct write *w)
     }
 }
 
+/* The store has more room than the journal asks of it. false: no memory. */
+static bool submit(struct engine *e, struct write *w)
+{
+    struct journal *j = e->journal;
+    struct redis_op *change;
+    bool taken;
+
+    if (j->disk) {
+        taken = disk_submit(j->disk, w->op);
+        assert(taken);
+        return true;
+    }
+    change = share_change(w->op, w->entry ? w->entry->session : NULL, w);
+    if (!change)
+        return error_set(&w->op->error, ERR_NOMEM, "no memory for a change");
+    change->encode = w->op->encode ? encode_shared : NULL;
+    if (!change->encode && w->checkpoint)
+        change->record.bytes = w->checkpoint->stored;
+    change->file_len = w->op->file_len;
+    taken = redis_submit(j->redis, change);
+    assert(taken);
+    return true;
+}
+
 /* Whether it is no longer in the queue's way. */
 static bool pass_on(struct engine *e, struct write *w)
 {
     struct journal *j = e->journal;
     size_t bytes = w->op->encode && !w->checkpoint->stored ? w->op->file_len : 0;
-    bool taken;
 
     if (j->submitted >= MAX_OPS || (j->submitted && j->bytes + bytes > MAX_BYTES))
         return false;
@@ -230,8 +267,11 @@ static bool pass_on(struct engine *e, struct write *w)
     w->op->queued = bytes;
     j->submitted++;
     j->bytes += bytes;
-    taken = disk_submit(j->disk, w->op);
-    assert(taken); /* the disk has more room than this allows */
+    if (submit(e, w))
+        return true;
+    j->submitted--;
+    j->bytes -= bytes;
+    finish_write(e, w);
     return true;
 }
 
@@ -296,6 +336,38 @@ static void take_recall(struct engine *e, struct recall *r)
     tiers_release(e->tiers, of);
 }
 
+static void take_change(struct engine *e, const struct redis_op *change)
+{
+    struct journal *j = e->journal;
+    struct write *w = change->owner;
+    struct entry *x = w->entry;
+
+    j->submitted--;
+    j->bytes -= w->op->queued;
+    w->op->file_len = change->file_len;
+    w->op->error = change->error;
+    /* Deleting what is not there is done. */
+    if (change->kind == REDIS_DELETE && change->verdict == REDIS_ABSENT)
+        w->op->error.code = ERR_NONE;
+    else if (change->verdict != REDIS_DONE && x && x->problem.what == PROBLEM_NONE)
+        share_refused(change, &x->problem);
+    finish_write(e, w);
+}
+
+static void take_shared(struct engine *e)
+{
+    struct journal *j = e->journal;
+
+    for (struct redis_op *op; (op = redis_receive(j->redis)); redis_op_free(op)) {
+        if (op->kind == REDIS_LOOK || op->kind == REDIS_TAKE || op->kind == REDIS_LEAVE) {
+            j->asked--;
+            share_answered(e, op);
+        } else {
+            take_change(e, op);
+        }
+    }
+}
+
 void journal_poll(struct engine *e)
 {
     struct journal *j = e->journal;
@@ -304,21 +376,38 @@ void journal_poll(struct engine *e)
 
     if (!j)
         return;
-    while ((op = disk_receive(j->disk))) {
+    while (j->disk && (op = disk_receive(j->disk))) {
         j->submitted--;
         j->bytes -= op->queued;
         finish_write(e, op->owner);
     }
+    if (j->redis)
+        take_shared(e);
     push(e);
     while ((r = reader_take(j->reader)))
         take_recall(e, r);
+}
+
+bool journal_shares(const struct engine *e)
+{
+    return e->journal && e->journal->redis;
+}
+
+bool journal_ask(struct engine *e, struct redis_op *op)
+{
+    struct journal *j = e->journal;
+
+    if ((op->kind != REDIS_LEAVE && j->asked >= MAX_OPS) || !redis_submit(j->redis, op))
+        return false;
+    j->asked++;
+    return true;
 }
 
 bool journal_busy(const struct engine *e)
 {
     const struct journal *j = e->journal;
 
-    return j && (j->entries || j->submitted || j->queue || reader_waiting(j->reader));
+    return j && (j->asked || j->entries || j->submitted || j->queue || reader_waiting(j->reader));
 }
 
 struct recall *journal_recall(struct engine *e, struct checkpoint *c, struct command *command)
@@ -341,7 +430,7 @@ void journal_dropped(void *engine, const struct checkpoint *c)
     struct journal *j = e->journal;
     struct write *w = calloc(1, sizeof(*w));
 
-    if (e->closing || !w || !(w->op = disk_op_create(DISK_RELEASE, w))) {
+    if (e->closing || j->redis || !w || !(w->op = disk_op_create(DISK_RELEASE, w))) {
         free(w);
         return;
     }
@@ -374,40 +463,93 @@ static void found(void *arg, const struct disk_record *r)
         e->journal->no_memory = true;
 }
 
-bool journal_open(struct engine *e, struct error *err)
+static bool read_disk(void *disk, const struct id *checkpoint, void **bytes, size_t *len,
+                      struct error *err)
+{
+    return disk_read(disk, checkpoint, bytes, len, err);
+}
+
+static bool set_aside_on_disk(void *disk, const struct id *checkpoint, struct error *err)
+{
+    return disk_set_aside(disk, checkpoint, err);
+}
+
+static bool read_redis(void *redis, const struct id *checkpoint, void **bytes, size_t *len,
+                       struct error *err)
+{
+    return redis_read(redis, checkpoint, bytes, len, err);
+}
+
+static bool open_disk(struct engine *e, struct reader_options *reader, struct error *err)
 {
     const struct engine_options *o = &e->options;
-    struct journal *j;
-    struct disk_options disk = { .path = o->state_dir,
-                                 .mode = o->durability,
-                                 .interval_ms = o->interval_ms,
-                                 .max_ops = MAX_OPS + 1,
-                                 .max_bytes = 2 * (size_t)MAX_BYTES,
-                                 .keep_found = true,
-                                 .io = o->io,
-                                 .arg = e,
-                                 .found = found,
-                                 .report = report,
-                                 .wake = wake };
-    struct reader_options reader = { .model = model_info(e->model),
-                                     .vocab = tokenizer_size(e->tokenizer),
-                                     .wake = wake,
-                                     .report = report,
-                                     .arg = e };
+    struct journal *j = e->journal;
+    const struct disk_options disk = { .path = o->state_dir,
+                                       .mode = o->durability,
+                                       .interval_ms = o->interval_ms,
+                                       .max_ops = MAX_OPS + 1,
+                                       .max_bytes = 2 * (size_t)MAX_BYTES,
+                                       .keep_found = true,
+                                       .io = o->io,
+                                       .arg = e,
+                                       .found = found,
+                                       .report = report,
+                                       .wake = wake };
 
-    if (!o->state_dir)
-        return true;
-    j = e->journal = calloc(1, sizeof(*j));
-    if (!j || !(j->found = heads_create()))
+    if (!(j->found = heads_create()))
         return error_set(err, ERR_NOMEM, "no memory for the state folder");
-    j->queue_end = &j->queue;
     j->disk = disk_open(&disk, err);
     heads_destroy(j->found);
     if (!j->disk)
         return false;
     if (j->no_memory)
         return error_set(err, ERR_NOMEM, "no memory for the sessions of the state folder");
-    reader.disk = j->disk;
+    reader->store = j->disk;
+    reader->read = read_disk;
+    reader->set_aside = set_aside_on_disk;
+    return true;
+}
+
+static bool open_redis(struct engine *e, struct reader_options *reader, struct error *err)
+{
+    const struct engine_options *o = &e->options;
+    const struct model_info *model = model_info(e->model);
+    struct redis_options redis = { .url = o->redis,
+                                   .layout = model->layout.id,
+                                   .max_file = format_max_bytes(model),
+                                   .lease_ms = o->lease_ms,
+                                   .timeout_ms = REDIS_TIMEOUT_MS,
+                                   .max_ops = 4 * MAX_OPS,
+                                   .max_bytes = 2 * (size_t)MAX_BYTES,
+                                   .arg = e,
+                                   .report = report,
+                                   .wake = wake };
+
+    memcpy(redis.fingerprint, model->fingerprint, sizeof(redis.fingerprint));
+    e->journal->redis = redis_open(&redis, err);
+    reader->store = e->journal->redis;
+    reader->read = read_redis;
+    return e->journal->redis != NULL;
+}
+
+bool journal_open(struct engine *e, struct error *err)
+{
+    const struct engine_options *o = &e->options;
+    struct journal *j;
+    struct reader_options reader = { .model = model_info(e->model),
+                                     .vocab = tokenizer_size(e->tokenizer),
+                                     .wake = wake,
+                                     .report = report,
+                                     .arg = e };
+
+    if (!o->state_dir && !o->redis)
+        return true;
+    j = e->journal = calloc(1, sizeof(*j));
+    if (!j)
+        return error_set(err, ERR_NOMEM, "no memory for the store of states");
+    j->queue_end = &j->queue;
+    if (!(o->redis ? open_redis(e, &reader, err) : open_disk(e, &reader, err)))
+        return false;
     j->reader = reader_create(&reader, err);
     return j->reader != NULL;
 }
@@ -424,20 +566,29 @@ void journal_close(struct engine *e)
     }
     reader_destroy(j->reader);
     disk_close(j->disk);
+    redis_close(j->redis);
     free(j);
     e->journal = NULL;
 }
 
 struct journal_counts journal_counts(const struct engine *e)
 {
+    struct journal *j = e->journal;
+    struct journal_counts n = { 0 };
     struct disk_counts c;
 
-    if (!e->journal)
-        return (struct journal_counts){ 0 };
-    c = disk_counts(e->journal->disk);
-    return (struct journal_counts){ .ops = c.ops,
-                                    .failed = c.failed,
-                                    .commits = c.commits,
-                                    .reports = atomic_load(&e->journal->reports),
-                                    .waiting = c.waiting };
+    if (!j)
+        return n;
+    n.reports = atomic_load(&j->reports);
+    if (j->redis) {
+        n.shared = true;
+        n.redis = redis_counts(j->redis);
+        return n;
+    }
+    c = disk_counts(j->disk);
+    n.ops = c.ops;
+    n.failed = c.failed;
+    n.commits = c.commits;
+    n.waiting = c.waiting;
+    return n;
 }

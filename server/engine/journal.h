@@ -16,6 +16,7 @@
 
 #include "server/problem.h"
 #include "server/state/id.h"
+#include "server/state/redis.h"
 
 struct checkpoint;
 struct command;
@@ -71,7 +72,12 @@ bool journal_open(struct engine *e, struct error *err);
 /* Everything was submitted and answered: makes it durable. Takes an engine without one. */
 void journal_close(struct engine *e);
 
-void journal_poll(struct engine *e);       /* takes what the store has answered */
+void journal_poll(struct engine *e); /* takes what the store has answered */
+/* The store is a Redis. */
+bool journal_shares(const struct engine *e);
+/* Moves a question or a LEAVE to it in; its answer goes to share_answered(). false: too many
+ * are waiting. */
+bool journal_ask(struct engine *e, struct redis_op *op);
 bool journal_busy(const struct engine *e); /* something was asked and is not answered */
 
 /* Asks for a state that is in the store alone; its answer goes to sequence_recalled() or, for
@@ -83,6 +89,8 @@ void journal_dropped(void *engine, const struct checkpoint *c);
 struct journal_counts {
     uint64_t ops, failed, commits, reports;
     int waiting;
+    bool shared;
+    struct redis_counts redis; /* when shared */
 };
 struct journal_counts journal_counts(const struct engine *e);
 

@@ -236,7 +236,7 @@ static void part_from_job(struct engine *e, struct session *s)
     s->job = NULL;
 }
 
-static void remove_session(struct engine *e, struct session *s)
+void session_remove(struct engine *e, struct session *s)
 {
     if (e->sweep && e->sweep->value == s)
         e->sweep = e->sweep->next;
@@ -250,7 +250,7 @@ static void created(struct engine *e, struct entry *x)
 {
     x->command->problem = x->problem;
     if (x->problem.what != PROBLEM_NONE)
-        remove_session(e, x->session);
+        session_remove(e, x->session);
     engine_answer(e, x->command);
 }
 
@@ -261,7 +261,7 @@ static bool keep_new(struct engine *e, struct command *c, struct session *s)
 
     if (!x || !entry_put_session(e, x, s)) {
         entry_free(e, x);
-        remove_session(e, s);
+        session_remove(e, s);
         return no_memory(c);
     }
     session_describe(e, s, c->sessions);
@@ -330,7 +330,7 @@ static bool list(struct engine *e, struct command *c)
 static void deleted(struct engine *e, struct entry *x)
 {
     if (x->problem.what == PROBLEM_NONE)
-        remove_session(e, x->session);
+        session_remove(e, x->session);
     if (!x->command)
         return;
     x->command->problem = x->problem;
@@ -380,7 +380,7 @@ static void forget_children(struct engine *e, struct command *c)
 
         if (x)
             entry_drop_session(e, x, child);
-        remove_session(e, child);
+        session_remove(e, child);
     }
     if (x)
         journal_submit(e, x);
@@ -672,7 +672,11 @@ bool sessions_sweep(struct engine *e)
         if (s->job || s->storing)
             continue;
         past_cool(e, &s->past, s->head);
-        if (s->ttl > 0 && s->touched + s->ttl < now)
+        if (s->ttl <= 0 || s->touched + s->ttl >= now || s->lease.text[0])
+            continue;
+        if (journal_shares(e))
+            session_remove(e, s); /* Redis has a clock of its own, and may have a newer one */
+        else
             drop_session(e, NULL, s);
     }
     if (e->sweep)
@@ -689,6 +693,6 @@ bool sessions_sweep(struct engine *e)
 void sessions_clear(struct engine *e)
 {
     while (e->sessions.first)
-        remove_session(e, e->sessions.first->value);
+        session_remove(e, e->sessions.first->value);
     id_map_finish(&e->sessions);
 }

@@ -88,7 +88,7 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
     return NULL;
 }
 
-static void remove_snapshot(struct engine *e, struct snapshot *s)
+void snapshot_remove(struct engine *e, struct snapshot *s)
 {
     id_map_remove(&e->snapshots, s->owner, &s->id);
     tiers_unpin(e->tiers, s->checkpoint);
@@ -126,7 +126,7 @@ static void taken(struct engine *e, struct entry *x)
         else
             entry_free(e, back);
         forget_link(e, x->snapshot);
-        remove_snapshot(e, x->snapshot);
+        snapshot_remove(e, x->snapshot);
     }
     engine_answer(e, c);
 }
@@ -137,10 +137,13 @@ static bool keep_new(struct engine *e, struct command *c, struct snapshot *s,
 {
     struct entry *x = entry_create(taken, c);
 
+    /* A shared session is written only by who moves it: the link to this one goes along then. */
+    if (journal_shares(e))
+        from = NULL;
     if (!x || !entry_put_snapshot(e, x, s) || (from && !entry_put_session(e, x, from))) {
         entry_free(e, x);
         forget_link(e, s);
-        remove_snapshot(e, s);
+        snapshot_remove(e, s);
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
                            "no memory for another snapshot");
     }
@@ -207,7 +210,7 @@ static void deleted(struct engine *e, struct entry *x)
 {
     x->command->problem = x->problem;
     if (x->problem.what == PROBLEM_NONE)
-        remove_snapshot(e, x->snapshot);
+        snapshot_remove(e, x->snapshot);
     engine_answer(e, x->command);
 }
 
@@ -290,6 +293,6 @@ void snapshots_cool(struct engine *e)
 void snapshots_clear(struct engine *e)
 {
     while (e->snapshots.first)
-        remove_snapshot(e, e->snapshots.first->value);
+        snapshot_remove(e, e->snapshots.first->value);
     id_map_finish(&e->snapshots);
 }

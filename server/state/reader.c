@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 #include "server/state/checkpoint.h"
-#include "server/state/disk.h"
 #include "server/state/format.h"
 
 enum { THREADS = 2 };
@@ -24,7 +23,7 @@ struct reader {
 bool recall_refuse(struct problem *p)
 {
     return problem_set(p, PROBLEM_STATE_DAMAGED, NULL,
-                       "the stored state is damaged and was set aside; what stands on it can only "
+                       "the stored state is damaged and not used; what stands on it can only "
                        "be deleted or replaced");
 }
 
@@ -50,12 +49,14 @@ void recall_free(struct recall *r)
 static void set_aside(struct reader *r, struct recall *q)
 {
     char what[sizeof(q->problem.message) + LIMIT_ID_BYTES + 64];
+    const struct reader_options *o = &r->options;
     struct error err;
+    int n = snprintf(what, sizeof(what), "state %s: %s", q->id.text, q->problem.message);
+    bool moved = !o->set_aside || o->set_aside(o->store, &q->id, &err);
 
-    snprintf(what, sizeof(what), "state %s: %s; set aside as %s.corrupt", q->id.text,
-             q->problem.message, q->id.text);
-    r->options.report(r->options.arg,
-                      disk_set_aside(r->options.disk, &q->id, &err) ? what : err.message);
+    if (o->set_aside)
+        snprintf(what + n, sizeof(what) - (size_t)n, "; set aside as %s.corrupt", q->id.text);
+    o->report(o->arg, moved ? what : err.message);
     recall_refuse(&q->problem);
 }
 
@@ -72,10 +73,12 @@ static void answer(struct reader *r, struct recall *q)
     void *bytes;
     size_t len;
 
-    if (!disk_read(o->disk, &q->id, &bytes, &len, &err)) {
+    if (!o->read(o->store, &q->id, &bytes, &len, &err)) {
         problem_from_error(&q->problem, &err);
         if (err.code == ERR_IO)
             q->problem.what = PROBLEM_STORAGE_ERROR;
+        if (err.code == ERR_INPUT)
+            q->problem.what = PROBLEM_SESSION_MOVED;
     } else {
         q->checkpoint = format_decode(bytes, len, o->model, o->vocab, &q->problem);
         free(bytes);

@@ -7,18 +7,23 @@
 #define SERVER_STATE_READER_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "config/error.h"
 #include "server/problem.h"
 #include "server/state/id.h"
 
 struct checkpoint;
-struct disk;
 struct model_info;
 struct reader;
 
 struct reader_options {
-    struct disk *disk;              /* borrowed */
+    void *store; /* borrowed; of the two below */
+    /* The file's bytes, from malloc. ERR_INPUT: it is not there any more. A reader's thread. */
+    bool (*read)(void *store, const struct id *checkpoint, void **bytes, size_t *len,
+                 struct error *err);
+    /* Moves a damaged file out of everyone's way; NULL: the store cannot. */
+    bool (*set_aside)(void *store, const struct id *checkpoint, struct error *err);
     const struct model_info *model; /* borrowed */
     int vocab;
     void (*wake)(void *arg);                     /* something can be taken; a reader's thread */

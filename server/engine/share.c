@@ -1,0 +1,244 @@
+#include "server/engine/share.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/engine/engine_internal.h"
+#include "server/engine/heads.h"
+#include "server/state/redis.h"
+
+static bool moves_session(const struct command *c)
+{
+    return c->kind == COMMAND_TURN || c->kind == COMMAND_SESSION_RESTORE ||
+           c->kind == COMMAND_SESSION_IMPORT || c->kind == COMMAND_SESSION_ROLLBACK;
+}
+
+static const struct id *session_named(const struct command *c)
+{
+    return c->kind == COMMAND_TURN ? &c->turn.session : &c->session;
+}
+
+static void ask(struct engine *e, struct command *c, enum redis_kind kind, enum disk_kind object,
+                const struct id *id)
+{
+    struct redis_op *op = redis_op_create(kind, object, c);
+
+    c->later = true;
+    if (op) {
+        op->record.owner = c->owner;
+        op->record.id = *id;
+    }
+    if (op && journal_ask(e, op))
+        return;
+    redis_op_free(op);
+    problem_set(&c->problem, PROBLEM_QUEUE_FULL, NULL, "too much waits for Redis already");
+    engine_answer(e, c);
+}
+
+/* What a change of ours is on its way for needs no look: Redis learns it from here. */
+static bool ask_session(struct engine *e, struct command *c)
+{
+    const struct id *id = session_named(c);
+    const struct session *s = id_map_find(&e->sessions, c->owner, id);
+
+    c->asked_session = true;
+    if ((s && (s->job || s->storing)) || (!s && c->kind == COMMAND_SESSION_CREATE))
+        return false;
+    ask(e, c, moves_session(c) ? REDIS_TAKE : REDIS_LOOK, DISK_SESSION_SET, id);
+    return true;
+}
+
+static bool ask_snapshot(struct engine *e, struct command *c)
+{
+    const struct snapshot *s = id_map_find(&e->snapshots, c->owner, &c->snapshot);
+
+    c->asked_snapshot = true;
+    if (s && s->storing)
+        return false;
+    ask(e, c, REDIS_LOOK, DISK_SNAPSHOT_SET, &c->snapshot);
+    return true;
+}
+
+bool share_asks(struct engine *e, struct command *c)
+{
+    if (!journal_shares(e))
+        return false;
+    if (session_named(c)->text[0] && !c->asked_session && ask_session(e, c))
+        return true;
+    return c->snapshot.text[0] && !c->asked_snapshot && ask_snapshot(e, c);
+}
+
+/* Sessions that nobody has here are in Redis: the one that came first makes room. */
+static bool make_room(struct engine *e)
+{
+    struct id_entry *at = e->sessions.first;
+
+    if (e->sessions.count < (size_t)e->options.max_sessions)
+        return true;
+    for (; at; at = at->next) {
+        struct session *s = at->value;
+
+        if (s->job || s->storing || s->lease.text[0])
+            continue;
+        session_remove(e, s);
+        return true;
+    }
+    return false;
+}
+
+static bool take_in(struct engine *e, const struct disk_record *r)
+{
+    struct heads *h = heads_create();
+    bool ok = h && heads_found(e, h, r);
+
+    heads_destroy(h);
+    return ok;
+}
+
+/* The record is newer than what is here, or as new. false: no memory or no room. */
+static bool adopt_session(struct engine *e, const struct disk_record *r)
+{
+    struct session *s = id_map_find(&e->sessions, r->owner, &r->id);
+
+    if (s && (s->job || s->storing || s->lease.text[0]))
+        return true;
+    if (s && s->created == r->created && s->version >= r->version)
+        return true;
+    if (s)
+        session_remove(e, s);
+    return make_room(e) && take_in(e, r);
+}
+
+static bool adopt(struct engine *e, const struct disk_record *r)
+{
+    if (r->kind == DISK_SESSION_SET)
+        return adopt_session(e, r);
+    return id_map_find(&e->snapshots, r->owner, &r->id) || take_in(e, r);
+}
+
+static void forget(struct engine *e, const struct disk_record *r)
+{
+    struct session *s =
+        r->kind == DISK_SESSION_SET ? id_map_find(&e->sessions, r->owner, &r->id) : NULL;
+    struct snapshot *snapshot =
+        r->kind == DISK_SNAPSHOT_SET ? id_map_find(&e->snapshots, r->owner, &r->id) : NULL;
+
+    if (s && !s->job && !s->storing && !s->lease.text[0])
+        session_remove(e, s);
+    if (snapshot && !snapshot->storing)
+        snapshot_remove(e, snapshot);
+}
+
+static void give_lease_back(struct engine *e, const struct command *c)
+{
+    struct redis_op *op = redis_op_create(REDIS_LEAVE, DISK_SESSION_SET, NULL);
+
+    if (!op)
+        return; /* it is renewed until the session moves, or the server ends */
+    op->record.owner = c->owner;
+    op->record.id = *session_named(c);
+    op->token = c->lease;
+    if (!journal_ask(e, op))
+        redis_op_free(op);
+}
+
+void share_leaves(struct engine *e, struct command *c)
+{
+    struct session *s = id_map_find(&e->sessions, c->owner, session_named(c));
+
+    if (!c->lease.text[0] || (s && !id_equal(&s->lease, &c->lease)))
+        return;
+    give_lease_back(e, c);
+    if (s)
+        s->lease.text[0] = '\0';
+    c->lease.text[0] = '\0';
+}
+
+static bool take_over(struct engine *e, struct command *c, const struct redis_op *op)
+{
+    struct session *s;
+
+    if (op->verdict == REDIS_ABSENT) {
+        forget(e, &op->record);
+        return true;
+    }
+    if (op->verdict != REDIS_DONE) {
+        share_refused(op, &c->problem);
+        return false;
+    }
+    if (op->kind == REDIS_TAKE)
+        c->lease = op->token;
+    if (op->record.position && !op->record.bytes)
+        return problem_set(&c->problem, PROBLEM_STATE_DAMAGED, NULL,
+                           "'%s' stands on a state without a length", op->record.id.text);
+    if (!adopt(e, &op->record))
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
+                           "no memory or room for a session of another server");
+    s = op->kind == REDIS_TAKE ? id_map_find(&e->sessions, c->owner, &op->record.id) : NULL;
+    if (s)
+        s->lease = op->token;
+    return true;
+}
+
+void share_answered(struct engine *e, struct redis_op *op)
+{
+    struct command *c = op->owner;
+
+    if (!c)
+        return;
+    if (!take_over(e, c, op)) {
+        engine_answer(e, c);
+        return;
+    }
+    c->later = false;
+    engine_obey(e, c);
+}
+
+static enum redis_kind kind_of(const struct disk_op *op, const struct session *moving)
+{
+    if (op->record.kind == DISK_SESSION_DELETED || op->record.kind == DISK_SNAPSHOT_DELETED)
+        return REDIS_DELETE;
+    return moving && moving->lease.text[0] ? REDIS_COMMIT : REDIS_CREATE;
+}
+
+struct redis_op *share_change(const struct disk_op *op, struct session *moving, void *owner)
+{
+    const struct disk_record *r = &op->record;
+    bool session = r->kind == DISK_SESSION_SET || r->kind == DISK_SESSION_DELETED;
+    struct redis_op *change =
+        redis_op_create(kind_of(op, moving), session ? DISK_SESSION_SET : DISK_SNAPSHOT_SET, owner);
+
+    if (!change)
+        return NULL;
+    change->record = *r;
+    change->record.kind = session ? DISK_SESSION_SET : DISK_SNAPSHOT_SET;
+    change->record.note = malloc(r->note_len + 1);
+    if (!change->record.note) {
+        redis_op_free(change);
+        return NULL;
+    }
+    if (r->note_len)
+        memcpy(change->record.note, r->note, r->note_len);
+    if (change->kind == REDIS_COMMIT) {
+        change->token = moving->lease;
+        moving->lease.text[0] = '\0';
+    }
+    return change;
+}
+
+void share_refused(const struct redis_op *op, struct problem *p)
+{
+    static const enum problem_code of[] = {
+        [REDIS_DONE] = PROBLEM_INTERNAL,          [REDIS_ABSENT] = PROBLEM_SESSION_NOT_FOUND,
+        [REDIS_EXISTS] = PROBLEM_SESSION_EXISTS,  [REDIS_BUSY] = PROBLEM_SESSION_BUSY,
+        [REDIS_LOST] = PROBLEM_SESSION_MOVED,     [REDIS_MISSING] = PROBLEM_SESSION_MOVED,
+        [REDIS_FOREIGN] = PROBLEM_MODEL_MISMATCH, [REDIS_DAMAGED] = PROBLEM_STATE_DAMAGED,
+        [REDIS_FULL] = PROBLEM_STORAGE_FULL,      [REDIS_AWAY] = PROBLEM_STORE_AWAY,
+        [REDIS_FAILED] = PROBLEM_STORAGE_ERROR,
+    };
+
+    assert(op->verdict != REDIS_DONE);
+    problem_set(p, of[op->verdict], op->record.kind == DISK_SESSION_SET ? "session_id" : "snapshot",
+                "'%s': %.200s", op->record.id.text, op->error.message);
+}

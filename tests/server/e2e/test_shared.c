@@ -1,0 +1,366 @@
+/* Servers on one Redis: a session is the same session on each of them, and never two. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "tests/server/e2e/client.h"
+#include "tests/server/e2e/live.h"
+#include "tests/server/e2e/state.h"
+#include "tests/server/state/redis_server.h"
+
+enum { LEASE_MS = 1000, TURNS = 10, RACE_TURNS = 40 };
+
+static struct redis_server redis;
+static struct live pair[2], alone; /* alone: without Redis, what the pair must equal */
+
+static void start(struct live *l, const char *model)
+{
+    char lease[16];
+
+    snprintf(lease, sizeof(lease), "%d", LEASE_MS);
+    live_start(l, model, "--state-redis", redis.url, "--state-lease", lease, NULL);
+}
+
+static void begin(const char *model)
+{
+    redis.keeps = true;
+    redis_server_begin(&redis);
+    start(&pair[0], model);
+    start(&pair[1], model);
+    live_start(&alone, model, NULL);
+}
+
+static void end(void)
+{
+    live_stop(&alone);
+    redis_server_end(&redis);
+}
+
+/* A turn; its status. *text is from malloc, NULL unless it was answered 200. */
+static int turn(int port, const char *session, int n, char **text, uint64_t *version)
+{
+    struct response r = call(port, "POST", "/v1/completions",
+                             "{\"session_id\":\"%s\",\"prompt\":[%d,17],\"max_tokens\":%d,"
+                             "\"temperature\":0.8,\"repetition_penalty\":1.1,"
+                             "\"ignore_eos\":true}",
+                             session, 5 + n % 50, 5 + n % 7);
+    int status = r.status;
+
+    *text = status == 200 ? answer_text(r.json) : NULL;
+    if (status == 200 && version)
+        *version = (uint64_t)number_of(item_of(r.json, "session"), "version");
+    response_finish(&r);
+    return status;
+}
+
+static void same_turn(int port, const char *session, const char *reference, int n)
+{
+    char *text, *expected;
+
+    assert_int_equal(turn(port, session, n, &text, NULL), 200);
+    assert_int_equal(turn(alone.port, reference, n, &expected, NULL), 200);
+    assert_string_equal(text, expected);
+    free(text);
+    free(expected);
+}
+
+static void create(int port, const char *id)
+{
+    cJSON_Delete(ask(port, "POST", "/v1/sessions", "{\"id\":\"%s\",\"seed\":7}", id));
+}
+
+static void check_handover(const char *model)
+{
+    struct state here, expected;
+
+    begin(model);
+    create(pair[0].port, "s");
+    create(alone.port, "s");
+    refused(pair[1].port, 409, "session_exists", "POST", "/v1/sessions", "{\"id\":\"s\"}");
+    for (int n = 0; n < TURNS; n++)
+        same_turn(pair[n % 3 == 1].port, "s", "s", n);
+    expected = state_of(alone.port, "s");
+    for (int i = 0; i < 2; i++) {
+        here = state_of(pair[i].port, "s");
+        assert_same_state(&here, &expected, "after the turns");
+        state_free(&here);
+    }
+    state_free(&expected);
+    live_stop(&pair[0]);
+    live_stop(&pair[1]);
+    /* They are there after every server is gone. */
+    start(&pair[0], model);
+    same_turn(pair[0].port, "s", "s", TURNS);
+    live_stop(&pair[0]);
+    end();
+}
+
+static void a_session_goes_from_server_to_server(void **state)
+{
+    (void)state;
+    check_handover(DEMO);
+    check_handover(MAMBA2);
+    check_handover(RWKV7);
+}
+
+/* Forks, snapshots and deletions; the reference does the same. */
+static void verbs_on_one_server_hold_on_the_other(void **state)
+{
+    static const char *const names[] = { "here", "there" };
+    char *snapshot[2], *fork[2];
+    char path[128];
+
+    (void)state;
+    begin(DEMO);
+    create(pair[0].port, "s");
+    create(alone.port, "s");
+    same_turn(pair[0].port, "s", "s", 1);
+    for (int i = 0; i < 2; i++) {
+        int port = i ? alone.port : pair[1].port;
+        cJSON *taken = ask(port, "POST", "/v1/sessions/s/snapshots", "{}");
+        cJSON *forks = ask(port, "POST", "/v1/sessions/s/fork", "{\"n\":1}");
+
+        snapshot[i] = strdup(text_of(taken, "id"));
+        fork[i] = strdup(text_of(cJSON_GetArrayItem(item_of(forks, "data"), 0), "id"));
+        cJSON_Delete(taken);
+        cJSON_Delete(forks);
+    }
+    same_turn(pair[0].port, "s", "s", 2);
+    same_turn(pair[0].port, fork[0], fork[1], 3);
+    same_turn(pair[1].port, fork[0], fork[1], 4);
+    cJSON_Delete(
+        ask(pair[0].port, "POST", "/v1/sessions/s/restore", "{\"snapshot\":\"%s\"}", snapshot[0]));
+    cJSON_Delete(
+        ask(alone.port, "POST", "/v1/sessions/s/restore", "{\"snapshot\":\"%s\"}", snapshot[1]));
+    same_turn(pair[1].port, "s", "s", 5);
+    snprintf(path, sizeof(path), "/v1/snapshots/%s", snapshot[0]);
+    cJSON_Delete(ask(pair[0].port, "DELETE", path, NULL));
+    refused(pair[1].port, 404, "snapshot_not_found", "GET", path, NULL);
+    cJSON_Delete(ask(pair[0].port, "DELETE", "/v1/sessions/s", NULL));
+    refused(pair[1].port, 404, "session_not_found", "GET", "/v1/sessions/s", NULL);
+    refused(pair[1].port, 404, "session_not_found", "POST", "/v1/completions",
+            "{\"session_id\":\"s\",\"prompt\":\"a\"}");
+    for (int i = 0; i < 2; i++)
+        create(pair[i].port, names[i]);
+    snprintf(path, sizeof(path), "/v1/sessions/%s", fork[0]);
+    cJSON_Delete(ask(pair[1].port, "DELETE", path, NULL));
+    /* Two sessions on the empty context, and no state any more. */
+    assert_int_equal(redis_server_count(&redis, "DBSIZE"), 2);
+    for (int i = 0; i < 2; i++) {
+        free(snapshot[i]);
+        free(fork[i]);
+        live_stop(&pair[i]);
+    }
+    end();
+}
+
+static void a_killed_servers_session_goes_on_from_its_last_commit(void **state)
+{
+    double killed;
+    int busy = 0, status;
+    char *text, *expected;
+
+    (void)state;
+    begin(DEMO);
+    create(pair[0].port, "s");
+    create(alone.port, "s");
+    for (int round = 0; round < 3; round++) {
+        struct client c = client_dial(pair[0].port);
+        const char *body = "{\"session_id\":\"s\",\"prompt\":\"Once\",\"max_tokens\":60000,"
+                           "\"ignore_eos\":true,\"stream\":true}";
+        struct response r;
+
+        same_turn(pair[0].port, "s", "s", 2 * round);
+        assert_true(client_ask(&c, "POST", "/v1/completions", NULL, body, strlen(body)));
+        assert_true(client_read_head(&c, &r));
+        for (int i = 0; i < 5 * round + 1; i++) {
+            char *event = client_event(&c);
+
+            assert_non_null(event);
+            free(event);
+        }
+        refused(pair[1].port, 409, "session_busy", "POST", "/v1/completions",
+                "{\"session_id\":\"s\",\"prompt\":\"a\"}");
+        live_kill(&pair[0]);
+        client_close(&c);
+        response_finish(&r);
+        killed = seconds_now();
+        while ((status = turn(pair[1].port, "s", 2 * round + 1, &text, NULL)) == 409) {
+            busy++;
+            usleep(20000);
+        }
+        assert_int_equal(status, 200);
+        assert_true(seconds_now() - killed < 2.0 * LEASE_MS / 1000 + live_sanitized() * 10);
+        assert_int_equal(turn(alone.port, "s", 2 * round + 1, &expected, NULL), 200);
+        assert_string_equal(text, expected);
+        free(text);
+        free(expected);
+        start(&pair[0], DEMO);
+    }
+    assert_true(busy > 0);
+    live_stop(&pair[0]);
+    live_stop(&pair[1]);
+    end();
+}
+
+/* Turns of one client on a session, as fast as they go; what each version's turn was. */
+struct racer {
+    pthread_t thread;
+    int port, number, conflicts, other;
+    int turn[2 * RACE_TURNS + 2]; /* which turn made a version; 0: none of ours */
+    char *text[2 * RACE_TURNS + 2];
+};
+
+static void *race(void *arg)
+{
+    struct racer *me = arg;
+    uint64_t version = 0;
+
+    for (int done = 0; done < RACE_TURNS && !me->other;) {
+        int n = 1 + 2 * done + me->number;
+        char *text;
+        int status = turn(me->port, "s", n, &text, &version);
+
+        if (status != 200) {
+            me->conflicts += status == 409;
+            me->other = status == 409 ? 0 : status;
+            continue;
+        }
+        if (version > 2 * RACE_TURNS || me->turn[version])
+            me->other = 1;
+        else
+            me->turn[version] = n;
+        me->text[version] = text;
+        done++;
+    }
+    return NULL;
+}
+
+static void racing_clients_never_commit_one_version_twice(void **state)
+{
+    static struct racer racer[2];
+    cJSON *session;
+
+    (void)state;
+    begin(DEMO);
+    create(pair[0].port, "s");
+    create(alone.port, "s");
+    for (int i = 0; i < 2; i++) {
+        racer[i] = (struct racer){ .port = pair[i].port, .number = i };
+        pthread_create(&racer[i].thread, NULL, race, &racer[i]);
+    }
+    for (int i = 0; i < 2; i++) {
+        pthread_join(racer[i].thread, NULL);
+        assert_int_equal(racer[i].other, 0);
+    }
+    /* Every version has one turn, and the turns in their order are one session. */
+    for (int v = 1; v <= 2 * RACE_TURNS; v++) {
+        struct racer *by = &racer[racer[0].turn[v] ? 0 : 1];
+        char *expected;
+
+        assert_int_equal(!!racer[0].turn[v] + !!racer[1].turn[v], 1);
+        assert_int_equal(turn(alone.port, "s", by->turn[v], &expected, NULL), 200);
+        assert_string_equal(by->text[v], expected);
+        free(by->text[v]);
+        free(expected);
+    }
+    assert_true(racer[0].conflicts + racer[1].conflicts > 0);
+    session = ask(pair[0].port, "GET", "/v1/sessions/s", NULL);
+    assert_int_equal(number_of(session, "version"), 2 * RACE_TURNS);
+    cJSON_Delete(session);
+    live_stop(&pair[0]);
+    live_stop(&pair[1]);
+    end();
+}
+
+static void a_turn_without_its_lease_does_not_commit(void **state)
+{
+    struct story s = { 0 };
+    struct response r;
+    struct client c;
+    const char *body = "{\"session_id\":\"s\",\"prompt\":\"Once\",\"max_tokens\":400,"
+                       "\"ignore_eos\":true,\"stream\":true}";
+
+    (void)state;
+    begin(DEMO);
+    create(pair[0].port, "s");
+    create(alone.port, "s");
+    same_turn(pair[0].port, "s", "s", 1);
+    c = client_dial(pair[0].port);
+    assert_true(client_ask(&c, "POST", "/v1/completions", NULL, body, strlen(body)));
+    while (!redis_server_count(&redis, "DEL eddy:lease:0000000000000000:s"))
+        usleep(100);
+    same_turn(pair[1].port, "s", "s", 2);
+    assert_true(client_read_head(&c, &r));
+    stream_rest(&c, &s);
+    response_finish(&r);
+    assert_string_equal(s.error, "session_moved");
+    story_finish(&s);
+    client_close(&c);
+    same_turn(pair[0].port, "s", "s", 3);
+    same_turn(pair[1].port, "s", "s", 4);
+    assert_true(live_metric(&pair[0], "eddy_redis_lost_total") >= 1);
+    live_stop(&pair[0]);
+    live_stop(&pair[1]);
+    end();
+}
+
+static void without_redis_everything_else_goes_on(void **state)
+{
+    struct response r;
+    char after[256];
+    double until;
+    int status;
+
+    (void)state;
+    begin(DEMO);
+    create(pair[0].port, "s");
+    create(alone.port, "s");
+    same_turn(pair[0].port, "s", "s", 1);
+    redis_server_kill(&redis);
+    r = call(pair[0].port, "POST", "/v1/completions", "{\"session_id\":\"s\",\"prompt\":\"a\"}");
+    assert_refusal(&r, 503, "store_unavailable", "a turn");
+    assert_true(response_header(&r, "retry-after", after));
+    response_finish(&r);
+    refused(pair[1].port, 503, "store_unavailable", "POST", "/v1/sessions", "{}");
+    cJSON_Delete(
+        ask(pair[0].port, "POST", "/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":5}"));
+    live_is_well(&pair[0]);
+    assert_int_equal(live_metric(&pair[0], "eddy_redis_up"), 0);
+    redis_server_start(&redis);
+    until = seconds_now() + 20;
+    do {
+        r = call(pair[0].port, "GET", "/v1/sessions/s", NULL);
+        status = r.status;
+        response_finish(&r);
+        usleep(20000);
+    } while (status != 200 && seconds_now() < until);
+    assert_int_equal(status, 200);
+    same_turn(pair[0].port, "s", "s", 2);
+    live_stop(&pair[0]);
+    live_stop(&pair[1]);
+    end();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_session_goes_from_server_to_server),
+        cmocka_unit_test(verbs_on_one_server_hold_on_the_other),
+        cmocka_unit_test(a_killed_servers_session_goes_on_from_its_last_commit),
+        cmocka_unit_test(racing_clients_never_commit_one_version_twice),
+        cmocka_unit_test(a_turn_without_its_lease_does_not_commit),
+        cmocka_unit_test(without_redis_everything_else_goes_on),
+    };
+
+    return redis_server_exists() ? cmocka_run_group_tests_name("shared", tests, NULL, NULL) : 0;
+}
