@@ -511,4 +511,6 @@ void redis_do(struct redis_lane *lane, struct redis_op *op)
         erase(lane, op);
         break;
     }
+    if (op->verdict == REDIS_DONE) /* an attempt before the last may have failed */
+        op->error.code = ERR_NONE;
 }
