@@ -159,6 +159,7 @@ struct engine {
     struct engine_counters published; /* a copy under the lock */
     pthread_mutex_t counters_lock;
     double next_sweep;      /* monotonic: when expired sessions are looked for again */
+    size_t most_held;       /* bytes of states in host memory, since the heap was last trimmed */
     struct id_entry *sweep; /* the session that it looks at next; NULL: from the first on */
     struct tally tally;     /* of this time so far */
 };
