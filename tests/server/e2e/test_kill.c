@@ -366,7 +366,7 @@ static void kill_and_look(const char *durability)
     }
     assert_true(live_metric(&l, "eddy_disk_reports_total") == 0);
     assert_int_equal(live_stop(&l), 0);
-    print_message("%s: %d kills, %ld steps answered\n", durability, rounds(), answered);
+    fprintf(stderr, "# %s: %d kills, %ld steps answered\n", durability, rounds(), answered);
     assert_true(answered > rounds());
     snprintf(remove, sizeof(remove), "rm -rf %s", dir);
     assert_int_equal(system(remove), 0);
