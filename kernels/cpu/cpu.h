@@ -16,12 +16,12 @@ enum { PANEL = 16, GROUP = 4, GROUP_ROWS = GROUP * PANEL };
 
 static inline int matrix_groups(const struct matrix *m)
 {
-    return (m->rows + GROUP_ROWS - 1) / GROUP_ROWS;
+    return m->rows / GROUP_ROWS + (m->rows % GROUP_ROWS != 0);
 }
 
 static inline int matrix_pairs(const struct matrix *m)
 {
-    return (m->cols + 1) / 2;
+    return m->cols / 2 + m->cols % 2;
 }
 
 /* Index of an element in the packed data. */

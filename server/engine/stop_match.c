@@ -60,6 +60,8 @@ bool stop_match_add(struct stop_match *m, const char *text, size_t len, struct t
     size_t safe;
 
     *hit = NULL;
+    if (!len)
+        return true;
     if (!m->stops)
         return text_buffer_append(out, text, len);
     if (!text_buffer_append(&m->held, text, len))

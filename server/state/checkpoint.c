@@ -33,9 +33,14 @@ void checkpoint_destroy(struct checkpoint *c)
 
 bool checkpoint_set_tail(struct checkpoint *c, const char *tail, size_t len)
 {
-    if (len)
-        c->tail = strndup(tail, len);
-    return !len || c->tail;
+    if (!len)
+        return true;
+    c->tail = malloc(len + 1);
+    if (!c->tail)
+        return false;
+    memcpy(c->tail, tail, len);
+    c->tail[len] = '\0';
+    return true;
 }
 
 struct checkpoint *checkpoint_copy(const struct checkpoint *c)
