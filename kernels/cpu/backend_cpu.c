@@ -101,8 +101,11 @@ static bool cpu_pack_matrix(struct backend *be, struct matrix *m, enum dtype dty
 {
     struct matrix packed = { .rows = rows, .cols = cols, .dtype = dtype };
 
-    packed.bytes = (size_t)matrix_groups(&packed) * GROUP_ROWS * 2 * (size_t)matrix_pairs(&packed) *
-                   dtype_size(dtype);
+    const size_t elements =
+        (size_t)matrix_groups(&packed) * GROUP_ROWS * 2 * (size_t)matrix_pairs(&packed);
+
+    if (__builtin_mul_overflow(elements, dtype_size(dtype), &packed.bytes))
+        packed.bytes = SIZE_MAX; /* more than there can be */
     packed.data = cpu_alloc(be, packed.bytes);
     if (!packed.data)
         return error_set(err, ERR_NOMEM, "no room for a matrix of %d x %d (%zu bytes)", rows, cols,
