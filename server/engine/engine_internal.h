@@ -29,6 +29,7 @@ struct recall;
 
 struct session {
     struct id id;
+    bool seeded; /* the client chose the seed: forks inherit it */
     uint64_t owner;
     struct checkpoint *head; /* kept; never NULL, at position 0 before the first turn */
     struct past *past;       /* kept; behind the head. NULL at position 0, and when the head is
@@ -38,11 +39,10 @@ struct session {
     double created, updated; /* updated: when the head moved */
     double touched, ttl;     /* it expires ttl after the newest turn's end; 0: never */
     uint64_t seed;
-    bool seeded;           /* the client chose it: forks inherit it */
     char *metadata;        /* owned, may be NULL */
     struct job *job;       /* the running or queued turn; NULL: idle */
     struct entry *storing; /* a change that is being written; nothing else changes it then */
-    struct id lease;       /* share.c's: a command has the right to move it; "" without */
+    struct id *lease;      /* share.c's, owned: a command has the right to move it; NULL without */
 };
 
 struct snapshot {
@@ -158,10 +158,10 @@ struct engine {
     struct engine_counters counters;  /* the engine's */
     struct engine_counters published; /* a copy under the lock */
     pthread_mutex_t counters_lock;
-    double next_sweep;      /* monotonic: when expired sessions are looked for again */
-    size_t most_held;       /* bytes of states in host memory, since the heap was last trimmed */
-    struct id_entry *sweep; /* the session that it looks at next; NULL: from the first on */
-    struct tally tally;     /* of this time so far */
+    double next_sweep;  /* monotonic: when expired sessions are looked for again */
+    size_t most_held;   /* bytes of states in host memory, since the heap was last trimmed */
+    size_t sweep;       /* the place in the map that it looks at next */
+    struct tally tally; /* of this time so far */
 };
 
 double engine_clock(void); /* monotonic seconds */

@@ -157,7 +157,7 @@ static struct checkpoint *find_checkpoint(struct engine *e, struct heads *h,
     if (c)
         return tiers_keep(c);
     c = make_checkpoint(e, r, n, tail);
-    if (c && r->position && !id_map_put(&h->checkpoints, 0, &c->id, c)) {
+    if (c && r->position && !id_map_put(&h->checkpoints, 0, c->id.text, c)) {
         tiers_release(e->tiers, c);
         return NULL;
     }
@@ -183,7 +183,7 @@ static bool add_session(struct engine *e, const struct disk_record *r, struct ch
     s->ttl = r->ttl;
     s->seed = r->seed;
     s->seeded = r->flags & FLAG_SEEDED;
-    if (id_map_put(&e->sessions, s->owner, &s->id, s))
+    if (id_map_put(&e->sessions, s->owner, s->id.text, s))
         return true;
     free(s->metadata);
     free(s);
@@ -206,7 +206,7 @@ static bool add_snapshot(struct engine *e, const struct disk_record *r,
     s->created = r->created;
     if (n->text_len <= LIMIT_LABEL_BYTES)
         memcpy(s->label, text, n->text_len);
-    if (!id_map_put(&e->snapshots, s->owner, &s->id, s)) {
+    if (!id_map_put(&e->snapshots, s->owner, s->id.text, s)) {
         free(s);
         return false;
     }

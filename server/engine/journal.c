@@ -317,17 +317,30 @@ void journal_submit(struct engine *e, struct entry *x)
     push(e);
 }
 
-static void take_recall(struct engine *e, struct recall *r)
+/* What was read is the checkpoint that was asked for. */
+static void identify(struct recall *r)
 {
-    struct checkpoint *of = r->of, *c = r->checkpoint;
+    const struct checkpoint *of = r->of;
+    struct checkpoint *c = r->checkpoint;
 
-    of->damaged |= r->problem.what == PROBLEM_STATE_DAMAGED;
+    if (c && !checkpoint_set_parent(c, of->parent ? of->parent : "")) {
+        checkpoint_destroy(c);
+        c = r->checkpoint = NULL;
+        problem_set(&r->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory to read the state back");
+    }
     if (c) {
         c->id = of->id;
-        c->parent = of->parent;
         c->owner = of->owner;
         c->created = of->created;
     }
+}
+
+static void take_recall(struct engine *e, struct recall *r)
+{
+    struct checkpoint *of = r->of;
+
+    of->damaged |= r->problem.what == PROBLEM_STATE_DAMAGED;
+    identify(r);
     if (r->owner)
         recalled(e, r->owner, r);
     else

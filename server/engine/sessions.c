@@ -166,6 +166,7 @@ static void session_free(struct engine *e, struct session *s)
     tiers_release(e->tiers, s->head);
     past_release(e->tiers, s->past);
     free(s->metadata);
+    free(s->lease);
     free(s);
 }
 
@@ -216,7 +217,7 @@ static struct session *add_session(struct engine *e, struct command *c, const st
     s->seed = id_random();
     s->head = head ? tiers_keep(head) : session_empty_head(e, c->owner);
     s->past = past_keep(past);
-    if (!s->head || !id_map_put(&e->sessions, s->owner, &s->id, s))
+    if (!s->head || !id_map_put(&e->sessions, s->owner, s->id.text, s))
         goto no_memory;
     return s;
 
@@ -238,9 +239,7 @@ static void part_from_job(struct engine *e, struct session *s)
 
 void session_remove(struct engine *e, struct session *s)
 {
-    if (e->sweep && e->sweep->value == s)
-        e->sweep = e->sweep->next;
-    id_map_remove(&e->sessions, s->owner, &s->id);
+    id_map_remove(&e->sessions, s->owner, s->id.text);
     part_from_job(e, s);
     session_free(e, s);
 }
@@ -314,10 +313,11 @@ static bool list(struct engine *e, struct command *c)
     c->sessions = calloc((size_t)c->count + 1, sizeof(*c->sessions));
     if (!c->sessions)
         return no_memory(c);
-    for (; at && c->items < c->count; at = id_map_next(&e->sessions, c->owner, &at->id)) {
-        const struct session *s = at->value;
+    for (const struct session *s; at && c->items < c->count;
+         at = id_map_next(&e->sessions, c->owner, &s->id)) {
         struct session_info *info = &c->sessions[c->items++];
 
+        s = at->value;
         if (s->metadata && !(info->metadata = strdup(s->metadata)))
             return no_memory(c);
         session_describe(e, s, info);
@@ -661,26 +661,26 @@ static void count_session(struct tally *t, const struct session *s)
 bool sessions_sweep(struct engine *e)
 {
     double now = checkpoint_clock();
+    struct id_entry *at = NULL;
 
-    if (!e->sweep)
-        e->sweep = e->sessions.first;
-    for (int i = 0; e->sweep && i < SWEEP_PIECE; i++) {
-        struct session *s = e->sweep->value;
+    for (int i = 0; i < SWEEP_PIECE && (at = id_map_walk(&e->sessions, &e->sweep)); i++) {
+        struct session *s = at->value;
 
         count_session(&e->tally, s);
-        e->sweep = e->sweep->next;
+        e->sweep++;
         if (s->job || s->storing)
             continue;
         past_cool(e, &s->past, s->head);
-        if (s->ttl <= 0 || s->touched + s->ttl >= now || s->lease.text[0])
+        if (s->ttl <= 0 || s->touched + s->ttl >= now || s->lease)
             continue;
         if (journal_shares(e))
             session_remove(e, s); /* Redis has a clock of its own, and may have a newer one */
         else
             drop_session(e, NULL, s);
     }
-    if (e->sweep)
+    if (at)
         return false;
+    e->sweep = 0;
     snapshots_cool(e);
     e->counters.sessions_device = e->tally.device;
     e->counters.sessions_host = e->tally.host;
@@ -692,7 +692,9 @@ bool sessions_sweep(struct engine *e)
 
 void sessions_clear(struct engine *e)
 {
-    while (e->sessions.first)
-        session_remove(e, e->sessions.first->value);
+    struct id_entry *at;
+
+    for (size_t i = 0; (at = id_map_walk(&e->sessions, &i)); i++)
+        session_remove(e, at->value);
     id_map_finish(&e->sessions);
 }

@@ -72,14 +72,14 @@ bool share_asks(struct engine *e, struct command *c)
 /* Sessions that nobody has here are in Redis: the one that came first makes room. */
 static bool make_room(struct engine *e)
 {
-    struct id_entry *at = e->sessions.first;
+    struct id_entry *at;
 
     if (e->sessions.count < (size_t)e->options.max_sessions)
         return true;
-    for (; at; at = at->next) {
+    for (size_t i = 0; (at = id_map_walk(&e->sessions, &i)); i++) {
         struct session *s = at->value;
 
-        if (s->job || s->storing || s->lease.text[0])
+        if (s->job || s->storing || s->lease)
             continue;
         session_remove(e, s);
         return true;
@@ -101,7 +101,7 @@ static bool adopt_session(struct engine *e, const struct disk_record *r)
 {
     struct session *s = id_map_find(&e->sessions, r->owner, &r->id);
 
-    if (s && (s->job || s->storing || s->lease.text[0]))
+    if (s && (s->job || s->storing || s->lease))
         return true;
     if (s && s->created == r->created && s->version >= r->version)
         return true;
@@ -124,7 +124,7 @@ static void forget(struct engine *e, const struct disk_record *r)
     struct snapshot *snapshot =
         r->kind == DISK_SNAPSHOT_SET ? id_map_find(&e->snapshots, r->owner, &r->id) : NULL;
 
-    if (s && !s->job && !s->storing && !s->lease.text[0])
+    if (s && !s->job && !s->storing && !s->lease)
         session_remove(e, s);
     if (snapshot && !snapshot->storing)
         snapshot_remove(e, snapshot);
@@ -143,16 +143,35 @@ static void give_lease_back(struct engine *e, const struct command *c)
         redis_op_free(op);
 }
 
+static bool holds(const struct session *s, const struct id *lease)
+{
+    return s->lease && id_equal(s->lease, lease);
+}
+
+static void end_lease(struct session *s)
+{
+    free(s->lease);
+    s->lease = NULL;
+}
+
 void share_leaves(struct engine *e, struct command *c)
 {
     struct session *s = id_map_find(&e->sessions, c->owner, session_named(c));
 
-    if (!c->lease.text[0] || (s && !id_equal(&s->lease, &c->lease)))
+    if (!c->lease.text[0] || (s && !holds(s, &c->lease)))
         return;
     give_lease_back(e, c);
     if (s)
-        s->lease.text[0] = '\0';
+        end_lease(s);
     c->lease.text[0] = '\0';
+}
+
+static bool take_lease(struct session *s, const struct id *lease, struct problem *p)
+{
+    if (!s->lease && !(s->lease = malloc(sizeof(*s->lease))))
+        return problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for a lease");
+    *s->lease = *lease;
+    return true;
 }
 
 static bool take_over(struct engine *e, struct command *c, const struct redis_op *op)
@@ -176,9 +195,7 @@ static bool take_over(struct engine *e, struct command *c, const struct redis_op
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
                            "no memory or room for a session of another server");
     s = op->kind == REDIS_TAKE ? id_map_find(&e->sessions, c->owner, &op->record.id) : NULL;
-    if (s)
-        s->lease = op->token;
-    return true;
+    return !s || take_lease(s, &op->token, &c->problem);
 }
 
 void share_answered(struct engine *e, struct redis_op *op)
@@ -199,7 +216,7 @@ static enum redis_kind kind_of(const struct disk_op *op, const struct session *m
 {
     if (op->record.kind == DISK_SESSION_DELETED || op->record.kind == DISK_SNAPSHOT_DELETED)
         return REDIS_DELETE;
-    return moving && moving->lease.text[0] ? REDIS_COMMIT : REDIS_CREATE;
+    return moving && moving->lease ? REDIS_COMMIT : REDIS_CREATE;
 }
 
 struct redis_op *share_change(const struct disk_op *op, struct session *moving, void *owner)
@@ -221,8 +238,8 @@ struct redis_op *share_change(const struct disk_op *op, struct session *moving, 
     if (r->note_len)
         memcpy(change->record.note, r->note, r->note_len);
     if (change->kind == REDIS_COMMIT) {
-        change->token = moving->lease;
-        moving->lease.text[0] = '\0';
+        change->token = *moving->lease;
+        end_lease(moving);
     }
     return change;
 }

@@ -76,7 +76,7 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
         s->past = past;
         s->created = checkpoint_clock();
         memcpy(s->label, c->label, sizeof(s->label));
-        if (id_map_put(&e->snapshots, s->owner, &s->id, s)) {
+        if (id_map_put(&e->snapshots, s->owner, s->id.text, s)) {
             tiers_pin(e->tiers, checkpoint);
             return s;
         }
@@ -90,7 +90,7 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
 
 void snapshot_remove(struct engine *e, struct snapshot *s)
 {
-    id_map_remove(&e->snapshots, s->owner, &s->id);
+    id_map_remove(&e->snapshots, s->owner, s->id.text);
     tiers_unpin(e->tiers, s->checkpoint);
     tiers_release(e->tiers, s->checkpoint);
     past_release(e->tiers, s->past);
@@ -183,8 +183,8 @@ static bool list(struct engine *e, struct command *c)
     c->snapshots = calloc((size_t)c->count + 1, sizeof(*c->snapshots));
     if (!c->snapshots)
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the list");
-    for (; at; at = id_map_next(&e->snapshots, c->owner, &at->id)) {
-        const struct snapshot *s = at->value;
+    for (const struct snapshot *s; at; at = id_map_next(&e->snapshots, c->owner, &s->id)) {
+        s = at->value;
 
         if ((c->session.text[0] && !id_equal(&s->session, &c->session)) ||
             (c->label[0] && strcmp(s->label, c->label) != 0))
@@ -282,7 +282,9 @@ bool snapshot_command(struct engine *e, struct command *c)
 
 void snapshots_cool(struct engine *e)
 {
-    for (struct id_entry *at = e->snapshots.first; at; at = at->next) {
+    struct id_entry *at;
+
+    for (size_t i = 0; (at = id_map_walk(&e->snapshots, &i)); i++) {
         struct snapshot *s = at->value;
 
         if (!s->storing)
@@ -292,7 +294,9 @@ void snapshots_cool(struct engine *e)
 
 void snapshots_clear(struct engine *e)
 {
-    while (e->snapshots.first)
-        snapshot_remove(e, e->snapshots.first->value);
+    struct id_entry *at;
+
+    for (size_t i = 0; (at = id_map_walk(&e->snapshots, &i)); i++)
+        snapshot_remove(e, at->value);
     id_map_finish(&e->snapshots);
 }

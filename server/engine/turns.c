@@ -546,12 +546,11 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
     struct checkpoint *c = checkpoint_create();
     bool hides = (s->hit || keeps_part(s)) && s->match.held.len <= LIMIT_STOP_BYTES;
 
-    if (!c || !checkpoint_set_tail(c, s->match.held.bytes, hides ? s->match.held.len : 0)) {
+    if (!c || !checkpoint_set_tail(c, s->match.held.bytes, hides ? s->match.held.len : 0) ||
+        !checkpoint_set_parent(c, s->origin && s->origin->position ? s->origin->id.text : "")) {
         checkpoint_destroy(c);
         return NULL;
     }
-    if (s->origin && s->origin->position)
-        c->parent = s->origin->id;
     c->owner = s->job->command->owner;
     c->position = s->position;
     c->pending = s->fed < s->feed_len ? s->feed[s->feed_len - 1] : -1;

@@ -28,6 +28,7 @@ void checkpoint_destroy(struct checkpoint *c)
     free(c->record);
     free(c->token);
     free(c->tail);
+    free(c->parent);
     free(c);
 }
 
@@ -41,6 +42,13 @@ bool checkpoint_set_tail(struct checkpoint *c, const char *tail, size_t len)
     memcpy(c->tail, tail, len);
     c->tail[len] = '\0';
     return true;
+}
+
+bool checkpoint_set_parent(struct checkpoint *c, const char *parent)
+{
+    free(c->parent);
+    c->parent = parent[0] ? strdup(parent) : NULL;
+    return c->parent || !parent[0];
 }
 
 struct checkpoint *checkpoint_copy(const struct checkpoint *c)
@@ -59,8 +67,9 @@ struct checkpoint *checkpoint_copy(const struct checkpoint *c)
     copy->record = NULL;
     copy->token = NULL;
     copy->tokens = 0;
-    copy->tail = NULL;
-    if (!checkpoint_set_tail(copy, c->tail, c->tail ? strlen(c->tail) : 0)) {
+    copy->tail = copy->parent = NULL;
+    if (!checkpoint_set_tail(copy, c->tail, c->tail ? strlen(c->tail) : 0) ||
+        !checkpoint_set_parent(copy, c->parent ? c->parent : "")) {
         checkpoint_destroy(copy);
         return NULL;
     }

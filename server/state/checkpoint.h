@@ -31,11 +31,13 @@ struct recent {
 #define RECENT_SAMPLED 0x80000000u
 
 struct checkpoint {
-    int refs;                /* of those that need the record */
-    int memories;            /* of those that can do without it: tiers_remember() */
-    struct id id, parent;    /* parent: "" for the first of a context */
-    uint64_t owner;          /* whose sessions and snapshots may stand on it */
+    int refs;     /* of those that need the record */
+    int memories; /* of those that can do without it: tiers_remember() */
+    struct id id;
+    bool answer_open;        /* the context ends inside an assistant's answer */
     int slot;                /* -1: not on the device */
+    char *parent;            /* owned, an id; NULL: the first of a context, or not known */
+    uint64_t owner;          /* whose sessions and snapshots may stand on it */
     void *record;            /* host memory, owned; NULL: on the device, or at position 0 */
     uint64_t position;       /* tokens of the context, a pending one included */
     int32_t pending;         /* the newest token, not yet in the record, or -1 */
@@ -45,19 +47,18 @@ struct checkpoint {
     uint32_t *token;         /* the newest ids of the context, owned, as in struct recent; said of
                               * a copy only: a head has its past (past.h) */
     size_t tokens;           /* at most LIMIT_HISTORY_TOKENS */
-    bool answer_open;        /* the context ends inside an assistant's answer */
     char *tail;              /* owned; text of the context that no client saw: the stop string that
                               * ended the newest turn. NULL: none */
     uint8_t fingerprint[16]; /* of the model */
     uint64_t layout;         /* struct state_layout id */
     double created;          /* seconds since 1970 */
     /* tiers.c */
-    uint64_t stored; /* bytes of its file in the store; 0: it is not there */
-    uint64_t used;   /* when it was last the start of a turn */
+    bool damaged;         /* its file could not be read back, and was set aside */
+    unsigned char listed; /* which list it is in */
+    uint32_t pins;        /* snapshots that stand on it */
+    uint64_t stored;      /* bytes of its file in the store; 0: it is not there */
+    uint64_t used;        /* when it was last the start of a turn */
     struct checkpoint *before, *next;
-    uint32_t pins;              /* snapshots that stand on it */
-    unsigned char listed;       /* which list it is in */
-    bool damaged;               /* its file could not be read back, and was set aside */
     struct prefix_place *place; /* prefix.c: where it is remembered, or NULL */
 };
 
@@ -68,6 +69,8 @@ void checkpoint_destroy(struct checkpoint *c);
 
 /* Gives a fresh one a copy of the tail; len 0: none. false: no memory. */
 bool checkpoint_set_tail(struct checkpoint *c, const char *tail, size_t len);
+/* The id of what it was made from; "": none. false: no memory. */
+bool checkpoint_set_parent(struct checkpoint *c, const char *parent);
 /* A copy in no slot, without a record and ids; refs 1, the same id. NULL: no memory. */
 struct checkpoint *checkpoint_copy(const struct checkpoint *c);
 

@@ -301,14 +301,14 @@ void disk_wait(struct disk *d)
 bool disk_read(struct disk *d, const struct id *checkpoint, void **bytes, size_t *len,
                struct error *err)
 {
-    if (!disk_file_valid(checkpoint))
+    if (!disk_file_valid(checkpoint->text))
         return error_set(err, ERR_IO, "no file is called '%s'", checkpoint->text);
-    return disk_file_read(&d->files, checkpoint, bytes, len, err);
+    return disk_file_read(&d->files, checkpoint->text, bytes, len, err);
 }
 
 bool disk_set_aside(struct disk *d, const struct id *checkpoint, struct error *err)
 {
-    return disk_file_set_aside(&d->files, checkpoint, ".corrupt", err);
+    return disk_file_set_aside(&d->files, checkpoint->text, ".corrupt", err);
 }
 
 struct disk_counts disk_counts(struct disk *d)

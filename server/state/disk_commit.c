@@ -61,7 +61,7 @@ static void check_op(struct disk_op *op)
     else if (!is_set(op) && !is_deleted(op) && r->kind != DISK_KEEP && r->kind != DISK_RELEASE)
         error_set(&op->error, ERR_INPUT, "no operation has kind %d", (int)r->kind);
     else if (!is_deleted(op) && (r->checkpoint.text[0] || !is_set(op)) &&
-             !disk_file_valid(&r->checkpoint))
+             !disk_file_valid(r->checkpoint.text))
         error_set(&op->error, ERR_INPUT, "no file is called '%s'", r->checkpoint.text);
     else if ((op->file || op->encode) &&
              (is_deleted(op) || r->kind == DISK_RELEASE || !r->checkpoint.text[0]))
@@ -88,10 +88,10 @@ static void write_draft(struct disk *d, struct step *s)
         if (failed(op))
             return;
     }
-    s->written = disk_index_add_file(&d->index, id, op->file_len);
+    s->written = disk_index_add_file(&d->index, id->text, op->file_len);
     if (!s->written)
         error_set(&op->error, ERR_NOMEM, "no memory for the name of a state");
-    else if (!disk_draft_write(&d->files, &s->draft, id, op->file, op->file_len, &op->error))
+    else if (!disk_draft_write(&d->files, &s->draft, id->text, op->file, op->file_len, &op->error))
         drop_written(d, s);
 }
 
@@ -102,15 +102,15 @@ static void sync_folders(struct disk *d, struct step *step, int steps)
 
     for (int i = 0; i < steps; i++)
         if (step[i].written)
-            touched[disk_folder_of(&step[i].written->id)] = true;
+            touched[disk_folder_of(step[i].written->id)] = true;
     for (unsigned f = 0; f < DISK_FOLDERS; f++) {
         if (!touched[f] || disk_files_sync_folder(&d->files, f, &err))
             continue;
         for (int i = 0; i < steps; i++) {
-            if (!step[i].written || disk_folder_of(&step[i].written->id) != f)
+            if (!step[i].written || disk_folder_of(step[i].written->id) != f)
                 continue;
             step[i].op->error = err;
-            disk_file_remove(&d->files, &step[i].written->id, &err);
+            disk_file_remove(&d->files, step[i].written->id, &err);
             err = step[i].op->error;
             drop_written(d, &step[i]);
         }
@@ -125,11 +125,11 @@ static void write_files(struct disk *d, struct step *step, int steps)
         write_draft(d, &step[i]);
     for (int i = 0; i < steps && always; i++)
         if (step[i].written &&
-            !disk_draft_sync(&d->files, &step[i].draft, &step[i].written->id, &step[i].op->error))
+            !disk_draft_sync(&d->files, &step[i].draft, step[i].written->id, &step[i].op->error))
             drop_written(d, &step[i]);
     for (int i = 0; i < steps; i++)
         if (step[i].written &&
-            !disk_draft_name(&d->files, &step[i].draft, &step[i].written->id, &step[i].op->error))
+            !disk_draft_name(&d->files, &step[i].draft, step[i].written->id, &step[i].op->error))
             drop_written(d, &step[i]);
     if (always)
         sync_folders(d, step, steps);
@@ -143,7 +143,7 @@ static void write_files(struct disk *d, struct step *step, int steps)
         file->dirty = true;
         file->next_dirty = d->index.dirty;
         d->index.dirty = file;
-        d->dirty_folder[disk_folder_of(&file->id)] = true;
+        d->dirty_folder[disk_folder_of(file->id)] = true;
     }
 }
 
@@ -234,7 +234,7 @@ static void remove_doomed(struct disk *d)
         file->doomed = false;
         if (file->heads || file->kept)
             continue;
-        if (!disk_file_remove(&d->files, &file->id, &err))
+        if (!disk_file_remove(&d->files, file->id, &err))
             disk_report(d, "%s; it is removed at the next start", err.message);
         disk_index_forget_file(&d->index, file);
     }
@@ -243,8 +243,10 @@ static void remove_doomed(struct disk *d)
 static bool copy_records(struct disk *d, struct disk_log_draft *draft, struct id_map *m,
                          struct error *err)
 {
-    for (struct id_entry *e = m->first; e; e = e->next) {
-        struct disk_head *head = e->value;
+    struct id_entry *e;
+
+    for (size_t i = 0; (e = id_map_walk(m, &i)); i++) {
+        const struct disk_head *head = e->value;
 
         if (!head->len)
             continue;
@@ -252,7 +254,7 @@ static bool copy_records(struct disk *d, struct disk_log_draft *draft, struct id
             disk_log_draft_drop(draft);
             return false;
         }
-        if (!disk_log_draft_add(draft, d->buffer, head->len, &head->moved, err))
+        if (!disk_log_draft_add(draft, d->buffer, head->len, err))
             return false;
     }
     return true;
@@ -266,7 +268,7 @@ static void settle_files(struct disk *d)
     while ((file = d->index.dirty)) {
         d->index.dirty = file->next_dirty;
         file->dirty = false;
-        if ((file->heads || file->kept) && !disk_file_sync(&d->files, &file->id, &err))
+        if ((file->heads || file->kept) && !disk_file_sync(&d->files, file->id, &err))
             disk_report(d, "%s; a power cut may take it", err.message);
     }
     for (unsigned f = 0; f < DISK_FOLDERS; f++) {
@@ -276,23 +278,37 @@ static void settle_files(struct disk *d)
     }
 }
 
+/* Where copy_records() has put them, from `at` on. Returns where the last one ends. */
+static uint64_t move_heads(struct id_map *m, uint64_t at)
+{
+    struct id_entry *e;
+
+    for (size_t i = 0; (e = id_map_walk(m, &i)); i++) {
+        struct disk_head *head = e->value;
+
+        head->at = at;
+        at += head->len;
+    }
+    return at;
+}
+
 bool disk_compact(struct disk *d, bool keep_old, struct error *err)
 {
-    struct disk_log_draft draft;
     bool sync = d->options.mode != DISK_NONE, replaced, ok;
+    struct disk_log_draft draft;
+    uint64_t first;
 
     settle_files(d); /* the new log has no older records to go back to */
-    if (!disk_log_draft_open(&draft, &d->log, err) ||
-        !copy_records(d, &draft, &d->index.sessions, err) ||
+    if (!disk_log_draft_open(&draft, &d->log, err))
+        return false;
+    first = draft.len;
+    if (!copy_records(d, &draft, &d->index.sessions, err) ||
         !copy_records(d, &draft, &d->index.snapshots, err))
         return false;
     ok = disk_log_draft_replace(&draft, &d->log, sync, keep_old, &replaced, err);
     if (!replaced)
         return false;
-    for (struct id_entry *e = d->index.sessions.first; e; e = e->next)
-        ((struct disk_head *)e->value)->at = ((struct disk_head *)e->value)->moved;
-    for (struct id_entry *e = d->index.snapshots.first; e; e = e->next)
-        ((struct disk_head *)e->value)->at = ((struct disk_head *)e->value)->moved;
+    move_heads(&d->index.snapshots, move_heads(&d->index.sessions, first));
     d->counts.compactions++;
     d->compact_from = 0;
     d->dirty_log = !ok;

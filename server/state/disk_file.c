@@ -12,26 +12,27 @@
 
 #include "config/error.h"
 #include "server/state/disk_io.h"
+#include "server/state/id.h"
 
 /* Where format.h keeps the file's length. */
 enum { PATH_BYTES = LIMIT_ID_BYTES + 24, LENGTH_AT = 16, FRONT_BYTES = 24 };
 
 static const char magic[8] = "EDDYSTAT", temporary[] = ".tmp.";
 
-unsigned disk_folder_of(const struct id *id)
+unsigned disk_folder_of(const char *id)
 {
-    return (unsigned)(XXH3_64bits(id->text, strlen(id->text)) % DISK_FOLDERS);
+    return (unsigned)(XXH3_64bits(id, strlen(id)) % DISK_FOLDERS);
 }
 
-static void path_of(char path[PATH_BYTES], const struct id *id, const char *suffix)
+static void path_of(char path[PATH_BYTES], const char *id, const char *suffix)
 {
-    snprintf(path, PATH_BYTES, "%02x/%s%s", disk_folder_of(id), id->text, suffix);
+    snprintf(path, PATH_BYTES, "%02x/%s%s", disk_folder_of(id), id, suffix);
 }
 
 /* A dot begins the suffix of what was set aside. */
-bool disk_file_valid(const struct id *id)
+bool disk_file_valid(const char *id)
 {
-    return id->text[0] && !strpbrk(id->text, "./");
+    return id[0] && !strpbrk(id, "./");
 }
 
 static bool make_folder(const struct disk_io *io, int dir, const char *name, bool *made)
@@ -77,7 +78,7 @@ void disk_files_close(struct disk_files *f)
 }
 
 static bool list_folder(const struct disk_files *f, DIR *folder,
-                        bool (*seen)(void *arg, const struct id *id), void *arg, struct error *err)
+                        bool (*seen)(void *arg, const char *id), void *arg, struct error *err)
 {
     struct dirent *e;
     struct id id;
@@ -86,16 +87,16 @@ static bool list_folder(const struct disk_files *f, DIR *folder,
         if (strncmp(e->d_name, temporary, strlen(temporary)) == 0) {
             if (f->io->unlinkat(dirfd(folder), e->d_name, 0) < 0)
                 return error_set(err, disk_error(), "states: %s: %s", e->d_name, strerror(errno));
-        } else if (id_parse(&id, e->d_name) && disk_file_valid(&id)) {
-            if (!seen(arg, &id))
+        } else if (id_parse(&id, e->d_name) && disk_file_valid(id.text)) {
+            if (!seen(arg, id.text))
                 return error_set(err, ERR_NOMEM, "no memory for the list of states");
         }
     }
     return errno == 0 || error_set(err, disk_error(), "states: %s", strerror(errno));
 }
 
-bool disk_files_list(const struct disk_files *f, bool (*seen)(void *arg, const struct id *id),
-                     void *arg, struct error *err)
+bool disk_files_list(const struct disk_files *f, bool (*seen)(void *arg, const char *id), void *arg,
+                     struct error *err)
 {
     for (unsigned i = 0; i < DISK_FOLDERS; i++) {
         char name[8];
@@ -120,10 +121,10 @@ bool disk_files_list(const struct disk_files *f, bool (*seen)(void *arg, const s
     return true;
 }
 
-static bool draft_failed(struct disk_files *f, struct disk_draft *d, const struct id *id,
+static bool draft_failed(struct disk_files *f, struct disk_draft *d, const char *id,
                          struct error *err)
 {
-    error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
+    error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
     if (d->fd >= 0)
         f->io->close(d->fd);
     d->fd = -1;
@@ -131,29 +132,27 @@ static bool draft_failed(struct disk_files *f, struct disk_draft *d, const struc
     return false;
 }
 
-bool disk_draft_write(struct disk_files *f, struct disk_draft *d, const struct id *id,
-                      const void *bytes, size_t len, struct error *err)
+bool disk_draft_write(struct disk_files *f, struct disk_draft *d, const char *id, const void *bytes,
+                      size_t len, struct error *err)
 {
     snprintf(d->name, sizeof(d->name), "%02x/%s%llu", disk_folder_of(id), temporary,
              (unsigned long long)++f->drafts);
     d->fd =
         f->io->openat(f->root, d->name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (d->fd < 0)
-        return error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
+        return error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
     if (!disk_reserve(f->io, d->fd, 0, 0, (off_t)len) ||
         !disk_write_all(f->io, d->fd, bytes, len, 0))
         return draft_failed(f, d, id, err);
     return true;
 }
 
-bool disk_draft_sync(struct disk_files *f, struct disk_draft *d, const struct id *id,
-                     struct error *err)
+bool disk_draft_sync(struct disk_files *f, struct disk_draft *d, const char *id, struct error *err)
 {
     return f->io->fsync(d->fd) == 0 || draft_failed(f, d, id, err);
 }
 
-bool disk_draft_name(struct disk_files *f, struct disk_draft *d, const struct id *id,
-                     struct error *err)
+bool disk_draft_name(struct disk_files *f, struct disk_draft *d, const char *id, struct error *err)
 {
     char path[PATH_BYTES];
     int fd = d->fd;
@@ -174,25 +173,25 @@ bool disk_files_sync_folder(const struct disk_files *f, unsigned folder, struct 
            error_set(err, disk_error(), "states/%s: %s", name, strerror(errno));
 }
 
-bool disk_file_sync(const struct disk_files *f, const struct id *id, struct error *err)
+bool disk_file_sync(const struct disk_files *f, const char *id, struct error *err)
 {
     char path[PATH_BYTES];
 
     path_of(path, id, "");
     return disk_sync_path(f->io, f->root, path) ||
-           error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
+           error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
 }
 
-bool disk_file_remove(const struct disk_files *f, const struct id *id, struct error *err)
+bool disk_file_remove(const struct disk_files *f, const char *id, struct error *err)
 {
     char path[PATH_BYTES];
 
     path_of(path, id, "");
     return f->io->unlinkat(f->root, path, 0) == 0 || errno == ENOENT ||
-           error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
+           error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
 }
 
-bool disk_file_set_aside(const struct disk_files *f, const struct id *id, const char *suffix,
+bool disk_file_set_aside(const struct disk_files *f, const char *id, const char *suffix,
                          struct error *err)
 {
     char path[PATH_BYTES], aside[PATH_BYTES];
@@ -200,11 +199,11 @@ bool disk_file_set_aside(const struct disk_files *f, const struct id *id, const 
     path_of(path, id, "");
     path_of(aside, id, suffix);
     return f->io->renameat(f->root, path, f->root, aside) == 0 ||
-           error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
+           error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
 }
 
 /* Opens a file and proves its front. -1: not there, or not a checkpoint. */
-static int open_checked(const struct disk_files *f, const struct id *id, uint64_t *len,
+static int open_checked(const struct disk_files *f, const char *id, uint64_t *len,
                         struct error *err)
 {
     unsigned char front[FRONT_BYTES];
@@ -215,20 +214,20 @@ static int open_checked(const struct disk_files *f, const struct id *id, uint64_
     path_of(path, id, "");
     fd = f->io->openat(f->root, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0);
     if (fd < 0 || fstat(fd, &st) < 0) {
-        error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
+        error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
         goto fail;
     }
     if (!S_ISREG(st.st_mode) || st.st_size < FRONT_BYTES) {
-        error_set(err, ERR_FORMAT, "state %s: cut short", id->text);
+        error_set(err, ERR_FORMAT, "state %s: cut short", id);
         goto fail;
     }
     if (!disk_read_all(f->io, fd, front, sizeof(front), 0)) {
-        error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
+        error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
         goto fail;
     }
     memcpy(len, front + LENGTH_AT, sizeof(*len));
     if (memcmp(front, magic, sizeof(magic)) != 0 || *len != (uint64_t)st.st_size) {
-        error_set(err, ERR_FORMAT, "state %s: not a checkpoint of its %lld bytes", id->text,
+        error_set(err, ERR_FORMAT, "state %s: not a checkpoint of its %lld bytes", id,
                   (long long)st.st_size);
         goto fail;
     }
@@ -240,8 +239,7 @@ fail:
     return -1;
 }
 
-bool disk_file_check(const struct disk_files *f, const struct id *id, uint64_t bytes,
-                     struct error *err)
+bool disk_file_check(const struct disk_files *f, const char *id, uint64_t bytes, struct error *err)
 {
     uint64_t len;
     int fd = open_checked(f, id, &len, err);
@@ -250,10 +248,10 @@ bool disk_file_check(const struct disk_files *f, const struct id *id, uint64_t b
         return false;
     f->io->close(fd);
     return len == bytes || error_set(err, ERR_FORMAT, "state %s: %llu bytes, its record says %llu",
-                                     id->text, (unsigned long long)len, (unsigned long long)bytes);
+                                     id, (unsigned long long)len, (unsigned long long)bytes);
 }
 
-bool disk_file_read(const struct disk_files *f, const struct id *id, void **bytes, size_t *len,
+bool disk_file_read(const struct disk_files *f, const char *id, void **bytes, size_t *len,
                     struct error *err)
 {
     uint64_t size;
@@ -265,11 +263,11 @@ bool disk_file_read(const struct disk_files *f, const struct id *id, void **byte
     to = malloc(size);
     if (!to) {
         error_set(err, ERR_NOMEM, "no memory for the %llu bytes of state %s",
-                  (unsigned long long)size, id->text);
+                  (unsigned long long)size, id);
         goto fail;
     }
     if (!disk_read_all(f->io, fd, to, size, 0)) {
-        error_set(err, disk_error(), "state %s: %s", id->text, strerror(errno));
+        error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
         goto fail;
     }
     f->io->close(fd);

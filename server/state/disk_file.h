@@ -12,8 +12,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "server/state/id.h"
-
 struct disk_io;
 struct error;
 
@@ -36,33 +34,30 @@ struct disk_draft {
 bool disk_files_open(struct disk_files *f, const struct disk_io *io, int dir, struct error *err);
 void disk_files_close(struct disk_files *f);
 
-unsigned disk_folder_of(const struct id *id);
+unsigned disk_folder_of(const char *id);
 /* Whether the id may name a file. */
-bool disk_file_valid(const struct id *id);
+bool disk_file_valid(const char *id);
 
 /* Removes temporary files and calls seen() for every checkpoint. */
-bool disk_files_list(const struct disk_files *f, bool (*seen)(void *arg, const struct id *id),
-                     void *arg, struct error *err);
+bool disk_files_list(const struct disk_files *f, bool (*seen)(void *arg, const char *id), void *arg,
+                     struct error *err);
 
 /* A draft that failed is gone, and its descriptor with it. */
-bool disk_draft_write(struct disk_files *f, struct disk_draft *d, const struct id *id,
-                      const void *bytes, size_t len, struct error *err);
-bool disk_draft_sync(struct disk_files *f, struct disk_draft *d, const struct id *id,
-                     struct error *err);
-bool disk_draft_name(struct disk_files *f, struct disk_draft *d, const struct id *id,
-                     struct error *err);
+bool disk_draft_write(struct disk_files *f, struct disk_draft *d, const char *id, const void *bytes,
+                      size_t len, struct error *err);
+bool disk_draft_sync(struct disk_files *f, struct disk_draft *d, const char *id, struct error *err);
+bool disk_draft_name(struct disk_files *f, struct disk_draft *d, const char *id, struct error *err);
 
 bool disk_files_sync_folder(const struct disk_files *f, unsigned folder, struct error *err);
-bool disk_file_sync(const struct disk_files *f, const struct id *id, struct error *err);
-bool disk_file_remove(const struct disk_files *f, const struct id *id, struct error *err);
-bool disk_file_set_aside(const struct disk_files *f, const struct id *id, const char *suffix,
+bool disk_file_sync(const struct disk_files *f, const char *id, struct error *err);
+bool disk_file_remove(const struct disk_files *f, const char *id, struct error *err);
+bool disk_file_set_aside(const struct disk_files *f, const char *id, const char *suffix,
                          struct error *err);
 
 /* Whether it begins as a checkpoint of so many bytes does. ERR_FORMAT: it does not. */
-bool disk_file_check(const struct disk_files *f, const struct id *id, uint64_t bytes,
-                     struct error *err);
+bool disk_file_check(const struct disk_files *f, const char *id, uint64_t bytes, struct error *err);
 /* Moves malloc'd bytes to the caller. Also ERR_FORMAT, ERR_NOMEM. */
-bool disk_file_read(const struct disk_files *f, const struct id *id, void **bytes, size_t *len,
+bool disk_file_read(const struct disk_files *f, const char *id, void **bytes, size_t *len,
                     struct error *err);
 
 #endif

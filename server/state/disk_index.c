@@ -1,5 +1,6 @@
 /* disk_index.c - what the log says, in memory. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "server/state/disk_internal.h"
 
@@ -13,7 +14,9 @@ void disk_index_init(struct disk_index *x)
 
 static void free_all(struct id_map *m)
 {
-    for (struct id_entry *e = m->first; e; e = e->next)
+    struct id_entry *e;
+
+    for (size_t i = 0; (e = id_map_walk(m, &i)); i++)
         free(e->value);
     id_map_finish(m);
 }
@@ -30,22 +33,23 @@ struct id_map *disk_index_map(struct disk_index *x, enum disk_kind kind)
     return kind == DISK_SESSION_SET || kind == DISK_SESSION_DELETED ? &x->sessions : &x->snapshots;
 }
 
-struct disk_file *disk_index_add_file(struct disk_index *x, const struct id *id, uint64_t bytes)
+struct disk_file *disk_index_add_file(struct disk_index *x, const char *id, uint64_t bytes)
 {
-    struct disk_file *file = calloc(1, sizeof(*file));
+    struct disk_file *file = calloc(1, sizeof(*file) + strlen(id) + 1);
 
-    if (!file || !id_map_put(&x->files, 0, id, file)) {
-        free(file);
+    if (!file)
         return NULL;
-    }
-    file->id = *id;
+    strcpy(file->id, id);
     file->bytes = bytes;
-    return file;
+    if (id_map_put(&x->files, 0, file->id, file))
+        return file;
+    free(file);
+    return NULL;
 }
 
 void disk_index_forget_file(struct disk_index *x, struct disk_file *file)
 {
-    id_map_remove(&x->files, 0, &file->id);
+    id_map_remove(&x->files, 0, file->id);
     free(file);
 }
 
@@ -57,12 +61,14 @@ struct disk_head *disk_index_add_head(struct disk_index *x, enum disk_kind kind,
 
     if (head)
         return head;
-    head = calloc(1, sizeof(*head));
-    if (!head || !id_map_put(m, owner, id, head)) {
-        free(head);
+    head = calloc(1, sizeof(*head) + strlen(id->text) + 1);
+    if (!head)
         return NULL;
-    }
-    return head;
+    strcpy(head->id, id->text);
+    if (id_map_put(m, owner, head->id, head))
+        return head;
+    free(head);
+    return NULL;
 }
 
 void disk_index_doom(struct disk_index *x, struct disk_file *file)
@@ -106,7 +112,7 @@ void disk_index_prune(struct disk_index *x, enum disk_kind kind, uint64_t owner,
     struct disk_head *head = id_map_find(m, owner, id);
 
     if (head && !head->len) {
-        id_map_remove(m, owner, id);
+        id_map_remove(m, owner, head->id);
         free(head);
     }
 }

@@ -16,22 +16,23 @@
 enum { DISK_BATCH = 64 }; /* operations of one commit */
 
 struct disk_file {
-    struct id id;
-    uint32_t heads; /* sessions and snapshots that refer to it */
-    bool kept;      /* and whoever submits operations */
-    bool dirty;     /* in the list of files to fsync */
-    bool doomed;    /* in the list of files to delete unless something refers to it */
-    bool checked;   /* disk_open() has looked at it */
     uint64_t bytes;
     struct disk_file *next_dirty, *next_doomed;
+    uint32_t heads;   /* sessions and snapshots that refer to it */
+    bool kept : 1;    /* and whoever submits operations */
+    bool dirty : 1;   /* in the list of files to fsync */
+    bool doomed : 1;  /* in the list of files to delete unless something refers to it */
+    bool checked : 1; /* disk_open() has looked at it */
+    char id[];
 };
 
 /* The newest record of a session or snapshot. */
 struct disk_head {
     struct disk_file *file; /* NULL: the empty context */
-    uint64_t at, moved;     /* where in the log; moved: in the one that is being written */
+    uint64_t at;            /* where in the log */
     uint32_t len;           /* 0: no record counts */
     bool lost;              /* there was a newer record, without its file */
+    char id[];
 };
 
 struct disk_index {
@@ -69,7 +70,7 @@ struct disk {
 void disk_index_init(struct disk_index *x);
 void disk_index_finish(struct disk_index *x);
 struct id_map *disk_index_map(struct disk_index *x, enum disk_kind kind);
-struct disk_file *disk_index_add_file(struct disk_index *x, const struct id *id, uint64_t bytes);
+struct disk_file *disk_index_add_file(struct disk_index *x, const char *id, uint64_t bytes);
 void disk_index_forget_file(struct disk_index *x, struct disk_file *file); /* in no list */
 /* The head there is, or a new one without a record. NULL: no memory. */
 struct disk_head *disk_index_add_head(struct disk_index *x, enum disk_kind kind, uint64_t owner,

@@ -224,13 +224,12 @@ static bool flush(struct disk_log_draft *d, struct error *err)
 }
 
 bool disk_log_draft_add(struct disk_log_draft *d, const unsigned char *record, size_t len,
-                        uint64_t *at, struct error *err)
+                        struct error *err)
 {
     if (d->used + len > BUFFER_BYTES && !flush(d, err))
         return false;
     memcpy(d->buffer + d->used, record, len);
     d->used += len;
-    *at = d->len;
     d->len += len;
     return true;
 }

@@ -64,15 +64,15 @@ bool disk_log_read(const struct disk_log *log, uint64_t at, size_t len, unsigned
 struct disk_log_draft {
     const struct disk_log *old; /* borrowed */
     int fd;
-    uint64_t len;
+    uint64_t len; /* where the next record goes */
     unsigned char *buffer;
     size_t used;
 };
 
 bool disk_log_draft_open(struct disk_log_draft *d, const struct disk_log *old, struct error *err);
-/* Adds a record's bytes; *at is where they are. */
+/* Adds a record's bytes at d->len. */
 bool disk_log_draft_add(struct disk_log_draft *d, const unsigned char *record, size_t len,
-                        uint64_t *at, struct error *err);
+                        struct error *err);
 /* Moves the draft into the log's place; durably, if sync. keep: the old one stays as
  * "log.corrupt". *replaced: whether the log is the new one now, which a failure of the
  * folder's fsync leaves true and the log broken. */

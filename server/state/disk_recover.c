@@ -21,7 +21,7 @@ struct recovery {
     bool failed;     /* *err says why */
 };
 
-static bool see_file(void *arg, const struct id *id)
+static bool see_file(void *arg, const char *id)
 {
     struct disk *d = arg;
 
@@ -39,16 +39,16 @@ static bool find_file(struct recovery *rec, const struct disk_record *r, struct 
     *out = file;
     if (!file || file->checked)
         return true;
-    if (disk_file_check(&d->files, &file->id, r->bytes, &why)) {
+    if (disk_file_check(&d->files, file->id, r->bytes, &why)) {
         file->checked = true;
         file->bytes = r->bytes;
         return true;
     }
-    if (why.code != ERR_FORMAT || !disk_file_set_aside(&d->files, &file->id, ".corrupt", &why)) {
+    if (why.code != ERR_FORMAT || !disk_file_set_aside(&d->files, file->id, ".corrupt", &why)) {
         *rec->err = why;
         return false;
     }
-    disk_report(d, "%s; set aside as %s.corrupt", why.message, file->id.text);
+    disk_report(d, "%s; set aside as %s.corrupt", why.message, file->id);
     disk_index_forget_file(&d->index, file);
     *out = NULL;
     return true;
@@ -62,7 +62,7 @@ static bool see_record(void *arg, const struct disk_record *r, uint64_t at, size
     struct disk_head *head;
 
     if (r->kind == DISK_SESSION_DELETED || r->kind == DISK_SNAPSHOT_DELETED) {
-        head = id_map_remove(disk_index_map(&d->index, r->kind), r->owner, &r->id);
+        head = id_map_remove(disk_index_map(&d->index, r->kind), r->owner, r->id.text);
         if (head)
             disk_index_clear(&d->index, head);
         free(head);
@@ -101,10 +101,11 @@ static bool see_gap(void *arg, const struct disk_gap *gap)
 
 static void report_lost(struct recovery *rec, struct id_map *m, const char *noun)
 {
-    for (struct id_entry *e = m->first, *next; e; e = next) {
+    struct id_entry *e;
+
+    for (size_t i = 0; (e = id_map_walk(m, &i)); i++) {
         struct disk_head *head = e->value;
 
-        next = e->next;
         if (!head->lost)
             continue;
         rec->lost = true;
@@ -112,9 +113,9 @@ static void report_lost(struct recovery *rec, struct id_map *m, const char *noun
         disk_report(rec->disk,
                     head->len ? "%s %s: its newest state is missing; it stands where it was before"
                               : "%s %s: its state is missing; it is lost",
-                    noun, e->id.text);
+                    noun, head->id);
         if (!head->len)
-            free(id_map_remove(m, e->owner, &e->id));
+            free(id_map_remove(m, e->owner, head->id));
     }
 }
 
@@ -122,24 +123,24 @@ static void report_lost(struct recovery *rec, struct id_map *m, const char *noun
 static void clear_out(struct recovery *rec)
 {
     struct disk *d = rec->disk;
+    struct id_entry *e;
     struct error why;
 
     d->index.doomed = NULL; /* the loop finds those too */
-    for (struct id_entry *e = d->index.files.first, *next; e; e = next) {
+    for (size_t i = 0; (e = id_map_walk(&d->index.files, &i)); i++) {
         struct disk_file *file = e->value;
         bool ok;
 
-        next = e->next;
         file->doomed = false;
         if (file->heads)
             continue;
         if (rec->incomplete) {
-            ok = disk_file_set_aside(&d->files, &file->id, ".orphan", &why);
+            ok = disk_file_set_aside(&d->files, file->id, ".orphan", &why);
             if (ok)
-                disk_report(d, "state %s: nothing refers to it; set aside as %s.orphan",
-                            file->id.text, file->id.text);
+                disk_report(d, "state %s: nothing refers to it; set aside as %s.orphan", file->id,
+                            file->id);
         } else {
-            ok = disk_file_remove(&d->files, &file->id, &why);
+            ok = disk_file_remove(&d->files, file->id, &why);
         }
         if (!ok)
             disk_report(d, "%s", why.message);
@@ -151,8 +152,9 @@ static bool announce(struct disk *d, struct id_map *m, const unsigned char *byte
                      struct error *err)
 {
     struct disk_record r;
+    struct id_entry *e;
 
-    for (struct id_entry *e = m->first; e; e = e->next) {
+    for (size_t i = 0; (e = id_map_walk(m, &i)); i++) {
         const struct disk_head *head = e->value;
 
         if (disk_record_decode(bytes + head->at, head->len, &r) != head->len)

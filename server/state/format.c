@@ -82,7 +82,7 @@ static int describe(char *out, const struct checkpoint *c, const struct model_in
                     "\"position\":%llu,\"checkpoint\":\"%s\","
                     "\"parent\":\"%s\",\"created\":%.3f}",
                     name, model->architecture, print, (unsigned long long)c->position, c->id.text,
-                    c->parent.text, c->created);
+                    c->parent ? c->parent : "", c->created);
 }
 
 /* Everything behind the header is there. */

@@ -1,10 +1,13 @@
 #include "server/state/id_map.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
-enum { FIRST_BUCKETS = 64 };
+enum { LEAST = 64 };
+
+#define NOBODY UINT32_MAX /* ends a chain */
 
 void id_map_init(struct id_map *m)
 {
@@ -13,54 +16,88 @@ void id_map_init(struct id_map *m)
 
 void id_map_finish(struct id_map *m)
 {
-    for (struct id_entry *e = m->first, *next; e; e = next) {
-        next = e->next;
-        free(e);
-    }
+    free(m->entry);
     free(m->bucket);
     free(m->owner);
     id_map_init(m);
 }
 
-static struct id_entry **bucket_of(const struct id_map *m, uint64_t owner, const struct id *id)
+static uint32_t hash_of(uint64_t owner, const char *id)
 {
-    XXH64_hash_t hash = XXH3_64bits_withSeed(id->text, strlen(id->text), owner);
-
-    return &m->bucket[hash & (m->buckets - 1)];
+    return (uint32_t)XXH3_64bits_withSeed(id, strlen(id), owner);
 }
 
-static struct id_entry *find_entry(const struct id_map *m, uint64_t owner, const struct id *id)
+static uint32_t *bucket_of(const struct id_map *m, uint32_t hash)
 {
-    if (!m->buckets)
+    return &m->bucket[hash & (m->capacity - 1)];
+}
+
+static struct id_entry *find_entry(const struct id_map *m, uint64_t owner, const char *id)
+{
+    uint32_t hash = hash_of(owner, id);
+    struct id_entry *e;
+
+    if (!m->count)
         return NULL;
-    for (struct id_entry *e = *bucket_of(m, owner, id); e; e = e->chain)
-        if (e->owner == owner && id_equal(&e->id, id))
+    for (uint32_t at = *bucket_of(m, hash); at != NOBODY; at = e->chain) {
+        e = &m->entry[at];
+        if (e->hash == hash && e->owner == owner && strcmp(e->id, id) == 0)
             return e;
+    }
     return NULL;
 }
 
 void *id_map_find(const struct id_map *m, uint64_t owner, const struct id *id)
 {
-    struct id_entry *e = find_entry(m, owner, id);
+    struct id_entry *e = find_entry(m, owner, id->text);
 
     return e ? e->value : NULL;
 }
 
-static bool grow(struct id_map *m)
+static void chain_up(struct id_map *m, size_t at)
 {
-    size_t buckets = m->buckets ? m->buckets * 2 : FIRST_BUCKETS;
-    struct id_entry **bucket = calloc(buckets, sizeof(*bucket));
+    uint32_t *bucket = bucket_of(m, m->entry[at].hash);
 
-    if (!bucket)
+    m->entry[at].chain = *bucket;
+    *bucket = (uint32_t)at;
+}
+
+static void close_gaps(struct id_map *m)
+{
+    size_t kept = 0;
+
+    for (size_t i = m->first; i < m->used; i++)
+        if (m->entry[i].id)
+            m->entry[kept++] = m->entry[i];
+    m->first = 0;
+    m->used = kept;
+}
+
+/* Without gaps, and with room for one more. Half of a new array is free, so that this is rare. */
+static bool make_room(struct id_map *m)
+{
+    struct id_entry *entry;
+    size_t capacity = LEAST;
+    uint32_t *bucket;
+
+    while (capacity < 2 * m->count + 2)
+        capacity *= 2;
+    assert(capacity < NOBODY);
+    if (!(bucket = malloc(capacity * sizeof(*bucket))))
         return false;
-    free(m->bucket);
-    m->bucket = bucket;
-    m->buckets = buckets;
-    for (struct id_entry *e = m->first; e; e = e->next) {
-        struct id_entry **at = bucket_of(m, e->owner, &e->id);
-        e->chain = *at;
-        *at = e;
+    close_gaps(m);
+    entry = realloc(m->entry, capacity * sizeof(*entry));
+    if (!entry) {
+        free(bucket);
+        return false;
     }
+    free(m->bucket);
+    m->entry = entry;
+    m->bucket = bucket;
+    m->capacity = capacity;
+    memset(bucket, 0xff, capacity * sizeof(*bucket)); /* NOBODY */
+    for (size_t i = 0; i < m->used; i++)
+        chain_up(m, i);
     return true;
 }
 
@@ -99,57 +136,56 @@ static struct id_owner *take_owner(struct id_map *m, uint64_t owner)
     return &m->owner[m->owners++];
 }
 
-bool id_map_put(struct id_map *m, uint64_t owner, const struct id *id, void *value)
+bool id_map_put(struct id_map *m, uint64_t owner, const char *id, void *value)
 {
     struct id_owner *o = take_owner(m, owner);
-    struct id_entry *e, **at;
+    bool sparse = m->capacity > LEAST && m->count < m->capacity / 8;
 
-    if (!o || (m->count >= m->buckets && !grow(m)))
+    if (!o || ((m->used == m->capacity || sparse) && !make_room(m)))
         return false;
-    e = malloc(sizeof(*e));
-    if (!e)
-        return false;
-    at = bucket_of(m, owner, id);
-    *e = (struct id_entry){
-        .owner = owner, .id = *id, .value = value, .chain = *at, .before = m->last
-    };
-    *at = e;
-    if (m->last)
-        m->last->next = e;
-    else
-        m->first = e;
-    m->last = e;
+    m->entry[m->used] =
+        (struct id_entry){ .owner = owner, .id = id, .value = value, .hash = hash_of(owner, id) };
+    chain_up(m, m->used++);
     m->count++;
     o->count++;
     return true;
 }
 
-void *id_map_remove(struct id_map *m, uint64_t owner, const struct id *id)
+void *id_map_remove(struct id_map *m, uint64_t owner, const char *id)
 {
-    struct id_entry *e = find_entry(m, owner, id), **at;
-    void *value;
+    struct id_entry *e = find_entry(m, owner, id);
+    uint32_t *at;
 
     if (!e)
         return NULL;
-    for (at = bucket_of(m, owner, id); *at != e; at = &(*at)->chain)
+    for (at = bucket_of(m, e->hash); &m->entry[*at] != e; at = &m->entry[*at].chain)
         ;
     *at = e->chain;
-    *(e->before ? &e->before->next : &m->first) = e->next;
-    *(e->next ? &e->next->before : &m->last) = e->before;
+    e->id = NULL;
+    while (m->first < m->used && !m->entry[m->first].id)
+        m->first++;
     m->count--;
     find_owner(m, owner)->count--;
-    value = e->value;
-    free(e);
-    return value;
+    return e->value;
+}
+
+struct id_entry *id_map_walk(const struct id_map *m, size_t *place)
+{
+    if (*place < m->first)
+        *place = m->first;
+    while (*place < m->used && !m->entry[*place].id)
+        ++*place;
+    return *place < m->used ? &m->entry[*place] : NULL;
 }
 
 struct id_entry *id_map_next(const struct id_map *m, uint64_t owner, const struct id *after)
 {
-    struct id_entry *e = after->text[0] ? find_entry(m, owner, after) : NULL;
+    struct id_entry *e = after->text[0] ? find_entry(m, owner, after->text) : NULL;
+    size_t place = e ? (size_t)(e - m->entry) + 1 : 0;
 
     if (after->text[0] && !e)
         return NULL;
-    for (e = e ? e->next : m->first; e && e->owner != owner; e = e->next)
-        ;
+    while ((e = id_map_walk(m, &place)) && e->owner != owner)
+        place++;
     return e;
 }

@@ -1,7 +1,9 @@
 /* id_map.h - objects by owner and id, in the order they came.
  *
- * A hash map to pointers that it does not own, threaded by a list for paging. Two owners may
- * use the same id; where ids belong to nobody the owner is 0. One thread. */
+ * A hash map to pointers that it does not own; ids are the objects' own, too, so that an entry
+ * is small. Two owners may use the same id; where ids belong to nobody the owner is 0. The
+ * entries lie in one array, oldest first, in which what was removed leaves a gap until the array
+ * is made anew. One thread. */
 #ifndef SERVER_STATE_ID_MAP_H
 #define SERVER_STATE_ID_MAP_H
 
@@ -13,10 +15,10 @@
 
 struct id_entry {
     uint64_t owner;
-    struct id id;
+    const char *id; /* borrowed; NULL: a gap */
     void *value;
-    struct id_entry *chain;         /* of its bucket */
-    struct id_entry *before, *next; /* by age */
+    uint32_t hash;
+    uint32_t chain; /* the next one of its bucket */
 };
 
 /* How many entries an owner has. */
@@ -28,21 +30,27 @@ struct id_owner {
 struct id_map {
     struct id_owner *owner;
     size_t owners, owners_capacity;
-    struct id_entry **bucket;
-    size_t buckets, count;
-    struct id_entry *first, *last;
+    struct id_entry *entry;
+    uint32_t *bucket;             /* [capacity] its newest entry */
+    size_t capacity, first, used; /* gaps only before first, nothing from used on */
+    size_t count;
 };
 
 void id_map_init(struct id_map *m);
 void id_map_finish(struct id_map *m); /* the values are the caller's */
 
 void *id_map_find(const struct id_map *m, uint64_t owner, const struct id *id); /* or NULL */
-/* The id must not be there yet. false: no memory. */
-bool id_map_put(struct id_map *m, uint64_t owner, const struct id *id, void *value);
+/* The id must not be there yet, and stay where it is until it is removed. false: no memory. */
+bool id_map_put(struct id_map *m, uint64_t owner, const char *id, void *value);
 /* Takes it out and returns its value; NULL when absent. */
-void *id_map_remove(struct id_map *m, uint64_t owner, const struct id *id);
+void *id_map_remove(struct id_map *m, uint64_t owner, const char *id);
 
 size_t id_map_count(const struct id_map *m, uint64_t owner);
+
+/* The first entry at *place or behind it, NULL at the end; *place becomes its own. To go through
+ * all of them begin with 0 and add 1; removing on the way is fine. Putting may move entries to
+ * lower places. */
+struct id_entry *id_map_walk(const struct id_map *m, size_t *place);
 
 /* The owner's entry that came next after `after` ("": the first); NULL at the end, or when
  * `after` is not there. Goes through the others' entries in between. */

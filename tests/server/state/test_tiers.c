@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -211,16 +212,87 @@ static void ids_are_found_listed_in_order_and_removed(void **unused)
     id_map_init(&m);
     for (int i = 0; i < 500; i++) {
         id_generate(&id[i], "t");
-        assert_true(id_map_put(&m, 0, &id[i], &id[i]));
+        assert_true(id_map_put(&m, 0, id[i].text, &id[i]));
     }
     for (int i = 0; i < 500; i += 2)
-        assert_ptr_equal(id_map_remove(&m, 0, &id[i]), &id[i]);
+        assert_ptr_equal(id_map_remove(&m, 0, id[i].text), &id[i]);
     for (int i = 0; i < 500; i++)
         assert_ptr_equal(id_map_find(&m, 0, &id[i]), i % 2 ? &id[i] : NULL);
-    for (struct id_entry *e = id_map_next(&m, 0, &none); e; e = id_map_next(&m, 0, &e->id))
+    for (struct id_entry *e = id_map_next(&m, 0, &none); e; e = id_map_next(&m, 0, e->value))
         assert_ptr_equal(e->value, &id[1 + 2 * n++]);
     assert_int_equal(n, 250);
     id_map_finish(&m);
+}
+
+enum { IDS = 3000, MOVES = 20000 };
+
+/* What a map should hold, and in which order. */
+struct plain_list {
+    struct id id[IDS];
+    int place[IDS]; /* in order; -1: not there */
+    int order[MOVES], used;
+};
+
+static void leave(struct plain_list *l, struct id_map *m, int n)
+{
+    assert_ptr_equal(id_map_remove(m, 0, l->id[n].text), &l->id[n]);
+    l->order[l->place[n]] = -1;
+    l->place[n] = -1;
+}
+
+static void come_or_leave(struct plain_list *l, struct id_map *m, int n)
+{
+    assert_ptr_equal(id_map_find(m, 0, &l->id[n]), l->place[n] < 0 ? NULL : &l->id[n]);
+    if (l->place[n] >= 0) {
+        leave(l, m, n);
+        return;
+    }
+    assert_true(id_map_put(m, 0, l->id[n].text, &l->id[n]));
+    l->place[n] = l->used;
+    l->order[l->used++] = n;
+}
+
+static void assert_same(const struct plain_list *l, const struct id_map *m)
+{
+    struct id_entry *e = id_map_next(m, 0, &(struct id){ "" });
+
+    for (int i = 0; i < l->used; i++) {
+        if (l->order[i] < 0)
+            continue;
+        assert_non_null(e);
+        assert_ptr_equal(e->value, &l->id[l->order[i]]);
+        e = id_map_next(m, 0, e->value);
+    }
+    assert_null(e);
+}
+
+/* Whatever comes and goes, and however often the map makes its array anew. */
+static void a_map_keeps_its_order_through_gaps(void **unused)
+{
+    struct plain_list *l = calloc(1, sizeof(*l));
+    struct id_entry *e;
+    struct id_map m;
+
+    (void)unused;
+    id_map_init(&m);
+    for (int i = 0; i < IDS; i++) {
+        snprintf(l->id[i].text, sizeof(l->id[i].text), "t%d", i);
+        l->place[i] = -1;
+    }
+    srand(1);
+    for (int i = 0; i < MOVES; i++) {
+        come_or_leave(l, &m, rand() % (i % 5000 < 2500 ? IDS : 50)); /* many, then few */
+        if (i % 5000 != 2500)
+            continue;
+        assert_same(l, &m);
+        for (size_t at = 0; (e = id_map_walk(&m, &at)); at++)
+            if (rand() % 50) /* nearly all leave, while they are gone through */
+                leave(l, &m, (int)((struct id *)e->value - l->id));
+        assert_same(l, &m);
+    }
+    assert_same(l, &m);
+    id_map_finish(&m);
+    free(l);
 }
 
 static void owners_use_the_same_ids_apart(void **unused)
@@ -231,16 +303,16 @@ static void owners_use_the_same_ids_apart(void **unused)
 
     (void)unused;
     id_map_init(&m);
-    assert_true(id_map_put(&m, 1, &same, &alice));
-    assert_true(id_map_put(&m, 2, &same, &bob));
-    assert_true(id_map_put(&m, 1, &(struct id){ "other" }, &other));
+    assert_true(id_map_put(&m, 1, same.text, &alice));
+    assert_true(id_map_put(&m, 2, same.text, &bob));
+    assert_true(id_map_put(&m, 1, "other", &other));
     assert_ptr_equal(id_map_find(&m, 1, &same), &alice);
     assert_ptr_equal(id_map_find(&m, 2, &same), &bob);
     assert_null(id_map_find(&m, 0, &same));
     assert_ptr_equal(id_map_next(&m, 1, &same)->value, &other); /* past bob's */
     assert_null(id_map_next(&m, 2, &same));
     assert_null(id_map_next(&m, 3, &none));
-    assert_ptr_equal(id_map_remove(&m, 1, &same), &alice);
+    assert_ptr_equal(id_map_remove(&m, 1, same.text), &alice);
     assert_null(id_map_find(&m, 1, &same));
     assert_ptr_equal(id_map_find(&m, 2, &same), &bob);
     id_map_finish(&m);
@@ -322,6 +394,7 @@ int main(void)
         cmocka_unit_test(an_export_is_a_copy_and_comes_back_by_adoption),
         cmocka_unit_test(random_turns_forks_and_releases_never_mix_states),
         cmocka_unit_test(ids_are_found_listed_in_order_and_removed),
+        cmocka_unit_test(a_map_keeps_its_order_through_gaps),
         cmocka_unit_test(owners_use_the_same_ids_apart),
         cmocka_unit_test(only_plain_names_are_ids),
         cmocka_unit_test(more_slots_than_fit_are_refused_with_the_number_that_does),
