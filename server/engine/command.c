@@ -42,6 +42,11 @@ void command_free(struct command *c)
     free(c);
 }
 
+bool command_exports(const struct command *c)
+{
+    return c->kind == COMMAND_SESSION_EXPORT || c->kind == COMMAND_SNAPSHOT_EXPORT;
+}
+
 void event_free(struct event *e)
 {
     if (!e)

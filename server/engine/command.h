@@ -147,6 +147,8 @@ struct command {
 
 struct command *command_create(enum command_kind kind, void *waiter); /* NULL: no memory */
 void command_free(struct command *c);                                 /* takes NULL */
+/* Its answer is a copy of a checkpoint, with the record. */
+bool command_exports(const struct command *c);
 
 /* One token with its probabilities, for clients that asked. */
 struct token_score {

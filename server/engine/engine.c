@@ -1,7 +1,6 @@
 #include "server/engine/engine.h"
 
 #include <assert.h>
-#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -18,7 +17,6 @@
 
 #define IDLE_SECONDS  0.1 /* the heartbeat of an engine with nothing to do */
 #define SWEEP_SECONDS 1.0
-#define GIVE_BACK     (4u << 20) /* bytes of states gone that are worth a look at the heap */
 
 const double engine_bucket_bound[ENGINE_BUCKETS] = { 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
                                                      0.05,   0.1,   0.25,   0.5,   1,    2.5,
@@ -201,7 +199,7 @@ static bool give_past(struct engine *e, struct command *c, const struct recall *
 void recalled(struct engine *e, struct command *c, struct recall *r)
 {
     c->problem = r->problem;
-    if (c->kind == COMMAND_SESSION_EXPORT || c->kind == COMMAND_SNAPSHOT_EXPORT) {
+    if (command_exports(c)) {
         c->checkpoint = r->checkpoint;
         r->checkpoint = NULL;
         if (c->checkpoint)
@@ -214,18 +212,15 @@ void recalled(struct engine *e, struct command *c, struct recall *r)
     engine_answer(e, c);
 }
 
-/* Small states lie in the heap among what lives on, which keeps the allocator from giving
- * their pages back by itself. */
-static void give_back(struct engine *e)
+static void give_back(struct engine *e, bool busy)
 {
-    size_t held = tiers_counts(e->tiers).host_bytes;
+    size_t held = tiers_counts(e->tiers).host_bytes + journal_held(e);
+    bool rests = heap_rests(&e->heap, busy, engine_clock());
 
-    if (held > e->most_held)
-        e->most_held = held;
-    if (e->running_count || e->most_held - held < GIVE_BACK)
-        return;
-    malloc_trim(0);
-    e->most_held = held;
+    if (rests)
+        journal_rest(e);
+    if (rests || (heap_shrank(&e->heap, held) && !busy))
+        heap_give_back(&e->heap, held);
 }
 
 /* Everything that waits, then a step; sleeps only when there is nothing to run. */
@@ -238,7 +233,7 @@ static void turn_loop(struct engine *e, bool busy)
     if (mailbox_take_nudge(&e->mailbox))
         turn_cancel_marked(e);
     journal_poll(e);
-    give_back(e);
+    give_back(e, busy || e->running_count);
     if (engine_clock() >= e->next_sweep && sessions_sweep(e))
         e->next_sweep = engine_clock() + SWEEP_SECONDS;
 }

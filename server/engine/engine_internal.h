@@ -15,6 +15,7 @@
 #include "models/text/detokenizer.h"
 #include "server/engine/command.h"
 #include "server/engine/engine.h"
+#include "server/engine/heap.h"
 #include "server/engine/journal.h"
 #include "server/engine/mailbox.h"
 #include "server/engine/penalties.h"
@@ -158,8 +159,8 @@ struct engine {
     struct engine_counters counters;  /* the engine's */
     struct engine_counters published; /* a copy under the lock */
     pthread_mutex_t counters_lock;
-    double next_sweep;  /* monotonic: when expired sessions are looked for again */
-    size_t most_held;   /* bytes of states in host memory, since the heap was last trimmed */
+    double next_sweep; /* monotonic: when expired sessions are looked for again */
+    struct heap heap;
     size_t sweep;       /* the place in the map that it looks at next */
     struct tally tally; /* of this time so far */
 };

@@ -125,14 +125,13 @@ static struct note read_note(const struct disk_record *r, const char **tail, con
 static struct checkpoint *make_checkpoint(struct engine *e, const struct disk_record *r,
                                           const struct note *n, const char *tail)
 {
-    struct checkpoint *c = checkpoint_create();
+    bool named = r->checkpoint.text[0];
+    struct checkpoint *c = named ? checkpoint_create_as(&r->checkpoint) : checkpoint_create();
 
     if (!c || !checkpoint_set_tail(c, tail, n->tail_len)) {
         checkpoint_destroy(c);
         return NULL;
     }
-    if (r->checkpoint.text[0])
-        c->id = r->checkpoint;
     c->owner = r->owner;
     c->position = r->position;
     c->pending = n->pending;

@@ -345,7 +345,7 @@ static void take_recall(struct engine *e, struct recall *r)
         recalled(e, r->owner, r);
     else
         sequence_recalled(e, r);
-    recall_free(r);
+    reader_release(e->journal->reader, r);
     tiers_release(e->tiers, of);
 }
 
@@ -423,6 +423,17 @@ bool journal_busy(const struct engine *e)
     return j && (j->asked || j->entries || j->submitted || j->queue || reader_waiting(j->reader));
 }
 
+size_t journal_held(const struct engine *e)
+{
+    return e->journal ? e->journal->bytes + reader_held(e->journal->reader) : 0;
+}
+
+void journal_rest(struct engine *e)
+{
+    if (e->journal)
+        reader_trim(e->journal->reader);
+}
+
 struct recall *journal_recall(struct engine *e, struct checkpoint *c, struct command *command)
 {
     struct recall *r = recall_create(&c->id, command);
@@ -430,6 +441,7 @@ struct recall *journal_recall(struct engine *e, struct checkpoint *c, struct com
     if (!r)
         return NULL;
     r->of = tiers_keep(c);
+    r->whole = command && command_exports(command);
     if (command)
         command->later = true;
     reader_ask(e->journal->reader, r);
@@ -476,10 +488,10 @@ static void found(void *arg, const struct disk_record *r)
         e->journal->no_memory = true;
 }
 
-static bool read_disk(void *disk, const struct id *checkpoint, void **bytes, size_t *len,
+static bool read_disk(void *disk, const struct id *checkpoint, struct file_buffer *out,
                       struct error *err)
 {
-    return disk_read(disk, checkpoint, bytes, len, err);
+    return disk_read(disk, checkpoint, out, err);
 }
 
 static bool set_aside_on_disk(void *disk, const struct id *checkpoint, struct error *err)
@@ -487,10 +499,10 @@ static bool set_aside_on_disk(void *disk, const struct id *checkpoint, struct er
     return disk_set_aside(disk, checkpoint, err);
 }
 
-static bool read_redis(void *redis, const struct id *checkpoint, void **bytes, size_t *len,
+static bool read_redis(void *redis, const struct id *checkpoint, struct file_buffer *out,
                        struct error *err)
 {
-    return redis_read(redis, checkpoint, bytes, len, err);
+    return redis_read(redis, checkpoint, out, err);
 }
 
 static bool open_disk(struct engine *e, struct reader_options *reader, struct error *err)

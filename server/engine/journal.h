@@ -78,6 +78,9 @@ bool journal_shares(const struct engine *e);
 /* Moves a question or a LEAVE to it in; its answer goes to share_answered(). false: too many
  * are waiting. */
 bool journal_ask(struct engine *e, struct redis_op *op);
+/* Bytes of states that it has in memory; those of no use now go back to the system. */
+size_t journal_held(const struct engine *e);
+void journal_rest(struct engine *e);
 bool journal_busy(const struct engine *e); /* something was asked and is not answered */
 
 /* Asks for a state that is in the store alone; its answer goes to sequence_recalled() or, for

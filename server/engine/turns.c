@@ -246,7 +246,7 @@ void sequence_recalled(struct engine *e, struct recall *r)
         job_fail(e, s->job, r->problem.what, r->problem.message);
         return;
     }
-    tiers_fill(e->tiers, s->slot, r->checkpoint->record);
+    tiers_fill(e->tiers, s->slot, r->record);
     remember(e, s, r->checkpoint);
     engine_observe(&e->counters.from_store, engine_clock() - s->admitted);
 }

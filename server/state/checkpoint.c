@@ -7,16 +7,24 @@
 
 struct checkpoint *checkpoint_create(void)
 {
+    struct id id;
+
+    id_generate(&id, "ckpt");
+    return checkpoint_create_as(&id);
+}
+
+struct checkpoint *checkpoint_create_as(const struct id *id)
+{
     struct checkpoint *c = calloc(1, sizeof(*c));
 
     if (!c)
         return NULL;
+    c->id = *id;
     c->refs = 1;
     c->slot = -1;
     c->pending = -1;
     c->stop = -1;
     c->created = checkpoint_clock();
-    id_generate(&c->id, "ckpt");
     return c;
 }
 

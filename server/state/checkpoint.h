@@ -62,8 +62,9 @@ struct checkpoint {
     struct prefix_place *place; /* prefix.c: where it is remembered, or NULL */
 };
 
-/* refs 1, no record, position 0, a fresh id. NULL: no memory. */
+/* refs 1, no record, position 0, a fresh id or one that it has already. NULL: no memory. */
 struct checkpoint *checkpoint_create(void);
+struct checkpoint *checkpoint_create_as(const struct id *id);
 /* Frees one that is in no slot and that nobody else keeps. Takes NULL. */
 void checkpoint_destroy(struct checkpoint *c);
 

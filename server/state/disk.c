@@ -238,6 +238,7 @@ void disk_close(struct disk *d)
         pthread_cond_signal(&d->arrived);
         pthread_mutex_unlock(&d->mutex);
         pthread_join(d->thread, NULL);
+        disk_mark_closed(d);
     }
     free_ops(d->done);
     disk_log_close(&d->log);
@@ -298,12 +299,12 @@ void disk_wait(struct disk *d)
     pthread_mutex_unlock(&d->mutex);
 }
 
-bool disk_read(struct disk *d, const struct id *checkpoint, void **bytes, size_t *len,
+bool disk_read(struct disk *d, const struct id *checkpoint, struct file_buffer *out,
                struct error *err)
 {
     if (!disk_file_valid(checkpoint->text))
         return error_set(err, ERR_IO, "no file is called '%s'", checkpoint->text);
-    return disk_file_read(&d->files, checkpoint->text, bytes, len, err);
+    return disk_file_read(&d->files, checkpoint->text, out, err);
 }
 
 bool disk_set_aside(struct disk *d, const struct id *checkpoint, struct error *err)

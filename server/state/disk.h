@@ -23,6 +23,7 @@
 
 struct disk;
 struct disk_io;
+struct file_buffer;
 
 enum disk_mode {
     DISK_NONE,     /* written, never fsynced: survives kill -9 */
@@ -90,9 +91,9 @@ struct disk_op *disk_receive(struct disk *d);
 /* Returns when everything that was submitted can be received. Engine thread. */
 void disk_wait(struct disk *d);
 
-/* The file of a checkpoint whose operation was received and that something still refers to,
- * from malloc. ERR_IO, ERR_NOMEM; ERR_FORMAT: damaged. Any thread. */
-bool disk_read(struct disk *d, const struct id *checkpoint, void **bytes, size_t *len,
+/* The file of a checkpoint whose operation was received and that something still refers to.
+ * ERR_IO, ERR_NOMEM; ERR_FORMAT: damaged. Any thread. */
+bool disk_read(struct disk *d, const struct id *checkpoint, struct file_buffer *out,
                struct error *err);
 /* Renames a damaged checkpoint's file to ID.corrupt, out of everyone's way. Any thread. */
 bool disk_set_aside(struct disk *d, const struct id *checkpoint, struct error *err);

@@ -268,12 +268,16 @@ static void settle_files(struct disk *d)
     while ((file = d->index.dirty)) {
         d->index.dirty = file->next_dirty;
         file->dirty = false;
-        if ((file->heads || file->kept) && !disk_file_sync(&d->files, file->id, &err))
-            disk_report(d, "%s; a power cut may take it", err.message);
+        if (!(file->heads || file->kept) || disk_file_sync(&d->files, file->id, &err))
+            continue;
+        d->doubtful = true;
+        disk_report(d, "%s; a power cut may take it", err.message);
     }
     for (unsigned f = 0; f < DISK_FOLDERS; f++) {
-        if (d->dirty_folder[f] && !disk_files_sync_folder(&d->files, f, &err))
+        if (d->dirty_folder[f] && !disk_files_sync_folder(&d->files, f, &err)) {
+            d->doubtful = true;
             disk_report(d, "%s; a power cut may take its newest files", err.message);
+        }
         d->dirty_folder[f] = false;
     }
 }

@@ -12,6 +12,7 @@
 
 #include "config/error.h"
 #include "server/state/disk_io.h"
+#include "server/state/file_buffer.h"
 #include "server/state/id.h"
 
 /* Where format.h keeps the file's length. */
@@ -251,32 +252,18 @@ bool disk_file_check(const struct disk_files *f, const char *id, uint64_t bytes,
                                      id, (unsigned long long)len, (unsigned long long)bytes);
 }
 
-bool disk_file_read(const struct disk_files *f, const char *id, void **bytes, size_t *len,
+bool disk_file_read(const struct disk_files *f, const char *id, struct file_buffer *out,
                     struct error *err)
 {
     uint64_t size;
-    void *to = NULL;
     int fd = open_checked(f, id, &size, err);
+    bool ok;
 
     if (fd < 0)
         return false;
-    to = malloc(size);
-    if (!to) {
-        error_set(err, ERR_NOMEM, "no memory for the %llu bytes of state %s",
-                  (unsigned long long)size, id);
-        goto fail;
-    }
-    if (!disk_read_all(f->io, fd, to, size, 0)) {
-        error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
-        goto fail;
-    }
+    ok = file_buffer_begin(out, size, err);
+    if (ok && !disk_read_all(f->io, fd, out->bytes, size, 0))
+        ok = error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
     f->io->close(fd);
-    *bytes = to;
-    *len = size;
-    return true;
-
-fail:
-    free(to);
-    f->io->close(fd);
-    return false;
+    return ok;
 }

@@ -14,6 +14,7 @@
 
 struct disk_io;
 struct error;
+struct file_buffer;
 
 enum { DISK_FOLDERS = 256 };
 
@@ -56,8 +57,8 @@ bool disk_file_set_aside(const struct disk_files *f, const char *id, const char 
 
 /* Whether it begins as a checkpoint of so many bytes does. ERR_FORMAT: it does not. */
 bool disk_file_check(const struct disk_files *f, const char *id, uint64_t bytes, struct error *err);
-/* Moves malloc'd bytes to the caller. Also ERR_FORMAT, ERR_NOMEM. */
-bool disk_file_read(const struct disk_files *f, const char *id, void **bytes, size_t *len,
+/* Also ERR_FORMAT, ERR_NOMEM. */
+bool disk_file_read(const struct disk_files *f, const char *id, struct file_buffer *out,
                     struct error *err);
 
 #endif

@@ -35,11 +35,12 @@ struct id_map *disk_index_map(struct disk_index *x, enum disk_kind kind)
 
 struct disk_file *disk_index_add_file(struct disk_index *x, const char *id, uint64_t bytes)
 {
-    struct disk_file *file = calloc(1, sizeof(*file) + strlen(id) + 1);
+    size_t len = strlen(id) + 1;
+    struct disk_file *file = calloc(1, sizeof(*file) + len);
 
     if (!file)
         return NULL;
-    strcpy(file->id, id);
+    memcpy(file->id, id, len);
     file->bytes = bytes;
     if (id_map_put(&x->files, 0, file->id, file))
         return file;
@@ -58,13 +59,14 @@ struct disk_head *disk_index_add_head(struct disk_index *x, enum disk_kind kind,
 {
     struct id_map *m = disk_index_map(x, kind);
     struct disk_head *head = id_map_find(m, owner, id);
+    size_t len = strlen(id->text) + 1;
 
     if (head)
         return head;
-    head = calloc(1, sizeof(*head) + strlen(id->text) + 1);
+    head = calloc(1, sizeof(*head) + len);
     if (!head)
         return NULL;
-    strcpy(head->id, id->text);
+    memcpy(head->id, id->text, len);
     if (id_map_put(m, owner, head->id, head))
         return head;
     free(head);

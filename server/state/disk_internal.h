@@ -50,6 +50,7 @@ struct disk {
     struct disk_log log;
     struct disk_index index;
     bool dirty_folder[DISK_FOLDERS], dirty_log;
+    bool doubtful;             /* an fsync of files or their names has failed */
     double settle_by;          /* monotonic seconds; 0: nothing is put off */
     struct disk_counts counts; /* the writer's */
     unsigned char *buffer;     /* records of one commit */
@@ -86,6 +87,8 @@ void disk_index_doom(struct disk_index *x, struct disk_file *file); /* if nothin
 
 /* disk_recover.c: the log and the files become the index; calls found() and report(). */
 bool disk_recover(struct disk *d, struct error *err);
+/* The next disk_recover() need not look at the files, if they are durable. */
+void disk_mark_closed(struct disk *d);
 
 /* disk_commit.c */
 void disk_report(struct disk *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

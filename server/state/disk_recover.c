@@ -4,8 +4,13 @@
  * the head over, one whose file is gone leaves it where it was. That is right for the many
  * old records whose files were deleted since, and for the newest one of a session whose file
  * a power cut took: the state before it is still there, for its file is deleted only after
- * the newer record is durable. */
+ * the newer record is durable.
+ *
+ * A file that is there may still be cut short after a power cut. So each one is opened and
+ * looked at, unless the folder was closed in order with everything durable, which a mark in it
+ * says: then a file that is damaged all the same shows when it is read. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,11 +20,63 @@
 struct recovery {
     struct disk *disk;
     struct error *err;
+    bool closed;     /* in order: no file needs to be looked at */
     bool incomplete; /* not every byte of the log was a record's */
     bool damaged;    /* and some must have been */
     bool lost;       /* a newest record was without its file */
     bool failed;     /* *err says why */
 };
+
+static const char mark_name[] = "closed";
+
+/* Says of which log it is: another one may have been put in its place. */
+struct mark {
+    char magic[8];
+    uint64_t log_bytes;
+};
+
+static struct mark mark_of(const struct disk *d)
+{
+    struct mark m = { .log_bytes = d->log.len };
+
+    memcpy(m.magic, "EDDYSHUT", sizeof(m.magic));
+    return m;
+}
+
+/* Reads the mark and removes it, durably: nothing may be changed under it. */
+static bool take_mark(struct disk *d, struct mark *m, struct error *err)
+{
+    int fd = d->io->openat(d->dir, mark_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0);
+
+    *m = (struct mark){ .magic = "" };
+    if (fd < 0 && errno == ENOENT)
+        return true;
+    if (fd >= 0) {
+        if (!disk_read_all(d->io, fd, m, sizeof(*m), 0))
+            *m = (struct mark){ .magic = "" };
+        d->io->close(fd);
+    }
+    return (d->io->unlinkat(d->dir, mark_name, 0) == 0 && d->io->fsync(d->dir) == 0) ||
+           error_set(err, disk_error(), "%s: %s", mark_name, strerror(errno));
+}
+
+void disk_mark_closed(struct disk *d)
+{
+    const struct mark m = mark_of(d);
+    bool ok;
+    int fd;
+
+    if (d->options.mode == DISK_NONE || d->dirty_log || d->log.broken || d->doubtful)
+        return;
+    fd = d->io->openat(d->dir, mark_name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                       0600);
+    if (fd < 0)
+        return;
+    ok = disk_write_all(d->io, fd, &m, sizeof(m), 0) && d->io->fsync(fd) == 0;
+    d->io->close(fd);
+    if (!ok)
+        d->io->unlinkat(d->dir, mark_name, 0);
+}
 
 static bool see_file(void *arg, const char *id)
 {
@@ -39,7 +96,7 @@ static bool find_file(struct recovery *rec, const struct disk_record *r, struct 
     *out = file;
     if (!file || file->checked)
         return true;
-    if (disk_file_check(&d->files, file->id, r->bytes, &why)) {
+    if (rec->closed || disk_file_check(&d->files, file->id, r->bytes, &why)) {
         file->checked = true;
         file->bytes = r->bytes;
         return true;
@@ -184,12 +241,15 @@ bool disk_recover(struct disk *d, struct error *err)
 {
     struct recovery rec = { .disk = d, .err = err };
     unsigned char *bytes = NULL;
+    struct mark found, expected;
     uint64_t end;
     bool ok;
 
-    if (!disk_files_list(&d->files, see_file, d, err) ||
+    if (!take_mark(d, &found, err) || !disk_files_list(&d->files, see_file, d, err) ||
         !disk_log_open(&d->log, d->io, d->dir, d->index.files.count == 0, &bytes, err))
         return false;
+    expected = mark_of(d);
+    rec.closed = memcmp(&found, &expected, sizeof(found)) == 0;
     end = disk_log_walk(bytes, d->log.len, see_record, see_gap, &rec);
     if (!rec.failed) {
         report_lost(&rec, &d->index.sessions, "session");

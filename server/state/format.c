@@ -216,6 +216,21 @@ static bool check_model(const struct header *h, const struct model_info *model, 
     return true;
 }
 
+/* Without a branch for each, which matters where a state is woken up. */
+static bool all_finite(const unsigned char *record, uint64_t numbers)
+{
+    const uint32_t exponent = 0x7f800000; /* infinity and NaN have all of it set */
+    uint32_t odd = 0;
+
+    for (uint64_t i = 0; i < numbers; i++) {
+        uint32_t bits;
+
+        memcpy(&bits, record + i * sizeof(bits), sizeof(bits));
+        odd |= (bits & exponent) == exponent;
+    }
+    return !odd;
+}
+
 static bool check_numbers(const struct header *h, const unsigned char *tokens,
                           const unsigned char *record, int vocab, struct problem *p)
 {
@@ -236,6 +251,8 @@ static bool check_numbers(const struct header *h, const unsigned char *tokens,
                                "token %u of the snapshot's history is outside the vocabulary",
                                token & ~RECENT_SAMPLED);
     }
+    if (h->dtype == RECORD_F32 && all_finite(record, numbers))
+        return true;
     for (uint64_t i = 0; i < numbers; i++)
         if (!isfinite(number_at(h, record, i)))
             return problem_set(p, PROBLEM_SNAPSHOT_NOT_FINITE, NULL,
@@ -244,21 +261,18 @@ static bool check_numbers(const struct header *h, const unsigned char *tokens,
     return true;
 }
 
+/* All but the record. NULL: no memory. */
 static struct checkpoint *build(const struct header *h, const unsigned char *tail)
 {
-    const unsigned char *tokens = tail + h->tail_len, *record = tokens + h->tokens_len;
     struct checkpoint *c = checkpoint_create();
 
     if (!c || !checkpoint_set_tail(c, (const char *)tail, h->tail_len) ||
-        (h->record_len && !(c->record = malloc(h->record_len))) ||
         (h->tokens_len && !(c->token = malloc(h->tokens_len)))) {
         checkpoint_destroy(c);
         return NULL;
     }
-    if (h->record_len)
-        memcpy(c->record, record, h->record_len);
     if (h->tokens_len)
-        memcpy(c->token, tokens, h->tokens_len);
+        memcpy(c->token, tail + h->tail_len, h->tokens_len);
     c->tokens = h->tokens_len / sizeof(uint32_t);
     c->position = h->position;
     c->pending = h->pending;
@@ -288,8 +302,13 @@ static bool check_parts(const struct header *h, const unsigned char *file, int v
     return check_numbers(h, tokens, tokens + h->tokens_len, vocab, p);
 }
 
-struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
-                                 int vocab, struct problem *p)
+static void no_memory(struct problem *p)
+{
+    problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the snapshot's state");
+}
+
+struct checkpoint *format_open(const void *file, size_t len, const struct model_info *model,
+                               int vocab, const void **record, struct problem *p)
 {
     const unsigned char *bytes = file;
     struct checkpoint *c;
@@ -299,8 +318,28 @@ struct checkpoint *format_decode(const void *file, size_t len, const struct mode
         !check_parts(&h, bytes, vocab, p))
         return NULL;
     c = build(&h, bytes + HEADER_BYTES + h.description_len);
-    if (!c)
-        problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the snapshot's state");
+    if (c)
+        *record = h.record_len ? bytes + len - h.record_len : NULL;
+    else
+        no_memory(p);
+    return c;
+}
+
+struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
+                                 int vocab, struct problem *p)
+{
+    const void *record;
+    struct checkpoint *c = format_open(file, len, model, vocab, &record, p);
+
+    if (!c || !record)
+        return c;
+    c->record = malloc(model->layout.bytes);
+    if (!c->record) {
+        checkpoint_destroy(c);
+        no_memory(p);
+        return NULL;
+    }
+    memcpy(c->record, record, model->layout.bytes);
     return c;
 }
 

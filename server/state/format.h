@@ -54,6 +54,10 @@ bool format_encode(const struct checkpoint *c, const struct model_info *model, v
 struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
                                  int vocab, struct problem *p);
 
+/* The same without the record, which stays in the file: *record, or NULL at position 0. */
+struct checkpoint *format_open(const void *file, size_t len, const struct model_info *model,
+                               int vocab, const void **record, struct problem *p);
+
 /* What a file says of itself. */
 struct format_info {
     uint64_t bytes, position, tokens, record_bytes, layout;

@@ -5,9 +5,17 @@
 #include <stdlib.h>
 
 #include "server/state/checkpoint.h"
+#include "server/state/file_buffer.h"
 #include "server/state/format.h"
 
-enum { THREADS = 2 };
+/* Buffers that wait for files: one for each thread, and one for each answer on its way to the
+ * engine. */
+enum { THREADS = 2, BUFFERS_KEPT = 2 * THREADS };
+
+struct read_buffer {
+    struct file_buffer file;
+    struct read_buffer *next; /* that waits */
+};
 
 struct reader {
     struct reader_options options;
@@ -17,6 +25,8 @@ struct reader {
     pthread_cond_t asked;
     struct recall *question, **question_end, *answer, **answer_end;
     int waiting;
+    struct read_buffer *buffer; /* that wait */
+    int buffers;
     bool stopping;
 };
 
@@ -38,12 +48,73 @@ struct recall *recall_create(const struct id *id, void *owner)
     return r;
 }
 
-void recall_free(struct recall *r)
+static void buffer_free(struct read_buffer *b)
 {
-    if (!r)
-        return;
-    checkpoint_destroy(r->checkpoint);
-    free(r);
+    file_buffer_finish(&b->file);
+    free(b);
+}
+
+/* NULL: no memory. */
+static struct read_buffer *take_buffer(struct reader *r)
+{
+    struct read_buffer *b;
+
+    pthread_mutex_lock(&r->mutex);
+    if ((b = r->buffer)) {
+        r->buffer = b->next;
+        r->buffers--;
+    }
+    pthread_mutex_unlock(&r->mutex);
+    return b ? b : calloc(1, sizeof(*b));
+}
+
+static void give_buffer(struct reader *r, struct read_buffer *b)
+{
+    bool keep;
+
+    pthread_mutex_lock(&r->mutex);
+    if ((keep = r->buffers < BUFFERS_KEPT)) {
+        b->next = r->buffer;
+        r->buffer = b;
+        r->buffers++;
+    }
+    pthread_mutex_unlock(&r->mutex);
+    if (!keep)
+        buffer_free(b);
+}
+
+void reader_release(struct reader *r, struct recall *answer)
+{
+    if (answer->buffer)
+        give_buffer(r, answer->buffer);
+    checkpoint_destroy(answer->checkpoint);
+    free(answer);
+}
+
+size_t reader_held(struct reader *r)
+{
+    size_t n = 0;
+
+    pthread_mutex_lock(&r->mutex);
+    for (const struct read_buffer *b = r->buffer; b; b = b->next)
+        n += b->file.room;
+    pthread_mutex_unlock(&r->mutex);
+    return n;
+}
+
+void reader_trim(struct reader *r)
+{
+    struct read_buffer *b, *next;
+
+    pthread_mutex_lock(&r->mutex);
+    b = r->buffer;
+    r->buffer = NULL;
+    r->buffers = 0;
+    pthread_mutex_unlock(&r->mutex);
+    for (; b; b = next) {
+        next = b->next;
+        buffer_free(b);
+    }
 }
 
 static void set_aside(struct reader *r, struct recall *q)
@@ -66,22 +137,33 @@ static bool is_damage(enum problem_code what)
            what == PROBLEM_SNAPSHOT_SHAPE;
 }
 
+static bool read_file(struct reader *r, struct recall *q)
+{
+    const struct reader_options *o = &r->options;
+    struct error err = { .code = ERR_NOMEM, .message = "no memory to read the state back" };
+
+    q->buffer = take_buffer(r);
+    if (q->buffer && o->read(o->store, &q->id, &q->buffer->file, &err))
+        return true;
+    problem_from_error(&q->problem, &err);
+    if (err.code == ERR_IO)
+        q->problem.what = PROBLEM_STORAGE_ERROR;
+    if (err.code == ERR_INPUT)
+        q->problem.what = PROBLEM_SESSION_MOVED;
+    return false;
+}
+
 static void answer(struct reader *r, struct recall *q)
 {
     const struct reader_options *o = &r->options;
-    struct error err;
-    void *bytes;
-    size_t len;
 
-    if (!o->read(o->store, &q->id, &bytes, &len, &err)) {
-        problem_from_error(&q->problem, &err);
-        if (err.code == ERR_IO)
-            q->problem.what = PROBLEM_STORAGE_ERROR;
-        if (err.code == ERR_INPUT)
-            q->problem.what = PROBLEM_SESSION_MOVED;
-    } else {
-        q->checkpoint = format_decode(bytes, len, o->model, o->vocab, &q->problem);
-        free(bytes);
+    if (read_file(r, q)) {
+        const struct file_buffer *file = &q->buffer->file;
+
+        q->checkpoint =
+            q->whole
+                ? format_decode(file->bytes, file->len, o->model, o->vocab, &q->problem)
+                : format_open(file->bytes, file->len, o->model, o->vocab, &q->record, &q->problem);
     }
     if (!q->checkpoint && is_damage(q->problem.what))
         set_aside(r, q);
@@ -145,11 +227,11 @@ struct reader *reader_create(const struct reader_options *options, struct error 
     return r;
 }
 
-static void free_all(struct recall *q)
+static void release_all(struct reader *r, struct recall *q)
 {
     for (struct recall *next; q; q = next) {
         next = q->next;
-        recall_free(q);
+        reader_release(r, q);
     }
 }
 
@@ -163,8 +245,9 @@ void reader_destroy(struct reader *r)
     pthread_mutex_unlock(&r->mutex);
     for (int i = 0; i < r->threads; i++)
         pthread_join(r->thread[i], NULL);
-    free_all(r->question);
-    free_all(r->answer);
+    release_all(r, r->question);
+    release_all(r, r->answer);
+    reader_trim(r);
     pthread_cond_destroy(&r->asked);
     pthread_mutex_destroy(&r->mutex);
     free(r);

@@ -374,14 +374,14 @@ struct redis_op *redis_receive(struct redis *r)
     return op;
 }
 
-bool redis_read(struct redis *r, const struct id *checkpoint, void **bytes, size_t *len,
+bool redis_read(struct redis *r, const struct id *checkpoint, struct file_buffer *out,
                 struct error *err)
 {
     struct redis_lane *lane = &r->lane[LANE_READ];
     bool ok;
 
     pthread_mutex_lock(&r->reading);
-    ok = redis_fetch(lane, checkpoint, bytes, len, err);
+    ok = redis_fetch(lane, checkpoint, out, err);
     pthread_mutex_lock(&r->mutex);
     r->counts.failed += !ok && err->code != ERR_INPUT;
     count_connects(lane);

@@ -32,6 +32,7 @@
 #include "config/error.h"
 #include "server/state/disk_record.h"
 
+struct file_buffer;
 struct redis;
 struct redis_url;
 
@@ -115,9 +116,9 @@ struct redis_op *redis_receive(struct redis *r);
 /* Returns when everything that was submitted can be received. Engine thread. */
 void redis_wait(struct redis *r);
 
-/* The file of a checkpoint that something there stands on, from malloc. ERR_AWAY; ERR_INPUT: it
+/* The file of a checkpoint that something there stands on. ERR_AWAY; ERR_INPUT: it
  * is not there; ERR_FORMAT: damaged; ERR_IO, ERR_NOMEM. Waits for Redis. Any thread. */
-bool redis_read(struct redis *r, const struct id *checkpoint, void **bytes, size_t *len,
+bool redis_read(struct redis *r, const struct id *checkpoint, struct file_buffer *out,
                 struct error *err);
 
 struct redis_counts {

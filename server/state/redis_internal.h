@@ -64,7 +64,7 @@ void redis_noticed(struct redis *r, bool away, const char *why);
 
 /* redis_ops.c, with the lane's connection */
 void redis_do(struct redis_lane *lane, struct redis_op *op);
-bool redis_fetch(struct redis_lane *lane, const struct id *checkpoint, void **bytes, size_t *len,
+bool redis_fetch(struct redis_lane *lane, const struct id *checkpoint, struct file_buffer *out,
                  struct error *err);
 enum redis_verdict redis_renew(struct redis_lane *lane, const struct redis_lease *lease,
                                struct error *err);

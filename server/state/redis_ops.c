@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/state/file_buffer.h"
 #include "server/state/redis_internal.h"
 #include "server/state/redis_script.h"
 
@@ -414,10 +415,9 @@ static bool fetch_chunks(struct redis_lane *lane, const char *key, unsigned char
     return true;
 }
 
-bool redis_fetch(struct redis_lane *lane, const struct id *checkpoint, void **bytes, size_t *len,
+bool redis_fetch(struct redis_lane *lane, const struct id *checkpoint, struct file_buffer *out,
                  struct error *err)
 {
-    unsigned char *file;
     char key[KEY_BYTES];
     redisReply *reply;
     size_t n;
@@ -430,16 +430,7 @@ bool redis_fetch(struct redis_lane *lane, const struct id *checkpoint, void **by
     freeReplyObject(reply);
     if (!n)
         return error_set(err, ERR_FORMAT, "the state in Redis has no length");
-    file = malloc(n);
-    if (!file)
-        return error_set(err, ERR_NOMEM, "no memory for a state");
-    if (!fetch_chunks(lane, key, file, n, err)) {
-        free(file);
-        return false;
-    }
-    *bytes = file;
-    *len = n;
-    return true;
+    return file_buffer_begin(out, n, err) && fetch_chunks(lane, key, out->bytes, n, err);
 }
 
 static void erase(struct redis_lane *lane, struct redis_op *op)

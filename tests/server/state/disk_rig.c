@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include "server/state/file_buffer.h"
+
 void rig_begin(struct rig *r, uint64_t seed)
 {
     memset(r, 0, sizeof(*r));
@@ -218,18 +220,19 @@ static bool may_be(const struct rig_object *o, uint64_t version, bool set, bool 
 
 static void check_file(struct disk *d, const struct id *id)
 {
-    void *bytes, *expected;
-    size_t len, expected_len;
+    struct file_buffer file = { 0 };
+    size_t expected_len;
+    void *expected;
     struct error err;
 
     /* Twice, for a test may have let one call fail. */
-    if (!disk_read(d, id, &bytes, &len, &err) && !disk_read(d, id, &bytes, &len, &err))
+    if (!disk_read(d, id, &file, &err) && !disk_read(d, id, &file, &err))
         fail_msg("%s", err.message);
     expected = rig_file(id, &expected_len);
-    assert_int_equal(len, expected_len);
-    assert_memory_equal(bytes, expected, len);
+    assert_int_equal(file.len, expected_len);
+    assert_memory_equal(file.bytes, expected, expected_len);
     free(expected);
-    free(bytes);
+    file_buffer_finish(&file);
 }
 
 static void check_object(struct rig *r, struct disk *d, int object, bool after)

@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include "server/state/file_buffer.h"
+
 static void report(void *arg, const char *what)
 {
     struct rig_reports *reports = arg;
@@ -164,16 +166,16 @@ void *rig_file(const char *checkpoint, size_t len)
 
 void rig_check_file(struct redis *r, const char *checkpoint, size_t len)
 {
-    void *bytes, *expected = rig_file(checkpoint, len);
+    void *expected = rig_file(checkpoint, len);
+    struct file_buffer file = { 0 };
     struct error err;
     struct id id;
-    size_t got;
 
     assert_true(id_parse(&id, checkpoint));
-    if (!redis_read(r, &id, &bytes, &got, &err))
+    if (!redis_read(r, &id, &file, &err))
         fail_msg("%s: %s", checkpoint, err.message);
-    assert_int_equal(got, len);
-    assert_int_equal(memcmp(bytes, expected, len), 0);
-    free(bytes);
+    assert_int_equal(file.len, len);
+    assert_int_equal(memcmp(file.bytes, expected, len), 0);
+    file_buffer_finish(&file);
     free(expected);
 }

@@ -16,6 +16,7 @@
 
 #include "server/state/disk_file.h"
 #include "server/state/disk_io.h"
+#include "server/state/file_buffer.h"
 #include "tests/server/state/disk_rig.h"
 
 static struct rig rig;
@@ -241,32 +242,64 @@ static void two_servers_cannot_share_a_folder(void **state)
     rig_end(&rig);
 }
 
+/* Cut short, of another kind, of another length, gone. */
+static void damage(const char *checkpoint, int kind)
+{
+    char path[256];
+    int fd;
+
+    path_of(path, sizeof(path), checkpoint);
+    fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    if (kind == 0)
+        assert_int_equal(ftruncate(fd, 10), 0);
+    else if (kind == 1)
+        assert_int_equal(pwrite(fd, "X", 1, 3), 1);
+    else if (kind == 2)
+        assert_int_equal(pwrite(fd, "\xff", 1, 20), 1);
+    else
+        assert_int_equal(unlink(path), 0);
+    close(fd);
+}
+
+static bool has_mark(void)
+{
+    char path[256];
+
+    snprintf(path, sizeof(path), "%s/closed", rig.path);
+    return access(path, F_OK) == 0;
+}
+
+static void remove_mark(void)
+{
+    char path[256];
+
+    snprintf(path, sizeof(path), "%s/closed", rig.path);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void begin_with_two(const struct disk_io *io)
+{
+    struct disk *d;
+
+    rig_begin(&rig, 1);
+    d = reopen(NULL, DISK_ALWAYS, io);
+    rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", true));
+    rig_do(d, rig_set(DISK_SESSION_SET, "object-1", 1, "ckpt_b", true));
+    assert_false(has_mark());
+    disk_close(d);
+}
+
 static void a_damaged_file_is_set_aside_and_the_others_load(void **state)
 {
     struct disk_io io = without_fsync();
-    char path[256];
     struct disk *d;
-    int fd;
 
     (void)state;
     for (int kind = 0; kind < 4; kind++) {
-        rig_begin(&rig, 1);
-        d = reopen(NULL, DISK_ALWAYS, &io);
-        rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", true));
-        rig_do(d, rig_set(DISK_SESSION_SET, "object-1", 1, "ckpt_b", true));
-        disk_close(d);
-        path_of(path, sizeof(path), "ckpt_a");
-        fd = open(path, O_RDWR);
-        assert_true(fd >= 0);
-        if (kind == 0)
-            assert_int_equal(ftruncate(fd, 10), 0);
-        else if (kind == 1)
-            assert_int_equal(pwrite(fd, "X", 1, 3), 1);
-        else if (kind == 2)
-            assert_int_equal(pwrite(fd, "\xff", 1, 20), 1);
-        else
-            assert_int_equal(unlink(path), 0);
-        close(fd);
+        begin_with_two(&io);
+        remove_mark(); /* as a crash would have left it */
+        damage("ckpt_a", kind);
         d = reopen(NULL, DISK_ALWAYS, &io);
         assert_int_equal(rig.found[0].kind, 0);
         assert_int_equal(rig.found[1].kind, DISK_SESSION_SET);
@@ -276,6 +309,59 @@ static void a_damaged_file_is_set_aside_and_the_others_load(void **state)
         d = reopen(d, DISK_ALWAYS, &io); /* said once */
         assert_int_equal(rig.reports, 0);
         assert_int_equal(rig.found[1].kind, DISK_SESSION_SET);
+        disk_close(d);
+        rig_end(&rig);
+    }
+}
+
+/* After a folder was closed in order only its names are read; what is in a file shows later. */
+static void what_was_closed_in_order_is_looked_at_when_it_is_read(void **state)
+{
+    const struct id a = { "ckpt_a" };
+    struct disk_io io = without_fsync();
+    struct file_buffer file = { 0 };
+    struct error err;
+    struct disk *d;
+
+    (void)state;
+    for (int kind = 0; kind < 3; kind++) {
+        begin_with_two(&io);
+        assert_true(has_mark());
+        damage("ckpt_a", kind);
+        d = reopen(NULL, DISK_ALWAYS, &io);
+        assert_false(has_mark());
+        assert_int_equal(rig.reports, 0);
+        assert_int_equal(rig.found[0].kind, DISK_SESSION_SET);
+        assert_false(disk_read(d, &a, &file, &err));
+        assert_int_equal(err.code, ERR_FORMAT);
+        assert_true(disk_set_aside(d, &a, &err));
+        assert_int_equal(rig_count_files(&rig, ".corrupt"), 1);
+        file_buffer_finish(&file);
+        disk_close(d);
+        rig_end(&rig);
+    }
+}
+
+/* A mark is good for the log that it was made of, and for nothing else. */
+static void a_mark_of_another_log_says_nothing(void **state)
+{
+    struct disk_io io = without_fsync();
+    char path[256];
+    struct disk *d;
+    int fd;
+
+    (void)state;
+    for (int kind = 0; kind < 2; kind++) {
+        begin_with_two(&io);
+        damage("ckpt_a", 1);
+        snprintf(path, sizeof(path), "%s/closed", rig.path);
+        fd = open(path, O_RDWR);
+        assert_true(fd >= 0);
+        assert_int_equal(kind ? ftruncate(fd, 8) : (int)pwrite(fd, "\x11", 1, 8), kind ? 0 : 1);
+        close(fd);
+        d = reopen(NULL, DISK_ALWAYS, &io);
+        assert_int_equal(rig.found[0].kind, 0);
+        assert_int_equal(rig_count_files(&rig, ".corrupt"), 1);
         disk_close(d);
         rig_end(&rig);
     }
@@ -438,6 +524,8 @@ int main(void)
         cmocka_unit_test(a_full_queue_takes_nothing),
         cmocka_unit_test(two_servers_cannot_share_a_folder),
         cmocka_unit_test(a_damaged_file_is_set_aside_and_the_others_load),
+        cmocka_unit_test(what_was_closed_in_order_is_looked_at_when_it_is_read),
+        cmocka_unit_test(a_mark_of_another_log_says_nothing),
         cmocka_unit_test(a_session_without_its_newest_file_goes_back),
         cmocka_unit_test(leftovers_are_swept),
         cmocka_unit_test(a_folder_without_its_log_is_left_alone),

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 #include <hiredis/hiredis.h>
 
+#include "server/state/file_buffer.h"
 #include "tests/server/state/redis_rig.h"
 
 static struct redis_server server;
@@ -25,13 +26,12 @@ static enum redis_verdict look(struct redis *r)
 static enum error_code read_state(struct redis *r, const char *checkpoint)
 {
     struct error err = { .code = ERR_NONE };
+    struct file_buffer file = { 0 };
     struct id id;
-    void *bytes;
-    size_t len;
 
     assert_true(id_parse(&id, checkpoint));
-    if (redis_read(r, &id, &bytes, &len, &err))
-        free(bytes);
+    redis_read(r, &id, &file, &err);
+    file_buffer_finish(&file);
     return err.code;
 }
 
