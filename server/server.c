@@ -2,6 +2,7 @@
 
 #include <malloc.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,6 +84,17 @@ struct server {
     bool drained, failed;       /* failed: because the device was lost */
 };
 
+/* What a thread loads while the loop's answers probes. */
+struct loading {
+    struct server *server;
+    bool (*load)(void *arg, struct server_parts *to, struct error *err);
+    void *arg;
+    struct server_parts parts;
+    struct engine *engine; /* NULL: it failed, err says why */
+    struct error err;
+    atomic_bool done;
+};
+
 static void engine_woke(void *arg)
 {
     struct server *s = arg;
@@ -94,7 +106,8 @@ static void on_wake(uv_async_t *handle)
 {
     struct server *s = handle->data;
 
-    api_pump(&s->api);
+    if (s->api.engine)
+        api_pump(&s->api);
 }
 
 static void on_drained(void *arg)
@@ -119,6 +132,8 @@ static void on_signal(uv_signal_t *handle, int number)
 
     if (s->api.draining)
         _exit(1); /* the operator is in a hurry */
+    if (!s->api.engine)
+        _exit(0); /* nothing has begun that could be ended */
     snprintf(seconds, sizeof(seconds), "%d", s->api.options->drain_seconds);
     log_line(LOG_INFO, "draining", "signal", strsignal(number), "seconds", seconds, NULL);
     drain(s, s->api.options->drain_seconds);
@@ -140,6 +155,8 @@ static void on_tick(uv_timer_t *handle)
     struct server *s = handle->data;
     double now = api_now();
 
+    if (!s->api.engine)
+        return;
     api_check_deadlines(&s->api, now);
     look_after_device(s);
     if (!s->api.draining)
@@ -191,6 +208,7 @@ static bool read_secret(struct server *s, const char *path, struct error *err)
     if (!path)
         return true;
     warn_if_open(path);
+    s->api.state_key = &s->state_key;
     return secret_read(path, &s->state_key, err);
 }
 
@@ -200,7 +218,7 @@ static bool read_keys(struct server *s, const char *path, struct error *err)
 
     if (!path)
         return true;
-    s->keys = keys_open(path, err);
+    s->api.keys = s->keys = keys_open(path, err);
     if (!s->keys)
         return false;
     warn_if_open(path);
@@ -269,9 +287,10 @@ static bool read_redis(const struct options *o, struct redis_url *url, struct en
     return redis_url_parse(url, o->state_redis, err);
 }
 
-static bool start_engine(struct server *s, const struct server_parts *parts, struct error *err)
+static struct engine *start_engine(struct server *s, const struct server_parts *parts,
+                                   struct error *err)
 {
-    const struct options *o = parts->options;
+    const struct options *o = s->api.options;
     struct redis_url url;
     struct engine_options options = {
         .slots = o->slots,
@@ -292,25 +311,9 @@ static bool start_engine(struct server *s, const struct server_parts *parts, str
     };
 
     if (!read_durability(o->durability, &options, err) || !read_redis(o, &url, &options, err))
-        return false;
-
-    s->api = (struct api){
-        .loop = &s->loop,
-        .options = o,
-        .model = model_info(parts->model),
-        .backend = parts->backend,
-        .keys = s->keys,
-        .state_key = s->state_key.len ? &s->state_key : NULL,
-        .tokenizer = parts->tokenizer,
-        .model_name = parts->model_name,
-        .started = (int64_t)time(NULL),
-    };
-    s->api.repeats = repeats_create();
-    if (!s->api.repeats)
-        return error_set(err, ERR_NOMEM, "no memory for the server");
-    s->api.engine = engine_create(parts->model, parts->backend, parts->tokenizer, &options,
-                                  engine_woke, s, err);
-    return s->api.engine && api_choose_template(&s->api, err);
+        return NULL;
+    return engine_create(parts->model, parts->backend, parts->tokenizer, &options, engine_woke, s,
+                         err);
 }
 
 static bool listen_http(struct server *s, struct error *err)
@@ -327,14 +330,14 @@ static bool listen_http(struct server *s, struct error *err)
     };
 
     memcpy(s->route, routes, sizeof(routes));
-    for (int i = 0; i < ROUTES; i++)
-        if (s->route[i].max_body)
-            s->route[i].max_body = format_max_bytes(s->api.model) + SEAL_BYTES;
     s->api.http = http_server_open(&s->loop, &options, err);
-    return s->api.http != NULL;
+    if (!s->api.http)
+        return false;
+    http_server_set_ready(s->api.http, false);
+    return true;
 }
 
-struct server *server_open(const struct server_parts *parts, struct error *err)
+struct server *server_open(const struct options *options, struct error *err)
 {
     struct server *s = calloc(1, sizeof(*s));
 
@@ -344,13 +347,67 @@ struct server *server_open(const struct server_parts *parts, struct error *err)
     }
     /* Left to itself the allocator learns to keep what long prompts took, in every thread. */
     mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
-    if (!read_secret(s, parts->options->state_key, err) ||
-        !read_keys(s, parts->options->api_keys, err) || !start_loop(s, err) ||
-        !start_engine(s, parts, err) || !listen_http(s, err)) {
+    s->api = (struct api){
+        .loop = &s->loop,
+        .options = options,
+        .repeats = repeats_create(),
+        .started = (int64_t)time(NULL),
+    };
+    if (!s->api.repeats)
+        error_set(err, ERR_NOMEM, "no memory for the server");
+    if (!s->api.repeats || !read_secret(s, options->state_key, err) ||
+        !read_keys(s, options->api_keys, err) || !start_loop(s, err) || !listen_http(s, err)) {
         server_close(s);
         return NULL;
     }
     return s;
+}
+
+static void load_main(void *arg)
+{
+    struct loading *l = arg;
+
+    if (l->load(l->arg, &l->parts, &l->err))
+        l->engine = start_engine(l->server, &l->parts, &l->err);
+    atomic_store(&l->done, true);
+    uv_async_send(&l->server->wake);
+}
+
+/* From here on every call is served. */
+static bool take_over(struct server *s, const struct loading *l, struct error *err)
+{
+    s->api.model = model_info(l->parts.model);
+    s->api.backend = l->parts.backend;
+    s->api.tokenizer = l->parts.tokenizer;
+    s->api.model_name = l->parts.model_name;
+    s->api.engine = l->engine;
+    if (!api_choose_template(&s->api, err))
+        return false;
+    for (int i = 0; i < ROUTES; i++)
+        if (s->route[i].max_body)
+            s->route[i].max_body = format_max_bytes(s->api.model) + SEAL_BYTES;
+    http_server_set_ready(s->api.http, true);
+    return true;
+}
+
+bool server_load(struct server *s,
+                 bool (*load)(void *arg, struct server_parts *to, struct error *err), void *arg,
+                 struct error *err)
+{
+    struct loading l = { .server = s, .load = load, .arg = arg };
+    uv_thread_t thread;
+
+    atomic_init(&l.done, false);
+    if (uv_thread_create(&thread, load_main, &l) != 0)
+        return error_set(err, ERR_NOMEM, "no thread can be started");
+    while (!atomic_load(&l.done))
+        uv_run(&s->loop, UV_RUN_ONCE);
+    uv_thread_join(&thread);
+    if (!l.engine) {
+        *err = l.err;
+        return false;
+    }
+    return take_over(s, &l, err);
 }
 
 int server_port(const struct server *s)
@@ -364,12 +421,23 @@ bool server_run(struct server *s)
     return !s->failed;
 }
 
+static void hang_up(struct server *s)
+{
+    if (!s->drained) {
+        http_server_drain(s->api.http, on_drained, s);
+        http_server_abort(s->api.http);
+    }
+    while (!s->drained)
+        uv_run(&s->loop, UV_RUN_ONCE);
+    http_server_close(s->api.http);
+}
+
 void server_close(struct server *s)
 {
     if (!s)
         return;
     if (s->api.http)
-        http_server_close(s->api.http);
+        hang_up(s);
     engine_destroy(s->api.engine); /* before the handle that its thread signals */
     if (s->looping) {
         uv_close((uv_handle_t *)&s->wake, NULL);

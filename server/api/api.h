@@ -30,6 +30,7 @@ struct tokenizer;
 
 struct api {
     uv_loop_t *loop; /* everything is borrowed */
+    /* NULL while the model is loaded, as are model, backend, tokenizer and model_name. */
     struct engine *engine;
     struct http_server *http;
     const struct options *options;

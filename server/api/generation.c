@@ -346,7 +346,7 @@ void generation_take(struct pending *p, struct event *e)
         return;
     }
     if (g->params.stream)
-        stream_text(g, i * g->reply.n + e->choice, e);
+        stream_add_text(g, i * g->reply.n + e->choice, e);
     else if (!text_buffer_append(&choice->text, e->text.bytes, e->text.len) ||
              (e->score && !scores_add(&choice->scores, e->score, 1)))
         no_memory(g);

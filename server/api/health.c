@@ -2,7 +2,7 @@
  *
  * Health is about being alive: it fails when the engine's thread has not turned its loop
  * for HEARTBEAT_SECONDS, however well this thread still answers. Readiness is about taking
- * new work: it fails while the server drains. */
+ * new work: it fails while the model is loaded and while the server drains. */
 #include "models/model.h"
 #include "server/api/api.h"
 #include "server/engine/engine.h"
@@ -27,9 +27,10 @@ static void answer_status(struct exchange *x, int status, const char *word)
 void health_get(struct exchange *x, void *app)
 {
     struct api *api = app;
-    double age = api_now() - engine_counters(api->engine).heartbeat;
 
-    if (age < HEARTBEAT_SECONDS)
+    if (!api->engine)
+        answer_status(x, 200, "loading");
+    else if (api_now() - engine_counters(api->engine).heartbeat < HEARTBEAT_SECONDS)
         answer_status(x, 200, "ok");
     else
         answer_status(x, 503, "stalled");
@@ -39,7 +40,9 @@ void ready_get(struct exchange *x, void *app)
 {
     const struct api *api = app;
 
-    if (api->draining)
+    if (!api->engine)
+        answer_status(x, 503, "loading");
+    else if (api->draining)
         answer_status(x, 503, "draining");
     else
         answer_status(x, 200, "ready");
@@ -55,10 +58,12 @@ void version_get(struct exchange *x, void *app)
     json_open(&out, '{');
     json_key(&out, "version");
     json_string(&out, EDDY_VERSION);
-    json_key(&out, "model");
-    json_string(&out, api->model_name);
-    json_key(&out, "architecture");
-    json_string(&out, api->model->architecture);
+    if (api->engine) {
+        json_key(&out, "model");
+        json_string(&out, api->model_name);
+        json_key(&out, "architecture");
+        json_string(&out, api->model->architecture);
+    }
     json_close(&out, '}');
     api_answer_json(x, 200, &out);
 }

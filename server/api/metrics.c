@@ -214,7 +214,6 @@ static void put_connections(struct page *p, const struct http_counts *c)
 void metrics_get(struct exchange *x, void *app)
 {
     struct api *api = app;
-    struct engine_counters counters = engine_counters(api->engine);
     struct http_counts counts = http_server_counts(api->http);
     struct page page = { 0 };
 
@@ -222,7 +221,11 @@ void metrics_get(struct exchange *x, void *app)
     put(&page, "eddy_build_info{version=\"%s\"} 1\n", EDDY_VERSION);
     put_requests(&page, &api->metrics);
     put_connections(&page, &counts);
-    put_engine(&page, &counters);
+    if (api->engine) {
+        const struct engine_counters counters = engine_counters(api->engine);
+
+        put_engine(&page, &counters);
+    }
     if (page.failed) {
         free(page.text.bytes);
         api_no_memory(x);

@@ -72,7 +72,7 @@ static void begin_choice(struct generation *g, int index)
                                              .prompt = true });
 }
 
-void stream_text(struct generation *g, int choice, const struct event *e)
+void stream_add_text(struct generation *g, int choice, const struct event *e)
 {
     begin_choice(g, choice);
     if (e->text.len == 0 && !e->score)

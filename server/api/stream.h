@@ -10,7 +10,7 @@ struct event;
 struct generation;
 struct pending;
 
-void stream_text(struct generation *g, int choice, const struct event *e);
+void stream_add_text(struct generation *g, int choice, const struct event *e);
 void stream_finish_choice(struct generation *g, int choice);
 /* Every turn is back: the last chunks and the end. g is gone when the reader took it all. */
 void stream_complete(struct generation *g);

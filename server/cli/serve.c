@@ -1,4 +1,4 @@
-/* serve.c - eddy serve: load, listen, say so, serve until told to stop. */
+/* serve.c - eddy serve: listen, load, say so, serve until told to stop. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,24 +94,38 @@ static int fail(const struct error *err)
     return err->code == ERR_NOMEM ? EXIT_FAILURE : EXIT_USAGE;
 }
 
-static int serve(const struct options *o, struct loaded *l)
+struct want {
+    const struct options *options;
+    struct loaded *loaded;
+};
+
+static bool load(void *arg, struct server_parts *to, struct error *err)
 {
+    const struct want *w = arg;
+    const struct options *o = w->options;
     const struct model_options sizes = { .max_rows = o->row_budget,
                                          .max_logits = o->max_batch + ENGINE_SCORE_ROWS };
-    struct server_parts parts = { .options = o };
-    struct server *server;
-    bool served;
-    struct error err = { 0 };
 
-    if (!loaded_init(l, o, &sizes, &err))
-        return fail(&err);
-    parts.model = l->model;
-    parts.backend = l->backend;
-    parts.tokenizer = l->tokenizer;
-    parts.model_name = l->name;
-    server = server_open(&parts, &err);
+    if (!loaded_init(w->loaded, o, &sizes, err))
+        return false;
+    *to = (struct server_parts){ w->loaded->model, w->loaded->backend, w->loaded->tokenizer,
+                                 w->loaded->name };
+    return true;
+}
+
+static int serve(const struct options *o, struct loaded *l)
+{
+    struct want want = { o, l };
+    struct error err = { 0 };
+    struct server *server = server_open(o, &err);
+    bool served;
+
     if (!server)
         return fail(&err);
+    if (!server_load(server, load, &want, &err)) {
+        server_close(server);
+        return fail(&err);
+    }
     announce(o, l, server_port(server));
     announce_memory(o, l);
     served = server_run(server);
