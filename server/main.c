@@ -6,7 +6,6 @@
 #include "config/limits.h"
 #include "config/options.h"
 #include "server/cli/cli.h"
-#include "server/engine/heap.h"
 
 static int dispatch(const struct options *o)
 {
@@ -48,7 +47,6 @@ int main(int argc, char **argv)
     struct error err = { 0 };
     int code = EXIT_USAGE;
 
-    heap_prepare();
     if (options_init(&options, argc, argv, &err))
         code = dispatch(&options);
     else

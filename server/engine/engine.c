@@ -1,6 +1,7 @@
 #include "server/engine/engine.h"
 
 #include <assert.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -17,6 +18,8 @@
 
 #define IDLE_SECONDS  0.1 /* the heartbeat of an engine with nothing to do */
 #define SWEEP_SECONDS 1.0
+#define REST_SECONDS  10.0
+#define GIVE_BACK     (4u << 20) /* bytes of states gone that are worth a look at the heap */
 
 const double engine_bucket_bound[ENGINE_BUCKETS] = { 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
                                                      0.05,   0.1,   0.25,   0.5,   1,    2.5,
@@ -212,15 +215,25 @@ void recalled(struct engine *e, struct command *c, struct recall *r)
     engine_answer(e, c);
 }
 
+/* Small states lie in the heap among what lives on, which keeps the allocator from giving their
+ * pages back by itself. Buffers for whole files go when nobody has come for a while. */
 static void give_back(struct engine *e, bool busy)
 {
-    size_t held = tiers_counts(e->tiers).host_bytes + journal_held(e);
-    bool rests = heap_rests(&e->heap, busy, engine_clock());
+    size_t held = tiers_counts(e->tiers).host_bytes;
+    double now = engine_clock();
 
-    if (rests)
+    if (held > e->most_held)
+        e->most_held = held;
+    if (busy)
+        e->worked = now;
+    else if (e->worked && now - e->worked > REST_SECONDS) {
+        e->worked = 0;
         journal_rest(e);
-    if (rests || (heap_shrank(&e->heap, held) && !busy))
-        heap_give_back(&e->heap, held);
+    }
+    if (busy || e->most_held - held < GIVE_BACK)
+        return;
+    malloc_trim(0);
+    e->most_held = held;
 }
 
 /* Everything that waits, then a step; sleeps only when there is nothing to run. */

@@ -15,7 +15,6 @@
 #include "models/text/detokenizer.h"
 #include "server/engine/command.h"
 #include "server/engine/engine.h"
-#include "server/engine/heap.h"
 #include "server/engine/journal.h"
 #include "server/engine/mailbox.h"
 #include "server/engine/penalties.h"
@@ -159,8 +158,9 @@ struct engine {
     struct engine_counters counters;  /* the engine's */
     struct engine_counters published; /* a copy under the lock */
     pthread_mutex_t counters_lock;
-    double next_sweep; /* monotonic: when expired sessions are looked for again */
-    struct heap heap;
+    double next_sweep;  /* monotonic: when expired sessions are looked for again */
+    size_t most_held;   /* bytes of states in host memory, since the heap was last trimmed */
+    double worked;      /* monotonic: when a step was last due */
     size_t sweep;       /* the place in the map that it looks at next */
     struct tally tally; /* of this time so far */
 };
@@ -236,12 +236,10 @@ struct session *session_find(struct engine *e, const struct command *c, struct p
 bool session_is_expected(const struct session *s, const struct command *c, struct problem *p);
 bool session_claim(struct engine *e, const struct command *c, struct session **out,
                    struct problem *p);
-/* A copy with its record in host memory and the ids of its past, of one that is not cold.
- * NULL: no memory. */
-struct checkpoint *checkpoint_export(struct engine *e, const struct checkpoint *from,
-                                     const struct past *past);
-/* The command's answer is such a copy, with the seed; later, if it has to be read from the
- * store. false: c->problem. */
+/* Gives a copy the ids of the past. false: no memory. */
+bool checkpoint_copy_past(struct checkpoint *copy, const struct past *past);
+/* The command's answer is a copy with its record in host memory, the ids of its past and the seed;
+ * later, if it has to be read from the store. false: c->problem. */
 bool command_export(struct engine *e, struct command *c, struct checkpoint *from,
                     const struct past *past, uint64_t seed);
 /* The past of a session. false: it is in the store; the command is obeyed again when it is

@@ -14,6 +14,7 @@
 #include "server/engine/share.h"
 #include "server/state/checkpoint.h"
 #include "server/state/disk.h"
+#include "server/state/file_buffer.h"
 #include "server/state/format.h"
 #include "server/state/reader.h"
 #include "server/state/redis.h"
@@ -21,7 +22,7 @@
 
 /* What may be on its way to the disk at once: copies of states, for the most part. */
 enum { MAX_OPS = 4096, MAX_BYTES = 256 * 1024 * 1024 };
-enum { REDIS_TIMEOUT_MS = 5000 };
+enum { REDIS_TIMEOUT_MS = 5000, BUFFERS_KEPT = 2 };
 
 /* One operation of an entry. */
 struct write {
@@ -30,7 +31,7 @@ struct write {
     struct disk_op *op;            /* owned until it is submitted */
     struct checkpoint *checkpoint; /* kept; whose file it brings, or NULL */
     struct past *past;             /* kept; behind it */
-    struct checkpoint *copy;       /* of it, for the disk's thread; owned */
+    struct file_buffer file;       /* of it; the disk's thread adds the checksum */
     struct write *next;
 };
 
@@ -39,11 +40,12 @@ struct journal {
     struct redis *redis; /* or this */
     int asked;           /* questions to Redis without an answer */
     struct reader *reader;
-    struct write *queue, **queue_end; /* the disk has no room for them yet */
-    int submitted;                    /* operations the disk has */
-    size_t bytes;                     /* and of their files */
-    int entries;                      /* not yet done */
-    struct heads *found;              /* while it opens */
+    struct write *queue, **queue_end;        /* the disk has no room for them yet */
+    int submitted;                           /* operations the disk has */
+    size_t bytes;                            /* and of their files */
+    int entries;                             /* not yet done */
+    struct file_buffer buffer[BUFFERS_KEPT]; /* for the next files */
+    struct heads *found;                     /* while it opens */
     bool no_memory;
     atomic_uint_fast64_t reports;
 };
@@ -60,10 +62,38 @@ struct entry *entry_create(void (*done)(struct engine *e, struct entry *x), stru
     return x;
 }
 
+static struct file_buffer take_buffer(struct journal *j)
+{
+    struct file_buffer taken = { 0 };
+
+    for (int i = 0; i < BUFFERS_KEPT && !taken.room; i++) {
+        taken = j->buffer[i];
+        j->buffer[i] = (struct file_buffer){ 0 };
+    }
+    return taken;
+}
+
+static void give_buffer(struct journal *j, struct file_buffer *b)
+{
+    for (int i = 0; i < BUFFERS_KEPT && b->room; i++) {
+        if (j->buffer[i].room)
+            continue;
+        j->buffer[i] = *b;
+        *b = (struct file_buffer){ 0 };
+    }
+    file_buffer_finish(b);
+}
+
+static void free_buffers(struct journal *j)
+{
+    for (int i = 0; i < BUFFERS_KEPT; i++)
+        file_buffer_finish(&j->buffer[i]);
+}
+
 static void write_free(struct engine *e, struct write *w)
 {
     disk_op_free(w->op);
-    checkpoint_destroy(w->copy);
+    give_buffer(e->journal, &w->file);
     tiers_release(e->tiers, w->checkpoint);
     past_release(e->tiers, w->past);
     free(w);
@@ -82,25 +112,23 @@ void entry_free(struct engine *e, struct entry *x)
     free(x);
 }
 
-/* Runs on the store's thread, which has the copy to itself. */
-static void make_file(struct write *w, void **file, size_t *len, struct error *err)
-{
-    struct problem p;
-
-    if (!format_encode(w->copy, model_info(w->engine->model), file, len, &p))
-        error_set(err, ERR_NOMEM, "%s", p.message);
-    checkpoint_destroy(w->copy);
-    w->copy = NULL;
-}
-
+/* The store's thread has the buffer to itself until the operation is received. */
 static void encode(struct disk_op *op)
 {
-    make_file(op->owner, &op->file, &op->file_len, &op->error);
+    struct write *w = op->owner;
+
+    format_finish(&w->file);
+    op->file = w->file.bytes;
+    op->file_len = w->file.len;
 }
 
 static void encode_shared(struct redis_op *op)
 {
-    make_file(op->owner, &op->file, &op->file_len, &op->error);
+    struct write *w = op->owner;
+
+    format_finish(&w->file);
+    op->file = w->file.bytes;
+    op->file_len = w->file.len;
 }
 
 static struct write *add_write(struct engine *e, struct entry *x, enum disk_kind kind)
@@ -246,6 +274,23 @@ static bool submit(struct engine *e, struct write *w)
     return true;
 }
 
+/* Lays the file out: a later turn may move the checkpoint, or let go of it. false: no memory. */
+static bool begin_file(struct engine *e, struct write *w)
+{
+    const struct model_info *model = model_info(e->model);
+    struct checkpoint *copy = checkpoint_copy(w->checkpoint);
+    struct error err;
+    bool ok;
+
+    w->file = take_buffer(e->journal);
+    ok = copy && checkpoint_copy_past(copy, w->past) && format_begin(copy, model, &w->file, &err) &&
+         tiers_read(e->tiers, w->checkpoint, w->file.bytes + w->file.len - model->layout.bytes);
+    checkpoint_destroy(copy);
+    if (!ok)
+        give_buffer(e->journal, &w->file);
+    return ok;
+}
+
 /* Whether it is no longer in the queue's way. */
 static bool pass_on(struct engine *e, struct write *w)
 {
@@ -256,7 +301,7 @@ static bool pass_on(struct engine *e, struct write *w)
         return false;
     if (w->op->encode && w->checkpoint->stored)
         w->op->encode = NULL; /* an earlier one brought it */
-    if (w->op->encode && !(w->copy = checkpoint_export(e, w->checkpoint, w->past))) {
+    if (w->op->encode && !begin_file(e, w)) {
         if (j->submitted)
             return false; /* what is done gives memory back */
         error_set(&w->op->error, ERR_NOMEM, "no memory for a copy of the state");
@@ -423,15 +468,12 @@ bool journal_busy(const struct engine *e)
     return j && (j->asked || j->entries || j->submitted || j->queue || reader_waiting(j->reader));
 }
 
-size_t journal_held(const struct engine *e)
-{
-    return e->journal ? e->journal->bytes + reader_held(e->journal->reader) : 0;
-}
-
 void journal_rest(struct engine *e)
 {
-    if (e->journal)
-        reader_trim(e->journal->reader);
+    if (!e->journal)
+        return;
+    reader_trim(e->journal->reader);
+    free_buffers(e->journal);
 }
 
 struct recall *journal_recall(struct engine *e, struct checkpoint *c, struct command *command)
@@ -592,6 +634,7 @@ void journal_close(struct engine *e)
     reader_destroy(j->reader);
     disk_close(j->disk);
     redis_close(j->redis);
+    free_buffers(j);
     free(j);
     e->journal = NULL;
 }

@@ -78,8 +78,7 @@ bool journal_shares(const struct engine *e);
 /* Moves a question or a LEAVE to it in; its answer goes to share_answered(). false: too many
  * are waiting. */
 bool journal_ask(struct engine *e, struct redis_op *op);
-/* Bytes of states that it has in memory; those of no use now go back to the system. */
-size_t journal_held(const struct engine *e);
+/* Nothing has come for a while: memory that is kept for the next state goes back. */
 void journal_rest(struct engine *e);
 bool journal_busy(const struct engine *e); /* something was asked and is not answered */
 

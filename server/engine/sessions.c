@@ -500,22 +500,29 @@ static bool go_back(struct engine *e, struct command *c)
            prepare(c, s->metadata) && rollback_begin(e, c, s);
 }
 
-struct checkpoint *checkpoint_export(struct engine *e, const struct checkpoint *from,
-                                     const struct past *past)
+bool checkpoint_copy_past(struct checkpoint *copy, const struct past *past)
 {
     uint64_t known = past_end(past) - past_begin(past);
     size_t n = known < LIMIT_HISTORY_TOKENS ? (size_t)known : LIMIT_HISTORY_TOKENS;
-    struct checkpoint *copy = tiers_export(e->tiers, from);
 
-    if (copy && n && !(copy->token = malloc(n * sizeof(*copy->token)))) {
-        checkpoint_destroy(copy);
-        return NULL;
-    }
-    if (!copy || !n)
-        return copy;
+    if (!n)
+        return true;
+    if (!(copy->token = malloc(n * sizeof(*copy->token))))
+        return false;
     copy->tokens = n;
     past_read(past, past_end(past) - n, n, copy->token);
-    return copy;
+    return true;
+}
+
+static struct checkpoint *export(struct engine *e, const struct checkpoint *from,
+                                 const struct past *past)
+{
+    struct checkpoint *copy = tiers_export(e->tiers, from);
+
+    if (!copy || checkpoint_copy_past(copy, past))
+        return copy;
+    checkpoint_destroy(copy);
+    return NULL;
 }
 
 bool command_export(struct engine *e, struct command *c, struct checkpoint *from,
@@ -527,7 +534,7 @@ bool command_export(struct engine *e, struct command *c, struct checkpoint *from
             return recall_refuse(&c->problem);
         if (journal_recall(e, from, c))
             return true;
-    } else if ((c->checkpoint = checkpoint_export(e, from, past))) {
+    } else if ((c->checkpoint = export(e, from, past))) {
         c->checkpoint->seed = seed;
         return true;
     }

@@ -30,7 +30,8 @@ void disk_op_free(struct disk_op *op)
     if (!op)
         return;
     free(op->record.note);
-    free(op->file);
+    if (!op->encode)
+        free(op->file);
     free(op);
 }
 

@@ -63,7 +63,8 @@ struct disk_op {
     void *file;                /* format.h's bytes, from malloc, or NULL; gone when received */
     size_t file_len;
     /* Makes the file, or fills error, on the disk's thread; NULL: the file is there already.
-     * file_len then says before how much of the queue's bytes it takes. */
+     * What it makes stays the caller's until the operation is received. file_len then says
+     * before how much of the queue's bytes it takes. */
     void (*encode)(struct disk_op *op);
     bool keep;            /* a SET also keeps its checkpoint, as DISK_KEEP does */
     void *owner;          /* the caller's */

@@ -380,7 +380,8 @@ void disk_commit(struct disk *d, struct disk_op *batch)
     compact_if_worth(d);
     for (struct disk_op *op = batch; op; op = op->next) {
         d->counts.failed += failed(op);
-        free(op->file);
+        if (!op->encode)
+            free(op->file);
         op->file = NULL;
     }
 }

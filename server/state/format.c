@@ -11,6 +11,7 @@
 
 #include "models/model.h"
 #include "server/state/checkpoint.h"
+#include "server/state/file_buffer.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the file form is written by copying little-endian numbers"
@@ -94,16 +95,16 @@ static void finish_header(struct header *h, unsigned char *file, size_t len)
     memcpy(file + CHECKSUM_AT, h->checksum, sizeof(h->checksum));
 }
 
-bool format_encode(const struct checkpoint *c, const struct model_info *model, void **file,
-                   size_t *len, struct problem *p)
+/* The header, but for the checksum, and the description. */
+static struct header plan(const struct checkpoint *c, const struct model_info *model,
+                          char description[DESCRIPTION_MAX])
 {
-    char description[DESCRIPTION_MAX];
     struct header h = {
         .version = VERSION,
         .header_len = HEADER_BYTES,
         .description_len = (uint64_t)describe(description, c, model),
         .tokens_len = (uint64_t)c->tokens * sizeof(c->token[0]),
-        .record_len = c->record ? model->layout.bytes : 0,
+        .record_len = c->position ? model->layout.bytes : 0,
         .layout = c->layout,
         .position = c->position,
         .seed = c->seed,
@@ -112,30 +113,67 @@ bool format_encode(const struct checkpoint *c, const struct model_info *model, v
         .flags = c->answer_open ? FLAG_ANSWER_OPEN : 0,
         .tail_len = c->tail ? (uint32_t)strlen(c->tail) : 0,
     };
-    unsigned char *out, *at;
 
     memcpy(h.magic, magic, sizeof(magic));
     memcpy(h.fingerprint, c->fingerprint, sizeof(h.fingerprint));
     h.file_len = HEADER_BYTES + h.description_len + h.tail_len + h.tokens_len + h.record_len;
-    out = malloc(h.file_len);
+    return h;
+}
+
+/* Returns where the record goes. */
+static unsigned char *write_front(const struct header *h, const char *description,
+                                  const struct checkpoint *c, unsigned char *out)
+{
+    unsigned char *at = out + HEADER_BYTES;
+
+    memcpy(out, h, sizeof(*h));
+    memcpy(at, description, h->description_len);
+    at += h->description_len;
+    if (h->tail_len)
+        memcpy(at, c->tail, h->tail_len);
+    at += h->tail_len;
+    if (h->tokens_len)
+        memcpy(at, c->token, h->tokens_len);
+    return at + h->tokens_len;
+}
+
+bool format_encode(const struct checkpoint *c, const struct model_info *model, void **file,
+                   size_t *len, struct problem *p)
+{
+    char description[DESCRIPTION_MAX];
+    struct header h = plan(c, model, description);
+    unsigned char *out = malloc(h.file_len), *record;
+
     if (!out)
         return problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for a snapshot of %llu bytes",
                            (unsigned long long)h.file_len);
-    at = out + HEADER_BYTES;
-    memcpy(at, description, h.description_len);
-    at += h.description_len;
-    if (h.tail_len)
-        memcpy(at, c->tail, h.tail_len);
-    at += h.tail_len;
-    if (h.tokens_len)
-        memcpy(at, c->token, h.tokens_len);
-    at += h.tokens_len;
-    if (c->record)
-        memcpy(at, c->record, h.record_len);
+    record = write_front(&h, description, c, out);
+    if (h.record_len)
+        memcpy(record, c->record, h.record_len);
     finish_header(&h, out, h.file_len);
     *file = out;
     *len = h.file_len;
     return true;
+}
+
+bool format_begin(const struct checkpoint *c, const struct model_info *model,
+                  struct file_buffer *out, struct error *err)
+{
+    char description[DESCRIPTION_MAX];
+    struct header h = plan(c, model, description);
+
+    if (!file_buffer_begin(out, h.file_len, err))
+        return false;
+    write_front(&h, description, c, out->bytes);
+    return true;
+}
+
+void format_finish(struct file_buffer *file)
+{
+    struct header h;
+
+    memcpy(&h, file->bytes, sizeof(h));
+    finish_header(&h, file->bytes, file->len);
 }
 
 static size_t number_bytes(const struct header *h)

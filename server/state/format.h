@@ -39,12 +39,21 @@
 #include "server/problem.h"
 
 struct checkpoint;
+struct error;
+struct file_buffer;
 struct model_info;
 
 /* The checkpoint must have its record in host memory, and its newest ids. *file is from malloc.
  * PROBLEM_OUT_OF_MEMORY. */
 bool format_encode(const struct checkpoint *c, const struct model_info *model, void **file,
                    size_t *len, struct problem *p);
+
+/* The same in two parts, so that neither a copy of the record nor a wait for its checksum is
+ * needed. First everything but these two: the record is to be put into the last
+ * model->layout.bytes of the buffer, unless the position is 0. ERR_NOMEM. */
+bool format_begin(const struct checkpoint *c, const struct model_info *model,
+                  struct file_buffer *out, struct error *err);
+void format_finish(struct file_buffer *file); /* the record is there */
 
 /* Proves every byte and gives a checkpoint with its record in host memory, its newest ids and
  * an id of its own. vocab: token ids are below it. Refused with snapshot_invalid (magic, lengths,

@@ -91,17 +91,6 @@ void reader_release(struct reader *r, struct recall *answer)
     free(answer);
 }
 
-size_t reader_held(struct reader *r)
-{
-    size_t n = 0;
-
-    pthread_mutex_lock(&r->mutex);
-    for (const struct read_buffer *b = r->buffer; b; b = b->next)
-        n += b->file.room;
-    pthread_mutex_unlock(&r->mutex);
-    return n;
-}
-
 void reader_trim(struct reader *r)
 {
     struct read_buffer *b, *next;

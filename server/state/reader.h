@@ -61,8 +61,7 @@ struct recall *reader_take(struct reader *r);                 /* answered; NULL:
 void reader_release(struct reader *r, struct recall *answer); /* ends one that was taken */
 int reader_waiting(struct reader *r);                         /* asked and not taken */
 
-/* Bytes of the buffers that wait for files; they go back to the system. */
-size_t reader_held(struct reader *r);
+/* Frees the buffers that wait for files. */
 void reader_trim(struct reader *r);
 
 #endif

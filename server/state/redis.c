@@ -26,7 +26,8 @@ void redis_op_free(struct redis_op *op)
     if (!op)
         return;
     free(op->record.note);
-    free(op->file);
+    if (!op->encode)
+        free(op->file);
     free(op);
 }
 

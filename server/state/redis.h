@@ -85,8 +85,9 @@ struct redis_op {
     struct id token;           /* of the lease: TAKE brings it, COMMIT and LEAVE name it */
     void *file;                /* format.h's bytes, from malloc, or NULL; gone when received */
     size_t file_len;
-    /* Makes the file, or fills error, on the tier's thread; NULL: there is none to make.
-     * file_len then says before how much of the queue's bytes it takes. */
+    /* Makes the file, or fills error, on the tier's thread; NULL: there is none to make. What it
+     * makes stays the caller's until the operation is received. file_len then says before how
+     * much of the queue's bytes it takes. */
     void (*encode)(struct redis_op *op);
     void *owner; /* the caller's */
 

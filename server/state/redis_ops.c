@@ -359,7 +359,8 @@ static void commit(struct redis_lane *lane, struct redis_op *op)
         redis_drop(r, &op->token);
     if (op->kind == REDIS_COMMIT && op->verdict != REDIS_DONE && op->verdict != REDIS_AWAY)
         leave(lane, &op->record, &op->token);
-    free(op->file);
+    if (!op->encode)
+        free(op->file);
     op->file = NULL;
 }
 

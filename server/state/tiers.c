@@ -27,6 +27,7 @@ struct tiers {
     struct slots *slots;
     struct checkpoint **resident; /* [slots] whose record a slot holds; NULL: free or worked in */
     struct list list[LISTS];
+    void *idle; /* a record's memory, of one that was dropped; NULL: none */
     size_t host_bytes;
     uint64_t store_bytes;
     size_t checkpoints, stored; /* kept ones that have a record; of them, in the store */
@@ -60,6 +61,7 @@ void tiers_destroy(struct tiers *t)
         return;
     assert(t->checkpoints == 0 && t->lifted == 0 && t->list[SPARE].count == 0);
     slots_destroy(t->slots);
+    free(t->idle);
     free(t->resident);
     free(t);
 }
@@ -125,14 +127,33 @@ static void leave_slot(struct tiers *t, struct checkpoint *c)
     t->on_device--;
 }
 
+/* Fresh memory costs more than what is copied into it: a page fault for every 4 KiB. One record
+ * mostly leaves host memory for another, so its memory is kept. */
+static void *new_record(struct tiers *t)
+{
+    void *record = t->idle ? t->idle : malloc(t->options.record_bytes);
+
+    t->idle = NULL;
+    return record;
+}
+
+static void free_record(struct tiers *t, void *record)
+{
+    if (t->idle)
+        free(record);
+    else
+        t->idle = record;
+}
+
 static void drop_record(struct tiers *t, struct checkpoint *c)
 {
     unlist(t, c);
     if (c->slot >= 0)
         leave_slot(t, c);
-    if (c->record)
-        t->host_bytes -= t->options.record_bytes;
-    free(c->record);
+    if (!c->record)
+        return;
+    t->host_bytes -= t->options.record_bytes;
+    free_record(t, c->record);
     c->record = NULL;
 }
 
@@ -183,12 +204,12 @@ static bool make_host_room(struct tiers *t)
 
 static void *download(struct tiers *t, int slot)
 {
-    void *record = make_host_room(t) ? malloc(t->options.record_bytes) : NULL;
+    void *record = make_host_room(t) ? new_record(t) : NULL;
 
     if (!record)
         return NULL;
     if (!slots_download(t->slots, slot, record)) {
-        free(record);
+        free_record(t, record);
         return NULL;
     }
     t->host_bytes += t->options.record_bytes;
@@ -361,7 +382,7 @@ int tiers_resume(struct tiers *t, void *lifted)
 
 void tiers_discard(struct tiers *t, void *lifted)
 {
-    free(lifted);
+    free_record(t, lifted);
     t->lifted--;
     t->host_bytes -= t->options.record_bytes;
 }
@@ -463,6 +484,15 @@ bool tiers_copy(struct tiers *t, struct checkpoint *c, int slot)
     return true;
 }
 
+bool tiers_read(struct tiers *t, const struct checkpoint *c, void *record)
+{
+    assert(has_bytes(c));
+    if (c->slot >= 0)
+        return slots_download(t->slots, c->slot, record);
+    memcpy(record, c->record, t->options.record_bytes);
+    return true;
+}
+
 struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c)
 {
     struct checkpoint *copy = checkpoint_copy(c);
@@ -471,13 +501,10 @@ struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c)
     if (!copy || !has_bytes(c))
         return copy;
     copy->record = malloc(t->options.record_bytes);
-    if (!copy->record || (c->slot >= 0 && !slots_download(t->slots, c->slot, copy->record))) {
-        checkpoint_destroy(copy);
-        return NULL;
-    }
-    if (c->slot < 0)
-        memcpy(copy->record, c->record, t->options.record_bytes);
-    return copy;
+    if (copy->record && tiers_read(t, c, copy->record))
+        return copy;
+    checkpoint_destroy(copy);
+    return NULL;
 }
 
 /* Without a store one slot is left to work in. */

@@ -84,6 +84,9 @@ bool tiers_copy(struct tiers *t, struct checkpoint *c, int slot);
 /* A copy of one that is not cold, with its record in host memory, that is not accounted for:
  * its owner frees it with checkpoint_destroy(). NULL: no memory. */
 struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c);
+/* Copies the record of one that is not cold, and not at position 0, to host memory. false: the
+ * device failed. */
+bool tiers_read(struct tiers *t, const struct checkpoint *c, void *record);
 
 /* The most checkpoints that can be held. */
 size_t tiers_room(const struct tiers *t);
