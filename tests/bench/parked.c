@@ -3,11 +3,13 @@
  *   parked DIR MODEL SESSIONS ORIGINS TURNS
  *
  * Leads ORIGINS sessions through a turn each, forks them until there are SESSIONS, and stops
- * the server; forks share the file of their origin's state. Then a new server takes the
- * folder over: reported are the time until it is ready and its memory, both beside those of
- * one with an empty folder, and what a client waits for the first token of TURNS random
- * sessions, once with the files in the page cache and once without. $EDDY_BINARY is the
- * server. */
+ * the server; forks share the file of their origin's state. A folder that is there already is
+ * taken as it is. Then new servers take the folder
+ * over: as after a crash, when each file is looked at, and after one that closed it in order,
+ * with nothing in the page cache (where this process may empty it) and with all of it. Reported
+ * are the time until each is ready, the memory of the last, both beside those of one with an
+ * empty folder, and what a client waits for the first token of TURNS random sessions, once with
+ * the files in the page cache and once without. $EDDY_BINARY is the server. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -63,9 +65,8 @@ static cJSON *post(struct client *c, const char *path, const char *body)
     return r.json;
 }
 
-/* The names of all sessions, which the second part chooses from. */
+/* Of all sessions; the second part chooses from them. */
 static char (*name)[72];
-static int names;
 
 static void lead(struct client *c, int i)
 {
@@ -78,20 +79,15 @@ static void lead(struct client *c, int i)
              "\"ignore_eos\":true}",
              i, 1 + i % 250, 1 + i / 250 % 250, 5, 6);
     cJSON_Delete(post(c, "/v1/completions", body));
-    snprintf(name[names++], sizeof(name[0]), "o%d", i);
 }
 
 static void spread(struct client *c, int origin, int n)
 {
     char path[64], body[32];
-    cJSON *list;
 
     snprintf(path, sizeof(path), "/v1/sessions/o%d/fork", origin);
     snprintf(body, sizeof(body), "{\"n\":%d}", n);
-    list = post(c, path, body);
-    for (const cJSON *child = item_of(list, "data")->child; child; child = child->next)
-        snprintf(name[names++], sizeof(name[0]), "%s", text_of(child, "id"));
-    cJSON_Delete(list);
+    cJSON_Delete(post(c, path, body));
 }
 
 static void build(void)
@@ -104,15 +100,33 @@ static void build(void)
     c = client_dial(l.port);
     for (int i = 0; i < plan.origins; i++)
         lead(&c, i);
-    for (int i = 0; names < plan.sessions; i = (i + 1) % plan.origins) {
-        int left = plan.sessions - names;
-
+    for (int i = 0, left = plan.sessions - plan.origins; left > 0; i = (i + 1) % plan.origins) {
         spread(&c, i, left < FORKS ? left : FORKS);
+        left -= FORKS;
     }
     client_close(&c);
-    printf("made %d sessions on %d states in %.1f s; %.2f GB of files\n", names, plan.origins,
-           seconds_now() - began, live_metric(&l, "eddy_state_bytes{tier=\"disk\"}") / 1e9);
+    printf("made %d sessions on %d states in %.1f s; %.2f GB of files\n", plan.sessions,
+           plan.origins, seconds_now() - began,
+           live_metric(&l, "eddy_state_bytes{tier=\"disk\"}") / 1e9);
     assert_int_equal(live_stop(&l), 0);
+}
+
+static void list(const struct live *l)
+{
+    char path[160];
+    int n = 0;
+
+    while (n < plan.sessions) {
+        cJSON *page;
+
+        snprintf(path, sizeof(path), "/v1/sessions?limit=1000%s%s", n ? "&after=" : "",
+                 n ? name[n - 1] : "");
+        page = ask(l->port, "GET", path, NULL);
+        assert_non_null(item_of(page, "data")->child);
+        for (const cJSON *s = item_of(page, "data")->child; s && n < plan.sessions; s = s->next)
+            snprintf(name[n++], sizeof(name[0]), "%s", text_of(s, "id"));
+        cJSON_Delete(page);
+    }
 }
 
 static int compare(const void *a, const void *b)
@@ -122,11 +136,17 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Pages that are clean leave the cache. */
+/* Pages that are clean leave the cache, and names and inodes with them where that is allowed. */
 static void leave_cache(void)
 {
+    int all = open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC);
     char path[600];
 
+    sync();
+    if (all >= 0 && write(all, "3", 1) == 1) {
+        close(all);
+        return;
+    }
     for (int i = 0; i < 256; i++) {
         struct dirent *e;
         DIR *folder;
@@ -172,7 +192,7 @@ static void wake(const struct live *l, const char *how)
         snprintf(body, sizeof(body),
                  "{\"session_id\":\"%s\",\"prompt\":[7],\"max_tokens\":1,\"ignore_eos\":true,"
                  "\"stream\":true}",
-                 name[below((uint64_t)names)]);
+                 name[below((uint64_t)plan.sessions)]);
         took[i] = time_first(&c, body);
     }
     qsort(took, (size_t)plan.turns, sizeof(*took), compare);
@@ -183,34 +203,66 @@ static void wake(const struct live *l, const char *how)
     client_close(&c);
 }
 
-static double start_timed(struct live *l, const char *dir)
+/* Seconds until it is ready. */
+static double start_timed(struct live *l, const char *dir, const char *durability)
 {
     double began = seconds_now();
 
-    start(l, dir, "none");
+    start(l, dir, durability);
     return seconds_now() - began;
+}
+
+/* Only a mode that makes files durable leaves a mark that they need not be looked at. */
+static void close_in_order(void)
+{
+    struct live l;
+
+    start(&l, plan.dir, "always");
+    assert_int_equal(live_stop(&l), 0);
+}
+
+static void time_starts(struct live *l)
+{
+    double crashed, cold;
+    char mark[512];
+
+    snprintf(mark, sizeof(mark), "%s/closed", plan.dir);
+    unlink(mark);
+    crashed = start_timed(l, plan.dir, "none");
+    assert_int_equal(live_stop(l), 0);
+    close_in_order();
+    leave_cache();
+    cold = start_timed(l, plan.dir, "none");
+    assert_int_equal(live_stop(l), 0);
+    close_in_order();
+    printf("ready after %.2f s as after a crash, %.2f s with nothing in the cache\n", crashed,
+           cold);
 }
 
 static void sessions_that_are_parked(void **state)
 {
-    char empty[512];
+    char log[512], empty[512];
     double bare_seconds, seconds;
     long bare, rss;
     struct live l;
 
     (void)state;
-    build();
+    snprintf(log, sizeof(log), "%s/log", plan.dir);
+    if (access(log, F_OK) != 0)
+        build();
     snprintf(empty, sizeof(empty), "%s.empty", plan.dir);
-    bare_seconds = start_timed(&l, empty);
+    bare_seconds = start_timed(&l, empty, "none");
     bare = live_rss(&l);
     assert_int_equal(live_stop(&l), 0);
-    seconds = start_timed(&l, plan.dir);
+    time_starts(&l);
+    seconds = start_timed(&l, plan.dir, "none");
     rss = live_rss(&l);
-    printf("ready after %.2f s (%.2f s with an empty folder)\n"
+    printf("ready after %.2f s in order (%.2f s with an empty folder)\n"
            "memory %.1f MB (%.1f MB): %.0f bytes a session\n",
            seconds, bare_seconds, (double)rss / 1e6, (double)bare / 1e6,
-           (double)(rss - bare) / names);
-    assert_int_equal((int)live_metric(&l, "eddy_sessions"), names);
+           (double)(rss - bare) / plan.sessions);
+    assert_int_equal((int)live_metric(&l, "eddy_sessions"), plan.sessions);
+    list(&l);
     wake(&l, "cached");
     leave_cache();
     wake(&l, "from the disk");
