@@ -275,8 +275,7 @@ void bench_print_machine(const struct bench *b)
 {
     const struct backend *be = b->local.parts.backend;
 
-    printf("%s: %s. Medians of %d runs, least and most in brackets.\n\n", be->name, be->detail,
-           REPETITIONS);
+    printf("%s: %s. Medians, least and most in brackets.\n\n", be->name, be->detail);
     printf("| ceiling | measured |\n|---|---|\n");
     printf("| memory read | %.1f GB/s |\n", b->read_bandwidth / 1e9);
     if (b->copy_bandwidth > 0)

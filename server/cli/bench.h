@@ -1,7 +1,7 @@
 /* bench.h - what the suites of `eddy bench` share: the machine's ceilings, a model's costs, a
  * way to run turns against the clock, and numbers with their spread.
  *
- * Every suite prints one Markdown table on stdout. Rates are the medians of REPETITIONS runs
+ * Every suite prints one Markdown table on stdout. Rates are the medians of several runs
  * that alternate with those they are compared with, so that a ratio is of one time. */
 #ifndef SERVER_CLI_BENCH_H
 #define SERVER_CLI_BENCH_H
@@ -88,9 +88,9 @@ struct decode_row {
     int sessions;
     struct samples engine; /* seconds a step, through the engine */
     struct samples step;   /* seconds of model_step() alone */
-    struct samples gain;   /* tokens a second against the first row's of the same run */
-    /* Of the first row: shares of the read bandwidth, measured anew for each run. */
-    struct samples engine_share, step_share;
+    struct samples gain;   /* tokens a second against the first row's of the same round */
+    /* Of the first row: the read bandwidth around each round, and the shares of it. */
+    struct samples bandwidth, engine_share, step_share;
 };
 
 /* The first row is of one session. */
@@ -99,7 +99,7 @@ bool bench_decode(struct bench *b, struct decode_row *row, int rows);
 struct prefill_row {
     size_t tokens;
     struct samples seconds;
-    struct samples share; /* of the float32 rate, measured anew for each run */
+    struct samples fma_share, bf16_share; /* of the rates around each run; bf16: may be empty */
 };
 
 bool bench_prefill(struct bench *b, struct prefill_row *row, int rows);

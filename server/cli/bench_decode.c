@@ -11,7 +11,7 @@
 #include "kernels/backend.h"
 
 #define RUN_SECONDS 0.3 /* one run of one row */
-enum { STEPS_MIN = 8, STEPS_MAX = 256, BATCH_MAX = 64, ROWS_MAX = 8 };
+enum { ROUNDS = 9, STEPS_MIN = 4, STEPS_MAX = 256, BATCH_MAX = 64, ROWS_MAX = 8 };
 
 /* Seconds of one of `steps` steps with one row for each of n sequences, or -1. */
 static double time_steps(struct bench *b, void *records, int n, int steps)
@@ -99,44 +99,55 @@ static double bytes_a_step(const struct bench *b)
     return b->cost.weight_bytes + b->cost.state_bytes;
 }
 
+/* A round is short, and every ratio is of one round: a host's other guests come and go. The
+ * read bandwidth of a round is the mean of one before and one after it. */
 static bool measure(struct bench *b, void *records, struct decode_row *row, int rows)
 {
-    double model[ROWS_MAX], engine[ROWS_MAX], bandwidth;
+    double model[ROWS_MAX], engine[ROWS_MAX], before, after = bench_ceiling(b, CEILING_READ);
     int steps[ROWS_MAX];
 
     assert(rows <= ROWS_MAX && row[0].sessions == 1);
     for (int i = 0; i < rows; i++)
         steps[i] = steps_for(time_steps(b, records, row[i].sessions, 2));
-    for (int k = 0; k < REPETITIONS; k++) {
-        bandwidth = bench_ceiling(b, CEILING_READ);
+    for (int k = 0; k < ROUNDS; k++) {
+        before = after;
         if (!time_model(b, records, row, rows, steps, model) ||
             !time_engine(b, row, rows, steps, engine))
             return false;
+        after = bench_ceiling(b, CEILING_READ);
         for (int i = 0; i < rows; i++) {
             samples_add(&row[i].step, model[i]);
             samples_add(&row[i].engine, engine[i]);
             samples_add(&row[i].gain, row[i].sessions * engine[0] / engine[i]);
         }
-        samples_add(&row[0].step_share, bytes_a_step(b) / model[0] / bandwidth);
-        samples_add(&row[0].engine_share, bytes_a_step(b) / engine[0] / bandwidth);
+        samples_add(&row[0].bandwidth, (before + after) / 2);
+        samples_add(&row[0].step_share, 2 * bytes_a_step(b) / model[0] / (before + after));
+        samples_add(&row[0].engine_share, 2 * bytes_a_step(b) / engine[0] / (before + after));
     }
     return true;
 }
 
 static void print(struct bench *b, struct decode_row *row, int rows)
 {
+    struct samples *bandwidth = &row->bandwidth;
+
     printf("\n| decode: sessions | tokens/s | against one | ms a step | model_step alone, ms | "
            "the rest |\n|---|---|---|---|---|---|\n");
     for (int i = 0; i < rows; i++) {
-        struct samples *e = &row[i].engine, *m = &row[i].step;
+        struct samples *e = &row[i].engine, *m = &row[i].step, *g = &row[i].gain;
         double n = row[i].sessions, engine = samples_median(e), model = samples_median(m);
 
-        printf("| %d | %.0f (%.0f to %.0f) | %.2f x | %.2f | %.2f (%.2f to %.2f) | %.1f %% |\n",
+        printf("| %d | %.0f (%.0f to %.0f) | %.2f x (%.2f to %.2f) | %.2f | %.2f (%.2f to %.2f) | "
+               "%.1f %% |\n",
                row[i].sessions, n / engine, n / samples_most(e), n / samples_least(e),
-               samples_median(&row[i].gain), engine * 1e3, model * 1e3, samples_least(m) * 1e3,
-               samples_most(m) * 1e3, 100 * (engine - model) / engine);
+               samples_median(g), samples_least(g), samples_most(g), engine * 1e3, model * 1e3,
+               samples_least(m) * 1e3, samples_most(m) * 1e3, 100 * (engine - model) / engine);
     }
-    printf("\nOne session moves %.2f MB a token: %.2f MB of weights (%s), %.2f MB of state read "
+    printf("\n%d rounds of %.2f s a row, each between two measurements of the read bandwidth: "
+           "%.1f GB/s (%.1f to\n%.1f). ",
+           ROUNDS, RUN_SECONDS, samples_median(bandwidth) / 1e9, samples_least(bandwidth) / 1e9,
+           samples_most(bandwidth) / 1e9);
+    printf("One session moves %.2f MB a token: %.2f MB of weights (%s), %.2f MB of state read "
            "and written:\n%.1f GB/s, %.0f %% (%.0f to %.0f) of the read bandwidth through the "
            "engine, %.0f %% (%.0f to %.0f) in\nmodel_step alone.\n",
            bytes_a_step(b) / 1e6, b->cost.weight_bytes / 1e6,
