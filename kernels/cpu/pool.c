@@ -2,8 +2,9 @@
  *
  * Everything goes through one 64-bit ticket: the call's number above, the units not yet
  * handed out below. A thread claims a unit by decrementing it, so that nobody can claim from
- * a call that is over, and only a thread that holds a unit reads the call's fields. The
- * futexes are only a way to wait: the atomics carry the order. */
+ * a call that is over, and only a thread that holds a unit reads the call's fields. Which unit
+ * it is, the counter of the thread's end says: both ends together are claimed as often as there
+ * are units, so they meet. The futexes are only a way to wait: the atomics carry the order. */
 #include "kernels/cpu/pool.h"
 
 #include <linux/futex.h>
@@ -20,7 +21,7 @@
 
 enum {
     CACHE_LINE = 64,
-    SPIN_NS = 5000,    /* about what a futex wake costs */
+    SPIN_NS = 25000,   /* about what a futex wake costs in a virtual machine */
     SMALL_COST = 16384 /* about 3 us of one core, less than waking a sleeper saves */
 };
 
@@ -39,7 +40,10 @@ struct stream {
     uint32_t units;
 
     _Alignas(CACHE_LINE) _Atomic uint64_t ticket; /* call << 32 | units left */
-    _Alignas(CACHE_LINE) _Atomic uint32_t done;   /* units finished; the caller sleeps on it */
+    struct {
+        _Alignas(CACHE_LINE) _Atomic uint32_t taken;
+    } end[2];                                   /* of the row of units: its first, its last */
+    _Alignas(CACHE_LINE) _Atomic uint32_t done; /* units finished; the caller sleeps on it */
     _Atomic uint32_t caller_sleeps;
     _Alignas(CACHE_LINE) _Atomic uint32_t wake; /* workers sleep on it */
     _Atomic int sleepers;
@@ -86,9 +90,9 @@ static void take_units(struct stream *q, int thread)
                                                    memory_order_acq_rel, memory_order_acquire))
             continue;
 
-        const uint32_t units = q->units;
+        const uint32_t units = q->units, taken = atomic_fetch_add(&q->end[thread % 2].taken, 1);
 
-        q->work(q->job, (int)(units - (uint32_t)ticket), thread);
+        q->work(q->job, (int)(thread % 2 ? units - 1 - taken : taken), thread);
         if (atomic_fetch_add(&q->done, 1) + 1 == units && atomic_load(&q->caller_sleeps))
             futex_wake(&q->done, 1);
         ticket = atomic_load_explicit(&q->ticket, memory_order_acquire);
@@ -160,6 +164,8 @@ void pool_run(struct stream *q, int units, size_t cost, pool_work *work, const v
     q->job = job;
     q->units = (uint32_t)units;
     atomic_store(&q->done, 0);
+    atomic_store(&q->end[0].taken, 0);
+    atomic_store(&q->end[1].taken, 0);
     atomic_store(&q->ticket, call << 32 | (uint32_t)units);
     if (atomic_load(&q->sleepers) > 0) {
         atomic_fetch_add(&q->wake, 1);
