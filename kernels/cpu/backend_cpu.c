@@ -17,39 +17,98 @@
 
 struct backend_cpu {
     struct backend base;
+    struct slab *slab; /* the one that is being filled, or NULL */
     char detail[64];
+};
+
+/* Memory in huge pages, given out from its beginning on; unmapped when its last block is freed.
+ * A stream of weights crosses many pages, and matrices are smaller than a huge one. */
+struct slab {
+    size_t bytes, used;
+    int blocks;
 };
 
 /* Stands in front of every allocation; as long as the alignment we promise. */
 struct block {
-    _Alignas(64) size_t mapped; /* bytes of the mapping, or 0: from the C library */
+    _Alignas(64) struct slab *slab; /* NULL: from the C library */
 };
 
-enum { MAP_FROM = 1 << 20 }; /* bytes from which a mapping of its own pays */
+enum {
+    SLAB_FROM = 64 << 10,  /* bytes from which a block lies in a slab */
+    SLAB_BYTES = 64 << 20, /* of a slab, unless one block needs more */
+    HUGE_BYTES = 2 << 20   /* of a huge page */
+};
 
-/* Mappings are born zeroed without being touched, and ask for huge pages: a weight stream
- * crosses many pages. */
+static struct slab *slab_create(size_t bytes)
+{
+    size_t mapped;
+    char *all;
+
+    if (__builtin_add_overflow(bytes, 2 * HUGE_BYTES, &mapped))
+        return NULL;
+    bytes = (bytes + HUGE_BYTES - 1) / HUGE_BYTES * HUGE_BYTES;
+    mapped = bytes + HUGE_BYTES;
+    all = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED)
+        return NULL;
+
+    const size_t before = HUGE_BYTES - (uintptr_t)all % HUGE_BYTES;
+    struct slab *slab = (struct slab *)(void *)(all + before);
+
+    munmap(all, before);
+    if (before < HUGE_BYTES)
+        munmap(all + before + bytes, HUGE_BYTES - before);
+    madvise(slab, bytes, MADV_HUGEPAGE);
+    *slab = (struct slab){ .bytes = bytes, .used = 64 };
+    return slab;
+}
+
+/* Never twice the same memory, so it is born zeroed without being touched. */
+static struct block *slab_take(struct backend_cpu *cpu, size_t bytes)
+{
+    struct slab *slab = cpu->slab;
+
+    if (!slab || slab->bytes - slab->used < bytes) {
+        slab = slab_create(bytes < SLAB_BYTES / 2 ? SLAB_BYTES : bytes + 64);
+        if (!slab)
+            return NULL;
+        if (slab->bytes == SLAB_BYTES)
+            cpu->slab = slab;
+    }
+
+    struct block *block = (struct block *)(void *)((char *)slab + slab->used);
+
+    slab->used += bytes;
+    slab->blocks++;
+    block->slab = slab;
+    return block;
+}
+
+static void slab_release(struct backend_cpu *cpu, struct slab *slab)
+{
+    if (--slab->blocks)
+        return;
+    if (cpu->slab == slab)
+        cpu->slab = NULL;
+    munmap(slab, slab->bytes);
+}
+
 static void *cpu_alloc(struct backend *be, size_t bytes)
 {
     struct block *block;
     size_t total;
 
-    (void)be;
     if (__builtin_add_overflow(bytes, sizeof(*block) + 63, &total))
         return NULL;
     total &= ~(size_t)63;
-    if (total < MAP_FROM) {
-        block = aligned_alloc(64, total);
-        if (!block)
-            return NULL;
-        memset(block, 0, total);
-        return block + 1;
+    if (total >= SLAB_FROM) {
+        block = slab_take((struct backend_cpu *)be, total);
+        return block ? block + 1 : NULL;
     }
-    block = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (block == MAP_FAILED)
+    block = aligned_alloc(64, total);
+    if (!block)
         return NULL;
-    madvise(block, total, MADV_HUGEPAGE);
-    block->mapped = total;
+    memset(block, 0, total);
     return block + 1;
 }
 
@@ -57,12 +116,11 @@ static void cpu_free(struct backend *be, void *p)
 {
     struct block *block = p;
 
-    (void)be;
     if (!p)
         return;
     block--;
-    if (block->mapped)
-        munmap(block, block->mapped);
+    if (block->slab)
+        slab_release((struct backend_cpu *)be, block->slab);
     else
         free(block);
 }
