@@ -8,9 +8,10 @@
 #include "kernels/cpu/pool.h"
 
 enum {
-    STRIPS = 4,        /* of a unit: rows are far apart, so each visit should find a few lines */
-    STRIPS_ALONE = 16, /* where every sequence has one token: the state should be one stream */
-    AHEAD = 4096       /* bytes of that stream fetched ahead */
+    TOGETHER = 4,     /* elements of a state whose exponentials are computed side by side */
+    STRIPS = 4,       /* of a unit: rows are far apart, so each visit should find a few lines */
+    TOKENS_AHEAD = 3, /* whose lines are fetched meanwhile */
+    AHEAD = 4096      /* bytes fetched ahead of the state of a token alone, which is one stream */
 };
 
 struct scan_job {
@@ -26,9 +27,9 @@ INLINE vf to_base_two(vf A)
     return v_mul(A, v_set(0x1.715476p+0f));
 }
 
-INLINE vf next_state(vf state, vf dt, vf A2, vf dtx, vf B)
+INLINE vf next_state(vf decay, vf state, vf dtx, vf B)
 {
-    return v_fma(v_exp2(v_mul(dt, A2)), state, v_mul(dtx, B));
+    return v_fma(decay, state, v_mul(dtx, B));
 }
 
 /* The outputs of m channels from the sums of their states. */
@@ -73,6 +74,26 @@ static void turn_out(float *x, const float *turned, int m, int N)
     }
 }
 
+/* Elements n to n + count of the states of VW channels; count is a constant. */
+INLINE vf scan_elements(float *h, const float *A2, const float *B, const float *C, vf dt, vf dtx,
+                        vf sum, int count)
+{
+    vf decay[TOGETHER];
+
+    UNROLL
+    for (int i = 0; i < count; i++)
+        decay[i] = v_mul(dt, v_load(A2 + i * VW));
+    v_exp2_each(decay, count);
+    UNROLL
+    for (int i = 0; i < count; i++) {
+        const vf state = next_state(decay[i], v_load(h + i * VW), dtx, v_set(B[i]));
+
+        v_store(h + i * VW, state);
+        sum = v_fma(state, v_set(C[i]), sum);
+    }
+    return sum;
+}
+
 /* One token of m channels from c on. A2: in base two. */
 INLINE void scan_token(const struct diagonal_scan *p, float *h, const float *A2, size_t t, size_t c,
                        int m)
@@ -80,19 +101,49 @@ INLINE void scan_token(const struct diagonal_scan *p, float *h, const float *A2,
     const float *B = p->B + t * p->bc_ld, *C = p->C + t * p->bc_ld;
     const vf dt = v_load_n(p->dt + t * p->dt_ld + c, m), x = v_load_n(p->x + t * p->x_ld + c, m);
     const vf dtx = v_mul(dt, x);
+    const int whole = p->N - p->N % TOGETHER;
     vf sum = v_zero();
 
-    for (int n = 0; n < p->N; n++) {
-        const vf state = next_state(v_load(h + n * VW), dt, v_load(A2 + n * VW), dtx, v_set(B[n]));
-
-        v_store(h + n * VW, state);
-        sum = v_fma(state, v_set(C[n]), sum);
-    }
+    for (int n = 0; n < whole; n += TOGETHER)
+        sum = scan_elements(h + n * VW, A2 + n * VW, B + n, C + n, dt, dtx, sum, TOGETHER);
+    for (int n = whole; n < p->N; n++)
+        sum = scan_elements(h + n * VW, A2 + n * VW, B + n, C + n, dt, dtx, sum, 1);
     finish(p, t, c, m, x, sum);
 }
 
-/* The same where the state lies: a vector along n. m and whole (N is a multiple of VW) are
- * constants in the instance that matters. */
+/* The same of TOGETHER channels where their states lie, N apart: a vector along n. Channels from
+ * m on, if any, become 0. */
+INLINE void step_channels(vf *state, float *h, const float *A, const float *dt, const float *dtx,
+                          vf B, int N, int m, int left)
+{
+    vf decay[TOGETHER];
+
+    UNROLL
+    for (int k = 0; k < TOGETHER; k++) {
+        const size_t at = (size_t)k * (size_t)N;
+
+        decay[k] = v_zero();
+        state[k] = v_zero();
+        if (k >= m)
+            continue;
+        v_fetch((const char *)(h + at) + AHEAD);
+        v_fetch((const char *)(A + at) + AHEAD);
+        decay[k] = v_mul(v_set(dt[k]), to_base_two(v_load_n(A + at, left)));
+    }
+    v_exp2_each(decay, TOGETHER);
+    UNROLL
+    for (int k = 0; k < TOGETHER; k++) {
+        const size_t at = (size_t)k * (size_t)N;
+
+        if (k >= m)
+            continue;
+        state[k] = next_state(decay[k], v_load_n(h + at, left), v_set(dtx[k]), B);
+        v_store_n(h + at, state[k], left);
+    }
+}
+
+/* One token of m channels from c on, where their states lie. m and whole (N is a multiple of VW)
+ * are constants in the instance that matters. */
 INLINE void scan_alone(const struct diagonal_scan *p, float *h, size_t t, size_t c, int m,
                        bool whole)
 {
@@ -108,17 +159,10 @@ INLINE void scan_alone(const struct diagonal_scan *p, float *h, size_t t, size_t
         const vf Bn = v_load_n(B + n, left);
 
         UNROLL
-        for (int k = 0; k < VW; k++) {
-            const size_t at = (size_t)k * (size_t)p->N + (size_t)n;
-
-            row[k] = v_zero();
-            if (k >= m)
-                continue;
-            _mm_prefetch((const char *)(h + at) + AHEAD, _MM_HINT_T0);
-            row[k] = next_state(v_load_n(h + at, left), v_set(dts[k]),
-                                to_base_two(v_load_n(A + at, left)), v_set(dtxs[k]), Bn);
-            v_store_n(h + at, row[k], left);
-        }
+        for (int k = 0; k < VW; k += TOGETHER)
+            step_channels(row + k, h + n + (size_t)k * (size_t)p->N,
+                          A + n + (size_t)k * (size_t)p->N, dts + k, dtxs + k, Bn, p->N, m - k,
+                          left);
         v_transpose(row);
         UNROLL
         for (int k = 0; k < VW; k++)
@@ -141,6 +185,15 @@ static int strip_width(const struct diagonal_scan *p, int c)
     return p->dim - c < VW ? p->dim - c : VW;
 }
 
+static void fetch_token(const struct diagonal_scan *p, size_t t, size_t c)
+{
+    v_fetch(p->dt + t * p->dt_ld + c);
+    v_fetch(p->x + t * p->x_ld + c);
+    if (p->z)
+        v_fetch(p->z + t * p->z_ld + c);
+    v_fetch_to_write(p->y + t * p->y_ld + c);
+}
+
 /* Tokens [begin, end) of the channels [c, c_end). state: that of channel 0. */
 static void scan_tokens(const struct diagonal_scan *p, float *state, int c, int c_end, int begin,
                         int end, float *scratch)
@@ -161,6 +214,9 @@ static void scan_tokens(const struct diagonal_scan *p, float *state, int c, int 
     for (int t = begin; t < end; t++)
         for (int i = 0; c + i * VW < c_end; i++) {
             const int at = c + i * VW;
+
+            if (t + TOKENS_AHEAD < end)
+                fetch_token(p, (size_t)t + TOKENS_AHEAD, (size_t)at);
 
             if (strip_width(p, at) == VW)
                 scan_token(p, h[i], A[i], (size_t)t, (size_t)at, VW);
@@ -201,9 +257,20 @@ static bool is_one_token_each(const struct batch *in)
     return true;
 }
 
+/* Strips of a unit. Where every sequence has one token, as many as leave each thread two units. */
+static int choose_strips(const struct stream *q, const struct batch *in,
+                         const struct diagonal_scan *p)
+{
+    const int all = (p->dim + VW - 1) / VW, parts = 2 * pool_threads(q) / in->S;
+
+    if (!is_one_token_each(in))
+        return STRIPS;
+    return parts > 1 ? (all + parts - 1) / parts : all;
+}
+
 void ISA(diagonal_scan)(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
 {
-    const int channels = (is_one_token_each(in) ? STRIPS_ALONE : STRIPS) * VW;
+    const int channels = choose_strips(q, in, p) * VW;
     const struct scan_job job = { q, in, p, (p->dim + channels - 1) / channels, channels };
 
     pool_run(q, in->S * job.units, (size_t)in->T * (size_t)p->dim * (size_t)p->N * 2, scan_unit,

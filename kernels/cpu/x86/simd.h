@@ -60,6 +60,17 @@ INLINE void v_store(float *p, vf a)
     V(storeu)(p, a);
 }
 
+/* The cache line of p comes near; it need not exist. */
+INLINE void v_fetch(const void *p)
+{
+    _mm_prefetch((const char *)p, _MM_HINT_T0);
+}
+
+INLINE void v_fetch_to_write(const void *p)
+{
+    __builtin_prefetch(p, 1);
+}
+
 INLINE vf v_add(vf a, vf b)
 {
     return V(add)(a, b);
@@ -371,23 +382,37 @@ INLINE vf v_exp(vf x)
     return v_scale(p, n);
 }
 
-/* 2^x for x below 127: 2^n 2^r, |r| <= 1/2, with (2^r - 1) / r interpolated at the six zeros of
- * a Chebyshev polynomial: its f^(6) <= log(2)^7 / 7 * sqrt(2) makes 2^r err by less than 1e-8,
- * a tenth of a unit in the last place. Below -150 the result is 0; a NaN stays one. */
-INLINE vf v_exp2(vf x)
+/* 2^x for n values x below 127: 2^k 2^r, |r| <= 1/2, with (2^r - 1) / r interpolated at the six
+ * zeros of a Chebyshev polynomial: its f^(6) <= log(2)^7 / 7 * sqrt(2) makes 2^r err by less than
+ * 1e-8, a tenth of a unit in the last place. Below -150 the result is 0; a NaN stays one. The
+ * values go side by side, as each step of one waits for the step before. */
+INLINE void v_exp2_each(vf *x, int n)
 {
-    x = v_max(v_set(-151.0f), x);
+    static const float term[] = { 0x1.5f089p-10f, 0x1.3b2a54p-7f, 0x1.c6af6cp-5f,
+                                  0x1.ebfbep-3f,  0x1.62e43p-1f,  1.0f };
+    vf k[8], p[8];
 
-    const vf n = v_round(x), r = v_sub(x, n);
-    vf p = v_set(0x1.44138ap-13f);
-
-    p = v_fma(p, r, v_set(0x1.5f089p-10f));
-    p = v_fma(p, r, v_set(0x1.3b2a54p-7f));
-    p = v_fma(p, r, v_set(0x1.c6af6cp-5f));
-    p = v_fma(p, r, v_set(0x1.ebfbep-3f));
-    p = v_fma(p, r, v_set(0x1.62e43p-1f));
-    p = v_fma(p, r, v_set(1.0f));
-    return v_scale(p, n);
+    UNROLL
+    for (int i = 0; i < n; i++)
+        x[i] = v_max(v_set(-151.0f), x[i]);
+    UNROLL
+    for (int i = 0; i < n; i++)
+        k[i] = v_round(x[i]);
+    UNROLL
+    for (int i = 0; i < n; i++)
+        x[i] = v_sub(x[i], k[i]);
+    UNROLL
+    for (int i = 0; i < n; i++)
+        p[i] = v_set(0x1.44138ap-13f);
+    UNROLL
+    for (int at = 0; at < 6; at++) {
+        UNROLL
+        for (int i = 0; i < n; i++)
+            p[i] = v_fma(p[i], x[i], v_set(term[at]));
+    }
+    UNROLL
+    for (int i = 0; i < n; i++)
+        x[i] = v_scale(p[i], k[i]);
 }
 
 INLINE vf v_sigmoid(vf x)
