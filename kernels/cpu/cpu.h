@@ -35,6 +35,17 @@ static inline size_t matrix_index(const struct matrix *m, int row, int col)
            (m->dtype == DTYPE_BF16 ? 2 * lane + odd : odd * GROUP_ROWS + lane);
 }
 
+/* Rows of a unit where each is little work: handing out a unit costs more than a short row. */
+static inline int unit_rows(int dim)
+{
+    return dim < 6144 ? 6144 / dim : 1;
+}
+
+static inline int unit_count(int T, int rows)
+{
+    return (T + rows - 1) / rows;
+}
+
 extern const struct ops ops_cpu_plain, ops_cpu_avx2, ops_cpu_avx512;
 
 void embed_plain(struct stream *q, const struct batch *in, float *x, const struct matrix *table);

@@ -56,17 +56,20 @@ static void delta_head(const struct delta_gates *p, size_t at, size_t channel)
     }
 }
 
-static void delta_row(const void *arg, int t, int thread)
+static void delta_unit(const void *arg, int unit, int thread)
 {
     const struct delta_gates *p = arg;
     const size_t K = (size_t)p->K;
+    const int rows = unit_rows(p->H * p->K);
 
     (void)thread;
-    for (size_t h = 0; h < (size_t)p->H; h++)
-        delta_head(p, ((size_t)t * (size_t)p->H + h) * K, h * K);
+    for (int t = unit * rows; t < p->T && t < (unit + 1) * rows; t++)
+        for (size_t h = 0; h < (size_t)p->H; h++)
+            delta_head(p, ((size_t)t * (size_t)p->H + h) * K, h * K);
 }
 
 void ISA(delta_gates)(struct stream *q, const struct delta_gates *p)
 {
-    pool_run(q, p->T, (size_t)p->T * (size_t)p->H * (size_t)p->K * 8, delta_row, p);
+    pool_run(q, unit_count(p->T, unit_rows(p->H * p->K)),
+             (size_t)p->T * (size_t)p->H * (size_t)p->K * 8, delta_unit, p);
 }

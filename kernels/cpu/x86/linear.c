@@ -296,7 +296,7 @@ static void run_unit(const void *arg, int index, int thread)
         run_products(&u, sum);
 }
 
-static int unit_count(const struct linear_job *job)
+static int count_units(const struct linear_job *job)
 {
     int units = 0;
 
@@ -311,7 +311,7 @@ static int balanced_groups(struct linear_job job, int threads)
     int best = UNIT_GROUPS, least = INT32_MAX;
 
     for (job.groups = UNIT_GROUPS; job.groups > 0; job.groups--) {
-        int most = ceil_div(unit_count(&job), threads) * job.groups;
+        int most = ceil_div(count_units(&job), threads) * job.groups;
 
         if (most < least) {
             least = most;
@@ -331,6 +331,6 @@ void ISA(linear)(struct stream *q, const struct linear *p, int n)
             cost += p[phase].w->bytes / 4 * (size_t)(p[phase].T + 1);
         job.n = phase;
         job.groups = balanced_groups(job, pool_threads(q));
-        pool_run(q, unit_count(&job), cost, run_unit, &job);
+        pool_run(q, count_units(&job), cost, run_unit, &job);
     }
 }

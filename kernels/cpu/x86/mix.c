@@ -6,16 +6,27 @@
 
 #include "kernels/cpu/pool.h"
 
-void ISA(lerp)(struct stream *q, const struct lerp *p)
+enum { LERP_FLOATS = 4096 }; /* of a unit, a multiple of VW */
+
+static void lerp_unit(const void *arg, int unit, int thread)
 {
-    (void)q;
-    for (size_t i = 0; i < p->n; i += VW) {
-        const int m = p->n - i < VW ? (int)(p->n - i) : VW;
+    const struct lerp *p = arg;
+    const size_t first = (size_t)unit * LERP_FLOATS;
+    const size_t end = p->n - first < LERP_FLOATS ? p->n : first + LERP_FLOATS;
+
+    (void)thread;
+    for (size_t i = first; i < end; i += VW) {
+        const int m = end - i < VW ? (int)(end - i) : VW;
         vf y = v_load_n(p->y + i, m);
 
         y = v_fma(v_sub(v_load_n(p->target + i, m), y), v_load_n(p->mix + i, m), y);
         v_store_n(p->y + i, y, m);
     }
+}
+
+void ISA(lerp)(struct stream *q, const struct lerp *p)
+{
+    pool_run(q, (int)((p->n + LERP_FLOATS - 1) / LERP_FLOATS), p->n * 2, lerp_unit, p);
 }
 
 struct shift_job {
@@ -59,8 +70,9 @@ void ISA(token_shift)(struct stream *q, const struct batch *in, const struct tok
 }
 
 enum {
-    CONV_W_MAX = 8, /* wider ones go to the definition */
-    CONV_STRIP = 96 /* channels of a unit, a multiple of VW */
+    CONV_W_MAX = 8,   /* wider ones go to the definition */
+    CONV_STRIP = 256, /* channels of a unit, a multiple of VW */
+    CONV_AHEAD = 8    /* rows fetched ahead: a row's strip is too short for the machine to see */
 };
 
 struct conv_job {
@@ -76,6 +88,26 @@ static const float *conv_input(const struct short_conv *p, const float *state, c
     return x + (size_t)row * p->x_ld;
 }
 
+static void fetch_row(const struct short_conv *p, size_t row, int c)
+{
+    UNROLL
+    for (int k = 0; k < CONV_STRIP; k += 16) {
+        v_fetch(p->x + row * p->x_ld + c + k);
+        v_fetch_to_write(p->y + row * p->y_ld + c + k);
+    }
+}
+
+/* The inputs that sequence s has kept. */
+static void fetch_state(const struct conv_job *job, int s, int c)
+{
+    const struct short_conv *p = job->p;
+    const float *state = p->state.base + (size_t)job->in->slot[s] * p->state.stride + c;
+
+    for (int i = 0; i < p->W - 1; i++)
+        for (int k = 0; k < CONV_STRIP; k += 16)
+            v_fetch_to_write(state + (ptrdiff_t)i * p->dim + k);
+}
+
 /* m channels from c on of one sequence, row by row. turned: their weights, newest input last. */
 INLINE void conv_channels(const struct short_conv *p, const float turned[][CONV_STRIP],
                           const float *state, size_t first, int T, int c, int m, int W)
@@ -88,6 +120,8 @@ INLINE void conv_channels(const struct short_conv *p, const float turned[][CONV_
 
         for (int i = 0; i < W; i++)
             in[i] = conv_input(p, state + c, x, t - W + 1 + i);
+        if (t + CONV_AHEAD < T)
+            fetch_row(p, first + (size_t)t + CONV_AHEAD, c);
         for (int k = 0; k < m; k += VW) {
             vf sum = v_zero();
 
@@ -124,6 +158,8 @@ INLINE void conv_strip(const struct conv_job *job, int unit, int W)
         const int T = job->in->begin[s + 1] - job->in->begin[s];
         float *state = p->state.base + (size_t)job->in->slot[s] * p->state.stride;
 
+        if (s + 1 < job->in->S)
+            fetch_state(job, s + 1, c);
         conv_channels(p, (const float(*)[CONV_STRIP])turned, state, first, T, c, m, W);
         keep_inputs(p, state + c, p->x + first * p->x_ld + c, T, m);
     }
@@ -149,6 +185,6 @@ void ISA(short_conv)(struct stream *q, const struct batch *in, const struct shor
         short_conv_plain(q, in, p);
         return;
     }
-    pool_run(q, (p->dim + CONV_STRIP - 1) / CONV_STRIP, (size_t)in->T * (size_t)p->dim * 8,
+    pool_run(q, (p->dim + CONV_STRIP - 1) / CONV_STRIP, (size_t)in->T * (size_t)p->dim * 16,
              conv_unit, &job);
 }

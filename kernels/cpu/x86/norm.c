@@ -50,12 +50,10 @@ static void apply(float *y, const float *x, int n, float mean, float scale, cons
     }
 }
 
-static void norm_row(const void *arg, int t, int thread)
+static void norm_row(const struct norm *p, int t)
 {
-    const struct norm *p = arg;
     const int n = p->dim / p->groups;
 
-    (void)thread;
     for (int at = 0; at < p->dim; at += n) {
         const float *x = p->x + (size_t)t * p->x_ld + at;
         float mean = p->kind == NORM_LAYER ? sum_of(x, n) / (float)n : 0.0f;
@@ -66,17 +64,25 @@ static void norm_row(const void *arg, int t, int thread)
     }
 }
 
-void ISA(norm)(struct stream *q, const struct norm *p)
+static void norm_unit(const void *arg, int unit, int thread)
 {
-    pool_run(q, p->T, (size_t)p->T * (size_t)p->dim, norm_row, p);
-}
-
-static void gated_row(const void *arg, int t, int thread)
-{
-    const struct gated_norm *p = arg;
-    const int n = p->dim / p->groups;
+    const struct norm *p = arg;
+    const int rows = unit_rows(p->dim);
 
     (void)thread;
+    for (int t = unit * rows; t < p->T && t < (unit + 1) * rows; t++)
+        norm_row(p, t);
+}
+
+void ISA(norm)(struct stream *q, const struct norm *p)
+{
+    pool_run(q, unit_count(p->T, unit_rows(p->dim)), (size_t)p->T * (size_t)p->dim, norm_unit, p);
+}
+
+static void gated_row(const struct gated_norm *p, int t)
+{
+    const int n = p->dim / p->groups;
+
     for (int at = 0; at < p->dim; at += n) {
         const float *x = p->x + (size_t)t * p->x_ld + at, *z = p->z + (size_t)t * p->z_ld + at;
         float *y = p->y + (size_t)t * p->y_ld + at;
@@ -89,9 +95,20 @@ static void gated_row(const void *arg, int t, int thread)
     }
 }
 
+static void gated_unit(const void *arg, int unit, int thread)
+{
+    const struct gated_norm *p = arg;
+    const int rows = unit_rows(p->dim);
+
+    (void)thread;
+    for (int t = unit * rows; t < p->T && t < (unit + 1) * rows; t++)
+        gated_row(p, t);
+}
+
 void ISA(gated_norm)(struct stream *q, const struct gated_norm *p)
 {
-    pool_run(q, p->T, (size_t)p->T * (size_t)p->dim * 8, gated_row, p);
+    pool_run(q, unit_count(p->T, unit_rows(p->dim)), (size_t)p->T * (size_t)p->dim * 8, gated_unit,
+             p);
 }
 
 /* One head of head_output. */
@@ -117,17 +134,20 @@ static void output_head(const struct head_output *p, size_t at, size_t channel)
     }
 }
 
-static void output_row(const void *arg, int t, int thread)
+static void output_unit(const void *arg, int unit, int thread)
 {
     const struct head_output *p = arg;
     const size_t V = (size_t)p->V, row = (size_t)p->H * V;
+    const int rows = unit_rows(p->H * p->V);
 
     (void)thread;
-    for (size_t h = 0; h < (size_t)p->H; h++)
-        output_head(p, (size_t)t * row + h * V, h * V);
+    for (int t = unit * rows; t < p->T && t < (unit + 1) * rows; t++)
+        for (size_t h = 0; h < (size_t)p->H; h++)
+            output_head(p, (size_t)t * row + h * V, h * V);
 }
 
 void ISA(head_output)(struct stream *q, const struct head_output *p)
 {
-    pool_run(q, p->T, (size_t)p->T * (size_t)p->H * (size_t)p->V * 4, output_row, p);
+    pool_run(q, unit_count(p->T, unit_rows(p->H * p->V)),
+             (size_t)p->T * (size_t)p->H * (size_t)p->V * 4, output_unit, p);
 }
