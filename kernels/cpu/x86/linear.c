@@ -163,24 +163,6 @@ INLINE vf activated(enum activation act, vf x)
     return x;
 }
 
-/* From the sums of one row to its outputs [first, first + n). */
-static void finish(const struct linear *p, int t, int first, int n, const float *sum)
-{
-    float *y = p->y + (size_t)t * p->y_ld + first;
-
-    for (int i = 0; i < n; i += VW) {
-        const int m = n - i;
-        vf v = v_load(sum + i);
-
-        if (p->bias)
-            v = v_add(v, v_load_n(p->bias + first + i, m));
-        v = activated(p->act, v);
-        if (p->add)
-            v = v_add(v_load_n(y + i, m), v);
-        v_store_n(y + i, v, m);
-    }
-}
-
 /* Part of a product: outputs of some groups for some rows. */
 struct unit {
     const struct linear *p;
@@ -207,38 +189,68 @@ static const char *panel_at(const struct matrix *w, int panel, int column)
     return (const char *)w->data + matrix_index(w, panel * PANEL, column) * dtype_size(w->dtype);
 }
 
-/* The sums of a group for all rows. */
-static void sum_group(const struct unit *u, int group, float *sum)
+/* From the sums of one row to its outputs [first, first + n). */
+static void finish(const struct linear *p, int t, int first, int n, const float *sum)
 {
-    const struct matrix *w = u->p->w;
-    const int block = block_columns(u), step = tile_rows(u);
+    float *y = p->y + (size_t)t * p->y_ld + first;
 
-    memset(sum, 0, (size_t)u->rows * GROUP_ROWS * sizeof(*sum));
-    for (int first = 0; first < w->cols; first += block)
-        for (int r = 0; r < u->rows; r += step) {
-            const struct shape *shape = &shapes[smaller(step, u->rows - r)];
-            struct tile tile = { .x = u->p->x + (size_t)(u->t + r) * u->p->x_ld + first,
-                                 .x_ld = u->p->x_ld,
-                                 .columns = smaller(block, w->cols - first) };
+    for (int i = 0; i < n; i += VW) {
+        const int m = n - i;
+        vf v = v_load(sum + i);
 
-            for (int i = 0; i < GROUP; i += shape->panels) {
-                tile.w = panel_at(w, group * GROUP + i, first);
-                tile.sum = sum + r * GROUP_ROWS + i * PANEL;
-                shape->kernel[w->dtype](&tile);
-            }
-        }
+        if (p->bias)
+            v = v_add(v, v_load_n(p->bias + first + i, m));
+        v = activated(p->act, v);
+        if (p->add)
+            v = v_add(v_load_n(y + i, m), v);
+        v_store_n(y + i, v, m);
+    }
 }
 
-static void run_products(const struct unit *u, float *sum)
+/* Outputs of different rows lie pages apart, often in another core's cache: they come while the
+ * last columns of their tile are summed. */
+static void fetch_outputs(const struct linear *p, int t, int rows, int first)
 {
-    for (int g = u->group; g < u->group + u->groups; g++) {
-        const int first = g * GROUP_ROWS;
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < GROUP_ROWS; i += 16)
+            v_fetch_to_write(p->y + (size_t)(t + r) * p->y_ld + first + i);
+}
 
-        sum_group(u, g, sum);
-        for (int r = 0; r < u->rows; r++)
-            finish(u->p, u->t + r, first, smaller(u->p->w->rows - first, GROUP_ROWS),
-                   sum + r * GROUP_ROWS);
+/* Some columns of a group for the rows of one tile, from the unit's row r on. */
+static void sum_tile(const struct unit *u, int group, int r, int rows, int column, int columns,
+                     float *sum)
+{
+    const struct matrix *w = u->p->w;
+    const struct shape *shape = &shapes[rows];
+    struct tile tile = { .x = u->p->x + (size_t)(u->t + r) * u->p->x_ld + column,
+                         .x_ld = u->p->x_ld,
+                         .columns = columns };
+
+    for (int i = 0; i < GROUP; i += shape->panels) {
+        tile.w = panel_at(w, group * GROUP + i, column);
+        tile.sum = sum + r * GROUP_ROWS + i * PANEL;
+        shape->kernel[w->dtype](&tile);
     }
+}
+
+static void run_group(const struct unit *u, int group, float *sum)
+{
+    const struct linear *p = u->p;
+    const int block = block_columns(u), step = tile_rows(u), first = group * GROUP_ROWS;
+    const int outputs = smaller(p->w->rows - first, GROUP_ROWS);
+
+    memset(sum, 0, (size_t)u->rows * GROUP_ROWS * sizeof(*sum));
+    for (int column = 0; column < p->w->cols; column += block)
+        for (int r = 0; r < u->rows; r += step) {
+            const int rows = smaller(step, u->rows - r);
+            const bool last = p->w->cols - column <= block;
+
+            if (last)
+                fetch_outputs(p, u->t + r, rows, first);
+            sum_tile(u, group, r, rows, column, smaller(block, p->w->cols - column), sum);
+            for (int k = r; last && k < r + rows; k++)
+                finish(p, u->t + k, first, outputs, sum + k * GROUP_ROWS);
+        }
 }
 
 /* A phase of products, cut into units: some groups times some rows. */
@@ -292,8 +304,8 @@ static void run_unit(const void *arg, int index, int thread)
     const struct unit u = find_unit(job, index);
     float *sum = pool_scratch(job->q, thread, (size_t)u.rows * GROUP_ROWS * sizeof(*sum));
 
-    if (sum)
-        run_products(&u, sum);
+    for (int g = u.group; sum && g < u.group + u.groups; g++)
+        run_group(&u, g, sum);
 }
 
 static int count_units(const struct linear_job *job)
