@@ -40,7 +40,9 @@
     X(KEY_FILE_BYTES, 1024 * 1024, "bytes of a key file")                                          \
     X(SECRET_BYTES, 4096, "bytes of a file with a secret")                                         \
     X(HISTORY_TOKENS, 32768, "newest tokens of a session that it can go back over")                \
+    X(HISTORY_IDS, 49152, "newest tokens of a session that are known: half as many again")         \
     X(HISTORY_TURNS, 64, "newest turns of a session whose starts are remembered")                  \
+    X(HISTORY_MARKS, 80, "places that a state's file says can be gone back to; 400")               \
     X(REPEATS, 1024, "answers kept for one owner to give them again")                              \
     X(REPEAT_BYTES, 8 * 1024 * 1024, "bytes of them")                                              \
     X(REPEAT_SECONDS, 3600, "seconds an answer is kept")                                           \

@@ -62,6 +62,7 @@ struct options {
     size_t host_memory;  /* bytes of checkpoints in host memory */
     size_t cache_memory; /* bytes of checkpoints that nobody needs but that may spare work */
     int cache_every;     /* tokens of a long prompt from one kept state to the next; 0: none */
+    int history_tokens;  /* of a session that it can go back over */
     int session_ttl;     /* seconds; 0: for ever */
     int time_slice;      /* steps; 0: a turn keeps its slot to its end */
     char *state_dir;     /* NULL: states live in memory alone */

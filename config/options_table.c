@@ -4,6 +4,7 @@
  * commands take stand together: --help makes a paragraph of them. */
 #include <assert.h>
 
+#include "config/limits.h"
 #include "config/options_internal.h"
 
 /* Sets of commands. */
@@ -79,6 +80,10 @@ const struct option option_table[] = {
               "that may be taken back; 0: none" },
     { OPTION(cache_every), .def = "2048", .max = 1 << 24, .commands = SERVE, .value = "N",
       .help = "tokens of a long prompt between such states; 0: only one near its end" },
+    { OPTION(history_tokens), .def = "32768", .min = 2048, .max = LIMIT_HISTORY_TOKENS,
+      .commands = SERVE, .value = "N",
+      .help = "newest tokens of a session that it can go back over; a state is kept for every "
+              "half as many" },
     { OPTION(time_slice), .def = "64", .max = 1 << 24, .commands = SERVE, .value = "STEPS",
       .help = "steps that a turn runs before it makes room for one that waits for a slot; 0: to "
               "its end" },

@@ -302,6 +302,7 @@ static struct engine *start_engine(struct server *s, const struct server_parts *
         .owner_bytes = o->owner_memory,
         .host_bytes = o->host_memory,
         .spare_bytes = o->cache_memory,
+        .history_tokens = (size_t)o->history_tokens,
         .cache_every = (size_t)o->cache_every,
         .session_ttl = o->session_ttl,
         .quantum = o->time_slice,

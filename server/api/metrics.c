@@ -157,6 +157,11 @@ static void put_engine(struct page *p, const struct engine_counters *c)
     put(p, "eddy_state_bytes{tier=\"device\"} %zu\n", c->device_bytes);
     put(p, "eddy_state_bytes{tier=\"host\"} %zu\n", c->host_bytes);
     put(p, "eddy_state_bytes{tier=\"disk\"} %llu\n", (unsigned long long)c->store_bytes);
+    put_gauge(p, "eddy_anchor_states", "States on disk that only serve to go back to them.",
+              (double)c->anchors);
+    put_gauge(p, "eddy_anchor_bytes", "Bytes of those.", (double)c->anchor_bytes);
+    put_count(p, "eddy_anchor_states_dropped_total", "Those that made way for others.",
+              c->anchors_dropped);
     put_tiers(p, c);
     put_gauge(p, "eddy_session_state_bytes", "Bytes of one session's state.",
               (double)c->state_bytes);

@@ -66,6 +66,7 @@ static void print_info(const struct saved *s)
     printf("position      %" PRIu64 " tokens\n", info->position);
     printf("record        %" PRIu64 " bytes, %s\n", info->record_bytes, dtype_name(info->dtype));
     printf("known ids     %" PRIu64 "\n", info->tokens);
+    printf("turn starts   %" PRIu64 "\n", info->turns);
     printf("layout        %016" PRIx64 "\n", info->layout);
     printf("fingerprint   ");
     for (size_t i = 0; i < sizeof(info->fingerprint); i++)

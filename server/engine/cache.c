@@ -27,10 +27,8 @@ bool cache_create(struct engine *e)
     return e->prefix != NULL;
 }
 
-void cache_lost(void *engine, struct checkpoint *c)
+void cache_lost(struct engine *e, struct checkpoint *c)
 {
-    struct engine *e = engine;
-
     if (e->prefix)
         prefix_lost(e->prefix, c);
 }
@@ -67,25 +65,10 @@ void cache_plan(struct engine *e, struct sequence *s)
         s->cut = next;
 }
 
-/* A checkpoint for the state after n ids of a context, without its record; refs 1. */
-static struct checkpoint *create(struct engine *e, uint64_t owner, size_t n)
-{
-    const struct model_info *info = model_info(e->model);
-    struct checkpoint *c = checkpoint_create();
-
-    if (!c)
-        return NULL;
-    c->owner = owner;
-    c->position = n;
-    memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
-    c->layout = info->layout.id;
-    return c;
-}
-
 void cache_cut(struct engine *e, struct sequence *s)
 {
     uint64_t owner = s->job->command->owner;
-    struct checkpoint *c = create(e, owner, s->fed);
+    struct checkpoint *c = place_create(e, owner, s->fed);
 
     if (c) {
         tiers_remember(c);
@@ -104,7 +87,7 @@ void cache_take_slot(struct engine *e, struct sequence *s)
 
     if (!e->prefix || !s->whole || s->slot < 0 || !s->sampled || s->fed < WORTH)
         return;
-    c = create(e, owner, s->fed);
+    c = place_create(e, owner, s->fed);
     if (!c)
         return;
     tiers_commit(e->tiers, c, s->slot);

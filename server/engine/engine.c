@@ -78,6 +78,9 @@ static void count_store(struct engine_counters *c, const struct journal_counts *
     c->store_commits = n->commits;
     c->store_reports = n->reports;
     c->store_waiting = n->waiting;
+    c->anchors = n->anchors;
+    c->anchor_bytes = n->anchor_bytes;
+    c->anchors_dropped = n->anchors_dropped;
     c->redis = n->redis;
     c->shared = n->shared;
 }
@@ -134,6 +137,7 @@ static struct entry *find_way(const struct engine *e, const struct command *c)
         return s ? s->storing : NULL;
     case COMMAND_TURN:
     case COMMAND_SESSION_RESTORE:
+    case COMMAND_SESSION_ROLLBACK:
     case COMMAND_SESSION_IMPORT:
         return s && !s->job ? s->storing : NULL; /* with a job it is busy */
     default:
@@ -141,23 +145,14 @@ static struct entry *find_way(const struct engine *e, const struct command *c)
     }
 }
 
-static void defer(struct entry *x, struct command *c)
-{
-    struct command **end = &x->deferred;
-
-    while (*end)
-        end = &(*end)->next;
-    c->next = NULL;
-    *end = c;
-}
-
 void engine_obey(struct engine *e, struct command *c)
 {
     const bool refused = e->closing || e->lost;
     struct entry *x = refused ? NULL : find_way(e, c);
 
+    c->later = false; /* it may have been put off before */
     if (x) {
-        defer(x, c);
+        entry_defer(x, c);
         return;
     }
     if (!refused && share_asks(e, c))
@@ -193,9 +188,7 @@ static bool give_past(struct engine *e, struct command *c, const struct recall *
 {
     struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
 
-    return !s || s->past || s->head != r->of ||
-           past_create(&s->past, r->checkpoint->position, r->checkpoint->token,
-                       r->checkpoint->tokens) ||
+    return !s || s->past || s->head != r->of || past_read_back(e, &s->past, r->checkpoint) ||
            problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the past");
 }
 
@@ -205,14 +198,24 @@ void recalled(struct engine *e, struct command *c, struct recall *r)
     if (command_exports(c)) {
         c->checkpoint = r->checkpoint;
         r->checkpoint = NULL;
-        if (c->checkpoint)
+        if (c->checkpoint) {
             c->checkpoint->seed = c->seed;
+            checkpoint_forget_anchors(c->checkpoint);
+        }
     } else if (r->checkpoint && give_past(e, c, r)) {
-        c->later = false;
         engine_obey(e, c);
         return;
     }
     engine_answer(e, c);
+}
+
+/* tiers.h's: a remembered one has no record any more. */
+static void lost(void *engine, struct checkpoint *c)
+{
+    struct engine *e = engine;
+
+    anchor_lost(e, c);
+    cache_lost(e, c);
 }
 
 /* Small states lie in the heap among what lives on, which keeps the allocator from giving their
@@ -300,7 +303,7 @@ static bool start(struct engine *e, struct error *err)
                                            .store = o->state_dir || o->redis,
                                            .store_bytes = o->store_bytes,
                                            .dropped = journal_dropped,
-                                           .lost = cache_lost,
+                                           .lost = lost,
                                            .arg = e };
 
     e->tiers = tiers_create(e->backend, &options, err);
@@ -335,6 +338,8 @@ struct engine *engine_create(struct model *model, struct backend *backend,
     e->backend = backend;
     e->tokenizer = tokenizer;
     e->options = *options;
+    if (!e->options.history_tokens)
+        e->options.history_tokens = LIMIT_HISTORY_TOKENS;
     e->wake = wake;
     e->wake_arg = arg;
     e->vocab = words < rows ? words : rows;

@@ -30,12 +30,14 @@ struct engine_options {
     int row_budget; /* rows of one step, decode and prefill together; above max_batch */
     int max_queue;  /* turns waiting beside those that can run; beyond it queue_full */
     int max_sessions;
-    size_t host_bytes;  /* checkpoints held in host memory; beyond it no_slot, snapshot_quota */
-    size_t spare_bytes; /* of states that nobody needs but that spare work; 0: none */
-    int owner_sessions; /* of one owner; 0: max_sessions */
-    size_t owner_bytes; /* of one owner's states, each head counted whole; 0: no bound */
-    size_t cache_every; /* tokens of a prompt from one spare to the next; 0: one near its end */
-    double session_ttl; /* seconds a session lives untouched; 0: for ever */
+    size_t host_bytes;     /* checkpoints held in host memory; beyond it no_slot, snapshot_quota */
+    size_t spare_bytes;    /* of states that nobody needs but that spare work; 0: none */
+    int owner_sessions;    /* of one owner; 0: max_sessions */
+    size_t owner_bytes;    /* of one owner's states, each head counted whole; 0: no bound */
+    size_t history_tokens; /* the newest of a session that it can go back over; at most, and 0:
+                            * LIMIT_HISTORY_TOKENS */
+    size_t cache_every;    /* tokens of a prompt from one spare to the next; 0: one near its end */
+    double session_ttl;    /* seconds a session lives untouched; 0: for ever */
     int quantum; /* steps of a turn before it makes room for one that waits; 0: all it needs */
 
     /* The store, which outlives the process. */
@@ -85,6 +87,8 @@ struct engine_counters {
     int sessions_device, sessions_host, sessions_store, sessions_empty; /* of a second ago */
     size_t device_bytes, host_bytes, state_bytes; /* state_bytes: of one record */
     uint64_t store_bytes;
+    size_t anchors; /* files of states that are only there to go back to them */
+    uint64_t anchor_bytes, anchors_dropped;
     struct engine_histogram first_token, between_tokens, step;  /* seconds */
     struct engine_histogram from_device, from_host, from_store; /* a state to its working slot */
     bool device_lost; /* every command is refused: end, and start again */

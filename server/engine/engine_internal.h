@@ -73,6 +73,9 @@ struct job {
     double arrived; /* monotonic seconds */
 };
 
+/* The anchors of one turn that its session may still go back to: a window and a half. */
+enum { SEQUENCE_ANCHORS = 4 };
+
 struct sequence {
     struct job *job;
     int choice;
@@ -88,10 +91,13 @@ struct sequence {
     double admitted;       /* monotonic seconds: when it began to wait for its state */
     size_t prompt_at;      /* where the prompt begins in the feed, behind what was pending */
     size_t cut;            /* cache.c: where in the feed a state is to be kept; SIZE_MAX: nowhere */
-    bool whole;            /* the feed is a whole context, and its states may serve others */
-    size_t sampled_at;     /* where the model's own tokens begin in the feed */
-    uint64_t position;     /* of the context, everything in the feed included */
-    int32_t stop;          /* the stop id that ended it, or -1 */
+    size_t anchor_at;      /* anchors.c: the same */
+    struct checkpoint *anchor[SEQUENCE_ANCHORS]; /* remembered; oldest first */
+    size_t anchors;
+    bool whole;        /* the feed is a whole context, and its states may serve others */
+    size_t sampled_at; /* where the model's own tokens begin in the feed */
+    uint64_t position; /* of the context, everything in the feed included */
+    int32_t stop;      /* the stop id that ended it, or -1 */
     struct recent recent;
     struct penalties *penalties; /* NULL: none asked for */
     struct detokenizer detokenizer;
@@ -201,7 +207,7 @@ size_t sequence_goal(const struct sequence *s); /* feed tokens to take in */
 void sequence_recalled(struct engine *e, struct recall *r);
 /* cache.c: states that may spare others the work. */
 bool cache_create(struct engine *e); /* false: no memory */
-void cache_lost(void *engine, struct checkpoint *c);
+void cache_lost(struct engine *e, struct checkpoint *c);
 /* The state of the longest known prefix, shorter than n, kept; NULL: none. */
 struct checkpoint *cache_find(struct engine *e, uint64_t owner, const int32_t *id, size_t n,
                               size_t *len);
@@ -212,6 +218,18 @@ void cache_cut(struct engine *e, struct sequence *s);
 void cache_take_slot(struct engine *e, struct sequence *s);
 /* A session has moved there. */
 void cache_take_head(struct engine *e, const struct session *s);
+
+/* anchors.c: states that let sessions go back over their window. */
+/* A checkpoint for a place of a context, without its record; refs 1. NULL: no memory. */
+struct checkpoint *place_create(struct engine *e, uint64_t owner, uint64_t position);
+/* The sequence goes on for a session; it has come to anchor_at; it is over. */
+void anchor_plan(struct engine *e, struct sequence *s);
+void anchor_cut(struct engine *e, struct sequence *s);
+void anchors_finish(struct engine *e, struct sequence *s);
+void anchor_lost(struct engine *e, struct checkpoint *c);
+/* The command is obeyed again when it is known whether the anchor, which has no record here, is
+ * kept. false: c->problem. */
+bool anchor_ask(struct engine *e, struct command *c, struct checkpoint *anchor);
 
 /* rollback.c: what session_command() does of it. true: done, or c->later. */
 bool rollback_begin(struct engine *e, struct command *c, struct session *s);
@@ -236,8 +254,6 @@ struct session *session_find(struct engine *e, const struct command *c, struct p
 bool session_is_expected(const struct session *s, const struct command *c, struct problem *p);
 bool session_claim(struct engine *e, const struct command *c, struct session **out,
                    struct problem *p);
-/* Gives a copy the ids of the past. false: no memory. */
-bool checkpoint_copy_past(struct checkpoint *copy, const struct past *past);
 /* The command's answer is a copy with its record in host memory, the ids of its past and the seed;
  * later, if it has to be read from the store. false: c->problem. */
 bool command_export(struct engine *e, struct command *c, struct checkpoint *from,
@@ -246,7 +262,7 @@ bool command_export(struct engine *e, struct command *c, struct checkpoint *from
  * here, or c->problem says why it cannot be. */
 bool session_has_past(struct engine *e, struct command *c, struct session *s);
 /* The ids that an imported checkpoint brought become a past. */
-bool checkpoint_take_past(struct command *c, struct past **past);
+bool checkpoint_take_past(struct engine *e, struct command *c, struct past **past);
 /* An entry by which s becomes what *next says of head, past, snapshot and seed, one version
  * on. The references to head and past are taken over. NULL: no memory. */
 struct entry *session_moving(struct engine *e, struct session *s, const struct session *next,
@@ -258,6 +274,8 @@ void session_moved(struct engine *e, struct entry *x);
 const char *checkpoint_tier(const struct checkpoint *c);
 /* All but the metadata, which stays what it is. */
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
+/* The past of what the store has. false: no memory. */
+bool past_read_back(struct engine *e, struct past **past, struct checkpoint *from);
 /* One at position 0, for which no room is needed; refs 1. NULL: no memory. */
 struct checkpoint *session_empty_head(struct engine *e, uint64_t owner);
 /* The command moves the session to what *next says, and is answered when that is kept. false:

@@ -29,7 +29,7 @@ struct write {
     struct engine *engine;         /* borrowed */
     struct entry *entry;           /* NULL: nobody waits for it */
     struct disk_op *op;            /* owned until it is submitted */
-    struct checkpoint *checkpoint; /* kept; whose file it brings, or NULL */
+    struct checkpoint *checkpoint; /* kept; whose file it brings, or NULL: an anchor's */
     struct past *past;             /* kept; behind it */
     struct file_buffer file;       /* of it; the disk's thread adds the checksum */
     struct write *next;
@@ -109,7 +109,19 @@ void entry_free(struct engine *e, struct entry *x)
     }
     tiers_release(e->tiers, x->head);
     past_release(e->tiers, x->past);
+    if (x->anchor)
+        tiers_forget(e->tiers, x->anchor);
     free(x);
+}
+
+void entry_defer(struct entry *x, struct command *c)
+{
+    struct command **end = &x->deferred;
+
+    while (*end)
+        end = &(*end)->next;
+    c->next = NULL;
+    *end = c;
 }
 
 /* The store's thread has the buffer to itself until the operation is received. */
@@ -214,6 +226,22 @@ bool entry_drop_snapshot(struct engine *e, struct entry *x, const struct snapsho
     return drop(e, x, DISK_SNAPSHOT_DELETED, s->owner, &s->id);
 }
 
+bool entry_keep_anchor(struct engine *e, struct entry *x, struct checkpoint *anchor)
+{
+    struct write *w = add_write(e, x, DISK_KEEP);
+
+    if (!w)
+        return false;
+    x->anchor = tiers_remember(anchor);
+    w->op->record.checkpoint = anchor->id;
+    return true;
+}
+
+bool journal_has_anchors(const struct engine *e)
+{
+    return e->journal && e->journal->disk;
+}
+
 static void finish_entry(struct engine *e, struct entry *x)
 {
     struct command *waiting;
@@ -236,8 +264,10 @@ static void finish_write(struct engine *e, struct write *w)
     struct disk_op *op = w->op;
     struct entry *x = w->entry;
 
-    if (op->error.code == ERR_NONE && op->encode && !w->checkpoint->stored)
+    if (op->error.code == ERR_NONE && op->encode && w->checkpoint && !w->checkpoint->stored)
         tiers_stored(e->tiers, w->checkpoint, op->file_len);
+    if (x)
+        x->bytes = op->file_len;
     if (x && op->error.code != ERR_NONE && x->problem.what == PROBLEM_NONE) {
         problem_from_error(&x->problem, &op->error);
         if (op->error.code == ERR_IO || op->error.code == ERR_INPUT)
@@ -283,7 +313,7 @@ static bool begin_file(struct engine *e, struct write *w)
     bool ok;
 
     w->file = take_buffer(e->journal);
-    ok = copy && checkpoint_copy_past(copy, w->past) && format_begin(copy, model, &w->file, &err) &&
+    ok = copy && past_describe(w->past, copy) && format_begin(copy, model, &w->file, &err) &&
          tiers_read(e->tiers, w->checkpoint, w->file.bytes + w->file.len - model->layout.bytes);
     checkpoint_destroy(copy);
     if (!ok)
@@ -295,13 +325,14 @@ static bool begin_file(struct engine *e, struct write *w)
 static bool pass_on(struct engine *e, struct write *w)
 {
     struct journal *j = e->journal;
-    size_t bytes = w->op->encode && !w->checkpoint->stored ? w->op->file_len : 0;
+    bool there = w->checkpoint && w->checkpoint->stored; /* an earlier one brought it */
+    size_t bytes = w->op->encode && !there ? w->op->file_len : 0;
 
     if (j->submitted >= MAX_OPS || (j->submitted && j->bytes + bytes > MAX_BYTES))
         return false;
-    if (w->op->encode && w->checkpoint->stored)
-        w->op->encode = NULL; /* an earlier one brought it */
-    if (w->op->encode && !begin_file(e, w)) {
+    if (there)
+        w->op->encode = NULL;
+    if (w->op->encode && w->checkpoint && !begin_file(e, w)) {
         if (j->submitted)
             return false; /* what is done gives memory back */
         error_set(&w->op->error, ERR_NOMEM, "no memory for a copy of the state");
@@ -362,6 +393,33 @@ void journal_submit(struct engine *e, struct entry *x)
     push(e);
 }
 
+bool journal_put_anchor(struct engine *e, const struct checkpoint *c, int slot)
+{
+    const struct model_info *model = model_info(e->model);
+    struct journal *j = e->journal;
+    struct write *w = j->queue ? NULL : calloc(1, sizeof(*w));
+    struct error err;
+
+    if (!w || !(w->op = disk_op_create(DISK_KEEP, w))) {
+        free(w);
+        return false;
+    }
+    w->engine = e;
+    w->file = take_buffer(j);
+    if (!format_begin(c, model, &w->file, &err) ||
+        !tiers_read_slot(e->tiers, slot, w->file.bytes + w->file.len - model->layout.bytes)) {
+        write_free(e, w);
+        return false;
+    }
+    w->op->record.checkpoint = c->id;
+    w->op->encode = encode;
+    w->op->file_len = w->file.len;
+    *j->queue_end = w;
+    j->queue_end = &w->next;
+    push(e);
+    return true;
+}
+
 /* What was read is the checkpoint that was asked for. */
 static void identify(struct recall *r)
 {
@@ -385,6 +443,7 @@ static void take_recall(struct engine *e, struct recall *r)
     struct checkpoint *of = r->of;
 
     of->damaged |= r->problem.what == PROBLEM_STATE_DAMAGED;
+    of->anchor &= r->checkpoint != NULL;
     identify(r);
     if (r->owner)
         recalled(e, r->owner, r);
@@ -556,6 +615,7 @@ static bool open_disk(struct engine *e, struct reader_options *reader, struct er
                                        .interval_ms = o->interval_ms,
                                        .max_ops = MAX_OPS + 1,
                                        .max_bytes = 2 * (size_t)MAX_BYTES,
+                                       .max_file_bytes = o->store_bytes,
                                        .keep_found = true,
                                        .io = o->io,
                                        .arg = e,
@@ -658,5 +718,8 @@ struct journal_counts journal_counts(const struct engine *e)
     n.failed = c.failed;
     n.commits = c.commits;
     n.waiting = c.waiting;
+    n.anchors = c.anchors;
+    n.anchor_bytes = c.anchor_bytes;
+    n.anchors_dropped = c.anchors_dropped;
     return n;
 }

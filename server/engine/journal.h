@@ -46,6 +46,9 @@ struct entry {
     uint64_t seed;           /* and its seed */
     double when;             /* seconds since 1970, as it is written */
 
+    struct checkpoint *anchor; /* remembered; whose file the store is asked to keep */
+    uint64_t bytes;            /* that file's, when it does */
+
     struct command *deferred; /* commands that wait for the session or snapshot */
     struct write *write;      /* not yet submitted, oldest first */
     int open;                 /* writes without an answer */
@@ -54,6 +57,8 @@ struct entry {
 struct entry *entry_create(void (*done)(struct engine *e, struct entry *x),
                            struct command *command); /* NULL: no memory */
 void entry_free(struct engine *e, struct entry *x);  /* one that was not submitted; takes NULL */
+/* The command is obeyed again when the entry is done. */
+void entry_defer(struct entry *x, struct command *c);
 
 /* Adds a record: the session or snapshot as it is, with its checkpoint's file if that is not
  * in the store yet; or that it is no more. false: no memory. Without a store nothing is added. */
@@ -61,6 +66,14 @@ bool entry_put_session(struct engine *e, struct entry *x, const struct session *
 bool entry_put_snapshot(struct engine *e, struct entry *x, const struct snapshot *s);
 bool entry_drop_session(struct engine *e, struct entry *x, const struct session *s);
 bool entry_drop_snapshot(struct engine *e, struct entry *x, const struct snapshot *s);
+
+/* The anchor's file is kept, if it is still there, as long as its checkpoint. With a disk only. */
+bool entry_keep_anchor(struct engine *e, struct entry *x, struct checkpoint *anchor);
+/* What the slot holds becomes the file of an anchor, which is kept as long as its checkpoint.
+ * false: no memory, or too much on its way. With a disk only. */
+bool journal_put_anchor(struct engine *e, const struct checkpoint *c, int slot);
+/* The store keeps the anchors that a head's file names. */
+bool journal_has_anchors(const struct engine *e);
 
 /* Moves the entry in; done() may be called at once. Afterwards, and after the commands that
  * were deferred have been given to the engine again, it is freed. */
@@ -91,6 +104,8 @@ void journal_dropped(void *engine, const struct checkpoint *c);
 struct journal_counts {
     uint64_t ops, failed, commits, reports;
     int waiting;
+    size_t anchors;
+    uint64_t anchor_bytes, anchors_dropped;
     bool shared;
     struct redis_counts redis; /* when shared */
 };

@@ -4,7 +4,7 @@
  * any other token by taking the stored ids in again from the nearest state before it. On the
  * CPU that gives the bytes of the original run: how a context is cut changes nothing. The head
  * stays where it is until then. */
-#include <string.h>
+#include <stdlib.h>
 
 #include "models/model.h"
 #include "server/engine/engine_internal.h"
@@ -15,12 +15,6 @@ static bool unreachable(struct command *c, const struct session *s, const char *
     return problem_set(&c->problem, PROBLEM_HISTORY, param,
                        "session '%s' cannot go back that far: its history begins at token %llu",
                        s->id.text, (unsigned long long)past_reach(s->past));
-}
-
-/* How many tokens are in its record. */
-static uint64_t covered(const struct checkpoint *c)
-{
-    return c->position - (c->pending >= 0);
 }
 
 /* What the session becomes with the aim, which is kept, as its head: the newest snapshot is
@@ -60,32 +54,43 @@ static bool no_memory(struct command *c)
  * model wrote, and where it was about to. */
 static struct checkpoint *mark_place(struct engine *e, const struct session *s, uint64_t position)
 {
-    const struct model_info *info = model_info(e->model);
     const struct checkpoint *after = past_find_after(s->past, position);
-    struct checkpoint *c = checkpoint_create();
+    struct checkpoint *c = place_create(e, s->owner, position);
     uint32_t around[2];
 
     if (!c)
         return NULL;
     past_read(s->past, position - 1, 2, around);
-    c->owner = s->owner;
-    c->position = position;
     c->pending = (int32_t)(around[0] & ~RECENT_SAMPLED);
     c->answer_open =
         (after ? after : s->head)->answer_open && (around[0] | around[1]) & RECENT_SAMPLED;
-    memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
-    c->layout = info->layout.id;
     return c;
 }
 
-/* The nearest state before `position`, kept; NULL: the empty one, where the history begins at
- * the beginning. */
-static bool find_base(struct engine *e, struct command *c, const struct session *s,
-                      uint64_t position, struct checkpoint **base)
+/* The command is obeyed again when the state is known to be kept. */
+static bool put_off(struct engine *e, struct command *c, struct checkpoint *anchor)
 {
-    *base = past_find(s->past, position, false);
+    if (!anchor_ask(e, c, anchor))
+        return false;
+    free(c->sessions->metadata);
+    free(c->sessions);
+    c->sessions = NULL;
+    c->items = 0;
+    return true;
+}
+
+/* The nearest state that holds at most `covered` tokens, kept; NULL: the empty one, where the
+ * history begins at the beginning. false: none, or the command is put off. */
+static bool find_base(struct engine *e, struct command *c, const struct session *s,
+                      uint64_t covered, struct checkpoint **base)
+{
+    *base = past_find_base(s->past, covered);
     if (*base && tiers_recall(e->tiers, *base))
         return true;
+    if (*base && !tiers_has_record(*base)) {
+        put_off(e, c, *base);
+        return false;
+    }
     if (past_begin(s->past))
         return *base ? problem_set(&c->problem, PROBLEM_NO_SLOT, NULL, "no room for another state")
                      : unreachable(c, s, NULL);
@@ -100,20 +105,25 @@ static bool replay(struct engine *e, struct command *c, struct session *s, struc
     uint64_t from;
     bool ok;
 
-    if (!find_base(e, c, s, aim->position, &base))
-        return false;
-    from = base ? covered(base) : 0;
+    if (!find_base(e, c, s, checkpoint_covers(aim), &base))
+        return c->later;
+    from = base ? checkpoint_covers(base) : 0;
     ok = turn_replay(e, c, s, base, from, aim);
     tiers_release(e->tiers, base);
-    e->counters.replayed_tokens += ok ? covered(aim) - from : 0;
+    e->counters.replayed_tokens += ok ? checkpoint_covers(aim) - from : 0;
     return ok;
 }
 
 static bool go_back(struct engine *e, struct command *c, struct session *s, uint64_t position,
                     struct checkpoint *aim)
 {
-    struct past *past = past_keep(s->past);
+    struct past *past;
 
+    if (aim && !tiers_has_record(aim) && aim->anchor)
+        return put_off(e, c, aim);
+    if (aim && !tiers_has_record(aim))
+        id_generate(&aim->id, "ckpt"); /* no name is given to two files */
+    past = past_keep(s->past);
     if (!past_cut(e->tiers, &past, position)) {
         past_release(e->tiers, past);
         return no_memory(c);
@@ -155,7 +165,7 @@ bool rollback_begin(struct engine *e, struct command *c, struct session *s)
     }
     if (c->position < past_reach(s->past))
         return unreachable(c, s, "position");
-    return go_back(e, c, s, c->position, past_find(s->past, c->position, true));
+    return go_back(e, c, s, c->position, past_find_start(s->past, c->position));
 }
 
 void rollback_end(struct engine *e, struct sequence *q)

@@ -205,9 +205,9 @@ static bool is_decoding(const struct sequence *s)
 static size_t left(const struct pick *p)
 {
     const struct sequence *s = p->sequence;
-    size_t goal = sequence_goal(s);
+    size_t goal = sequence_goal(s), cut = s->cut < s->anchor_at ? s->cut : s->anchor_at;
 
-    return (goal < s->cut ? goal : s->cut) - s->fed - p->rows;
+    return (goal < cut ? goal : cut) - s->fed - p->rows;
 }
 
 /* A scored row needs logits of its own, of which a step has few. */
@@ -346,6 +346,8 @@ static void handle(struct engine *e, const struct pick *p)
     s->slice++;
     if (s->fed == s->cut)
         cache_cut(e, s);
+    if (s->fed == s->anchor_at)
+        anchor_cut(e, s);
     for (int i = 0; i < p->logits && !s->job->failed; i++) {
         const struct sample_row *row = &e->step.row[p->first_logit + i];
         const struct sample_result *result = &e->step.result[p->first_logit + i];

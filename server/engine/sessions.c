@@ -500,26 +500,12 @@ static bool go_back(struct engine *e, struct command *c)
            prepare(c, s->metadata) && rollback_begin(e, c, s);
 }
 
-bool checkpoint_copy_past(struct checkpoint *copy, const struct past *past)
-{
-    uint64_t known = past_end(past) - past_begin(past);
-    size_t n = known < LIMIT_HISTORY_TOKENS ? (size_t)known : LIMIT_HISTORY_TOKENS;
-
-    if (!n)
-        return true;
-    if (!(copy->token = malloc(n * sizeof(*copy->token))))
-        return false;
-    copy->tokens = n;
-    past_read(past, past_end(past) - n, n, copy->token);
-    return true;
-}
-
 static struct checkpoint *export(struct engine *e, const struct checkpoint *from,
                                  const struct past *past)
 {
     struct checkpoint *copy = tiers_export(e->tiers, from);
 
-    if (!copy || checkpoint_copy_past(copy, past))
+    if (copy && past_describe(past, copy))
         return copy;
     checkpoint_destroy(copy);
     return NULL;
@@ -536,17 +522,28 @@ bool command_export(struct engine *e, struct command *c, struct checkpoint *from
             return true;
     } else if ((c->checkpoint = export(e, from, past))) {
         c->checkpoint->seed = seed;
+        checkpoint_forget_anchors(c->checkpoint);
         return true;
     }
     return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
                        "no memory for a copy of the state");
 }
 
-bool checkpoint_take_past(struct command *c, struct past **past)
+bool past_read_back(struct engine *e, struct past **past, struct checkpoint *from)
+{
+    if (!journal_has_anchors(e))
+        checkpoint_forget_anchors(from);
+    return past_restore(e->tiers, past, from);
+}
+
+/* Whoever wrote the file may name what he likes: nothing here is found by such a name. */
+bool checkpoint_take_past(struct engine *e, struct command *c, struct past **past)
 {
     struct checkpoint *from = c->checkpoint;
 
-    if (!past_create(past, from->position, from->token, from->tokens))
+    from->owner = c->owner;
+    checkpoint_forget_anchors(from);
+    if (!past_restore(e->tiers, past, from))
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
                            "no memory for the context's tokens");
     free(from->token);
@@ -575,7 +572,7 @@ static bool take_in(struct engine *e, struct command *c)
     if (!s && c->has_expected_version) /* it names a version of what is not there */
         return session_find(e, c, &c->problem) != NULL;
     if ((s && !session_claim(e, c, &s, &c->problem)) || !prepare(c, s ? s->metadata : NULL) ||
-        !checkpoint_take_past(c, &past))
+        !checkpoint_take_past(e, c, &past))
         return false;
     if (!tiers_adopt(e->tiers, head)) {
         past_release(e->tiers, past);
@@ -583,7 +580,6 @@ static bool take_in(struct engine *e, struct command *c)
                            "no room in host memory for another state");
     }
     c->checkpoint = NULL;
-    head->owner = c->owner;
     if (s) {
         next = *s;
         next.head = head;

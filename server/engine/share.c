@@ -208,7 +208,6 @@ void share_answered(struct engine *e, struct redis_op *op)
         engine_answer(e, c);
         return;
     }
-    c->later = false;
     engine_obey(e, c);
 }
 

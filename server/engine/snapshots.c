@@ -246,7 +246,7 @@ static bool take_in(struct engine *e, struct command *c)
     struct snapshot *s;
     struct past *past;
 
-    if (!prepare(c) || !checkpoint_take_past(c, &past))
+    if (!prepare(c) || !checkpoint_take_past(e, c, &past))
         return false;
     if (!tiers_adopt(e->tiers, checkpoint)) {
         past_release(e->tiers, past);
@@ -254,7 +254,6 @@ static bool take_in(struct engine *e, struct command *c)
                            "no room in host memory for another snapshot");
     }
     c->checkpoint = NULL;
-    checkpoint->owner = c->owner;
     s = add_snapshot(e, c, checkpoint, past);
     if (!s)
         return false;

@@ -42,6 +42,7 @@ static void sequence_free(struct engine *e, struct sequence *s)
     if (s->lifted)
         tiers_discard(e->tiers, s->lifted);
     tiers_release(e->tiers, s->origin);
+    anchors_finish(e, s);
     stop_match_finish(&s->match);
     free(s->penalties);
     free(s->feed);
@@ -185,7 +186,7 @@ static struct sequence *sequence_create(struct engine *e, struct job *job, int c
     s->origin = origin ? tiers_keep(origin) : NULL;
     detokenizer_init(&s->detokenizer, e->tokenizer, turn->special);
     stop_match_init(&s->match, (const char(*)[LIMIT_STOP_BYTES + 1]) turn->stop, turn->stops);
-    s->cut = SIZE_MAX;
+    s->cut = s->anchor_at = SIZE_MAX;
     if (!fill_feed(e, s, job->cached ? NULL : origin, prompt, n))
         goto no_memory;
     s->fed = job->cached;
@@ -216,14 +217,14 @@ static bool check_queue(const struct engine *e, struct command *c)
 }
 
 /* What the feed added to recent comes after what was read. */
-static void remember(struct engine *e, struct sequence *s, const struct checkpoint *c)
+static void remember(struct engine *e, struct sequence *s, struct checkpoint *c)
 {
     struct recent added = s->recent;
     struct session *of = s->job->session;
 
     if (!of || !s->forgetful)
         return;
-    if (!of->past && !past_create(&of->past, c->position, c->token, c->tokens)) {
+    if (!of->past && !past_read_back(e, &of->past, c)) {
         fail_no_memory(e, s->job);
         return;
     }
@@ -282,6 +283,16 @@ static void mark_cancelled(struct engine *e, struct sequence *s)
     job_fail(e, job, PROBLEM_CANCELLED, "the turn was cancelled");
 }
 
+/* Of a prompt, what others may have taken in: a session that has to go back over the rest
+ * needs anchors of its own there. */
+static size_t cache_most(const struct engine *e, const struct job *job)
+{
+    size_t n = job->command->turn.prompt_len, window = e->options.history_tokens;
+    size_t reach = window + window / 2;
+
+    return job->session && n > reach ? n - reach : n;
+}
+
 /* The sequence that takes the prompt in: from the session's head, or in a context that begins
  * here from what others have left of it. NULL: no memory, or the job has failed. */
 static struct sequence *begin_prompt(struct engine *e, struct job *job)
@@ -295,7 +306,7 @@ static struct sequence *begin_prompt(struct engine *e, struct job *job)
     if (job->session && !reserve_room(e, job, 1))
         return NULL;
     if (whole)
-        known = cache_find(e, job->command->owner, turn->prompt, turn->prompt_len, &job->cached);
+        known = cache_find(e, job->command->owner, turn->prompt, cache_most(e, job), &job->cached);
     s = sequence_create(e, job, 0, turn->max_tokens > 0 && turn->choices == 1, known ? known : head,
                         turn->prompt + lead, turn->prompt_len - lead);
     tiers_release(e->tiers, known);
@@ -303,6 +314,8 @@ static struct sequence *begin_prompt(struct engine *e, struct job *job)
         s->whole = true;
         cache_plan(e, s);
     }
+    if (s && job->session)
+        anchor_plan(e, s);
     return s;
 }
 
@@ -607,14 +620,18 @@ static bool commit(struct engine *e, struct sequence *s, struct event *event)
 {
     struct job *job = s->job;
     struct session next = *job->session;
+    const struct past_turn turn = { .from = next.head,
+                                    .anchor = s->anchor,
+                                    .anchors = s->anchors,
+                                    .id = s->feed + s->prompt_at,
+                                    .n = s->feed_len - s->prompt_at,
+                                    .sampled = s->sampled_at - s->prompt_at,
+                                    .window = e->options.history_tokens };
 
     if (!reserve_room(e, job, 2))
         return false;
     next.past = past_keep(next.past);
-    next.head = past_take_turn(e->tiers, &next.past, next.head, s->feed + s->prompt_at,
-                               s->feed_len - s->prompt_at, s->sampled_at - s->prompt_at)
-                    ? harvest(e, s)
-                    : NULL;
+    next.head = past_take_turn(e->tiers, &next.past, &turn) ? harvest(e, s) : NULL;
     if (next.head)
         return job_commit(e, job, &next, event);
     past_release(e->tiers, next.past);

@@ -33,6 +33,9 @@ void checkpoint_destroy(struct checkpoint *c)
     if (!c)
         return;
     assert(c->slot < 0 && c->refs <= 1 && !c->memories);
+    for (size_t i = 0; i < c->marks; i++)
+        checkpoint_destroy(c->mark[i]);
+    free(c->mark);
     free(c->record);
     free(c->token);
     free(c->tail);
@@ -75,6 +78,9 @@ struct checkpoint *checkpoint_copy(const struct checkpoint *c)
     copy->record = NULL;
     copy->token = NULL;
     copy->tokens = 0;
+    copy->mark = NULL;
+    copy->marks = 0;
+    copy->asked = NULL;
     copy->tail = copy->parent = NULL;
     if (!checkpoint_set_tail(copy, c->tail, c->tail ? strlen(c->tail) : 0) ||
         !checkpoint_set_parent(copy, c->parent ? c->parent : "")) {
@@ -82,6 +88,30 @@ struct checkpoint *checkpoint_copy(const struct checkpoint *c)
         return NULL;
     }
     return copy;
+}
+
+void checkpoint_forget_anchors(struct checkpoint *copy)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < copy->marks; i++) {
+        struct checkpoint *m = copy->mark[i];
+
+        if (m->inside) {
+            checkpoint_destroy(m);
+            continue;
+        }
+        if (m->anchor)
+            m->id = (struct id){ "" };
+        m->anchor = false;
+        copy->mark[kept++] = m;
+    }
+    copy->marks = kept;
+}
+
+uint64_t checkpoint_covers(const struct checkpoint *c)
+{
+    return c->position - (c->pending >= 0);
 }
 
 bool checkpoint_is_cold(const struct checkpoint *c)

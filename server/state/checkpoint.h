@@ -20,6 +20,7 @@
 #include "config/limits.h"
 #include "server/state/id.h"
 
+struct entry;
 struct prefix_place;
 
 /* The newest tokens of a context, oldest first: what penalties look at. */
@@ -34,24 +35,28 @@ struct checkpoint {
     int refs;     /* of those that need the record */
     int memories; /* of those that can do without it: tiers_remember() */
     struct id id;
-    bool answer_open;        /* the context ends inside an assistant's answer */
-    int slot;                /* -1: not on the device */
-    char *parent;            /* owned, an id; NULL: the first of a context, or not known */
-    uint64_t owner;          /* whose sessions and snapshots may stand on it */
-    void *record;            /* host memory, owned; NULL: on the device, or at position 0 */
-    uint64_t position;       /* tokens of the context, a pending one included */
-    int32_t pending;         /* the newest token, not yet in the record, or -1 */
-    int32_t stop;            /* the stop id that ended the newest turn and is not part of the
-                              * context, or -1: a turn without a prompt goes on through it */
-    uint64_t seed;           /* of the draws; said of a copy only: sessions own theirs */
-    uint32_t *token;         /* the newest ids of the context, owned, as in struct recent; said of
-                              * a copy only: a head has its past (past.h) */
-    size_t tokens;           /* at most LIMIT_HISTORY_TOKENS */
-    char *tail;              /* owned; text of the context that no client saw: the stop string that
-                              * ended the newest turn. NULL: none */
-    uint8_t fingerprint[16]; /* of the model */
-    uint64_t layout;         /* struct state_layout id */
-    double created;          /* seconds since 1970 */
+    bool answer_open;         /* the context ends inside an assistant's answer */
+    bool anchor;              /* past.h's: its record may be had again when nobody keeps it */
+    bool inside;              /* of a turn: none starts here */
+    int slot;                 /* -1: not on the device */
+    char *parent;             /* owned, an id; NULL: the first of a context, or not known */
+    uint64_t owner;           /* whose sessions and snapshots may stand on it */
+    void *record;             /* host memory, owned; NULL: on the device, or at position 0 */
+    uint64_t position;        /* tokens of the context, a pending one included */
+    int32_t pending;          /* the newest token, not yet in the record, or -1 */
+    int32_t stop;             /* the stop id that ended the newest turn and is not part of the
+                               * context, or -1: a turn without a prompt goes on through it */
+    uint64_t seed;            /* of the draws; said of a copy only: sessions own theirs */
+    uint32_t *token;          /* the newest ids of the context, owned, as in struct recent; said of
+                               * a copy only: a head has its past (past.h) */
+    size_t tokens;            /* at most LIMIT_HISTORY_IDS */
+    struct checkpoint **mark; /* the marks of the past, owned copies; said of a copy only */
+    size_t marks;             /* at most LIMIT_HISTORY_MARKS */
+    char *tail;               /* owned; text of the context that no client saw: the stop string that
+                               * ended the newest turn. NULL: none */
+    uint8_t fingerprint[16];  /* of the model */
+    uint64_t layout;          /* struct state_layout id */
+    double created;           /* seconds since 1970 */
     /* tiers.c */
     bool damaged;         /* its file could not be read back, and was set aside */
     unsigned char listed; /* which list it is in */
@@ -59,6 +64,7 @@ struct checkpoint {
     uint64_t stored;      /* bytes of its file in the store; 0: it is not there */
     uint64_t used;        /* when it was last the start of a turn */
     struct checkpoint *before, *next;
+    struct entry *asked;        /* anchors.c's: the store is asked for its file, or NULL */
     struct prefix_place *place; /* prefix.c: where it is remembered, or NULL */
 };
 
@@ -72,8 +78,13 @@ void checkpoint_destroy(struct checkpoint *c);
 bool checkpoint_set_tail(struct checkpoint *c, const char *tail, size_t len);
 /* The id of what it was made from; "": none. false: no memory. */
 bool checkpoint_set_parent(struct checkpoint *c, const char *parent);
-/* A copy in no slot, without a record and ids; refs 1, the same id. NULL: no memory. */
+/* A copy in no slot, without a record, ids and marks; refs 1, the same id. NULL: no memory. */
 struct checkpoint *checkpoint_copy(const struct checkpoint *c);
+/* What only this server's store can give back goes from a copy: marks inside of turns, and the
+ * names of anchors. */
+void checkpoint_forget_anchors(struct checkpoint *copy);
+/* How many tokens are in its record. */
+uint64_t checkpoint_covers(const struct checkpoint *c);
 
 /* One that is kept, and whose record is in the store alone. */
 bool checkpoint_is_cold(const struct checkpoint *c);

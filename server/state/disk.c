@@ -77,6 +77,8 @@ static struct disk_counts count(const struct disk *d)
     c.files = d->index.files.count;
     c.log_bytes = d->log.len;
     c.live_bytes = d->index.live_bytes;
+    c.anchors = d->index.anchors;
+    c.anchor_bytes = d->index.anchor_bytes;
     return c;
 }
 

@@ -37,6 +37,7 @@ struct disk_options {
     int interval_ms;          /* of DISK_INTERVAL */
     int max_ops;              /* submitted and not yet received */
     size_t max_bytes;         /* of their files; one file alone may be larger */
+    uint64_t max_file_bytes;  /* of files in the folder: anchors yield to the others; 0: no bound */
     size_t compact_bytes;     /* dead bytes of the log worth a new one; 0: a MiB */
     bool keep_found;          /* every checkpoint that found() names is kept, as by DISK_KEEP */
     const struct disk_io *io; /* NULL: the system's */
@@ -57,11 +58,15 @@ struct disk_options {
  *
  * A checkpoint's file is deleted when the last session, snapshot and DISK_KEEP that refers to
  * it goes: whoever wants to move a checkpoint from one to the other submits the new reference
- * before the old one is dropped. Keeping what is kept does nothing. */
+ * before the old one is dropped. Keeping what is kept does nothing.
+ *
+ * A file that a session or snapshot refers to keeps the files that it names as anchors
+ * (format.h), if they are there when it becomes so: they may be kept again as long as that
+ * lasts, and as they have not made way for others. */
 struct disk_op {
     struct disk_record record; /* its note is from malloc and the op's own */
     void *file;                /* format.h's bytes, from malloc, or NULL; gone when received */
-    size_t file_len;
+    size_t file_len;           /* received: of the file that it brought, found or keeps */
     /* Makes the file, or fills error, on the disk's thread; NULL: the file is there already.
      * What it makes stays the caller's until the operation is received. file_len then says
      * before how much of the queue's bytes it takes. */
@@ -103,7 +108,10 @@ struct disk_counts {
     size_t sessions, snapshots, files;
     uint64_t log_bytes, live_bytes; /* live: of records that still count */
     uint64_t ops, failed, commits, compactions;
-    int waiting; /* submitted and not yet received */
+    size_t anchors;           /* files that are only there to go back to them */
+    uint64_t anchor_bytes;    /* of those */
+    uint64_t anchors_dropped; /* that made way */
+    int waiting;              /* submitted and not yet received */
 };
 struct disk_counts disk_counts(struct disk *d); /* any thread */
 

@@ -14,12 +14,15 @@
 #include "server/state/disk_internal.h"
 #include "server/state/disk_io.h"
 
+enum { SLACK = 64 }; /* a part of the room more is made than needed, to look for it rarely */
+
 /* One operation on its way. */
 struct step {
     struct disk_op *op;
     struct disk_file *written; /* a new file, not yet in a list; NULL: none */
     struct disk_draft draft;
-    size_t at, len; /* of its record in the buffer; len 0: none */
+    struct format_marks marks; /* of that file */
+    size_t at, len;            /* of its record in the buffer; len 0: none */
 };
 
 void disk_report(struct disk *d, const char *fmt, ...)
@@ -76,23 +79,48 @@ static void drop_written(struct disk *d, struct step *s)
     s->written = NULL;
 }
 
+/* Anchors make way for what cannot be done without. */
+static bool write_bytes(struct disk *d, struct step *s)
+{
+    struct disk_op *op = s->op;
+
+    while (!disk_draft_write(&d->files, &s->draft, op->record.checkpoint.text, op->file,
+                             op->file_len, &op->error)) {
+        if (op->error.code != ERR_SPACE || !disk_anchors_yield(d, op->file_len))
+            return false;
+        disk_settle(d);
+        op->error = (struct error){ .code = ERR_NONE };
+    }
+    return true;
+}
+
 static void write_draft(struct disk *d, struct step *s)
 {
     struct disk_op *op = s->op;
     const struct id *id = &op->record.checkpoint;
+    const struct disk_file *there = id_map_find(&d->index.files, 0, id);
 
-    if (failed(op) || (!op->file && !op->encode) || id_map_find(&d->index.files, 0, id))
+    if (failed(op) || (!op->file && !op->encode))
         return;
+    if (there) {
+        op->file_len = there->bytes;
+        return;
+    }
     if (op->encode) {
         op->encode(op);
         if (failed(op))
             return;
     }
     s->written = disk_index_add_file(&d->index, id->text, op->file_len);
-    if (!s->written)
+    if (!s->written) {
         error_set(&op->error, ERR_NOMEM, "no memory for the name of a state");
-    else if (!disk_draft_write(&d->files, &s->draft, id->text, op->file, op->file_len, &op->error))
+        return;
+    }
+    s->written->checked = true;
+    if (!write_bytes(d, s))
         drop_written(d, s);
+    else if (op->file_len >= FORMAT_FRONT_BYTES && format_find_marks(op->file, &s->marks))
+        s->written->names = (uint8_t)s->marks.anchors;
 }
 
 static void sync_folders(struct disk *d, struct step *step, int steps)
@@ -160,6 +188,8 @@ static size_t write_record(struct disk *d, struct step *s, size_t used)
         error_set(&op->error, ERR_IO, "state %s is not on the disk", r->checkpoint.text);
         return used;
     }
+    if (r->kind == DISK_KEEP)
+        op->file_len = file->bytes;
     if (r->kind == DISK_KEEP || r->kind == DISK_RELEASE)
         return used;
     if (is_deleted(op) && !id_map_find(disk_index_map(&d->index, r->kind), r->owner, &r->id))
@@ -169,6 +199,7 @@ static size_t write_record(struct disk *d, struct step *s, size_t used)
         return used;
     }
     r->bytes = is_set(op) && file ? file->bytes : 0;
+    r->anchors = is_set(op) && file ? file->names : 0;
     s->at = used;
     s->len = disk_record_encode(r, d->buffer + used);
     return used + s->len;
@@ -207,15 +238,17 @@ static void apply(struct disk *d, const struct step *s)
     if (r->kind == DISK_RELEASE) {
         if (!file->kept)
             error_set(&s->op->error, ERR_INPUT, "state %s is not kept", r->checkpoint.text);
-        file->kept = false;
-        disk_index_doom(&d->index, file);
+        disk_index_keep(&d->index, file, false);
         return;
     }
     if (r->kind == DISK_KEEP || (s->op->keep && file))
-        file->kept = true;
+        disk_index_keep(&d->index, file, true);
     if (!s->len)
         return;
     head = id_map_find(disk_index_map(&d->index, r->kind), r->owner, &r->id);
+    if (is_set(s->op) && file)
+        disk_anchors_hold(d, file, s->written ? (char *)s->op->file + s->marks.at : NULL,
+                          s->marks.len);
     if (is_set(s->op))
         disk_index_set(&d->index, head, file, s->at, s->len);
     else
@@ -232,12 +265,23 @@ static void remove_doomed(struct disk *d)
     while ((file = d->index.doomed)) {
         d->index.doomed = file->next_doomed;
         file->doomed = false;
-        if (file->heads || file->kept)
+        if (file->heads || file->kept || file->lists)
             continue;
         if (!disk_file_remove(&d->files, file->id, &err))
             disk_report(d, "%s; it is removed at the next start", err.message);
         disk_index_forget_file(&d->index, file);
     }
+}
+
+/* What is only there to go back to it gets what the others leave of the room. */
+static void tidy(struct disk *d)
+{
+    const uint64_t most = d->options.max_file_bytes;
+
+    remove_doomed(d);
+    if (most && d->index.file_bytes > most && !d->index.doomed &&
+        disk_anchors_yield(d, d->index.file_bytes - most + most / SLACK))
+        remove_doomed(d);
 }
 
 static bool copy_records(struct disk *d, struct disk_log_draft *draft, struct id_map *m,
@@ -268,7 +312,8 @@ static void settle_files(struct disk *d)
     while ((file = d->index.dirty)) {
         d->index.dirty = file->next_dirty;
         file->dirty = false;
-        if (!(file->heads || file->kept) || disk_file_sync(&d->files, file->id, &err))
+        if (!(file->heads || file->kept || file->lists) ||
+            disk_file_sync(&d->files, file->id, &err))
             continue;
         d->doubtful = true;
         disk_report(d, "%s; a power cut may take it", err.message);
@@ -376,7 +421,7 @@ void disk_commit(struct disk *d, struct disk_op *batch)
     else
         run(d, step, steps);
     if (d->options.mode != DISK_INTERVAL)
-        remove_doomed(d);
+        tidy(d);
     compact_if_worth(d);
     for (struct disk_op *op = batch; op; op = op->next) {
         d->counts.failed += failed(op);
@@ -397,5 +442,5 @@ void disk_settle(struct disk *d)
         if (d->log.broken && !disk_compact(d, false, &err))
             disk_report(d, "%s; the newest operations may not survive a power cut", err.message);
     }
-    remove_doomed(d);
+    tidy(d);
 }

@@ -16,7 +16,7 @@
 #include "server/state/id.h"
 
 /* Where format.h keeps the file's length. */
-enum { PATH_BYTES = LIMIT_ID_BYTES + 24, LENGTH_AT = 16, FRONT_BYTES = 24 };
+enum { PATH_BYTES = LIMIT_ID_BYTES + 24, LENGTH_AT = 16, LENGTH_END = 24 };
 
 static const char magic[8] = "EDDYSTAT", temporary[] = ".tmp.";
 
@@ -204,34 +204,39 @@ bool disk_file_set_aside(const struct disk_files *f, const char *id, const char 
 }
 
 /* Opens a file and proves its front. -1: not there, or not a checkpoint. */
-static int open_checked(const struct disk_files *f, const char *id, uint64_t *len,
+static int open_checked(const struct disk_files *f, const char *id, struct disk_front *out,
                         struct error *err)
 {
-    unsigned char front[FRONT_BYTES];
+    unsigned char front[FORMAT_FRONT_BYTES] = { 0 };
     char path[PATH_BYTES];
     struct stat st;
+    size_t len;
     int fd;
 
     path_of(path, id, "");
+    *out = (struct disk_front){ 0 };
     fd = f->io->openat(f->root, path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0);
     if (fd < 0 || fstat(fd, &st) < 0) {
         error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
         goto fail;
     }
-    if (!S_ISREG(st.st_mode) || st.st_size < FRONT_BYTES) {
+    if (!S_ISREG(st.st_mode) || st.st_size < LENGTH_END) {
         error_set(err, ERR_FORMAT, "state %s: cut short", id);
         goto fail;
     }
-    if (!disk_read_all(f->io, fd, front, sizeof(front), 0)) {
+    len = st.st_size < FORMAT_FRONT_BYTES ? (size_t)st.st_size : FORMAT_FRONT_BYTES;
+    if (!disk_read_all(f->io, fd, front, len, 0)) {
         error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
         goto fail;
     }
-    memcpy(len, front + LENGTH_AT, sizeof(*len));
-    if (memcmp(front, magic, sizeof(magic)) != 0 || *len != (uint64_t)st.st_size) {
+    memcpy(&out->bytes, front + LENGTH_AT, sizeof(out->bytes));
+    if (memcmp(front, magic, sizeof(magic)) != 0 || out->bytes != (uint64_t)st.st_size) {
         error_set(err, ERR_FORMAT, "state %s: not a checkpoint of its %lld bytes", id,
                   (long long)st.st_size);
         goto fail;
     }
+    if (len < FORMAT_FRONT_BYTES || !format_find_marks(front, &out->marks))
+        out->marks.anchors = 0;
     return fd;
 
 fail:
@@ -240,27 +245,49 @@ fail:
     return -1;
 }
 
-bool disk_file_check(const struct disk_files *f, const char *id, uint64_t bytes, struct error *err)
+bool disk_file_look(const struct disk_files *f, const char *id, struct disk_front *front,
+                    struct error *err)
 {
-    uint64_t len;
-    int fd = open_checked(f, id, &len, err);
+    int fd = open_checked(f, id, front, err);
 
     if (fd < 0)
         return false;
     f->io->close(fd);
-    return len == bytes || error_set(err, ERR_FORMAT, "state %s: %llu bytes, its record says %llu",
-                                     id, (unsigned long long)len, (unsigned long long)bytes);
+    return true;
+}
+
+bool disk_file_read_marks(const struct disk_files *f, const char *id, struct format_marks *marks,
+                          void **bytes, struct error *err)
+{
+    struct disk_front front;
+    int fd = open_checked(f, id, &front, err);
+
+    if (fd < 0)
+        return false;
+    *marks = front.marks;
+    *bytes = malloc(marks->len + 1);
+    if (!*bytes) {
+        error_set(err, ERR_NOMEM, "no memory for the marks of state %s", id);
+    } else if (!disk_read_all(f->io, fd, *bytes, marks->len, (off_t)marks->at)) {
+        error_set(err, disk_error(), "state %s: %s", id, strerror(errno));
+        free(*bytes);
+        *bytes = NULL;
+    }
+    f->io->close(fd);
+    return *bytes != NULL;
 }
 
 bool disk_file_read(const struct disk_files *f, const char *id, struct file_buffer *out,
                     struct error *err)
 {
+    struct disk_front front;
     uint64_t size;
-    int fd = open_checked(f, id, &size, err);
+    int fd = open_checked(f, id, &front, err);
     bool ok;
 
     if (fd < 0)
         return false;
+    size = front.bytes;
     ok = file_buffer_begin(out, size, err);
     if (ok && !disk_read_all(f->io, fd, out->bytes, size, 0))
         ok = error_set(err, disk_error(), "state %s: %s", id, strerror(errno));

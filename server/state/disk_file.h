@@ -3,14 +3,16 @@
  * A file is named by its checkpoint's id in one of 256 folders, chosen by a hash of the id.
  * It is written under a temporary name and renamed: the caller decides what is fsynced in
  * between. Its bytes are not looked into but for the magic and length that format.h puts in
- * front. What is not a checkpoint, but was one, is set aside under another suffix and never
- * touched again. Reading is for any thread, the rest for one. */
+ * front, and for the other files that it names. What is not a checkpoint, but was one, is set aside
+ * under another suffix and never touched again. Reading is for any thread, the rest for one. */
 #ifndef SERVER_STATE_DISK_FILE_H
 #define SERVER_STATE_DISK_FILE_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "server/state/format.h"
 
 struct disk_io;
 struct error;
@@ -55,8 +57,17 @@ bool disk_file_remove(const struct disk_files *f, const char *id, struct error *
 bool disk_file_set_aside(const struct disk_files *f, const char *id, const char *suffix,
                          struct error *err);
 
-/* Whether it begins as a checkpoint of so many bytes does. ERR_FORMAT: it does not. */
-bool disk_file_check(const struct disk_files *f, const char *id, uint64_t bytes, struct error *err);
+/* What a file's front says. */
+struct disk_front {
+    uint64_t bytes;
+    struct format_marks marks; /* without anchors: they are not looked for */
+};
+/* ERR_FORMAT: it is not a checkpoint, or not whole. */
+bool disk_file_look(const struct disk_files *f, const char *id, struct disk_front *front,
+                    struct error *err);
+/* Moves the bytes of its marks, from malloc, to the caller. Also ERR_NOMEM. */
+bool disk_file_read_marks(const struct disk_files *f, const char *id, struct format_marks *marks,
+                          void **bytes, struct error *err);
 /* Also ERR_FORMAT, ERR_NOMEM. */
 bool disk_file_read(const struct disk_files *f, const char *id, struct file_buffer *out,
                     struct error *err);

@@ -18,11 +18,17 @@ enum { DISK_BATCH = 64 }; /* operations of one commit */
 struct disk_file {
     uint64_t bytes;
     struct disk_file *next_dirty, *next_doomed;
-    uint32_t heads;   /* sessions and snapshots that refer to it */
-    bool kept : 1;    /* and whoever submits operations */
-    bool dirty : 1;   /* in the list of files to fsync */
-    bool doomed : 1;  /* in the list of files to delete unless something refers to it */
-    bool checked : 1; /* disk_open() has looked at it */
+    struct disk_file **name; /* the anchors that it names and, under a head, holds; owned */
+    uint32_t heads;          /* sessions and snapshots that refer to it */
+    uint32_t lists;          /* files under a head that hold it as an anchor */
+    uint8_t names;           /* how many anchors its bytes name */
+    uint8_t holds;           /* how many of them it holds */
+    bool kept : 1;           /* by whoever submits operations */
+    bool anchor : 1;         /* only lists refer to it */
+    bool yields : 1;         /* disk_anchors.c has chosen it */
+    bool dirty : 1;          /* in the list of files to fsync */
+    bool doomed : 1;         /* in the list of files to delete unless something refers to it */
+    bool checked : 1;        /* disk_open() has looked at it */
     char id[];
 };
 
@@ -40,6 +46,8 @@ struct disk_index {
     struct id_map files;               /* struct disk_file, owned */
     struct disk_file *dirty, *doomed;
     uint64_t live_bytes;
+    size_t anchors;
+    uint64_t file_bytes, anchor_bytes; /* of all files; of those that only lists refer to */
 };
 
 struct disk {
@@ -84,6 +92,21 @@ void disk_index_clear(struct disk_index *x, struct disk_head *head);
 void disk_index_prune(struct disk_index *x, enum disk_kind kind, uint64_t owner,
                       const struct id *id);
 void disk_index_doom(struct disk_index *x, struct disk_file *file); /* if nothing refers to it */
+void disk_index_measure(struct disk_index *x, struct disk_file *file, uint64_t bytes);
+void disk_index_keep(struct disk_index *x, struct disk_file *file, bool kept);
+/* The file holds the anchor, one that it names. It has room for it. */
+void disk_index_hold(struct disk_index *x, struct disk_file *file, struct disk_file *anchor);
+/* The file holds none of its anchors any more. */
+void disk_index_let_go(struct disk_index *x, struct disk_file *file);
+
+/* disk_anchors.c: a file is about to be a head's: what it names lives as long. marks: NULL when
+ * they have to be read from it. What is not there is not missed. */
+void disk_anchors_hold(struct disk *d, struct disk_file *file, const void *marks, size_t len);
+/* Dooms anchors of so many bytes, those written first before the others. false: there are
+ * none. */
+bool disk_anchors_yield(struct disk *d, uint64_t bytes);
+/* What the files under the log's heads name is held. */
+void disk_anchors_recover(struct disk *d);
 
 /* disk_recover.c: the log and the files become the index; calls found() and report(). */
 bool disk_recover(struct disk *d, struct error *err);

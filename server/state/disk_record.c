@@ -17,7 +17,7 @@ struct head {
     uint64_t version, position, seed, bytes;
     double created, updated, ttl;
     uint32_t flags;
-    uint8_t kind, id_len, checkpoint_len, zero;
+    uint8_t kind, id_len, checkpoint_len, anchors;
     uint8_t session_len, parent_len;
     uint16_t note_len;
     uint32_t zero_too;
@@ -52,6 +52,7 @@ size_t disk_record_encode(const struct disk_record *r, unsigned char *out)
         .position = r->position,
         .seed = r->seed,
         .bytes = r->bytes,
+        .anchors = (uint8_t)r->anchors,
         .created = r->created,
         .updated = r->updated,
         .ttl = r->ttl,
@@ -116,6 +117,7 @@ size_t disk_record_decode(const unsigned char *bytes, size_t len, struct disk_re
         .position = h.position,
         .seed = h.seed,
         .bytes = h.bytes,
+        .anchors = h.anchors,
         .created = h.created,
         .updated = h.updated,
         .ttl = h.ttl,

@@ -10,7 +10,7 @@
  *       40    8  length of the checkpoint's file
  *       48   24  created, updated, ttl (doubles)
  *       72    4  flags
- *       76    4  kind, lengths of id and checkpoint, zero (a byte each)
+ *       76    4  kind, lengths of id and checkpoint, anchors that its file names (a byte each)
  *       80    4  lengths of session and parent (a byte each), of the note (2 bytes)
  *       84    4  zero
  *       88    8  owner
@@ -51,8 +51,9 @@ struct disk_record {
     uint64_t version, position, seed;
     uint32_t flags; /* the caller's */
     double created, updated, ttl;
-    uint64_t bytes; /* of the checkpoint's file; the disk fills it in */
-    void *note;     /* label, metadata: the caller's, at most DISK_NOTE_BYTES */
+    uint64_t bytes;   /* of the checkpoint's file; the disk fills it in */
+    unsigned anchors; /* that this file names; the disk, too */
+    void *note;       /* label, metadata: the caller's, at most DISK_NOTE_BYTES */
     size_t note_len;
 };
 

@@ -91,16 +91,24 @@ static bool find_file(struct recovery *rec, const struct disk_record *r, struct 
 {
     struct disk *d = rec->disk;
     struct disk_file *file = id_map_find(&d->index.files, 0, &r->checkpoint);
+    struct disk_front front;
     struct error why;
+    bool ok;
 
     *out = file;
     if (!file || file->checked)
         return true;
-    if (rec->closed || disk_file_check(&d->files, file->id, r->bytes, &why)) {
+    front = (struct disk_front){ .bytes = r->bytes, .marks.anchors = r->anchors };
+    ok = rec->closed || disk_file_look(&d->files, file->id, &front, &why);
+    if (ok && front.bytes == r->bytes) {
         file->checked = true;
-        file->bytes = r->bytes;
+        file->names = (uint8_t)front.marks.anchors;
+        disk_index_measure(&d->index, file, front.bytes);
         return true;
     }
+    if (ok)
+        error_set(&why, ERR_FORMAT, "state %s: %llu bytes, its record says %llu", file->id,
+                  (unsigned long long)front.bytes, (unsigned long long)r->bytes);
     if (why.code != ERR_FORMAT || !disk_file_set_aside(&d->files, file->id, ".corrupt", &why)) {
         *rec->err = why;
         return false;
@@ -189,7 +197,7 @@ static void clear_out(struct recovery *rec)
         bool ok;
 
         file->doomed = false;
-        if (file->heads)
+        if (file->heads || file->lists)
             continue;
         if (rec->incomplete) {
             ok = disk_file_set_aside(&d->files, file->id, ".orphan", &why);
@@ -216,8 +224,8 @@ static bool announce(struct disk *d, struct id_map *m, const unsigned char *byte
 
         if (disk_record_decode(bytes + head->at, head->len, &r) != head->len)
             return error_set(err, ERR_FORMAT, "log: a record changed while it was read");
-        if (head->file)
-            head->file->kept = d->options.keep_found;
+        if (head->file && d->options.keep_found)
+            disk_index_keep(&d->index, head->file, true);
         if (d->options.found)
             d->options.found(d->options.arg, &r);
     }
@@ -252,6 +260,7 @@ bool disk_recover(struct disk *d, struct error *err)
     rec.closed = memcmp(&found, &expected, sizeof(found)) == 0;
     end = disk_log_walk(bytes, d->log.len, see_record, see_gap, &rec);
     if (!rec.failed) {
+        disk_anchors_recover(d);
         report_lost(&rec, &d->index.sessions, "session");
         report_lost(&rec, &d->index.snapshots, "snapshot");
     }

@@ -1,5 +1,6 @@
 #include "server/state/format.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -18,10 +19,13 @@
 #endif
 
 enum {
-    VERSION = 1,
-    HEADER_BYTES = 128,
+    VERSION = 2,
+    VERSION_WITHOUT_MARKS = 1,
+    HEADER_BYTES = FORMAT_FRONT_BYTES,
     CHECKSUM_AT = 112,
     FLAG_ANSWER_OPEN = 1,
+    FLAG_ANCHOR = 2,
+    FLAG_INSIDE = 4,
     RECORD_F32 = 0,
     RECORD_BF16 = 1,
     DESCRIPTION_MAX = 1024,
@@ -39,11 +43,25 @@ struct header {
     uint64_t position, seed;
     int32_t pending, stop;
     uint32_t flags, tail_len;
-    uint32_t dtype, zero;
+    uint32_t dtype;
+    uint16_t marks_len, anchors;
     uint8_t checksum[16];
 };
 
+/* The same of a mark. */
+struct mark {
+    uint64_t position;
+    int32_t pending, stop;
+    uint8_t flags, id_len;
+    uint16_t tail_len;
+    uint32_t zero;
+};
+
 _Static_assert(sizeof(struct header) == HEADER_BYTES, "no padding");
+_Static_assert(sizeof(struct mark) == 24, "no padding");
+_Static_assert(LIMIT_HISTORY_MARKS *(sizeof(struct mark) + LIMIT_ID_BYTES + LIMIT_STOP_BYTES) <=
+                   UINT16_MAX,
+               "the marks' length fits");
 _Static_assert(offsetof(struct header, checksum) == CHECKSUM_AT, "the checksum comes last");
 
 static void checksum(const unsigned char *file, size_t len, uint8_t out[16])
@@ -86,6 +104,53 @@ static int describe(char *out, const struct checkpoint *c, const struct model_in
                     c->parent ? c->parent : "", c->created);
 }
 
+static struct mark head_of_mark(const struct checkpoint *c)
+{
+    return (struct mark){ .position = c->position,
+                          .pending = c->pending,
+                          .stop = c->stop,
+                          .flags = (uint8_t)((c->answer_open ? FLAG_ANSWER_OPEN : 0) |
+                                             (c->anchor ? FLAG_ANCHOR : 0) |
+                                             (c->inside ? FLAG_INSIDE : 0)),
+                          .id_len = c->anchor ? (uint8_t)strlen(c->id.text) : 0,
+                          .tail_len = c->tail ? (uint16_t)strlen(c->tail) : 0 };
+}
+
+static size_t mark_bytes(const struct mark *m)
+{
+    return sizeof(*m) + m->id_len + m->tail_len;
+}
+
+static void measure_marks(const struct checkpoint *c, struct header *h)
+{
+    assert(c->marks <= LIMIT_HISTORY_MARKS);
+    for (size_t i = 0; i < c->marks; i++) {
+        struct mark m = head_of_mark(c->mark[i]);
+
+        h->marks_len = (uint16_t)(h->marks_len + mark_bytes(&m));
+        h->anchors = (uint16_t)(h->anchors + c->mark[i]->anchor);
+    }
+}
+
+static unsigned char *put(unsigned char *at, const void *bytes, size_t len)
+{
+    if (len)
+        memcpy(at, bytes, len);
+    return at + len;
+}
+
+static unsigned char *put_marks(unsigned char *at, const struct checkpoint *c)
+{
+    for (size_t i = 0; i < c->marks; i++) {
+        struct mark m = head_of_mark(c->mark[i]);
+
+        at = put(at, &m, sizeof(m));
+        at = put(at, c->mark[i]->id.text, m.id_len);
+        at = put(at, c->mark[i]->tail, m.tail_len);
+    }
+    return at;
+}
+
 /* Everything behind the header is there. */
 static void finish_header(struct header *h, unsigned char *file, size_t len)
 {
@@ -116,7 +181,9 @@ static struct header plan(const struct checkpoint *c, const struct model_info *m
 
     memcpy(h.magic, magic, sizeof(magic));
     memcpy(h.fingerprint, c->fingerprint, sizeof(h.fingerprint));
-    h.file_len = HEADER_BYTES + h.description_len + h.tail_len + h.tokens_len + h.record_len;
+    measure_marks(c, &h);
+    h.file_len =
+        HEADER_BYTES + h.description_len + h.marks_len + h.tail_len + h.tokens_len + h.record_len;
     return h;
 }
 
@@ -124,17 +191,12 @@ static struct header plan(const struct checkpoint *c, const struct model_info *m
 static unsigned char *write_front(const struct header *h, const char *description,
                                   const struct checkpoint *c, unsigned char *out)
 {
-    unsigned char *at = out + HEADER_BYTES;
+    unsigned char *at = put(out, h, sizeof(*h));
 
-    memcpy(out, h, sizeof(*h));
-    memcpy(at, description, h->description_len);
-    at += h->description_len;
-    if (h->tail_len)
-        memcpy(at, c->tail, h->tail_len);
-    at += h->tail_len;
-    if (h->tokens_len)
-        memcpy(at, c->token, h->tokens_len);
-    return at + h->tokens_len;
+    at = put(at, description, h->description_len);
+    at = put_marks(at, c);
+    at = put(at, c->tail, h->tail_len);
+    return put(at, c->token, h->tokens_len);
 }
 
 bool format_encode(const struct checkpoint *c, const struct model_info *model, void **file,
@@ -201,20 +263,21 @@ static bool check_frame(const struct header *h, const unsigned char *file, size_
     uint8_t sum[16];
     uint64_t parts;
 
-    if (h->version != VERSION)
+    if (h->version != VERSION && h->version != VERSION_WITHOUT_MARKS)
         return problem_set(p, PROBLEM_SNAPSHOT_VERSION, NULL,
-                           "snapshot format %u; this server reads %d", h->version, VERSION);
+                           "snapshot format %u; this server reads up to %d", h->version, VERSION);
     if (h->header_len != HEADER_BYTES || h->file_len != len)
         return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
                            "the snapshot says it has %llu bytes, %zu came",
                            (unsigned long long)h->file_len, len);
     if (h->description_len > LIMIT_SNAPSHOT_HEADER_BYTES || h->tail_len > LIMIT_STOP_BYTES ||
-        h->tokens_len > LIMIT_HISTORY_TOKENS * sizeof(uint32_t) ||
-        h->tokens_len % sizeof(uint32_t) || h->record_len > len || h->dtype > RECORD_BF16 ||
-        h->record_len % number_bytes(h) || h->zero)
+        h->tokens_len > LIMIT_HISTORY_IDS * sizeof(uint32_t) || h->tokens_len % sizeof(uint32_t) ||
+        h->record_len > len || h->dtype > RECORD_BF16 || h->record_len % number_bytes(h) ||
+        (h->version == VERSION_WITHOUT_MARKS && (h->marks_len || h->anchors)))
         return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
                            "a length in the snapshot's header is out of range");
-    parts = HEADER_BYTES + h->description_len + h->tail_len + h->tokens_len + h->record_len;
+    parts = HEADER_BYTES + h->description_len + h->marks_len + h->tail_len + h->tokens_len +
+            h->record_len;
     if (parts != len)
         return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
                            "the snapshot's parts have %llu bytes, the file has %zu",
@@ -269,6 +332,50 @@ static bool all_finite(const unsigned char *record, uint64_t numbers)
     return !odd;
 }
 
+/* The mark at the front of len bytes. false: damaged. */
+static bool take_mark(const unsigned char *at, size_t len, struct mark *m, struct id *id)
+{
+    char text[LIMIT_ID_BYTES + 1] = "";
+
+    if (len < sizeof(*m))
+        return false;
+    memcpy(m, at, sizeof(*m));
+    if (m->id_len > LIMIT_ID_BYTES || m->tail_len > LIMIT_STOP_BYTES || mark_bytes(m) > len ||
+        m->flags > (FLAG_ANSWER_OPEN | FLAG_ANCHOR | FLAG_INSIDE) || m->zero ||
+        !(m->flags & FLAG_ANCHOR) != !m->id_len)
+        return false;
+    memcpy(text, at + sizeof(*m), m->id_len);
+    *id = (struct id){ "" };
+    return !m->id_len || id_parse(id, text);
+}
+
+static bool are_tokens_in_order(const struct mark *m, int vocab)
+{
+    return m->pending >= -1 && m->pending < vocab && m->stop >= -1 && m->stop < vocab &&
+           (m->pending < 0 || (m->stop < 0 && m->position));
+}
+
+static bool check_marks(const struct header *h, const unsigned char *marks, int vocab,
+                        struct problem *p)
+{
+    uint64_t newest = 0;
+    unsigned n = 0, anchors = 0;
+    struct mark m;
+    struct id id;
+
+    for (size_t at = 0; at < h->marks_len; at += mark_bytes(&m), n++) {
+        if (!take_mark(marks + at, h->marks_len - at, &m, &id) || m.position < newest ||
+            m.position > h->position || !are_tokens_in_order(&m, vocab) || n == LIMIT_HISTORY_MARKS)
+            return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
+                               "mark %u of the snapshot's history is out of range", n);
+        newest = m.position;
+        anchors += (m.flags & FLAG_ANCHOR) != 0;
+    }
+    return anchors == h->anchors ||
+           problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
+                       "the snapshot says it has %u anchors, it has %u", h->anchors, anchors);
+}
+
 static bool check_numbers(const struct header *h, const unsigned char *tokens,
                           const unsigned char *record, int vocab, struct problem *p)
 {
@@ -299,18 +406,61 @@ static bool check_numbers(const struct header *h, const unsigned char *tokens,
     return true;
 }
 
-/* All but the record. NULL: no memory. */
-static struct checkpoint *build(const struct header *h, const unsigned char *tail)
+static struct checkpoint *build_mark(const struct header *h, const struct mark *m,
+                                     const struct id *id, const unsigned char *tail)
 {
+    struct checkpoint *c = checkpoint_create_as(id);
+
+    if (!c || !checkpoint_set_tail(c, (const char *)tail, m->tail_len)) {
+        checkpoint_destroy(c);
+        return NULL;
+    }
+    c->position = m->position;
+    c->pending = m->pending;
+    c->stop = m->stop;
+    c->answer_open = m->flags & FLAG_ANSWER_OPEN;
+    c->anchor = m->flags & FLAG_ANCHOR;
+    c->inside = m->flags & FLAG_INSIDE;
+    c->layout = h->layout;
+    memcpy(c->fingerprint, h->fingerprint, sizeof(c->fingerprint));
+    return c;
+}
+
+/* They were checked. */
+static bool build_marks(const struct header *h, const unsigned char *marks, struct checkpoint *c)
+{
+    struct mark m;
+    struct id id;
+
+    if (!h->marks_len)
+        return true;
+    c->mark = malloc(LIMIT_HISTORY_MARKS * sizeof(struct checkpoint *));
+    if (!c->mark)
+        return false;
+    for (size_t at = 0; at < h->marks_len; at += mark_bytes(&m)) {
+        take_mark(marks + at, h->marks_len - at, &m, &id);
+        c->mark[c->marks] = build_mark(h, &m, &id, marks + at + sizeof(m) + m.id_len);
+        if (!c->mark[c->marks])
+            return false;
+        c->marks++;
+    }
+    return true;
+}
+
+/* All but the record. NULL: no memory. */
+static struct checkpoint *build(const struct header *h, const unsigned char *marks)
+{
+    const unsigned char *tail = marks + h->marks_len, *tokens = tail + h->tail_len;
     struct checkpoint *c = checkpoint_create();
 
-    if (!c || !checkpoint_set_tail(c, (const char *)tail, h->tail_len) ||
+    if (!c || !build_marks(h, marks, c) ||
+        !checkpoint_set_tail(c, (const char *)tail, h->tail_len) ||
         (h->tokens_len && !(c->token = malloc(h->tokens_len)))) {
         checkpoint_destroy(c);
         return NULL;
     }
     if (h->tokens_len)
-        memcpy(c->token, tail + h->tail_len, h->tokens_len);
+        memcpy(c->token, tokens, h->tokens_len);
     c->tokens = h->tokens_len / sizeof(uint32_t);
     c->position = h->position;
     c->pending = h->pending;
@@ -335,9 +485,11 @@ static bool read_header(const void *file, size_t len, struct header *h, struct p
 static bool check_parts(const struct header *h, const unsigned char *file, int vocab,
                         struct problem *p)
 {
-    const unsigned char *tokens = file + HEADER_BYTES + h->description_len + h->tail_len;
+    const unsigned char *marks = file + HEADER_BYTES + h->description_len,
+                        *tokens = marks + h->marks_len + h->tail_len;
 
-    return check_numbers(h, tokens, tokens + h->tokens_len, vocab, p);
+    return check_marks(h, marks, vocab, p) &&
+           check_numbers(h, tokens, tokens + h->tokens_len, vocab, p);
 }
 
 static void no_memory(struct problem *p)
@@ -381,16 +533,56 @@ struct checkpoint *format_decode(const void *file, size_t len, const struct mode
     return c;
 }
 
-bool format_check(const void *file, size_t len, struct format_info *info, struct problem *p)
+bool format_find_marks(const void *front, struct format_marks *marks)
 {
     struct header h;
 
+    memcpy(&h, front, sizeof(h));
+    if (memcmp(h.magic, magic, sizeof(magic)) != 0 || h.version != VERSION ||
+        h.header_len != HEADER_BYTES || h.description_len > LIMIT_SNAPSHOT_HEADER_BYTES)
+        return false;
+    *marks = (struct format_marks){ .at = HEADER_BYTES + h.description_len,
+                                    .len = h.marks_len,
+                                    .anchors = h.anchors };
+    return h.anchors && marks->at + marks->len <= h.file_len;
+}
+
+bool format_walk_anchors(const void *marks, size_t len,
+                         void (*seen)(void *arg, const struct id *id), void *arg)
+{
+    const unsigned char *bytes = marks;
+    struct mark m;
+    struct id id;
+
+    for (size_t at = 0; at < len; at += mark_bytes(&m)) {
+        if (!take_mark(bytes + at, len - at, &m, &id))
+            return false;
+        if (m.flags & FLAG_ANCHOR)
+            seen(arg, &id);
+    }
+    return true;
+}
+
+bool format_check(const void *file, size_t len, struct format_info *info, struct problem *p)
+{
+    const unsigned char *marks = file;
+    uint64_t turns = 0;
+    struct header h;
+    struct mark m;
+    struct id id;
+
     if (!read_header(file, len, &h, p) || !check_parts(&h, file, INT32_MAX, p))
         return false;
+    marks += HEADER_BYTES + h.description_len;
+    for (size_t at = 0; at < h.marks_len; at += mark_bytes(&m)) {
+        take_mark(marks + at, h.marks_len - at, &m, &id);
+        turns += !(m.flags & FLAG_INSIDE);
+    }
     *info = (struct format_info){
         .bytes = len,
         .position = h.position,
         .tokens = h.tokens_len / sizeof(uint32_t),
+        .turns = turns,
         .record_bytes = h.record_len,
         .layout = h.layout,
         .dtype = h.dtype == RECORD_BF16 ? DTYPE_BF16 : DTYPE_F32,
@@ -454,6 +646,6 @@ bool format_convert(const void *file, size_t len, enum dtype to, void **out, siz
 
 size_t format_max_bytes(const struct model_info *model)
 {
-    return HEADER_BYTES + LIMIT_SNAPSHOT_HEADER_BYTES + LIMIT_STOP_BYTES +
-           LIMIT_HISTORY_TOKENS * sizeof(uint32_t) + model->layout.bytes;
+    return HEADER_BYTES + LIMIT_SNAPSHOT_HEADER_BYTES + LIMIT_STOP_BYTES + UINT16_MAX +
+           LIMIT_HISTORY_IDS * sizeof(uint32_t) + model->layout.bytes;
 }

@@ -2,12 +2,12 @@
  *
  *   offset size
  *        0    8  magic "EDDYSTAT"
- *        8    4  format version, 1
+ *        8    4  format version, 2; 1 is read, too
  *       12    4  header length: the bytes before the description, 128
  *       16    8  length of the file
  *       24    8  length of the description (JSON), at most LIMIT_SNAPSHOT_HEADER_BYTES
  *       32    8  length of the tokens: 4 * the number of known ids, the newest ones of the
- *                  context, at most LIMIT_HISTORY_TOKENS
+ *                  context, at most LIMIT_HISTORY_IDS
  *       40    8  length of the record: a constant of the model, 0 at position 0
  *       48    8  layout id
  *       56   16  model fingerprint
@@ -18,9 +18,21 @@
  *       96    4  flags: 1 the answer is open
  *      100    4  length of the tail, at most LIMIT_STOP_BYTES
  *      104    4  number format of the record: 0 float32, 1 bfloat16
- *      108    4  zero
+ *      108    2  length of the marks: places of the context that can be gone back to
+ *      110    2  how many of them are anchors: states of which the store has a file
  *      112   16  XXH3-128 of everything before and after these 16 bytes, as one stream
- *      128       description, tail, tokens (uint32, bit 31: sampled), record
+ *      128       description, marks, tail, tokens (uint32, bit 31: sampled), record
+ *
+ * A mark, the oldest first, at most LIMIT_HISTORY_MARKS:
+ *        0    8  position
+ *        8    8  pending and stop token, as above
+ *       16    1  flags: 1 the answer is open, 2 an anchor, 4 no turn starts here
+ *       17    1  length of the id, 0 unless it is an anchor
+ *       18    2  length of the tail
+ *       20    4  zero
+ *       24       id, tail
+ *
+ * In version 1 there are no marks: the four bytes are zero.
  *
  * All numbers are little-endian. The lengths must add up to the file's own, and the record's
  * must equal the model's before anything is allocated from it: nothing is ever computed from
@@ -41,10 +53,11 @@
 struct checkpoint;
 struct error;
 struct file_buffer;
+struct id;
 struct model_info;
 
-/* The checkpoint must have its record in host memory, and its newest ids. *file is from malloc.
- * PROBLEM_OUT_OF_MEMORY. */
+/* The checkpoint must have its record in host memory, and its newest ids and marks. *file is from
+ * malloc. PROBLEM_OUT_OF_MEMORY. */
 bool format_encode(const struct checkpoint *c, const struct model_info *model, void **file,
                    size_t *len, struct problem *p);
 
@@ -56,10 +69,10 @@ bool format_begin(const struct checkpoint *c, const struct model_info *model,
 void format_finish(struct file_buffer *file); /* the record is there */
 
 /* Proves every byte and gives a checkpoint with its record in host memory, its newest ids and
- * an id of its own. vocab: token ids are below it. Refused with snapshot_invalid (magic, lengths,
- * numbers out of range), unsupported_version, snapshot_checksum, snapshot_shape (a record of
- * another length), model_mismatch (fingerprint, layout or number format, both named) or
- * state_not_finite. */
+ * marks, and an id of its own. A mark that is no anchor has none. vocab: token ids
+ * are below it. Refused with snapshot_invalid (magic, lengths, numbers out of range),
+ * unsupported_version, snapshot_checksum, snapshot_shape (a record of another length),
+ * model_mismatch (fingerprint, layout or number format, both named) or state_not_finite. */
 struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
                                  int vocab, struct problem *p);
 
@@ -69,12 +82,26 @@ struct checkpoint *format_open(const void *file, size_t len, const struct model_
 
 /* What a file says of itself. */
 struct format_info {
-    uint64_t bytes, position, tokens, record_bytes, layout;
+    uint64_t bytes, position, tokens, turns, record_bytes, layout;
     uint8_t fingerprint[16];
     enum dtype dtype;
     const char *description; /* in the file; not ended by a NUL */
     size_t description_len;
 };
+
+enum { FORMAT_FRONT_BYTES = 128 };
+
+/* Where a file names the states that its head may go back to, which the store then keeps. */
+struct format_marks {
+    uint64_t at; /* in the file */
+    size_t len;
+    unsigned anchors;
+};
+/* Looks into the first FORMAT_FRONT_BYTES of a file. false: it names none. */
+bool format_find_marks(const void *front, struct format_marks *marks);
+/* Calls seen() for each anchor of the marks' bytes. false: they are damaged. */
+bool format_walk_anchors(const void *marks, size_t len,
+                         void (*seen)(void *arg, const struct id *id), void *arg);
 
 /* Everything that can be said without the model: lengths, checksum, finite numbers. Refused as
  * by format_decode(). */

@@ -23,8 +23,8 @@ struct past {
     uint64_t begin, end;
     struct chunk **chunk; /* full, but for the last */
     size_t chunks, chunk_capacity;
-    struct checkpoint **turn; /* remembered, oldest first */
-    size_t turns, turn_capacity;
+    struct checkpoint **mark; /* remembered, oldest first */
+    size_t marks, mark_capacity;
 };
 
 static size_t chunks_for(size_t tokens)
@@ -82,10 +82,10 @@ void past_release(struct tiers *t, struct past *p)
         return;
     for (size_t i = 0; i < p->chunks; i++)
         chunk_release(p->chunk[i]);
-    for (size_t i = 0; i < p->turns; i++)
-        tiers_forget(t, p->turn[i]);
+    for (size_t i = 0; i < p->marks; i++)
+        tiers_forget(t, p->mark[i]);
     free(p->chunk);
-    free(p->turn);
+    free(p->mark);
     free(p);
 }
 
@@ -105,7 +105,7 @@ static struct past *own(struct tiers *t, struct past *p)
     copy->begin = p->begin;
     copy->end = p->end;
     if (!grow(&copy->chunk, &copy->chunk_capacity, p->chunks, sizeof(struct chunk *)) ||
-        !grow(&copy->turn, &copy->turn_capacity, p->turns, sizeof(struct checkpoint *))) {
+        !grow(&copy->mark, &copy->mark_capacity, p->marks, sizeof(struct checkpoint *))) {
         past_release(t, copy);
         return NULL;
     }
@@ -113,8 +113,8 @@ static struct past *own(struct tiers *t, struct past *p)
         copy->chunk[copy->chunks++] = p->chunk[i];
         p->chunk[i]->refs++;
     }
-    for (size_t i = 0; i < p->turns; i++)
-        copy->turn[copy->turns++] = tiers_remember(p->turn[i]);
+    for (size_t i = 0; i < p->marks; i++)
+        copy->mark[copy->marks++] = tiers_remember(p->mark[i]);
     return copy;
 }
 
@@ -157,44 +157,104 @@ static void put(struct past *p, uint32_t token)
     p->end++;
 }
 
-/* Whole chunks go while enough remains, and with them the turns that are out of reach. */
-static void trim(struct tiers *t, struct past *p)
+/* What is out of reach is forgotten: the turns, and the anchors that lie before every id. */
+static void drop_marks(struct tiers *t, struct past *p)
 {
-    size_t extra = 0, turns = 0;
+    size_t turns = 0, kept = 0;
 
-    while (p->end - p->begin - extra * CHUNK >= LIMIT_HISTORY_TOKENS + CHUNK)
+    for (size_t i = 0; i < p->marks; i++)
+        turns += !p->mark[i]->inside;
+    for (size_t i = 0; i < p->marks; i++) {
+        struct checkpoint *c = p->mark[i];
+        bool turn = !c->inside && turns <= LIMIT_HISTORY_TURNS && c->position >= past_reach(p);
+
+        turns -= !c->inside;
+        if (turn || (c->anchor && checkpoint_covers(c) >= p->begin))
+            p->mark[kept++] = c;
+        else
+            tiers_forget(t, c);
+    }
+    p->marks = kept;
+}
+
+/* Whole chunks go while enough remains. */
+static void trim(struct tiers *t, struct past *p, size_t window)
+{
+    const size_t known = window + window / 2;
+    size_t extra = 0;
+
+    while (p->end - p->begin - extra * CHUNK >= known + CHUNK)
         chunk_release(p->chunk[extra++]);
     p->chunks -= extra;
     p->begin += extra * CHUNK;
     if (extra)
         memmove(p->chunk, p->chunk + extra, p->chunks * sizeof(struct chunk *));
-    while (turns < p->turns &&
-           (p->turns - turns > LIMIT_HISTORY_TURNS || p->turn[turns]->position < past_reach(p)))
-        tiers_forget(t, p->turn[turns++]);
-    p->turns -= turns;
-    if (turns)
-        memmove(p->turn, p->turn + turns, p->turns * sizeof(struct checkpoint *));
+    drop_marks(t, p);
 }
 
-bool past_create(struct past **out, uint64_t position, const uint32_t *token, size_t n)
+static struct past *create(struct tiers *t, uint64_t position, const uint32_t *token, size_t n)
 {
-    struct past *p;
+    struct past *p = own(t, NULL);
 
-    assert(n <= position && n <= LIMIT_HISTORY_TOKENS);
-    *out = NULL;
-    if (!position)
-        return true;
-    p = own(NULL, NULL);
+    assert(n <= position && n <= LIMIT_HISTORY_IDS);
     if (!p)
-        return false;
+        return NULL;
     p->begin = p->end = position - n;
     if (!make_room(p, n)) {
-        past_release(NULL, p);
-        return false;
+        past_release(t, p);
+        return NULL;
     }
     for (size_t i = 0; i < n; i++)
         put(p, token[i]);
+    return p;
+}
+
+bool past_restore(struct tiers *t, struct past **out, struct checkpoint *copy)
+{
+    struct past *p;
+
+    *out = NULL;
+    if (!copy->position)
+        return true;
+    p = create(t, copy->position, copy->token, copy->tokens);
+    if (!p || !grow(&p->mark, &p->mark_capacity, copy->marks, sizeof(struct checkpoint *))) {
+        past_release(t, p);
+        return false;
+    }
+    while (p->marks < copy->marks) {
+        struct checkpoint *c = p->mark[p->marks] = copy->mark[p->marks];
+
+        c->owner = copy->owner;
+        tiers_remember(c);
+        tiers_release(t, c);
+        p->marks++;
+    }
+    copy->marks = 0;
+    drop_marks(t, p);
     *out = p;
+    return true;
+}
+
+bool past_describe(const struct past *p, struct checkpoint *copy)
+{
+    uint64_t known = past_end(p) - past_begin(p);
+    size_t n = known < LIMIT_HISTORY_IDS ? (size_t)known : LIMIT_HISTORY_IDS;
+
+    if (!p)
+        return true;
+    copy->token = malloc((n + 1) * sizeof(*copy->token));
+    copy->mark = malloc((p->marks + 1) * sizeof(struct checkpoint *));
+    if (!copy->token || !copy->mark)
+        return false;
+    copy->tokens = n;
+    past_read(p, p->end - n, n, copy->token);
+    for (size_t i = p->marks > LIMIT_HISTORY_MARKS ? p->marks - LIMIT_HISTORY_MARKS : 0;
+         i < p->marks; i++) {
+        copy->mark[copy->marks] = checkpoint_copy(p->mark[i]);
+        if (!copy->mark[copy->marks])
+            return false;
+        copy->marks++;
+    }
     return true;
 }
 
@@ -205,23 +265,40 @@ static void replace(struct tiers *t, struct past **p, struct past *by)
     *p = by;
 }
 
-bool past_take_turn(struct tiers *t, struct past **p, struct checkpoint *from, const int32_t *id,
-                    size_t n, size_t sampled)
+size_t past_stride(size_t window)
+{
+    return window / 2 - 1;
+}
+
+/* Whether an anchor is due at `from`, for the next head will stand at `end`. */
+static bool is_due(const struct past *p, const struct checkpoint *from, uint64_t end, size_t window)
+{
+    for (size_t i = p->marks; i-- > 0;)
+        if (p->mark[i]->anchor)
+            return end - p->mark[i]->position > past_stride(window);
+    return from->position && (p->begin || end > past_stride(window));
+}
+
+bool past_take_turn(struct tiers *t, struct past **p, const struct past_turn *turn)
 {
     struct past *next = own(t, *p);
 
     if (!next)
         return false;
-    assert(past_end(next) == from->position);
-    if (!grow(&next->turn, &next->turn_capacity, next->turns + 1, sizeof(struct checkpoint *)) ||
-        !make_room(next, n)) {
+    assert(past_end(next) == turn->from->position);
+    if (!grow(&next->mark, &next->mark_capacity, next->marks + 1 + turn->anchors,
+              sizeof(struct checkpoint *)) ||
+        !make_room(next, turn->n)) {
         past_release(t, next);
         return false;
     }
-    next->turn[next->turns++] = tiers_remember(from);
-    for (size_t i = 0; i < n; i++)
-        put(next, (uint32_t)id[i] | (i >= sampled ? RECENT_SAMPLED : 0));
-    trim(t, next);
+    turn->from->anchor |= is_due(next, turn->from, next->end + turn->n, turn->window);
+    next->mark[next->marks++] = tiers_remember(turn->from);
+    for (size_t i = 0; i < turn->anchors; i++)
+        next->mark[next->marks++] = tiers_remember(turn->anchor[i]);
+    for (size_t i = 0; i < turn->n; i++)
+        put(next, (uint32_t)turn->id[i] | (i >= turn->sampled ? RECENT_SAMPLED : 0));
+    trim(t, next, turn->window);
     replace(t, p, next);
     return true;
 }
@@ -240,8 +317,8 @@ bool past_cut(struct tiers *t, struct past **p, uint64_t position)
         return false;
     while (next->chunks > chunks_for((size_t)(position - next->begin)))
         chunk_release(next->chunk[--next->chunks]);
-    while (next->turns && next->turn[next->turns - 1]->position >= position)
-        tiers_forget(t, next->turn[--next->turns]);
+    while (next->marks && next->mark[next->marks - 1]->position >= position)
+        tiers_forget(t, next->mark[--next->marks]);
     next->end = position;
     replace(t, p, next);
     return true;
@@ -288,15 +365,29 @@ void past_recent(const struct past *p, struct recent *recent)
 
 struct checkpoint *past_find_turn(const struct past *p, size_t n)
 {
-    return p && n && n <= p->turns ? p->turn[p->turns - n] : NULL;
+    size_t i = p && n <= LIMIT_HISTORY_TURNS ? p->marks : 0;
+
+    while (i && n)
+        n -= !p->mark[--i]->inside;
+    return i < (p ? p->marks : 0) && !n && p->mark[i]->position >= past_reach(p) ? p->mark[i]
+                                                                                 : NULL;
 }
 
-struct checkpoint *past_find(const struct past *p, uint64_t position, bool exact)
+struct checkpoint *past_find_start(const struct past *p, uint64_t position)
 {
-    for (size_t i = p ? p->turns : 0; i-- > 0;) {
-        struct checkpoint *c = p->turn[i];
+    for (size_t i = p ? p->marks : 0; i-- > 0;)
+        if (p->mark[i]->position == position && !p->mark[i]->inside)
+            return p->mark[i];
+    return NULL;
+}
 
-        if (exact ? c->position == position : c->position <= position && tiers_has_record(c))
+struct checkpoint *past_find_base(const struct past *p, uint64_t covered)
+{
+    for (size_t i = p ? p->marks : 0; i-- > 0;) {
+        struct checkpoint *c = p->mark[i];
+
+        if (checkpoint_covers(c) <= covered && checkpoint_covers(c) >= p->begin &&
+            (tiers_has_record(c) || c->anchor))
             return c;
     }
     return NULL;
@@ -304,8 +395,8 @@ struct checkpoint *past_find(const struct past *p, uint64_t position, bool exact
 
 struct checkpoint *past_find_after(const struct past *p, uint64_t position)
 {
-    for (size_t i = 0; i < (p ? p->turns : 0); i++)
-        if (p->turn[i]->position > position)
-            return p->turn[i];
+    for (size_t i = 0; i < (p ? p->marks : 0); i++)
+        if (p->mark[i]->position > position && !p->mark[i]->inside)
+            return p->mark[i];
     return NULL;
 }

@@ -1,9 +1,12 @@
 /* past.h - what lies behind a head: its newest token ids, and the turns that led to it.
  *
- * A past ends where its head stands. It holds the newest LIMIT_HISTORY_TOKENS ids of the
- * context (a few more until a chunk is full) and remembers the checkpoints that the newest
- * LIMIT_HISTORY_TURNS turns started from, so that a head can go back to any of these tokens:
- * from the nearest state whose record is still there, the ids are taken in again.
+ * A past ends where its head stands, and lets it go back over a window of its newest tokens
+ * and turns: from the nearest state before a token, the ids up to there are taken in again.
+ * Its marks are remembered checkpoints: the starts of the newest LIMIT_HISTORY_TURNS turns, and
+ * anchors, whose records outlast the turn. From one anchor to the next, from the newest to the
+ * head and from the empty context to the first it is less than half a window; the ids of one
+ * and a half windows are known. So before each token of the window there is an anchor from
+ * which every id is known, as long as no anchor's record is lost.
  *
  * Reference-counted and copied when written: forks and snapshots share one, and copies share
  * their ids. NULL is the past of an empty context. Engine thread only. */
@@ -19,16 +22,27 @@ struct past;
 struct recent;
 struct tiers;
 
-/* The past of a context of `position` tokens of which the newest n are known. false: no
- * memory. n is at most LIMIT_HISTORY_TOKENS. */
-bool past_create(struct past **out, uint64_t position, const uint32_t *token, size_t n);
+/* The past of what a copy brought: its ids and marks, of which those within reach are taken
+ * over. false: no memory. */
+bool past_restore(struct tiers *t, struct past **out, struct checkpoint *copy);
+/* Gives a fresh copy of the head the newest ids and copies of the marks. false: no memory. */
+bool past_describe(const struct past *p, struct checkpoint *copy);
 struct past *past_keep(struct past *p); /* takes and returns NULL, too */
 void past_release(struct tiers *t, struct past *p);
 
-/* A turn: `from` becomes a checkpoint to go back to, then come the turn's ids, of which those
- * from `sampled` on were drawn by the model. false: no memory, nothing has changed. */
-bool past_take_turn(struct tiers *t, struct past **p, struct checkpoint *from, const int32_t *id,
-                    size_t n, size_t sampled);
+struct past_turn {
+    struct checkpoint *from;          /* becomes a mark, and an anchor where one is due */
+    struct checkpoint *const *anchor; /* inside of the turn, oldest first */
+    size_t anchors;
+    const int32_t *id; /* the turn's, of which those from `sampled` on the model drew */
+    size_t n, sampled;
+    size_t window; /* tokens; at most LIMIT_HISTORY_TOKENS */
+};
+
+/* false: no memory, nothing has changed. */
+bool past_take_turn(struct tiers *t, struct past **p, const struct past_turn *turn);
+/* How far apart a long turn's anchors are. */
+size_t past_stride(size_t window);
 /* Forgets what came after `position`, which the past reaches, and the turns that started
  * there. false: no memory. */
 bool past_cut(struct tiers *t, struct past **p, uint64_t position);
@@ -45,10 +59,12 @@ void past_recent(const struct past *p, struct recent *recent);
 
 /* The checkpoint that the newest turn but n - 1 started from; NULL: not remembered. */
 struct checkpoint *past_find_turn(const struct past *p, size_t n);
-/* The newest remembered checkpoint at or before `position`, with a record, or NULL. exact:
- * only one that stands there, with or without a record. */
-struct checkpoint *past_find(const struct past *p, uint64_t position, bool exact);
-/* The oldest remembered checkpoint after `position`, or NULL. */
+/* The start of a turn that stands at `position`, with or without a record, or NULL. */
+struct checkpoint *past_find_start(const struct past *p, uint64_t position);
+/* The newest mark whose record holds at most `covered` tokens, and is there or may be had
+ * again; NULL: none. */
+struct checkpoint *past_find_base(const struct past *p, uint64_t covered);
+/* The start of the oldest turn that began after `position`, or NULL. */
 struct checkpoint *past_find_after(const struct past *p, uint64_t position);
 
 #endif

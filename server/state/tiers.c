@@ -463,6 +463,17 @@ bool tiers_recall(struct tiers *t, struct checkpoint *c)
     return true;
 }
 
+void tiers_find(struct tiers *t, struct checkpoint *c, uint64_t bytes)
+{
+    assert(c->memories || c->refs);
+    if (c->refs++ == 0)
+        t->checkpoints++;
+    if (c->stored)
+        relist(t, c);
+    else
+        tiers_stored(t, c, bytes);
+}
+
 bool tiers_copy(struct tiers *t, struct checkpoint *c, int slot)
 {
     int to;
@@ -505,6 +516,11 @@ struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c)
         return copy;
     checkpoint_destroy(copy);
     return NULL;
+}
+
+bool tiers_read_slot(struct tiers *t, int slot, void *record)
+{
+    return slots_download(t->slots, slot, record);
 }
 
 /* Without a store one slot is left to work in. */

@@ -77,6 +77,8 @@ void tiers_forget(struct tiers *t, struct checkpoint *c);
 /* Keeps one that is remembered. false: its record is gone, or there is no room for it beside
  * what else is kept. */
 bool tiers_recall(struct tiers *t, struct checkpoint *c);
+/* Keeps one that is remembered, for the store still has its file, of so many bytes. */
+void tiers_find(struct tiers *t, struct checkpoint *c, uint64_t bytes);
 bool tiers_has_record(const struct checkpoint *c); /* the empty state always has */
 /* A copy of the slot that is worked in becomes the record of c, which must be remembered and
  * not kept: a spare. false: spares are off, or there is no memory. */
@@ -87,6 +89,8 @@ struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c);
 /* Copies the record of one that is not cold, and not at position 0, to host memory. false: the
  * device failed. */
 bool tiers_read(struct tiers *t, const struct checkpoint *c, void *record);
+/* The same of the slot that is worked in. */
+bool tiers_read_slot(struct tiers *t, int slot, void *record);
 
 /* The most checkpoints that can be held. */
 size_t tiers_room(const struct tiers *t);

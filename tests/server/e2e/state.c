@@ -88,7 +88,7 @@ static size_t tail_len(const struct state *s)
 
 const uint32_t *state_tokens(const struct state *s, size_t *count)
 {
-    static uint32_t token[LIMIT_HISTORY_TOKENS];
+    static uint32_t token[LIMIT_HISTORY_IDS];
     size_t bytes = state_number(s, STATE_TOKENS_AT);
 
     assert_true(bytes <= sizeof(token));
@@ -103,13 +103,21 @@ unsigned char *state_record(const struct state *s, size_t *bytes)
     return s->bytes + s->len - *bytes;
 }
 
+/* Behind the description and the marks of turns: how a context came about is not its state. */
+static size_t tail_at(const struct state *s)
+{
+    uint16_t marks;
+
+    memcpy(&marks, s->bytes + STATE_MARKS_AT, sizeof(marks));
+    return STATE_HEADER + state_number(s, STATE_DESCRIPTION_AT) + marks;
+}
+
 void assert_same_state(const struct state *a, const struct state *b, const char *what)
 {
-    size_t from_a = STATE_HEADER + state_number(a, STATE_DESCRIPTION_AT);
-    size_t from_b = STATE_HEADER + state_number(b, STATE_DESCRIPTION_AT);
+    size_t from_a = tail_at(a), from_b = tail_at(b);
 
     if (memcmp(a->bytes + STATE_TOKENS_AT, b->bytes + STATE_TOKENS_AT,
-               STATE_CHECKSUM_AT - STATE_TOKENS_AT) != 0)
+               STATE_MARKS_AT - STATE_TOKENS_AT) != 0)
         fail_msg("%s: counters, seeds or lengths differ", what);
     if (a->len - from_a != b->len - from_b ||
         memcmp(a->bytes + from_a, b->bytes + from_b, a->len - from_a) != 0)

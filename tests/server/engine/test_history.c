@@ -23,13 +23,19 @@ static const struct engine_options roomy = { .slots = 4,
 
 enum { TURNS = 12 };
 
-static void open_rig(struct rig *r, bool spares)
+static void open_windowed(struct rig *r, bool spares, size_t window)
 {
     struct engine_options options = roomy;
 
     options.spare_bytes = spares ? 1 << 24 : 0;
+    options.history_tokens = window;
     rig_open(r, model, &options, 2);
     rig_do(r, COMMAND_SESSION_CREATE, "a");
+}
+
+static void open_rig(struct rig *r, bool spares)
+{
+    open_windowed(r, spares, LIMIT_HISTORY_TOKENS);
 }
 
 /* Rolls back by turns, or to the position when turns is 0. */
@@ -183,19 +189,19 @@ static void append(struct rig *r, const char *session, int n)
 
 static void what_the_history_does_not_reach_is_refused_and_nothing_moves(void **unused)
 {
-    enum { PART = 3000, PARTS = 13, ALL = PART * PARTS };
+    enum { PART = 3000, PARTS = 5, ALL = PART * PARTS, WINDOW = 4096 };
     unsigned char *was, *is, *file;
     size_t len, n, file_len;
     struct rig r;
 
     (void)unused;
-    open_rig(&r, false);
+    open_windowed(&r, false, WINDOW);
     for (int i = 0; i < PARTS; i++)
         append(&r, "a", PART);
     was = rig_state(&r, "a", &len);
     assert_int_equal(roll_back(&r, "a", 0, ALL + 1), PROBLEM_INVALID_PARAMETER);
     assert_int_equal(roll_back(&r, "a", 0, 1), PROBLEM_HISTORY);
-    assert_int_equal(roll_back(&r, "a", 0, ALL - LIMIT_HISTORY_TOKENS), PROBLEM_HISTORY);
+    assert_int_equal(roll_back(&r, "a", 0, ALL - 2 * WINDOW), PROBLEM_HISTORY);
     assert_int_equal(roll_back(&r, "a", PARTS, 0), PROBLEM_HISTORY);
     /* The ids are known, but the state before them is gone. */
     assert_int_equal(roll_back(&r, "a", 0, ALL - 1), PROBLEM_HISTORY);
@@ -215,7 +221,7 @@ static void what_the_history_does_not_reach_is_refused_and_nothing_moves(void **
 
 static void a_long_session_goes_back_over_its_newest_turns(void **unused)
 {
-    enum { PART = 3000, PARTS = 13 };
+    enum { PART = 3000, PARTS = 18 };
     struct outcome *a, *b;
     struct rig r;
 

@@ -216,7 +216,6 @@ static void carry_over(struct world *w, const struct model_session *from, struct
 
     if (did(w, COMMAND_SESSION_IMPORT, rig_import(&w->rig, to->id.text, file, len))) {
         to->past = from->past;
-        to->past.turns = 0;
         to->version++;
     }
     free(file);

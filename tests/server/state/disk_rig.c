@@ -10,7 +10,9 @@
 
 #include <cmocka.h>
 
+#include "server/state/disk_file.h"
 #include "server/state/file_buffer.h"
+#include "server/state/format.h"
 
 void rig_begin(struct rig *r, uint64_t seed)
 {
@@ -106,14 +108,74 @@ struct disk *rig_open(struct rig *r, const struct disk_options *options, struct 
     return disk_open(options, err);
 }
 
+/* format.h's header and marks, with zeros for the rest of it. */
+static void put_front(unsigned char *bytes, size_t len, const struct id *anchor, int n)
+{
+    const uint64_t file_len = len;
+    const uint32_t version = 2, header_len = FORMAT_FRONT_BYTES;
+    uint16_t marks_len = 0, anchors = (uint16_t)n;
+    unsigned char *at = bytes + header_len;
+
+    memset(bytes, 0, header_len);
+    for (int i = 0; i < n; i++) {
+        size_t id_len = strlen(anchor[i].text);
+
+        memset(at, 0, 24);
+        at[16] = 2;
+        at[17] = (unsigned char)id_len;
+        memcpy(at + 24, anchor[i].text, id_len);
+        at += 24 + id_len;
+    }
+    marks_len = (uint16_t)(at - bytes - header_len);
+    memcpy(bytes, "EDDYSTAT", 8);
+    memcpy(bytes + 8, &version, sizeof(version));
+    memcpy(bytes + 12, &header_len, sizeof(header_len));
+    memcpy(bytes + 16, &file_len, sizeof(file_len));
+    memcpy(bytes + 108, &marks_len, sizeof(marks_len));
+    memcpy(bytes + 110, &anchors, sizeof(anchors));
+}
+
+void *rig_file_naming(size_t least, const struct id *anchor, int n, size_t *len)
+{
+    unsigned char *bytes;
+
+    *len = FORMAT_FRONT_BYTES + (size_t)n * (24 + LIMIT_ID_BYTES);
+    if (*len < least)
+        *len = least;
+    bytes = calloc(1, *len);
+    assert_non_null(bytes);
+    put_front(bytes, *len, anchor, n);
+    return bytes;
+}
+
+enum { ANCHORS = 3 };
+
+/* How many it names. */
+static int name_anchors(const struct id *id, struct id anchor[ANCHORS])
+{
+    unsigned long long version;
+    int object, end = 0;
+
+    if (sscanf(id->text, "ckpt_%d_%llu%n", &object, &version, &end) != 2 || id->text[end])
+        return 0;
+    for (unsigned i = 0; i < version % 4; i++)
+        snprintf(anchor[i].text, sizeof(anchor[i].text), "ckpt_%d_%llu", object, version - i - 1);
+    return (int)(version % 4);
+}
+
 void *rig_file(const struct id *id, size_t *len)
 {
     uint64_t x = 88172645463325252u, n;
+    struct id anchor[ANCHORS];
+    int anchors = name_anchors(id, anchor);
     unsigned char *bytes;
 
     for (const char *c = id->text; *c; c++)
         x = (x ^ (unsigned char)*c) * 1099511628211u;
-    n = *len = 24 + x % (RIG_FILE_MAX - 24);
+    n = 24 + x % (RIG_FILE_MAX - 24);
+    if (anchors)
+        return rig_file_naming(n, anchor, anchors, len);
+    *len = n;
     bytes = malloc(*len);
     assert_non_null(bytes);
     for (size_t i = 0; i < *len; i++) {
@@ -267,18 +329,69 @@ static void check_object(struct rig *r, struct disk *d, int object, bool after)
     o->at[0] = now;
 }
 
-void rig_check(struct rig *r, struct disk *d, bool after)
+bool rig_has_file(const struct rig *r, const struct id *checkpoint)
 {
-    int files = 0;
+    char path[sizeof(r->path) + LIMIT_ID_BYTES + 32];
+
+    snprintf(path, sizeof(path), "%s/states/%02x/%s", r->path, disk_folder_of(checkpoint->text),
+             checkpoint->text);
+    return access(path, F_OK) == 0;
+}
+
+/* A head's anchors were heads themselves, one after the other: so none of them has gone. */
+static bool must_be_there(const struct rig *r, const struct id *head, int nth)
+{
+    unsigned long long version;
+    int object;
+
+    sscanf(head->text, "ckpt_%d_%llu", &object, &version);
+    for (int i = 0; i <= nth; i++) {
+        const struct rig_object *o = &r->object[object];
+        uint64_t v = version - (uint64_t)i - 1;
+        char own[LIMIT_ID_BYTES + 1];
+
+        snprintf(own, sizeof(own), "ckpt_%d_%llu", object, (unsigned long long)v);
+        if (v < o->base || v > o->newest || !o->at[v - o->base].set ||
+            strcmp(o->at[v - o->base].checkpoint.text, own) != 0)
+            return false;
+    }
+    return true;
+}
+
+static void add_once(struct id *seen, int *n, const struct id *id)
+{
+    for (int i = 0; i < *n; i++)
+        if (id_equal(&seen[i], id))
+            return;
+    seen[(*n)++] = *id;
+}
+
+/* What the heads stand on, and what that names and is there. */
+static int count_expected(const struct rig *r)
+{
+    struct id seen[RIG_OBJECTS * (1 + ANCHORS)], anchor[ANCHORS];
+    int n = 0;
 
     for (int i = 0; i < RIG_OBJECTS; i++) {
-        bool first = r->found[i].kind && r->found[i].checkpoint.text[0];
+        const struct id *head = &r->found[i].checkpoint;
+        int anchors = r->found[i].kind && head->text[0] ? name_anchors(head, anchor) : 0;
 
-        for (int j = 0; j < i; j++)
-            if (r->found[j].kind && id_equal(&r->found[i].checkpoint, &r->found[j].checkpoint))
-                first = false;
-        files += first;
+        if (r->found[i].kind && head->text[0])
+            add_once(seen, &n, head);
+        for (int k = 0; k < anchors; k++) {
+            if (rig_has_file(r, &anchor[k]))
+                add_once(seen, &n, &anchor[k]);
+            else if (r->strict && must_be_there(r, head, k))
+                fail_msg("%s names %s, which is gone", head->text, anchor[k].text);
+        }
     }
+    return n;
+}
+
+void rig_check(struct rig *r, struct disk *d, bool after)
+{
+    int files = count_expected(r);
+
     for (int i = 0; i < RIG_OBJECTS; i++)
         check_object(r, d, i, after);
     assert_int_equal(r->strangers, 0);

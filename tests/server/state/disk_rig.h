@@ -31,6 +31,7 @@ struct rig {
     struct rig_object object[RIG_OBJECTS];
     struct disk_record found[RIG_OBJECTS]; /* kind 0: not found */
     int strangers;                         /* found, and no object */
+    bool strict;                           /* no anchor may be missing */
 };
 
 void rig_begin(struct rig *r, uint64_t seed); /* makes a folder */
@@ -42,7 +43,8 @@ struct disk_options rig_options(struct rig *r, enum disk_mode mode, const struct
 /* Forgets what was found before. */
 struct disk *rig_open(struct rig *r, const struct disk_options *options, struct error *err);
 
-/* The bytes of a checkpoint's file; a function of its id. */
+/* The bytes of a checkpoint's file; a function of its id. "ckpt_X_N" names the N % 4 before it as
+ * anchors. */
 void *rig_file(const struct id *id, size_t *len);
 /* A SET of kind, with the file unless it is NULL'd by with_file. */
 struct disk_op *rig_set(enum disk_kind kind, const char *id, uint64_t version,
@@ -55,9 +57,14 @@ struct error rig_do(struct disk *d, struct disk_op *op);
 struct disk_op *rig_next(struct rig *r);
 void rig_acked(struct rig *r, const struct disk_op *op); /* it came back without an error */
 /* What was found is what was acknowledged last, or came after it if `after`; every file is
- * whole, and there are no others. Then the history begins anew from there. */
+ * whole, and there are no others but anchors that such a file names. Then the history begins anew
+ * from there. */
 void rig_check(struct rig *r, struct disk *d, bool after);
 
+/* A file of at least so many bytes that names n anchors; from malloc. */
+void *rig_file_naming(size_t least, const struct id *anchor, int n, size_t *len);
+/* Whether there is such a file. */
+bool rig_has_file(const struct rig *r, const struct id *checkpoint);
 /* Files in the folder whose name ends so ("": checkpoints). */
 int rig_count_files(const struct rig *r, const char *suffix);
 

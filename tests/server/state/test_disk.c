@@ -108,6 +108,7 @@ static void random_histories_come_back_in_every_mode(void **state)
         struct disk *d;
 
         rig_begin(&rig, (uint64_t)mode + 10);
+        rig.strict = true;
         d = reopen(NULL, (enum disk_mode)mode, &io);
         for (int round = 0; round < 10; round++) {
             for (int i = 0; i < 200; i++) {
@@ -158,6 +159,132 @@ static void a_file_lives_as_long_as_something_refers_to_it(void **state)
     assert_int_equal(disk_counts(d).files, 0);
     disk_close(d);
     rig_end(&rig);
+}
+
+static struct disk_op *set_naming(const char *id, const char *checkpoint, const char *a,
+                                  const char *b)
+{
+    struct disk_op *op = rig_set(DISK_SESSION_SET, id, 1, checkpoint, false);
+    struct id anchor[2];
+
+    assert_true(id_parse(&anchor[0], a));
+    assert_true(!b || id_parse(&anchor[1], b));
+    op->file = rig_file_naming(4096, anchor, 1 + (b != NULL), &op->file_len);
+    return op;
+}
+
+static bool has(const char *checkpoint)
+{
+    struct id id;
+
+    return id_parse(&id, checkpoint) && rig_has_file(&rig, &id);
+}
+
+static struct error keep(struct disk *d, enum disk_kind kind, const char *checkpoint)
+{
+    struct disk_op *op = disk_op_create(kind, NULL);
+
+    strcpy(op->record.checkpoint.text, checkpoint);
+    return rig_do(d, op);
+}
+
+/* What a head's file names stays, also through restarts, and goes with it; what that names in
+ * its turn does not. */
+static void a_head_keeps_the_anchors_that_its_file_names(void **state)
+{
+    struct disk_io io = without_fsync();
+
+    (void)state;
+    for (int restart = 0; restart < 2; restart++) {
+        struct disk *d;
+
+        rig_begin(&rig, 5);
+        d = reopen(NULL, DISK_ALWAYS, &io);
+        rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", true));
+        rig_do(d, set_naming("object-0", "ckpt_b", "ckpt_a", NULL));
+        rig_do(d, rig_set(DISK_SNAPSHOT_SET, "object-7", 1, "ckpt_b", false));
+        rig_do(d, set_naming("object-0", "ckpt_c", "ckpt_b", "ckpt_missing"));
+        d = restart ? reopen(d, DISK_ALWAYS, &io) : d;
+        assert_true(has("ckpt_a") && has("ckpt_b") && has("ckpt_c"));
+        assert_int_equal(disk_counts(d).files, 3);
+        assert_int_equal(disk_counts(d).anchors, 1);
+        rig_do(d, rig_delete(DISK_SNAPSHOT_DELETED, "object-7"));
+        assert_true(!has("ckpt_a") && has("ckpt_b"));
+        assert_int_equal(disk_counts(d).anchors, 1);
+        /* A head that goes back to its anchor, and another that stands there, too. */
+        assert_int_equal(keep(d, DISK_KEEP, "ckpt_b").code, ERR_NONE);
+        assert_int_equal(keep(d, DISK_KEEP, "ckpt_a").code, ERR_IO);
+        rig_do(d, rig_set(DISK_SESSION_SET, "object-1", 1, "ckpt_b", false));
+        rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 2, "ckpt_b", false));
+        assert_true(!has("ckpt_c") && has("ckpt_b"));
+        assert_int_equal(keep(d, DISK_RELEASE, "ckpt_b").code, ERR_NONE);
+        rig_do(d, rig_delete(DISK_SESSION_DELETED, "object-0"));
+        d = restart ? reopen(d, DISK_ALWAYS, &io) : d;
+        assert_true(has("ckpt_b"));
+        rig_do(d, rig_delete(DISK_SESSION_DELETED, "object-1"));
+        assert_int_equal(rig_count_files(&rig, ""), 0);
+        assert_int_equal(disk_counts(d).files, 0);
+        assert_int_equal(disk_counts(d).anchor_bytes, 0);
+        disk_close(d);
+        rig_end(&rig);
+    }
+}
+
+static void a_head_that_goes_back_holds_what_its_own_file_names(void **state)
+{
+    struct disk_io io = without_fsync();
+    struct disk *d;
+
+    (void)state;
+    rig_begin(&rig, 5);
+    d = reopen(NULL, DISK_ALWAYS, &io);
+    rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", true));
+    rig_do(d, set_naming("object-0", "ckpt_b", "ckpt_a", NULL));
+    rig_do(d, set_naming("object-0", "ckpt_c", "ckpt_b", "ckpt_a"));
+    rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 2, "ckpt_b", false));
+    assert_true(has("ckpt_a") && has("ckpt_b") && !has("ckpt_c"));
+    d = reopen(d, DISK_ALWAYS, &io);
+    assert_true(has("ckpt_a") && has("ckpt_b"));
+    disk_close(d);
+    rig_end(&rig);
+}
+
+/* The bound is on all files; what only serves to go back fills what the heads leave. */
+static void anchors_make_way_for_heads(void **state)
+{
+    struct disk_options options;
+    struct disk_io io = without_fsync();
+    struct error err;
+    struct disk *d;
+    char name[32], before[32];
+
+    (void)state;
+    for (int mode = DISK_NONE; mode <= DISK_ALWAYS; mode++) {
+        rig_begin(&rig, 5);
+        options = rig_options(&rig, (enum disk_mode)mode, &io);
+        options.max_file_bytes = 4 * 4096;
+        d = rig_open(&rig, &options, &err);
+        assert_non_null(d);
+        rig_do(d, set_naming("object-0", "ckpt_0", "ckpt_none", NULL));
+        for (int i = 1; i < 4; i++) { /* three heads with an anchor each */
+            snprintf(name, sizeof(name), "object-%d", i);
+            snprintf(before, sizeof(before), "ckpt_old_%d", i);
+            rig_do(d, set_naming(name, before, "ckpt_none", NULL));
+            snprintf(name + 7, sizeof(name) - 7, "%d", i);
+            rig_do(d, set_naming(name,
+                                 i == 1   ? "ckpt_1"
+                                 : i == 2 ? "ckpt_2"
+                                          : "ckpt_3",
+                                 before, NULL));
+            usleep(20000); /* what is put off is done */
+        }
+        assert_true(has("ckpt_0") && has("ckpt_1") && has("ckpt_2") && has("ckpt_3"));
+        assert_int_equal(rig_count_files(&rig, ""), 4);
+        assert_int_equal(disk_counts(d).anchors_dropped, 3);
+        assert_int_equal(disk_counts(d).anchors, 0);
+        disk_close(d);
+        rig_end(&rig);
+    }
 }
 
 static void operations_that_make_no_sense_are_refused(void **state)
@@ -520,6 +647,9 @@ int main(void)
         cmocka_unit_test(a_session_comes_back_with_every_field),
         cmocka_unit_test(random_histories_come_back_in_every_mode),
         cmocka_unit_test(a_file_lives_as_long_as_something_refers_to_it),
+        cmocka_unit_test(a_head_keeps_the_anchors_that_its_file_names),
+        cmocka_unit_test(a_head_that_goes_back_holds_what_its_own_file_names),
+        cmocka_unit_test(anchors_make_way_for_heads),
         cmocka_unit_test(operations_that_make_no_sense_are_refused),
         cmocka_unit_test(a_full_queue_takes_nothing),
         cmocka_unit_test(two_servers_cannot_share_a_folder),

@@ -150,6 +150,7 @@ static void what_was_acknowledged_survives_kill(void **state)
     io.syncfs = nothing;
     for (int mode = DISK_NONE; mode <= DISK_ALWAYS; mode++) {
         rig_begin(&rig, (uint64_t)mode);
+        rig.strict = true;
         for (int i = 0; i < (mode == DISK_ALWAYS ? ROUNDS : ROUNDS / 8); i++)
             kill_and_look((enum disk_mode)mode, &io);
         assert_int_equal(rig_count_files(&rig, ".tmp"), 0);

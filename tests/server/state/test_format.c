@@ -216,7 +216,7 @@ static void each_mismatch_has_its_own_refusal(void **unused)
 {
     const float nan_value = NAN, infinity = INFINITY;
     const int32_t outside = VOCAB, negative = -2;
-    const uint32_t version = 2;
+    const uint32_t version = 3;
     const uint64_t layout = 43, position = 0;
 
     (void)unused;
@@ -229,6 +229,147 @@ static void each_mismatch_has_its_own_refusal(void **unused)
     assert_int_equal(with(92, &outside, 4), PROBLEM_SNAPSHOT_INVALID);
     assert_int_equal(with(SIZE_MAX, &nan_value, 4), PROBLEM_SNAPSHOT_NOT_FINITE);
     assert_int_equal(with(SIZE_MAX, &infinity, 4), PROBLEM_SNAPSHOT_NOT_FINITE);
+}
+
+static void add_mark(struct checkpoint *c, uint64_t position, const char *anchor)
+{
+    struct checkpoint *m = checkpoint_create();
+
+    if (!c->mark)
+        c->mark = malloc(LIMIT_HISTORY_MARKS * sizeof(struct checkpoint *));
+    m->position = position;
+    m->anchor = anchor != NULL;
+    if (anchor)
+        strcpy(m->id.text, anchor);
+    c->mark[c->marks++] = m;
+}
+
+static struct checkpoint *make_marked(void)
+{
+    struct checkpoint *c = make(5000);
+
+    add_mark(c, 0, NULL);
+    add_mark(c, 100, "ckpt_of-the-store");
+    c->mark[1]->pending = 44;
+    c->mark[1]->answer_open = true;
+    add_mark(c, 200, "ckpt_inside");
+    c->mark[2]->inside = true;
+    add_mark(c, 200, NULL);
+    c->mark[3]->stop = 55;
+    checkpoint_set_tail(c->mark[3], "stop here", 9);
+    return c;
+}
+
+static void marks_come_back_with_every_field(void **unused)
+{
+    struct checkpoint *c = make_marked(), *back;
+    struct problem p = { 0 };
+    struct format_info info;
+    size_t len;
+    unsigned char *file = encode(c, &len);
+
+    (void)unused;
+    back = format_decode(file, len, &model, VOCAB, &p);
+    assert_non_null(back);
+    assert_int_equal(back->marks, c->marks);
+    for (size_t i = 0; i < c->marks; i++) {
+        const struct checkpoint *a = c->mark[i], *b = back->mark[i];
+
+        assert_int_equal(a->position, b->position);
+        assert_int_equal(a->pending, b->pending);
+        assert_int_equal(a->stop, b->stop);
+        assert_int_equal(a->answer_open, b->answer_open);
+        assert_int_equal(a->anchor, b->anchor);
+        assert_int_equal(a->inside, b->inside);
+        assert_int_equal(id_equal(&a->id, &b->id), a->anchor);
+        assert_string_equal(a->tail ? a->tail : "", b->tail ? b->tail : "");
+    }
+    assert_memory_equal(back->record, c->record, RECORD);
+    assert_true(format_check(file, len, &info, &p));
+    assert_int_equal(info.turns, 3);
+    checkpoint_forget_anchors(back); /* as for a file that goes out, or comes in */
+    assert_int_equal(back->marks, 3);
+    for (size_t i = 0; i < back->marks; i++)
+        assert_true(!back->mark[i]->anchor && !back->mark[i]->inside &&
+                    !id_equal(&back->mark[i]->id, &c->mark[1]->id));
+    checkpoint_destroy(back);
+    checkpoint_destroy(c);
+    free(file);
+}
+
+static void note_id(void *arg, const struct id *id)
+{
+    strcat(arg, id->text);
+    strcat(arg, " ");
+}
+
+/* What the store looks for: it has the front, then the marks' bytes. */
+static void a_file_names_its_anchors(void **unused)
+{
+    struct checkpoint *c = make_marked(), *without = make(9);
+    struct format_marks marks;
+    char named[200] = "";
+    size_t len;
+    unsigned char *file = encode(c, &len);
+
+    (void)unused;
+    assert_true(format_find_marks(file, &marks));
+    assert_int_equal(marks.anchors, 2);
+    assert_true(format_walk_anchors(file + marks.at, marks.len, note_id, named));
+    assert_string_equal(named, "ckpt_of-the-store ckpt_inside ");
+    for (size_t n = 1; n < 24; n++)
+        assert_false(format_walk_anchors(file + marks.at, n, note_id, named));
+    free(file);
+    file = encode(without, &len);
+    assert_false(format_find_marks(file, &marks));
+    free(file);
+    checkpoint_destroy(c);
+    checkpoint_destroy(without);
+}
+
+/* Whatever the marks' bytes are: refused, or read without a fault. */
+static void odd_marks_are_refused(void **unused)
+{
+    static const unsigned char value[] = { 0, 1, 2, 4, 8, 127, 128, 255 };
+    struct checkpoint *c = make_marked();
+    struct format_marks marks;
+    size_t len, refused = 0;
+    unsigned char *file = encode(c, &len), *copy = malloc(len);
+
+    (void)unused;
+    assert_true(format_find_marks(file, &marks));
+    for (size_t at = 108; at < marks.at + marks.len; at++)
+        for (size_t v = 0; v < sizeof(value) && (at < 112 || at >= marks.at); v++) {
+            memcpy(copy, file, len);
+            copy[at] = value[v];
+            reseal(copy, len);
+            refused += refusal(copy, len) != PROBLEM_NONE;
+        }
+    assert_true(refused > 500);
+    free(copy);
+    free(file);
+    checkpoint_destroy(c);
+}
+
+static void a_file_of_the_first_version_is_read(void **unused)
+{
+    const uint32_t version = 1;
+    struct checkpoint *c = make(9), *marked = make_marked();
+    size_t len;
+    unsigned char *file = encode(c, &len);
+
+    (void)unused;
+    memcpy(file + 8, &version, sizeof(version));
+    reseal(file, len);
+    assert_int_equal(refusal(file, len), PROBLEM_NONE);
+    free(file);
+    file = encode(marked, &len);
+    memcpy(file + 8, &version, sizeof(version));
+    reseal(file, len);
+    assert_int_equal(refusal(file, len), PROBLEM_SNAPSHOT_INVALID);
+    free(file);
+    checkpoint_destroy(c);
+    checkpoint_destroy(marked);
 }
 
 static void a_record_of_another_model_s_length_is_a_shape_error(void **unused)
@@ -337,6 +478,10 @@ int main(void)
         cmocka_unit_test(each_mismatch_has_its_own_refusal),
         cmocka_unit_test(a_record_of_another_model_s_length_is_a_shape_error),
         cmocka_unit_test(a_narrow_file_is_another_state),
+        cmocka_unit_test(marks_come_back_with_every_field),
+        cmocka_unit_test(a_file_names_its_anchors),
+        cmocka_unit_test(odd_marks_are_refused),
+        cmocka_unit_test(a_file_of_the_first_version_is_read),
         cmocka_unit_test(conversion_rounds_once_and_touches_nothing_else),
         cmocka_unit_test(a_number_beyond_the_narrow_range_is_refused),
     };
