@@ -18,7 +18,7 @@ enum {
     V_PER_PANEL = PANEL / VW,
     ROWS_MAX = 6,              /* rows of the largest tile */
     BLOCK_BYTES = 24 << 10,    /* weights of a group that meet all rows of a unit */
-    AHEAD = 4096,              /* bytes of a group fetched ahead */
+    AHEAD = 8192,              /* bytes of a group fetched ahead */
     UNIT_GROUPS = 4,           /* at most, of a unit */
     UNIT_ROWS = 20 * ROWS_MAX, /* at most, of a unit, */
     UNIT_X_BYTES = 384 << 10,  /* and what its x may take of the second-level cache */

@@ -71,13 +71,15 @@ void ISA(token_shift)(struct stream *q, const struct batch *in, const struct tok
 
 enum {
     CONV_W_MAX = 8,   /* wider ones go to the definition */
-    CONV_STRIP = 256, /* channels of a unit, a multiple of VW */
+    CONV_STRIP = 256, /* channels of a unit at most, */
+    CONV_LEAST = 64,  /* and at least where there are more threads; multiples of VW */
     CONV_AHEAD = 8    /* rows fetched ahead: a row's strip is too short for the machine to see */
 };
 
 struct conv_job {
     const struct batch *in;
     const struct short_conv *p;
+    int strip; /* channels of a unit */
 };
 
 static const float *conv_input(const struct short_conv *p, const float *state, const float *x,
@@ -88,23 +90,22 @@ static const float *conv_input(const struct short_conv *p, const float *state, c
     return x + (size_t)row * p->x_ld;
 }
 
-static void fetch_row(const struct short_conv *p, size_t row, int c)
+static void fetch_row(const struct short_conv *p, size_t row, int c, int m)
 {
-    UNROLL
-    for (int k = 0; k < CONV_STRIP; k += 16) {
+    for (int k = 0; k < m; k += 16) {
         v_fetch(p->x + row * p->x_ld + c + k);
         v_fetch_to_write(p->y + row * p->y_ld + c + k);
     }
 }
 
 /* The inputs that sequence s has kept. */
-static void fetch_state(const struct conv_job *job, int s, int c)
+static void fetch_state(const struct conv_job *job, int s, int c, int m)
 {
     const struct short_conv *p = job->p;
     const float *state = p->state.base + (size_t)job->in->slot[s] * p->state.stride + c;
 
     for (int i = 0; i < p->W - 1; i++)
-        for (int k = 0; k < CONV_STRIP; k += 16)
+        for (int k = 0; k < m; k += 16)
             v_fetch_to_write(state + (ptrdiff_t)i * p->dim + k);
 }
 
@@ -121,7 +122,7 @@ INLINE void conv_channels(const struct short_conv *p, const float turned[][CONV_
         for (int i = 0; i < W; i++)
             in[i] = conv_input(p, state + c, x, t - W + 1 + i);
         if (t + CONV_AHEAD < T)
-            fetch_row(p, first + (size_t)t + CONV_AHEAD, c);
+            fetch_row(p, first + (size_t)t + CONV_AHEAD, c, m);
         for (int k = 0; k < m; k += VW) {
             vf sum = v_zero();
 
@@ -146,7 +147,7 @@ static void keep_inputs(const struct short_conv *p, float *state, const float *x
 INLINE void conv_strip(const struct conv_job *job, int unit, int W)
 {
     const struct short_conv *p = job->p;
-    const int c = unit * CONV_STRIP, m = p->dim - c < CONV_STRIP ? p->dim - c : CONV_STRIP;
+    const int c = unit * job->strip, m = p->dim - c < job->strip ? p->dim - c : job->strip;
     const float *weight = p->weight + (size_t)c * (size_t)W;
     float turned[CONV_W_MAX][CONV_STRIP] = { { 0 } };
 
@@ -159,7 +160,7 @@ INLINE void conv_strip(const struct conv_job *job, int unit, int W)
         float *state = p->state.base + (size_t)job->in->slot[s] * p->state.stride;
 
         if (s + 1 < job->in->S)
-            fetch_state(job, s + 1, c);
+            fetch_state(job, s + 1, c, m);
         conv_channels(p, (const float(*)[CONV_STRIP])turned, state, first, T, c, m, W);
         keep_inputs(p, state + c, p->x + first * p->x_ld + c, T, m);
     }
@@ -177,14 +178,21 @@ static void conv_unit(const void *arg, int unit, int thread)
         conv_strip(job, unit, job->p->W);
 }
 
+static int choose_strip(const struct stream *q, int dim)
+{
+    const int share = dim / (2 * pool_threads(q)) / VW * VW;
+
+    return share > CONV_STRIP ? CONV_STRIP : share < CONV_LEAST ? CONV_LEAST : share;
+}
+
 void ISA(short_conv)(struct stream *q, const struct batch *in, const struct short_conv *p)
 {
-    const struct conv_job job = { in, p };
+    const struct conv_job job = { in, p, choose_strip(q, p->dim) };
 
     if (p->W > CONV_W_MAX) {
         short_conv_plain(q, in, p);
         return;
     }
-    pool_run(q, (p->dim + CONV_STRIP - 1) / CONV_STRIP, (size_t)in->T * (size_t)p->dim * 16,
+    pool_run(q, (p->dim + job.strip - 1) / job.strip, (size_t)in->T * (size_t)p->dim * 16,
              conv_unit, &job);
 }
