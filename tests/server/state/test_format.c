@@ -12,8 +12,10 @@
 #define XXH_STATIC_LINKING_ONLY
 #include <xxhash.h>
 
+#include "config/error.h"
 #include "models/model.h"
 #include "server/state/checkpoint.h"
+#include "server/state/file_buffer.h"
 #include "server/state/format.h"
 
 enum { RECORD = 256, VOCAB = 1000, TOKENS = 5, HEADER = 128, SUM_AT = 112 };
@@ -130,6 +132,46 @@ static void the_empty_state_has_a_file_too(void **unused)
     checkpoint_destroy(back);
     checkpoint_destroy(c);
     free(file);
+}
+
+/* In a buffer that held a longer one before, and read back where it lies. */
+static void a_file_made_in_two_parts_is_the_same(void **unused)
+{
+    static const uint64_t position[] = { 123456789012, 3, 0 };
+    struct file_buffer buffer = { 0 };
+    struct error err;
+
+    (void)unused;
+    assert_true(file_buffer_begin(&buffer, 100000, &err));
+    memset(buffer.bytes, 0xee, buffer.len);
+    for (int i = 0; i < 3; i++) {
+        struct checkpoint *c = make(position[i]), *back;
+        const void *record, *kept = buffer.bytes;
+        struct problem p = { 0 };
+        size_t len;
+        unsigned char *file = encode(c, &len);
+
+        assert_true(format_begin(c, &model, &buffer, &err));
+        if (c->record)
+            memcpy(buffer.bytes + buffer.len - RECORD, c->record, RECORD);
+        format_finish(&buffer);
+        assert_ptr_equal(buffer.bytes, kept);
+        assert_int_equal(buffer.len, len);
+        assert_memory_equal(buffer.bytes, file, len);
+        back = format_open(buffer.bytes, buffer.len, &model, VOCAB, &record, &p);
+        assert_non_null(back);
+        assert_null(back->record);
+        assert_int_equal(back->position, position[i]);
+        if (c->record)
+            assert_memory_equal(record, c->record, RECORD);
+        else
+            assert_null(record);
+        checkpoint_destroy(back);
+        checkpoint_destroy(c);
+        free(file);
+    }
+    file_buffer_finish(&buffer);
+    assert_null(buffer.bytes);
 }
 
 static void every_truncation_and_any_surplus_is_refused(void **unused)
@@ -472,6 +514,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_brings_every_field_back),
         cmocka_unit_test(the_empty_state_has_a_file_too),
+        cmocka_unit_test(a_file_made_in_two_parts_is_the_same),
         cmocka_unit_test(every_truncation_and_any_surplus_is_refused),
         cmocka_unit_test(every_flipped_bit_is_found),
         cmocka_unit_test(lengths_are_never_believed),
