@@ -49,9 +49,9 @@ struct checkpoint {
     uint64_t seed;            /* of the draws; said of a copy only: sessions own theirs */
     uint32_t *token;          /* the newest ids of the context, owned, as in struct recent; said of
                                * a copy only: a head has its past (past.h) */
-    size_t tokens;            /* at most LIMIT_HISTORY_IDS */
+    uint32_t tokens;          /* at most LIMIT_HISTORY_IDS */
+    uint32_t marks;           /* at most LIMIT_HISTORY_MARKS */
     struct checkpoint **mark; /* the marks of the past, owned copies; said of a copy only */
-    size_t marks;             /* at most LIMIT_HISTORY_MARKS */
     char *tail;               /* owned; text of the context that no client saw: the stop string that
                                * ended the newest turn. NULL: none */
     uint8_t fingerprint[16];  /* of the model */

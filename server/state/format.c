@@ -461,7 +461,7 @@ static struct checkpoint *build(const struct header *h, const unsigned char *mar
     }
     if (h->tokens_len)
         memcpy(c->token, tokens, h->tokens_len);
-    c->tokens = h->tokens_len / sizeof(uint32_t);
+    c->tokens = (uint32_t)(h->tokens_len / sizeof(uint32_t));
     c->position = h->position;
     c->pending = h->pending;
     c->stop = h->stop;

@@ -246,7 +246,7 @@ bool past_describe(const struct past *p, struct checkpoint *copy)
     copy->mark = malloc((p->marks + 1) * sizeof(struct checkpoint *));
     if (!copy->token || !copy->mark)
         return false;
-    copy->tokens = n;
+    copy->tokens = (uint32_t)n;
     past_read(p, p->end - n, n, copy->token);
     for (size_t i = p->marks > LIMIT_HISTORY_MARKS ? p->marks - LIMIT_HISTORY_MARKS : 0;
          i < p->marks; i++) {
