@@ -23,6 +23,7 @@ struct option {
     long long min, max;  /* of a number */
     const char *choices; /* of a string, "a|b|c"; NULL: any */
     unsigned commands;   /* that take it on the command line */
+    bool secret;         /* what is before its @ is not for a screen */
     const char *value;   /* what --help calls the value */
     const char *help;
 };

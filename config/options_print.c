@@ -130,7 +130,7 @@ static void print_value(const struct options *o, const struct option *row, FILE 
 {
     char text[64];
     const void *at = option_field(o, row);
-    const char *shown = text, *secret, *at_sign;
+    const char *shown = text, *scheme, *at_sign;
 
     if (row->type == STRING)
         shown = *(char *const *)at ? *(char *const *)at : "-";
@@ -144,10 +144,11 @@ static void print_value(const struct options *o, const struct option *row, FILE 
         snprintf(text, sizeof(text), "%zu", *(const size_t *)at);
     else
         snprintf(text, sizeof(text), "%.15g", *(const double *)at);
-    secret = row->type == STRING ? strstr(shown, "://") : NULL;
-    at_sign = secret ? strrchr(secret, '@') : NULL;
-    if (at_sign) /* who may connect is not for a screen */
-        fprintf(out, "%-16s %.*s***%s ", row->name, (int)(secret + 3 - shown), shown, at_sign);
+    scheme = strstr(shown, "://");
+    at_sign = row->secret ? strrchr(shown, '@') : NULL;
+    if (at_sign)
+        fprintf(out, "%-16s %.*s***%s ", row->name,
+                scheme && scheme < at_sign ? (int)(scheme + 3 - shown) : 0, shown, at_sign);
     else
         fprintf(out, "%-16s %-24s ", row->name, shown);
 }

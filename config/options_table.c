@@ -91,7 +91,7 @@ const struct option option_table[] = {
       .help =
           "folder that keeps sessions and snapshots through restarts and crashes; made if it is "
           "missing" },
-    { OPTION(state_redis), .commands = SERVE, .value = "URL",
+    { OPTION(state_redis), .commands = SERVE, .secret = true, .value = "URL",
       .help =
           "Redis to share sessions and snapshots in: redis://[[USER]:PASSWORD@]HOST[:PORT][/DB] "
           "or unix://[:PASSWORD@]/SOCKET; instead of state_dir" },

@@ -458,6 +458,45 @@ static void print_config_tells_each_origin(void **state)
     free(text);
 }
 
+/* Wherever it comes from, and also when it is misspelled: that is when one looks. */
+static void print_config_hides_who_may_connect(void **state)
+{
+    static const struct {
+        const char *given, *shown;
+    } url[] = {
+        { "redis://eddy:sekret@db.example:6379/2", "redis://***@db.example:6379/2" },
+        { "redis://:sekret@db.example", "redis://***@db.example" },
+        { "redis://:se@sekret@db.example", "redis://***@db.example" },
+        { "redis://:se%40sekret/x@[::1]", "redis://***@[::1]" },
+        { "unix://:sekret@/run/redis.sock?db=1", "unix://***@/run/redis.sock?db=1" },
+        { "redis:/eddy:sekret@db.example", "***@db.example" },
+        { "redis://db.example:6379", "redis://db.example:6379" },
+    };
+    struct fixture *f = *state;
+
+    for (size_t i = 0; i < 3 * sizeof(url) / sizeof(url[0]); i++) {
+        const char *given = url[i / 3].given;
+        char line[256], wanted[256], file[256], words[256] = "--print-config";
+        char *text;
+
+        snprintf(file, sizeof(file), i % 3 == 0 ? "{\"state_redis\": \"%s\"}" : "{}", given);
+        if (i % 3 == 1)
+            setenv("EDDY_STATE_REDIS", given, 1);
+        if (i % 3 == 2)
+            snprintf(words, sizeof(words), "--print-config --state-redis %s", given);
+        assert_true(init_with_file(f, file, words));
+        unsetenv("EDDY_STATE_REDIS");
+        text = printed(NULL, &f->o);
+        assert_null(strstr(text, "sekret"));
+        snprintf(line, sizeof(line), "%.*s", (int)strcspn(find_line(text, "state_redis"), "\n"),
+                 find_line(text, "state_redis"));
+        snprintf(wanted, sizeof(wanted), " %s ", url[i / 3].shown);
+        if (!strstr(line, wanted))
+            fail_msg("%s: %s", given, line);
+        free(text);
+    }
+}
+
 /* The names of struct options' fields that are options, read from the header. */
 static int read_fields(char names[FIELDS][NAME])
 {
@@ -551,6 +590,7 @@ int main(void)
         CASE(the_example_files_are_accepted),
         CASE(printing_commands_work_in_a_broken_environment),
         CASE(print_config_tells_each_origin),
+        CASE(print_config_hides_who_may_connect),
         CASE(every_field_is_in_help_and_in_both_tables),
         CASE(help_fits_a_terminal),
     };
