@@ -117,14 +117,19 @@ void put_snapshot_list(struct json_out *o, const struct command *c)
                c->items ? &c->snapshots[c->items - 1].id : NULL, c->more);
 }
 
-void put_deleted(struct json_out *o, const char *id, const char *object)
+void put_deleted_fields(struct json_out *o, const char *id, const char *object)
 {
-    json_open(o, '{');
     json_key(o, "id");
     json_string(o, id);
     json_key(o, "object");
     json_string(o, object);
     json_key(o, "deleted");
     json_bool(o, true);
+}
+
+void put_deleted(struct json_out *o, const char *id, const char *object)
+{
+    json_open(o, '{');
+    put_deleted_fields(o, id, object);
     json_close(o, '}');
 }

@@ -15,6 +15,7 @@ void put_session_list(struct json_out *o, const struct command *c, const char *m
 void put_snapshot_list(struct json_out *o, const struct command *c);
 
 /* {id, object, deleted: true} */
+void put_deleted_fields(struct json_out *o, const char *id, const char *object);
 void put_deleted(struct json_out *o, const char *id, const char *object);
 
 #endif

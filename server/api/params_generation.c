@@ -473,7 +473,7 @@ bool params_append(const char *body, size_t len, const struct params_context *c,
         return false;
     if (!g->prompt)
         return problem_set(p, PROBLEM_MISSING_PARAMETER, "text", "text or ids is required");
-    return read_headers(&g->turn, c, p);
+    return read_headers(g, c, p);
 }
 
 void generation_params_finish(struct generation_params *g)

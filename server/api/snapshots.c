@@ -19,7 +19,11 @@ static void answer_list(struct api *api, const struct command *c, struct json_ou
 static void answer_deleted(struct api *api, const struct command *c, struct json_out *o)
 {
     (void)api;
-    put_deleted(o, c->snapshot.text, "snapshot.deleted");
+    json_open(o, '{');
+    put_deleted_fields(o, c->snapshot.text, "snapshot.deleted");
+    json_key(o, "snapshots");
+    json_int(o, c->count);
+    json_close(o, '}');
 }
 
 void session_snapshot(struct exchange *x, void *app)
@@ -47,7 +51,7 @@ void session_snapshots(struct exchange *x, void *app)
 
 void snapshots_list(struct exchange *x, void *app)
 {
-    struct command *c = verb_list(x, COMMAND_SNAPSHOT_LIST);
+    struct command *c = verb_list_snapshots(x);
 
     if (c)
         api_ask(app, x, c, answer_list);
@@ -63,7 +67,7 @@ void snapshot_get(struct exchange *x, void *app)
 
 void snapshot_delete(struct exchange *x, void *app)
 {
-    struct command *c = verb_of_snapshot(x, COMMAND_SNAPSHOT_DELETE);
+    struct command *c = verb_delete_snapshot(x);
 
     if (c)
         api_ask(app, x, c, answer_deleted);

@@ -121,18 +121,6 @@ static void take_exported(struct pending *p, struct event *e)
     finish(t);
 }
 
-/* What ?name= is: one of the two words, or nothing, which is the first. */
-static bool choose(struct exchange *x, const char *name, const char *no, const char *yes,
-                   bool *chosen, struct problem *p)
-{
-    const char *value = exchange_query(x, name);
-
-    *chosen = value && strcmp(value, yes) == 0;
-    if (!value || *chosen || strcmp(value, no) == 0)
-        return true;
-    return problem_set(p, PROBLEM_INVALID_PARAMETER, name, "%s is %s or %s", name, no, yes);
-}
-
 static void download(struct exchange *x, struct api *api, struct command *c)
 {
     struct transfer *t = c ? create(api, x, c) : NULL;
@@ -140,7 +128,7 @@ static void download(struct exchange *x, struct api *api, struct command *c)
 
     if (!t)
         return;
-    if (!choose(x, "dtype", "f32", "bf16", &narrow, &t->problem)) {
+    if (!verb_choose(x, "dtype", "f32", "bf16", &narrow, &t->problem)) {
         pending_refuse(&t->base, &t->problem);
         finish(t);
         return;
@@ -238,7 +226,7 @@ static void upload(struct exchange *x, struct api *api, struct command *c)
 
     if (!t)
         return;
-    if (!choose(x, "convert", "false", "true", &t->convert, &t->problem)) {
+    if (!verb_choose(x, "convert", "false", "true", &t->convert, &t->problem)) {
         pending_refuse(&t->base, &t->problem);
         finish(t);
         return;

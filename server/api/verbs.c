@@ -94,3 +94,43 @@ struct command *verb_list(struct exchange *x, enum command_kind kind)
         return c;
     return refuse(x, &problem, c);
 }
+
+bool verb_choose(struct exchange *x, const char *name, const char *no, const char *yes,
+                 bool *chosen, struct problem *p)
+{
+    const char *value = exchange_query(x, name);
+
+    *chosen = value && strcmp(value, yes) == 0;
+    if (!value || *chosen || strcmp(value, no) == 0)
+        return true;
+    return problem_set(p, PROBLEM_INVALID_PARAMETER, name, "%s is %s or %s", name, no, yes);
+}
+
+static bool read_filter(struct exchange *x, const char *name, struct id *id, struct problem *p)
+{
+    const char *value = exchange_query(x, name);
+
+    return !value || id_parse(id, value) ||
+           problem_set(p, PROBLEM_INVALID_PARAMETER, name, "%s must be an id", name);
+}
+
+struct command *verb_list_snapshots(struct exchange *x)
+{
+    struct command *c = verb_list(x, COMMAND_SNAPSHOT_LIST);
+    struct problem problem;
+
+    if (!c || (read_filter(x, "session", &c->taken_of, &problem) &&
+               read_filter(x, "subtree", &c->snapshot, &problem)))
+        return c;
+    return refuse(x, &problem, c);
+}
+
+struct command *verb_delete_snapshot(struct exchange *x)
+{
+    struct command *c = verb_of_snapshot(x, COMMAND_SNAPSHOT_DELETE);
+    struct problem problem;
+
+    if (!c || verb_choose(x, "subtree", "false", "true", &c->whole, &problem))
+        return c;
+    return refuse(x, &problem, c);
+}

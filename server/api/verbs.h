@@ -18,7 +18,14 @@ struct command *verb_of_snapshot(struct exchange *x, enum command_kind kind);
 /* The body's fields; the session is the path's unless the verb creates one. */
 struct command *verb_with_body(struct exchange *x, struct api *api, enum session_verb verb,
                                enum command_kind kind);
+/* What ?name= is: one of the two words, or nothing, which is the first. false: *p. */
+bool verb_choose(struct exchange *x, const char *name, const char *no, const char *yes,
+                 bool *chosen, struct problem *p);
 /* A page: ?limit= and ?after=. */
 struct command *verb_list(struct exchange *x, enum command_kind kind);
+/* The same of snapshots: ?session= and ?subtree= too. */
+struct command *verb_list_snapshots(struct exchange *x);
+/* With ?subtree=true it is of what is below the snapshot too. */
+struct command *verb_delete_snapshot(struct exchange *x);
 
 #endif

@@ -34,9 +34,9 @@ enum command_kind {
     COMMAND_SESSION_IMPORT,   /* replaces the head */
     COMMAND_SLOT_LIST,        /* the sessions slot-0 to slot-(count - 1); no id: there is none */
     COMMAND_SNAPSHOT_TAKE,
-    COMMAND_SNAPSHOT_LIST,
+    COMMAND_SNAPSHOT_LIST, /* of the snapshot, if one is named: it and what is below it */
     COMMAND_SNAPSHOT_GET,
-    COMMAND_SNAPSHOT_DELETE,
+    COMMAND_SNAPSHOT_DELETE, /* answers how many in count */
     COMMAND_SNAPSHOT_EXPORT,
     COMMAND_SNAPSHOT_IMPORT,
 };
@@ -136,6 +136,8 @@ struct command {
     uint64_t position;             /* rollback */
     int count;                     /* children of a fork; items of a list page */
     struct id after;               /* list: the last id of the page before */
+    struct id taken_of;            /* SNAPSHOT_LIST: of this session alone, which may be gone */
+    bool whole;                    /* SNAPSHOT_DELETE: with everything below it */
     struct checkpoint *checkpoint; /* IMPORT: moves down; EXPORT: moves up, in host memory */
 
     /* Answers: n items, from malloc, owned by the command. */

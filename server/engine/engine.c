@@ -120,26 +120,56 @@ static void publish(struct engine *e)
         e->wake(e->wake_arg);
 }
 
+/* What changes the snapshot at this place; whole: or one below it. */
+static struct entry *find_storing(struct lineage *place, bool whole)
+{
+    struct lineage *at = place;
+
+    while (at && !(at->snapshot && at->snapshot->storing))
+        at = whole ? lineage_next(place, at) : NULL;
+    return at ? at->snapshot->storing : NULL;
+}
+
+/* The same of the snapshot that a command names, or, of one that is taken, that it is below. */
+static struct entry *find_way_of_snapshot(const struct engine *e, const struct command *c,
+                                          const struct session *s)
+{
+    const struct snapshot *named;
+
+    switch (c->kind) {
+    case COMMAND_SNAPSHOT_TAKE:
+        return s ? find_storing(lineage_nearest(s->snapshot), false) : NULL;
+    case COMMAND_SESSION_CREATE:
+    case COMMAND_SESSION_FORK:
+    case COMMAND_SESSION_RESTORE:
+    case COMMAND_SESSION_ROLLBACK:
+    case COMMAND_SNAPSHOT_DELETE:
+        named = id_map_find(&e->snapshots, c->owner, &c->snapshot);
+        return named ? find_storing(named->place, c->whole) : NULL;
+    default:
+        return NULL;
+    }
+}
+
 /* The change that has to be kept before this command can be looked at. */
 static struct entry *find_way(const struct engine *e, const struct command *c)
 {
     const struct id *id = c->kind == COMMAND_TURN ? &c->turn.session : &c->session;
     const struct session *s = id->text[0] ? id_map_find(&e->sessions, c->owner, id) : NULL;
-    const struct snapshot *snapshot;
+    struct entry *x = find_way_of_snapshot(e, c, s);
 
+    if (x || !s)
+        return x;
     switch (c->kind) {
-    case COMMAND_SNAPSHOT_DELETE:
-        snapshot = id_map_find(&e->snapshots, c->owner, &c->snapshot);
-        return snapshot ? snapshot->storing : NULL;
     case COMMAND_SESSION_CREATE:
     case COMMAND_SESSION_DELETE:
     case COMMAND_SNAPSHOT_TAKE:
-        return s ? s->storing : NULL;
+        return s->storing;
     case COMMAND_TURN:
     case COMMAND_SESSION_RESTORE:
     case COMMAND_SESSION_ROLLBACK:
     case COMMAND_SESSION_IMPORT:
-        return s && !s->job ? s->storing : NULL; /* with a job it is busy */
+        return s->job ? NULL : s->storing; /* with a job it is busy */
     default:
         return NULL;
     }
@@ -349,6 +379,7 @@ struct engine *engine_create(struct model *model, struct backend *backend,
     event_list_init(&e->events);
     id_map_init(&e->sessions);
     id_map_init(&e->snapshots);
+    id_map_init(&e->lineage);
     atomic_init(&e->stopping, false);
     pthread_mutex_init(&e->counters_lock, NULL);
     if (!start(e, err)) {
@@ -371,6 +402,7 @@ void engine_destroy(struct engine *e)
         sessions_clear(e);
         snapshots_clear(e);
     }
+    lineage_clear(e);
     journal_close(e);
     if (e->mailbox.command)
         mailbox_finish(&e->mailbox);

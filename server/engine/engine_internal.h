@@ -16,6 +16,7 @@
 #include "server/engine/command.h"
 #include "server/engine/engine.h"
 #include "server/engine/journal.h"
+#include "server/engine/lineage.h"
 #include "server/engine/mailbox.h"
 #include "server/engine/penalties.h"
 #include "server/engine/stop_match.h"
@@ -31,10 +32,10 @@ struct session {
     struct id id;
     bool seeded; /* the client chose the seed: forks inherit it */
     uint64_t owner;
-    struct checkpoint *head; /* kept; never NULL, at position 0 before the first turn */
-    struct past *past;       /* kept; behind the head. NULL at position 0, and when the head is
-                              * cold and nobody needed it for a while: the store has it */
-    struct id snapshot;      /* the newest snapshot on the way to the head, or "" */
+    struct checkpoint *head;  /* kept; never NULL, at position 0 before the first turn */
+    struct past *past;        /* kept; behind the head. NULL at position 0, and when the head is
+                               * cold and nobody needed it for a while: the store has it */
+    struct lineage *snapshot; /* kept; the newest snapshot on the way to the head, or NULL */
     uint64_t version;
     double created, updated; /* updated: when the head moved */
     double touched, ttl;     /* it expires ttl after the newest turn's end; 0: never */
@@ -46,14 +47,16 @@ struct session {
 };
 
 struct snapshot {
-    struct id id, session, parent;
+    struct id id, session;
     uint64_t owner;
+    struct lineage *place;         /* kept */
     struct checkpoint *checkpoint; /* kept */
     struct past *past;             /* kept; NULL as a session's */
     uint64_t seed;                 /* the session's: its checkpoint may be older */
     char label[LIMIT_LABEL_BYTES + 1];
     double created;
     struct entry *storing;
+    struct snapshot *along; /* the next one that is deleted by the same entry */
 };
 
 struct job {
@@ -154,6 +157,7 @@ struct engine {
     bool lost;               /* the device failed: commands are refused, nothing runs any more */
     bool closing;            /* commands are refused, and nothing is deleted any more */
     struct id_map sessions, snapshots;
+    struct id_map lineage;               /* the places of snapshots, and of some that are gone */
     struct sequence *queue, **queue_end; /* waiting for a slot, oldest first */
     int queued;
     bool any_failed;           /* jobs, since the queue was last searched for them */
@@ -264,7 +268,8 @@ bool session_has_past(struct engine *e, struct command *c, struct session *s);
 /* The ids that an imported checkpoint brought become a past. */
 bool checkpoint_take_past(struct engine *e, struct command *c, struct past **past);
 /* An entry by which s becomes what *next says of head, past, snapshot and seed, one version
- * on. The references to head and past are taken over. NULL: no memory. */
+ * on. The references to head and past are taken over; the snapshot is borrowed. NULL: no
+ * memory. */
 struct entry *session_moving(struct engine *e, struct session *s, const struct session *next,
                              void (*done)(struct engine *e, struct entry *x),
                              struct command *command);
@@ -288,6 +293,7 @@ bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p);
 bool sessions_sweep(struct engine *e);
 /* Without a word to the store. A running turn loses it and ends. */
 void session_remove(struct engine *e, struct session *s);
+/* Its place is gone; the store's records are the caller's. */
 void snapshot_remove(struct engine *e, struct snapshot *s);
 void sessions_clear(struct engine *e);
 struct snapshot *snapshot_find(struct engine *e, const struct command *c, struct problem *p);

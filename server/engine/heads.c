@@ -8,7 +8,8 @@
 #include "server/state/disk_record.h"
 #include "server/state/tiers.h"
 
-enum { FLAG_SEEDED = 1, FLAG_ANSWER_OPEN = 2 };
+/* FLAG_GONE: the mark of a deleted snapshot; FLAG_FELLED: and of all below it. */
+enum { FLAG_SEEDED = 1, FLAG_ANSWER_OPEN = 2, FLAG_GONE = 4, FLAG_FELLED = 8 };
 
 /* At the front of a note; then the tail, then the label or metadata. */
 struct note {
@@ -53,6 +54,12 @@ static bool set_note(struct disk_record *r, const struct checkpoint *c, const ch
     return true;
 }
 
+static void set_parent(struct disk_record *r, const struct lineage *parent)
+{
+    if (parent)
+        r->parent = parent->id;
+}
+
 static void set_checkpoint(struct disk_record *r, const struct checkpoint *c)
 {
     r->position = c->position;
@@ -66,7 +73,7 @@ bool heads_of_session(const struct session *s, struct disk_record *r)
     set_checkpoint(r, s->head);
     r->owner = s->owner;
     r->id = s->id;
-    r->parent = s->snapshot;
+    set_parent(r, s->snapshot);
     r->version = s->version;
     r->seed = s->seed;
     r->flags |= s->seeded ? FLAG_SEEDED : 0;
@@ -82,10 +89,18 @@ bool heads_of_snapshot(const struct snapshot *s, struct disk_record *r)
     r->owner = s->owner;
     r->id = s->id;
     r->session = s->session;
-    r->parent = s->parent;
+    set_parent(r, s->place->parent);
     r->seed = s->seed;
     r->created = r->updated = s->created;
     return set_note(r, s->checkpoint, s->label);
+}
+
+void heads_of_place(const struct lineage *place, bool whole, struct disk_record *r)
+{
+    r->owner = place->owner;
+    r->id = place->id;
+    set_parent(r, lineage_nearest(place->parent));
+    r->flags = FLAG_GONE | (whole ? FLAG_FELLED : 0);
 }
 
 struct heads *heads_create(void)
@@ -175,18 +190,48 @@ static bool add_session(struct engine *e, const struct disk_record *r, struct ch
     s->id = r->id;
     s->owner = r->owner;
     s->head = head;
-    s->snapshot = r->parent;
     s->version = r->version;
     s->created = r->created;
     s->updated = s->touched = r->updated;
     s->ttl = r->ttl;
     s->seed = r->seed;
     s->seeded = r->flags & FLAG_SEEDED;
-    if (id_map_put(&e->sessions, s->owner, s->id.text, s))
+    if (lineage_find(e, s->owner, &r->parent, &s->snapshot) &&
+        id_map_put(&e->sessions, s->owner, s->id.text, s))
         return true;
+    lineage_release(e, s->snapshot);
     free(s->metadata);
     free(s);
     return false;
+}
+
+/* The place of a snapshot or of a mark, where its record says it is; kept. false: no memory. */
+static bool find_place(struct engine *e, const struct disk_record *r, struct lineage **place)
+{
+    struct lineage *n, *parent;
+
+    if (!lineage_find(e, r->owner, &r->id, &n))
+        return false;
+    if (!lineage_find(e, r->owner, &r->parent, &parent)) {
+        lineage_release(e, n);
+        return false;
+    }
+    lineage_hang(e, n, parent);
+    lineage_release(e, parent);
+    *place = n;
+    return true;
+}
+
+/* lineage_settle() lets go of the place again. */
+static bool add_mark(struct engine *e, const struct disk_record *r)
+{
+    struct lineage *n;
+
+    if (!find_place(e, r, &n))
+        return false;
+    n->gone = n->marked = true;
+    n->felled = r->flags & FLAG_FELLED;
+    return true;
 }
 
 static bool add_snapshot(struct engine *e, const struct disk_record *r,
@@ -199,16 +244,18 @@ static bool add_snapshot(struct engine *e, const struct disk_record *r,
     s->id = r->id;
     s->owner = r->owner;
     s->session = r->session;
-    s->parent = r->parent;
     s->checkpoint = checkpoint;
     s->seed = r->seed;
     s->created = r->created;
     if (n->text_len <= LIMIT_LABEL_BYTES)
         memcpy(s->label, text, n->text_len);
-    if (!id_map_put(&e->snapshots, s->owner, s->id.text, s)) {
+    if (!find_place(e, r, &s->place) || !id_map_put(&e->snapshots, s->owner, s->id.text, s)) {
+        lineage_release(e, s->place);
         free(s);
         return false;
     }
+    s->place->snapshot = s;
+    s->place->gone = false;
     tiers_pin(e->tiers, checkpoint);
     return true;
 }
@@ -217,8 +264,11 @@ bool heads_found(struct engine *e, struct heads *h, const struct disk_record *r)
 {
     const char *tail, *text;
     struct note n = read_note(r, &tail, &text);
-    struct checkpoint *c = find_checkpoint(e, h, r, &n, tail);
+    struct checkpoint *c;
 
+    if (r->flags & FLAG_GONE)
+        return add_mark(e, r);
+    c = find_checkpoint(e, h, r, &n, tail);
     if (!c)
         return false;
     if (r->kind == DISK_SESSION_SET ? add_session(e, r, c, &n, text)

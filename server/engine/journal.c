@@ -57,6 +57,7 @@ struct entry *entry_create(void (*done)(struct engine *e, struct entry *x), stru
     if (!x)
         return NULL;
     x->done = done;
+    x->write_end = &x->write;
     x->command = command;
     x->when = checkpoint_clock();
     return x;
@@ -109,6 +110,7 @@ void entry_free(struct engine *e, struct entry *x)
     }
     tiers_release(e->tiers, x->head);
     past_release(e->tiers, x->past);
+    lineage_release(e, x->parent);
     if (x->anchor)
         tiers_forget(e->tiers, x->anchor);
     free(x);
@@ -145,7 +147,7 @@ static void encode_shared(struct redis_op *op)
 
 static struct write *add_write(struct engine *e, struct entry *x, enum disk_kind kind)
 {
-    struct write *w = calloc(1, sizeof(*w)), **end = &x->write;
+    struct write *w = calloc(1, sizeof(*w));
 
     if (!w || !(w->op = disk_op_create(kind, w))) {
         free(w);
@@ -153,9 +155,8 @@ static struct write *add_write(struct engine *e, struct entry *x, enum disk_kind
     }
     w->engine = e;
     w->entry = x;
-    while (*end)
-        end = &(*end)->next;
-    *end = w;
+    *x->write_end = w;
+    x->write_end = &w->next;
     x->open++;
     return w;
 }
@@ -221,9 +222,29 @@ bool entry_drop_session(struct engine *e, struct entry *x, const struct session 
     return drop(e, x, DISK_SESSION_DELETED, s->owner, &s->id);
 }
 
-bool entry_drop_snapshot(struct engine *e, struct entry *x, const struct snapshot *s)
+bool entry_drop_snapshot(struct engine *e, struct entry *x, const struct lineage *place)
 {
-    return drop(e, x, DISK_SNAPSHOT_DELETED, s->owner, &s->id);
+    return drop(e, x, DISK_SNAPSHOT_DELETED, place->owner, &place->id);
+}
+
+bool entry_mark_snapshot(struct engine *e, struct entry *x, const struct lineage *place, bool whole)
+{
+    struct write *w;
+
+    if (!e->journal || e->journal->redis)
+        return true;
+    w = add_write(e, x, DISK_SNAPSHOT_SET);
+    if (w)
+        heads_of_place(place, whole, &w->op->record);
+    return w != NULL;
+}
+
+static void set_storing(struct entry *x, struct entry *to)
+{
+    if (x->session)
+        x->session->storing = to;
+    for (struct snapshot *s = x->snapshot; s; s = s->along)
+        s->storing = to;
 }
 
 bool entry_keep_anchor(struct engine *e, struct entry *x, struct checkpoint *anchor)
@@ -246,11 +267,9 @@ static void finish_entry(struct engine *e, struct entry *x)
 {
     struct command *waiting;
 
-    if (x->session)
-        x->session->storing = NULL;
-    if (x->snapshot)
-        x->snapshot->storing = NULL;
-    x->done(e, x);
+    set_storing(x, NULL);
+    if (x->done)
+        x->done(e, x);
     while ((waiting = x->deferred)) {
         x->deferred = waiting->next;
         engine_obey(e, waiting);
@@ -377,18 +396,14 @@ void journal_submit(struct engine *e, struct entry *x)
 
     if (x->command)
         x->command->later = true;
-    if (x->session)
-        x->session->storing = x;
-    if (x->snapshot)
-        x->snapshot->storing = x;
+    set_storing(x, x);
     if (!x->write) {
         finish_entry(e, x);
         return;
     }
     j->entries++;
     *j->queue_end = x->write;
-    while (*j->queue_end)
-        j->queue_end = &(*j->queue_end)->next;
+    j->queue_end = x->write_end;
     x->write = NULL;
     push(e);
 }
@@ -678,7 +693,11 @@ bool journal_open(struct engine *e, struct error *err)
     if (!(o->redis ? open_redis(e, &reader, err) : open_disk(e, &reader, err)))
         return false;
     j->reader = reader_create(&reader, err);
-    return j->reader != NULL;
+    if (!j->reader)
+        return false;
+    if (j->disk)
+        lineage_settle(e);
+    return true;
 }
 
 void journal_close(struct engine *e)

@@ -25,6 +25,7 @@ struct error;
 struct event;
 struct job;
 struct journal;
+struct lineage;
 struct past;
 struct recall;
 struct session;
@@ -33,25 +34,26 @@ struct write;
 
 /* A change on its way. Its maker fills in what done() needs. */
 struct entry {
-    void (*done)(struct engine *e, struct entry *x); /* problem is PROBLEM_NONE: kept */
+    /* problem is PROBLEM_NONE: kept. NULL: nobody needs to know */
+    void (*done)(struct engine *e, struct entry *x);
     struct problem problem;
-    struct command *command; /* answered by done(); NULL: nobody asked */
-    struct job *job;         /* whose turn ends by it */
-    struct event *event;     /* and is told so */
-    struct session *session; /* which nothing else may change meanwhile */
-    struct snapshot *snapshot;
-    struct checkpoint *head; /* what the session is to stand on; kept */
-    struct past *past;       /* behind it; kept */
-    struct id parent;        /* its snapshot then */
-    uint64_t seed;           /* and its seed */
-    double when;             /* seconds since 1970, as it is written */
+    struct command *command;   /* answered by done(); NULL: nobody asked */
+    struct job *job;           /* whose turn ends by it */
+    struct event *event;       /* and is told so */
+    struct session *session;   /* which nothing else may change meanwhile */
+    struct snapshot *snapshot; /* and those that go along with it */
+    struct checkpoint *head;   /* what the session is to stand on; kept */
+    struct past *past;         /* behind it; kept */
+    struct lineage *parent;    /* the snapshot on the way there; kept */
+    uint64_t seed;             /* and its seed */
+    double when;               /* seconds since 1970, as it is written */
 
     struct checkpoint *anchor; /* remembered; whose file the store is asked to keep */
     uint64_t bytes;            /* that file's, when it does */
 
-    struct command *deferred; /* commands that wait for the session or snapshot */
-    struct write *write;      /* not yet submitted, oldest first */
-    int open;                 /* writes without an answer */
+    struct command *deferred;         /* commands that wait for the session or snapshot */
+    struct write *write, **write_end; /* not yet submitted, oldest first */
+    int open;                         /* writes without an answer */
 };
 
 struct entry *entry_create(void (*done)(struct engine *e, struct entry *x),
@@ -65,7 +67,10 @@ void entry_defer(struct entry *x, struct command *c);
 bool entry_put_session(struct engine *e, struct entry *x, const struct session *s);
 bool entry_put_snapshot(struct engine *e, struct entry *x, const struct snapshot *s);
 bool entry_drop_session(struct engine *e, struct entry *x, const struct session *s);
-bool entry_drop_snapshot(struct engine *e, struct entry *x, const struct snapshot *s);
+bool entry_drop_snapshot(struct engine *e, struct entry *x, const struct lineage *place);
+/* A disk takes a mark of it instead (lineage.h); whole: all below it is no more, too. */
+bool entry_mark_snapshot(struct engine *e, struct entry *x, const struct lineage *place,
+                         bool whole);
 
 /* The anchor's file is kept, if it is still there, as long as its checkpoint. With a disk only. */
 bool entry_keep_anchor(struct engine *e, struct entry *x, struct checkpoint *anchor);

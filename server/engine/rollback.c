@@ -17,6 +17,11 @@ static bool unreachable(struct command *c, const struct session *s, const char *
                        s->id.text, (unsigned long long)past_reach(s->past));
 }
 
+static bool is_before(const struct snapshot *s, const struct checkpoint *aim)
+{
+    return s && s->checkpoint->position <= aim->position;
+}
+
 /* What the session becomes with the aim, which is kept, as its head: the newest snapshot is
  * one that is still on the way there. */
 static struct session at_aim(struct engine *e, const struct session *s, struct checkpoint *aim,
@@ -26,13 +31,8 @@ static struct session at_aim(struct engine *e, const struct session *s, struct c
 
     next.head = aim;
     next.past = past;
-    while (next.snapshot.text[0]) {
-        const struct snapshot *at = id_map_find(&e->snapshots, s->owner, &next.snapshot);
-
-        if (at && at->checkpoint->position <= aim->position)
-            break;
-        next.snapshot = at ? at->parent : (struct id){ "" };
-    }
+    while (next.snapshot && !is_before(next.snapshot->snapshot, aim))
+        next.snapshot = next.snapshot->parent;
     e->counters.rollbacks++;
     return next;
 }

@@ -87,7 +87,7 @@ struct entry *session_moving(struct engine *e, struct session *s, const struct s
     x->session = s;
     x->head = next->head;
     x->past = next->past;
-    x->parent = next->snapshot;
+    x->parent = then.snapshot = lineage_keep(lineage_nearest(next->snapshot));
     x->seed = next->seed;
     then.version++;
     then.updated = x->when;
@@ -104,7 +104,9 @@ void session_moved(struct engine *e, struct entry *x)
     set_head(e, s, x->head, x->past, x->when);
     x->head = NULL;
     x->past = NULL;
+    lineage_release(e, s->snapshot);
     s->snapshot = x->parent;
+    x->parent = NULL;
     s->seed = x->seed;
 }
 
@@ -165,6 +167,7 @@ static void session_free(struct engine *e, struct session *s)
         return;
     tiers_release(e->tiers, s->head);
     past_release(e->tiers, s->past);
+    lineage_release(e, s->snapshot);
     free(s->metadata);
     free(s->lease);
     free(s);
@@ -285,7 +288,7 @@ static bool create(struct engine *e, struct command *c)
     if (!s)
         return false;
     if (from) {
-        s->snapshot = from->id;
+        s->snapshot = lineage_keep(from->place);
         s->seed = from->seed;
     }
     if (c->has_seed) {
@@ -364,16 +367,10 @@ static struct session *child_of(const struct engine *e, const struct command *c,
     return id_map_find(&e->sessions, c->owner, &c->sessions[i].id);
 }
 
-static void undone(struct engine *e, struct entry *x)
-{
-    (void)e;
-    (void)x;
-}
-
 /* Those that were kept go again. */
 static void forget_children(struct engine *e, struct command *c)
 {
-    struct entry *x = entry_create(undone, NULL);
+    struct entry *x = entry_create(NULL, NULL);
 
     while (c->items) {
         struct session *child = child_of(e, c, --c->items);
@@ -441,7 +438,7 @@ static bool branch(struct engine *e, struct command *c)
             forget_children(e, c);
             return false;
         }
-        child->snapshot = from ? from->id : s->snapshot;
+        child->snapshot = lineage_keep(from ? from->place : lineage_nearest(s->snapshot));
         child->ttl = s->ttl;
         if (s->seeded) {
             child->seeded = true;
@@ -485,7 +482,7 @@ static bool restore(struct engine *e, struct command *c)
     next = *s;
     next.head = tiers_keep(from->checkpoint);
     next.past = past_keep(from->past);
-    next.snapshot = from->id;
+    next.snapshot = from->place;
     next.seed = from->seed;
     return session_move(e, c, s, &next);
 }
@@ -585,7 +582,7 @@ static bool take_in(struct engine *e, struct command *c)
         next.head = head;
         next.past = past;
         next.seed = head->seed;
-        next.snapshot = (struct id){ "" };
+        next.snapshot = NULL;
         return session_move(e, c, s, &next);
     }
     s = add_session(e, c, &c->session, NULL, NULL);

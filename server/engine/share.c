@@ -128,6 +128,8 @@ static void forget(struct engine *e, const struct disk_record *r)
         session_remove(e, s);
     if (snapshot && !snapshot->storing)
         snapshot_remove(e, snapshot);
+    else if (!snapshot && r->kind == DISK_SNAPSHOT_SET)
+        lineage_lose(e, r->owner, &r->id);
 }
 
 static void give_lease_back(struct engine *e, const struct command *c)

@@ -19,17 +19,19 @@ struct snapshot *snapshot_find(struct engine *e, const struct command *c, struct
 static void describe(const struct engine *e, const struct snapshot *s, struct snapshot_info *info)
 {
     const struct checkpoint *c = s->checkpoint;
+    const struct lineage *parent = lineage_nearest(s->place->parent);
 
     *info = (struct snapshot_info){
         .id = s->id,
         .session = s->session,
-        .parent = s->parent,
         .position = c->position,
         .bytes = c->position ? model_info(e->model)->layout.bytes : 0,
         .tier = checkpoint_tier(c),
         .pinned = true,
         .created = s->created,
     };
+    if (parent)
+        info->parent = parent->id;
     memcpy(info->fingerprint, c->fingerprint, sizeof(info->fingerprint));
     memcpy(info->label, s->label, sizeof(info->label));
 }
@@ -53,7 +55,8 @@ static bool answer(struct engine *e, struct command *c, const struct snapshot *s
 /* Takes one reference to the checkpoint and to its past over, also when it fails. Each
  * snapshot may need room of its own one day: there are never more of them than states. */
 static struct snapshot *add_snapshot(struct engine *e, struct command *c,
-                                     struct checkpoint *checkpoint, struct past *past)
+                                     struct checkpoint *checkpoint, struct past *past,
+                                     struct lineage *parent)
 {
     struct snapshot *s;
 
@@ -76,10 +79,14 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
         s->past = past;
         s->created = checkpoint_clock();
         memcpy(s->label, c->label, sizeof(s->label));
-        if (id_map_put(&e->snapshots, s->owner, s->id.text, s)) {
+        if (lineage_find(e, s->owner, &s->id, &s->place) &&
+            id_map_put(&e->snapshots, s->owner, s->id.text, s)) {
+            s->place->snapshot = s;
+            lineage_hang(e, s->place, parent);
             tiers_pin(e->tiers, checkpoint);
             return s;
         }
+        lineage_release(e, s->place);
     }
     free(s);
     tiers_release(e->tiers, checkpoint);
@@ -94,13 +101,16 @@ void snapshot_remove(struct engine *e, struct snapshot *s)
     tiers_unpin(e->tiers, s->checkpoint);
     tiers_release(e->tiers, s->checkpoint);
     past_release(e->tiers, s->past);
+    lineage_end(e, s->place);
+    lineage_release(e, s->place);
     free(s);
 }
 
-static void undone(struct engine *e, struct entry *x)
+static void set_link(struct engine *e, struct session *of, struct lineage *place)
 {
-    (void)e;
-    (void)x;
+    lineage_keep(place);
+    lineage_release(e, of->snapshot);
+    of->snapshot = place;
 }
 
 /* The session may have gone on meanwhile, or away. */
@@ -108,8 +118,8 @@ static void forget_link(struct engine *e, const struct snapshot *s)
 {
     struct session *from = id_map_find(&e->sessions, s->owner, &s->session);
 
-    if (from && id_equal(&from->snapshot, &s->id))
-        from->snapshot = s->parent;
+    if (from && from->snapshot == s->place)
+        set_link(e, from, lineage_nearest(s->place->parent));
 }
 
 /* A new snapshot was kept, or was not and is no more. */
@@ -120,12 +130,12 @@ static void taken(struct engine *e, struct entry *x)
 
     c->problem = x->problem;
     if (c->problem.what != PROBLEM_NONE) {
-        back = entry_create(undone, NULL);
-        if (back && entry_drop_snapshot(e, back, x->snapshot))
+        forget_link(e, x->snapshot);
+        back = entry_create(NULL, NULL);
+        if (back && lineage_fell(e, back, x->snapshot->place, false))
             journal_submit(e, back);
         else
             entry_free(e, back);
-        forget_link(e, x->snapshot);
         snapshot_remove(e, x->snapshot);
     }
     engine_answer(e, c);
@@ -164,30 +174,59 @@ static bool take(struct engine *e, struct command *c)
     if (!tiers_has_room(e->tiers))
         return problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
                            "no room for another state: delete snapshots or sessions");
-    s = prepare(c) ? add_snapshot(e, c, tiers_keep(from->head), past_keep(from->past)) : NULL;
+    s = prepare(c) ? add_snapshot(e, c, tiers_keep(from->head), past_keep(from->past),
+                                  lineage_nearest(from->snapshot))
+                   : NULL;
     if (!s)
         return false;
     s->seed = from->seed;
     s->session = from->id;
-    s->parent = from->snapshot;
-    from->snapshot = s->id;
+    set_link(e, from, s->place);
     return keep_new(e, c, s, from);
+}
+
+static bool is_asked_for(const struct command *c, const struct snapshot *s)
+{
+    return (!c->session.text[0] || id_equal(&s->session, &c->session)) &&
+           (!c->taken_of.text[0] || id_equal(&s->session, &c->taken_of)) &&
+           (!c->label[0] || strcmp(s->label, c->label) == 0);
+}
+
+/* The one after an id ("": the first): of all in the order they came, or of a subtree, each
+ * before what is below it. NULL: the end, or there is no such id. */
+static const struct snapshot *next_snapshot(const struct engine *e, const struct command *c,
+                                            struct lineage *root, const struct id *after)
+{
+    const struct id_entry *next = root ? NULL : id_map_next(&e->snapshots, c->owner, after);
+    const struct snapshot *from = NULL;
+    struct lineage *at;
+
+    if (!root)
+        return next ? next->value : NULL;
+    if (after->text[0] && !(from = id_map_find(&e->snapshots, c->owner, after)))
+        return NULL;
+    at = lineage_next(root, from ? from->place : NULL);
+    while (at && !at->snapshot)
+        at = lineage_next(root, at);
+    return at ? at->snapshot : NULL;
 }
 
 static bool list(struct engine *e, struct command *c)
 {
-    struct id_entry *at = id_map_next(&e->snapshots, c->owner, &c->after);
+    const struct snapshot *of = NULL, *from = id_map_find(&e->snapshots, c->owner, &c->after), *s;
+    struct lineage *root;
 
-    if (c->session.text[0] && !session_find(e, c, &c->problem))
+    if ((c->session.text[0] && !session_find(e, c, &c->problem)) ||
+        (c->snapshot.text[0] && !(of = snapshot_find(e, c, &c->problem))))
         return false;
+    root = of ? of->place : NULL;
     c->snapshots = calloc((size_t)c->count + 1, sizeof(*c->snapshots));
     if (!c->snapshots)
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the list");
-    for (const struct snapshot *s; at; at = id_map_next(&e->snapshots, c->owner, &s->id)) {
-        s = at->value;
-
-        if ((c->session.text[0] && !id_equal(&s->session, &c->session)) ||
-            (c->label[0] && strcmp(s->label, c->label) != 0))
+    if (root && from && !lineage_is_below(from->place, root))
+        return true;
+    for (s = next_snapshot(e, c, root, &c->after); s; s = next_snapshot(e, c, root, &s->id)) {
+        if (!is_asked_for(c, s))
             continue;
         if (c->items == c->count) {
             c->more = true;
@@ -208,10 +247,33 @@ static bool get(struct engine *e, struct command *c)
 /* What could not be deleted in the store is still there. */
 static void deleted(struct engine *e, struct entry *x)
 {
+    struct snapshot *s = x->snapshot, *next, *root = s;
+
     x->command->problem = x->problem;
-    if (x->problem.what == PROBLEM_NONE)
-        snapshot_remove(e, x->snapshot);
+    while (root->along)
+        root = root->along;
+    for (; s && x->problem.what == PROBLEM_NONE; s = next) {
+        next = s->along;
+        if (next)
+            lineage_end_below(e, s->place, root->place);
+        snapshot_remove(e, s);
+    }
     engine_answer(e, x->command);
+}
+
+/* The disk takes it as one record, or not at all. Redis takes one after the other, those below
+ * first: what is left after a failure is a tree, and can be deleted again. */
+static bool add_deleted(struct engine *e, struct entry *x, struct command *c, struct snapshot *root)
+{
+    root->along = NULL;
+    x->snapshot = c->whole ? lineage_list(root->place, root) : root;
+    c->count = 0;
+    for (struct snapshot *s = x->snapshot; s; s = s->along) {
+        if (journal_shares(e) && !entry_drop_snapshot(e, x, s->place))
+            return false;
+        c->count++;
+    }
+    return journal_shares(e) || lineage_fell(e, x, root->place, c->count > 1);
 }
 
 static bool forget(struct engine *e, struct command *c)
@@ -221,11 +283,10 @@ static bool forget(struct engine *e, struct command *c)
 
     if (!s)
         return false;
-    if (!x || !entry_drop_snapshot(e, x, s)) {
+    if (!x || !add_deleted(e, x, c, s)) {
         entry_free(e, x);
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
     }
-    x->snapshot = s;
     journal_submit(e, x);
     return true;
 }
@@ -254,7 +315,7 @@ static bool take_in(struct engine *e, struct command *c)
                            "no room in host memory for another snapshot");
     }
     c->checkpoint = NULL;
-    s = add_snapshot(e, c, checkpoint, past);
+    s = add_snapshot(e, c, checkpoint, past, NULL);
     if (!s)
         return false;
     s->seed = checkpoint->seed;

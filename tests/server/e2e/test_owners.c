@@ -149,6 +149,8 @@ static const struct attempt attempts[] = {
     { "GET", "/v1/snapshots/%s", NULL },
     { "GET", "/v1/snapshots/%s/data", NULL },
     { "DELETE", "/v1/snapshots/%s", NULL },
+    { "DELETE", "/v1/snapshots/%s?subtree=true", NULL },
+    { "GET", "/v1/snapshots?subtree=%s", NULL },
     { "POST", "/v1/completions", "{\"session_id\":\"secret\",\"prompt\":[5],\"max_tokens\":1}" },
     { "POST", "/v1/completions",
       "{\"session_id\":\"secret\",\"prompt\":[5],\"max_tokens\":1,\"expected_version\":1}" },

@@ -163,6 +163,99 @@ static void verbs_on_one_server_hold_on_the_other(void **state)
     end();
 }
 
+static void same_rollback(int port, const char *body)
+{
+    struct state is, expected;
+
+    cJSON_Delete(ask(port, "POST", "/v1/sessions/s/rollback", "%s", body));
+    cJSON_Delete(ask(alone.port, "POST", "/v1/sessions/s/rollback", "%s", body));
+    is = state_of(port, "s");
+    expected = state_of(alone.port, "s");
+    assert_same_state(&is, &expected, body);
+    state_free(&is);
+    state_free(&expected);
+}
+
+/* A server goes back over what the other one drew, and the other one goes on from there. */
+static void a_session_goes_back_after_it_was_handed_over(void **state)
+{
+    static const char *const model[] = { DEMO, RWKV7 };
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        begin(model[i]);
+        create(pair[0].port, "s");
+        create(alone.port, "s");
+        for (int n = 0; n < 4; n++)
+            same_turn(pair[0].port, "s", "s", n);
+        same_rollback(pair[1].port, "{\"position\":19}"); /* inside a turn */
+        same_turn(pair[0].port, "s", "s", 5);
+        same_turn(pair[1].port, "s", "s", 6);
+        same_rollback(pair[1].port, "{\"turns\":1}"); /* its own */
+        same_turn(pair[1].port, "s", "s", 7);
+        same_rollback(pair[0].port, "{\"position\":7}"); /* the end of the first turn */
+        live_kill(&pair[0]);
+        same_turn(pair[1].port, "s", "s", 8);
+        same_rollback(pair[1].port, "{\"position\":3}");
+        same_turn(pair[1].port, "s", "s", 9);
+        live_stop(&pair[1]);
+        end();
+    }
+}
+
+/* Takes a snapshot, whose parent is said to be this one (NULL: none), and goes on, so that the
+ * others learn where the session stands. */
+static void take(int port, const char *parent, char id[80], int n)
+{
+    cJSON *r = ask(port, "POST", "/v1/sessions/s/snapshots", "{}");
+
+    if (parent)
+        assert_string_equal(text_of(r, "parent"), parent);
+    else
+        assert_true(cJSON_IsNull(item_of(r, "parent")));
+    snprintf(id, 80, "%s", text_of(r, "id"));
+    cJSON_Delete(r);
+    same_turn(port, "s", "s", n);
+}
+
+static void snapshots_are_a_tree_of_what_a_server_has_seen(void **state)
+{
+    char id[3][80], path[128];
+    cJSON *r;
+
+    (void)state;
+    begin(DEMO);
+    create(pair[0].port, "s");
+    create(alone.port, "s");
+    for (int i = 0; i < 3; i++) {
+        same_turn(pair[i % 2].port, "s", "s", 2 * i);
+        take(pair[i % 2].port, i ? id[i - 1] : NULL, id[i], 2 * i + 1);
+    }
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof(path), "/v1/snapshots?subtree=%s", id[1]);
+        r = ask(pair[i].port, "GET", path, NULL); /* the second one is not asked for the third */
+        assert_int_equal(cJSON_GetArraySize(item_of(r, "data")), i ? 1 : 2);
+        cJSON_Delete(r);
+    }
+    snprintf(path, sizeof(path), "/v1/snapshots/%.79s?subtree=true", id[1]);
+    r = ask(pair[0].port, "DELETE", path, NULL);
+    assert_int_equal(number_of(r, "snapshots"), 2);
+    cJSON_Delete(r);
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof(path), "/v1/snapshots/%.79s", id[i]);
+        if (i)
+            refused(pair[1].port, 404, "snapshot_not_found", "GET", path, NULL);
+        else
+            cJSON_Delete(ask(pair[1].port, "GET", path, NULL));
+    }
+    same_turn(pair[0].port, "s", "s", 8);
+    take(pair[0].port, id[0], id[1], 9);
+    same_turn(pair[1].port, "s", "s", 10);
+    live_stop(&pair[0]);
+    live_stop(&pair[1]);
+    end();
+}
+
 static void a_killed_servers_session_goes_on_from_its_last_commit(void **state)
 {
     double killed;
@@ -356,6 +449,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_session_goes_from_server_to_server),
         cmocka_unit_test(verbs_on_one_server_hold_on_the_other),
+        cmocka_unit_test(a_session_goes_back_after_it_was_handed_over),
+        cmocka_unit_test(snapshots_are_a_tree_of_what_a_server_has_seen),
         cmocka_unit_test(a_killed_servers_session_goes_on_from_its_last_commit),
         cmocka_unit_test(racing_clients_never_commit_one_version_twice),
         cmocka_unit_test(a_turn_without_its_lease_does_not_commit),

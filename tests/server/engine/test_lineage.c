@@ -1,0 +1,561 @@
+/* The tree of snapshots against the simplest model of one: an array of parents, in which what
+ * was deleted stays and is looked through. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "config/error.h"
+#include "server/state/disk.h"
+#include "server/state/disk_io.h"
+#include "tests/server/engine/rig.h"
+
+enum { SESSIONS = 12, SNAPSHOTS = 400, ROUNDS = 700, REOPEN_EVERY = 60, NONE = -1 };
+
+static const char model[] = "tests/data/rwkv7-tiny-hf";
+static const int32_t ids[] = { 5, 6, 7, 8, 9, 10, 11, 12 };
+static char dir[64];
+
+struct model_snapshot {
+    struct id id;
+    int parent; /* when it was taken; NONE: a root */
+    uint64_t position;
+    bool alive;
+};
+
+struct model_session {
+    struct id id;
+    int below; /* the newest snapshot on the way to its head, alive or not */
+    uint64_t position;
+    bool alive;
+};
+
+struct world {
+    struct rig rig;
+    struct engine_options options;
+    struct model_snapshot snapshot[SNAPSHOTS];
+    struct model_session session[SESSIONS];
+    int snapshots;
+    int done[COMMAND_SNAPSHOT_IMPORT + 1], cut, gone; /* so that it can fail */
+};
+
+static uint64_t seed = 20251126;
+
+static int below(int n)
+{
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    return (int)((seed >> 33) % (uint64_t)n);
+}
+
+static int make_folder(void **unused)
+{
+    (void)unused;
+    strcpy(dir, "/tmp/eddy-lineage-XXXXXX");
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_folder(void **unused)
+{
+    char command[80];
+
+    (void)unused;
+    snprintf(command, sizeof(command), "rm -rf %s", dir);
+    return system(command);
+}
+
+static struct engine_options options(int slots, size_t host_bytes, bool store)
+{
+    return (struct engine_options){ .slots = slots,
+                                    .max_batch = 4,
+                                    .row_budget = 64,
+                                    .max_queue = 64,
+                                    .max_sessions = SESSIONS,
+                                    .host_bytes = host_bytes,
+                                    .spare_bytes = 1 << 20,
+                                    .state_dir = store ? dir : NULL,
+                                    .store_bytes = 1 << 28,
+                                    .durability = DISK_NONE };
+}
+
+static int nearest(const struct world *w, int at)
+{
+    while (at != NONE && !w->snapshot[at].alive)
+        at = w->snapshot[at].parent;
+    return at;
+}
+
+static bool is_below(const struct world *w, int at, int root)
+{
+    while (at != NONE && at != root)
+        at = w->snapshot[at].parent;
+    return at == root;
+}
+
+static int find(const struct world *w, const struct id *id)
+{
+    for (int i = 0; i < w->snapshots; i++)
+        if (strcmp(w->snapshot[i].id.text, id->text) == 0)
+            return i;
+    return NONE;
+}
+
+/* One of those that are alive; NONE: there is none. */
+static int any_snapshot(const struct world *w)
+{
+    int from = w->snapshots ? below(w->snapshots) : 0;
+
+    for (int i = 0; i < w->snapshots; i++)
+        if (w->snapshot[(from + i) % w->snapshots].alive)
+            return (from + i) % w->snapshots;
+    return NONE;
+}
+
+static void obey(struct world *w, struct command *c)
+{
+    w->done[c->kind]++;
+    if (rig_ask(&w->rig, c) != PROBLEM_NONE)
+        fail_msg("command %d: %s", (int)c->kind, c->problem.message);
+}
+
+static void create(struct world *w, struct model_session *s, int from)
+{
+    struct command *c =
+        rig_command(COMMAND_SESSION_CREATE, NULL, from == NONE ? NULL : w->snapshot[from].id.text);
+
+    obey(w, c);
+    *s = (struct model_session){
+        .id = c->sessions[0].id, .below = from, .position = c->sessions[0].position, .alive = true
+    };
+    command_free(c);
+}
+
+static void append(struct world *w, struct model_session *s)
+{
+    size_t n = 1 + (size_t)below(8);
+
+    free(rig_run_turn(&w->rig, rig_turn(s->id.text, ids, n, 0)));
+    s->position += n;
+}
+
+static void take(struct world *w, const struct model_session *of, struct model_session *s)
+{
+    struct command *c = rig_command(COMMAND_SNAPSHOT_TAKE, of->id.text, NULL);
+    struct model_snapshot *to = &w->snapshot[w->snapshots];
+
+    obey(w, c);
+    *to = (struct model_snapshot){ .id = c->snapshots[0].id,
+                                   .parent = nearest(w, of->below),
+                                   .position = of->position,
+                                   .alive = true };
+    s->below = w->snapshots++;
+    command_free(c);
+}
+
+static void fork_session(struct world *w, const struct model_session *s, struct model_session *to)
+{
+    struct command *c = rig_command(COMMAND_SESSION_FORK, s->id.text, NULL);
+
+    obey(w, c);
+    *to = *s;
+    to->id = c->sessions[0].id;
+    command_free(c);
+}
+
+static void restore(struct world *w, struct model_session *s, int from)
+{
+    struct command *c = rig_command(COMMAND_SESSION_RESTORE, s->id.text, w->snapshot[from].id.text);
+
+    obey(w, c);
+    s->below = from;
+    s->position = w->snapshot[from].position;
+    command_free(c);
+}
+
+static void roll_back(struct world *w, struct model_session *s)
+{
+    struct command *c = rig_command(COMMAND_SESSION_ROLLBACK, s->id.text, NULL);
+
+    c->position = (uint64_t)below((int)s->position + 1);
+    obey(w, c);
+    s->position = c->position;
+    for (s->below = nearest(w, s->below);
+         s->below != NONE && w->snapshot[s->below].position > s->position;)
+        s->below = nearest(w, w->snapshot[s->below].parent);
+    command_free(c);
+}
+
+static void delete_snapshot(struct world *w, int root, bool whole)
+{
+    struct command *c = rig_command(COMMAND_SNAPSHOT_DELETE, NULL, w->snapshot[root].id.text);
+    int n = 0;
+
+    c->whole = whole;
+    obey(w, c);
+    for (int i = 0; i < w->snapshots; i++) {
+        if (!w->snapshot[i].alive || !(i == root || (whole && is_below(w, i, root))))
+            continue;
+        w->snapshot[i].alive = false;
+        n++;
+    }
+    assert_int_equal(c->count, n);
+    w->cut += n > 2;
+    command_free(c);
+}
+
+static void delete_session(struct world *w, struct model_session *s)
+{
+    struct command *c = rig_command(COMMAND_SESSION_DELETE, s->id.text, NULL);
+
+    obey(w, c);
+    s->alive = false;
+    command_free(c);
+}
+
+/* All pages of a list, of `count` each; root NONE: of all snapshots. */
+static int read_list(struct world *w, int root, int count, int seen[SNAPSHOTS])
+{
+    struct id after = { "" };
+    bool more = true;
+    int n = 0;
+
+    while (more) {
+        struct command *c = rig_command(COMMAND_SNAPSHOT_LIST, NULL,
+                                        root == NONE ? NULL : w->snapshot[root].id.text);
+
+        c->count = count;
+        c->after = after;
+        obey(w, c);
+        for (int i = 0; i < c->items; i++) {
+            int at = find(w, &c->snapshots[i].id);
+            int parent = at == NONE ? NONE : nearest(w, w->snapshot[at].parent);
+
+            assert_true(at != NONE && w->snapshot[at].alive);
+            assert_string_equal(c->snapshots[i].parent.text,
+                                parent == NONE ? "" : w->snapshot[parent].id.text);
+            assert_true(c->snapshots[i].position == w->snapshot[at].position);
+            seen[n++] = at;
+        }
+        after = c->snapshots[c->items ? c->items - 1 : 0].id;
+        more = c->more;
+        command_free(c);
+    }
+    return n;
+}
+
+static void check(struct world *w)
+{
+    int seen[SNAPSHOTS], n, alive = 0, root = any_snapshot(w), part = 0, sessions = 0;
+
+    for (int i = 0; i < SESSIONS; i++)
+        sessions += w->session[i].alive;
+    assert_int_equal(engine_counters(w->rig.engine).sessions, sessions);
+    for (int i = 0; i < w->snapshots; i++)
+        alive += w->snapshot[i].alive;
+    if (alive)
+        assert_int_equal(read_list(w, NONE, SNAPSHOTS, seen), alive);
+    assert_int_equal(engine_counters(w->rig.engine).snapshots, alive);
+    if (root == NONE)
+        return;
+    n = read_list(w, root, 1 + below(5), seen);
+    for (int i = 0; i < w->snapshots; i++)
+        part += w->snapshot[i].alive && is_below(w, i, root);
+    assert_int_equal(n, part);
+    assert_int_equal(seen[0], root);
+    for (int i = 1; i < n; i++) { /* no later one is above it */
+        assert_true(is_below(w, seen[i], root));
+        for (int k = i + 1; k < n; k++)
+            assert_false(is_below(w, seen[i], seen[k]));
+    }
+}
+
+static void count_record(void *arg, const struct disk_record *r)
+{
+    (void)r;
+    ++*(int *)arg;
+}
+
+static void nothing_to_report(void *arg, const char *what)
+{
+    (void)arg;
+    fail_msg("%s", what);
+}
+
+/* Records in the folder, which no engine has open. */
+static int count_records(void)
+{
+    int n = 0;
+    struct error err;
+    struct disk *d = disk_open(&(struct disk_options){ .path = dir,
+                                                       .mode = DISK_NONE,
+                                                       .max_ops = 1,
+                                                       .arg = &n,
+                                                       .found = count_record,
+                                                       .report = nothing_to_report },
+                               &err);
+
+    assert_non_null(d);
+    disk_close(d);
+    return n;
+}
+
+/* What is gone costs the store no more than what is there. */
+static void reopen(struct world *w)
+{
+    int heads = 0, records;
+
+    rig_close(&w->rig);
+    for (int i = 0; i < w->snapshots; i++)
+        heads += w->snapshot[i].alive;
+    for (int i = 0; i < SESSIONS; i++)
+        heads += w->session[i].alive;
+    records = count_records();
+    assert_true(records >= heads && records <= 2 * heads);
+    w->gone += records > heads;
+    rig_open(&w->rig, model, &w->options, 1);
+}
+
+static struct model_session *any_session(struct world *w, bool alive)
+{
+    int from = below(SESSIONS);
+
+    for (int i = 0; i < SESSIONS; i++)
+        if (w->session[(from + i) % SESSIONS].alive == alive)
+            return &w->session[(from + i) % SESSIONS];
+    return NULL;
+}
+
+static void play(struct world *w)
+{
+    struct model_session *s = any_session(w, true), *free_one = any_session(w, false);
+    int at = any_snapshot(w), dice = below(20);
+
+    if (!s || (dice == 0 && free_one))
+        create(w, free_one, at);
+    else if (dice < 5)
+        append(w, s);
+    else if (dice < 11 && w->snapshots < SNAPSHOTS)
+        take(w, s, s);
+    else if (dice < 13 && free_one)
+        fork_session(w, s, free_one);
+    else if (dice == 13 && at != NONE)
+        restore(w, s, at);
+    else if (dice == 14)
+        roll_back(w, s);
+    else if (dice < 17 && at != NONE)
+        delete_snapshot(w, at, false);
+    else if (dice < 19 && at != NONE)
+        delete_snapshot(w, at, true);
+    else if (dice == 19)
+        delete_session(w, s);
+}
+
+static void play_world(struct engine_options o)
+{
+    static struct world w;
+    struct engine_counters left;
+
+    w = (struct world){ .options = o };
+    rig_open(&w.rig, model, &w.options, 1);
+    for (int round = 1; round <= ROUNDS; round++) {
+        play(&w);
+        check(&w);
+        if (o.state_dir && round % REOPEN_EVERY == 0)
+            reopen(&w);
+    }
+    for (int i = 0; i < SESSIONS; i++)
+        if (w.session[i].alive)
+            delete_session(&w, &w.session[i]);
+    for (int at; (at = any_snapshot(&w)) != NONE;)
+        delete_snapshot(&w, at, below(2));
+    left = engine_counters(w.rig.engine);
+    assert_int_equal(left.sessions + left.snapshots, 0);
+    rig_close(&w.rig);
+    assert_true(w.cut >= 3);
+    assert_true(w.done[COMMAND_SESSION_ROLLBACK] > 5 && w.done[COMMAND_SESSION_RESTORE] > 5);
+    if (!o.state_dir)
+        return;
+    assert_true(w.gone > 2);
+    assert_int_equal(count_records(), 0);
+}
+
+static void parents_are_the_nearest_that_are_left(void **unused)
+{
+    (void)unused;
+    play_world(options(8, 1 << 24, false));
+}
+
+static void the_tree_outlives_parking_and_restarts(void **unused)
+{
+    (void)unused;
+    play_world(options(8, 1 << 24, true));
+    play_world(options(2, 0, true));
+}
+
+/* From call number fail_at on nothing reaches the disk any more: what a crash leaves. */
+static atomic_int calls, fail_at;
+
+static bool crashed(void)
+{
+    int n = atomic_fetch_add(&calls, 1) + 1, from = atomic_load(&fail_at);
+
+    errno = EIO;
+    return from && n >= from;
+}
+
+static ssize_t try_pwrite(int fd, const void *bytes, size_t len, off_t at)
+{
+    return crashed() ? -1 : pwrite(fd, bytes, len, at);
+}
+
+static int try_fsync(int fd)
+{
+    return crashed() ? -1 : fsync(fd);
+}
+
+static int try_unlinkat(int folder, const char *path, int flags)
+{
+    return crashed() ? -1 : unlinkat(folder, path, flags);
+}
+
+/* A root, a chain below it with a branch, a session at each end, one of them below a snapshot
+ * that is gone; and two outside. */
+static int grow(struct world *w)
+{
+    struct model_session *s = w->session;
+
+    create(w, &s[0], NONE);
+    for (int i = 0; i < 6; i++) {
+        append(w, &s[0]);
+        take(w, &s[0], &s[0]);
+        if (i != 2)
+            continue;
+        fork_session(w, &s[0], &s[1]);
+        append(w, &s[1]);
+        take(w, &s[1], &s[1]);
+        take(w, &s[1], &s[1]);
+    }
+    fork_session(w, &s[1], &s[2]);
+    delete_snapshot(w, s[1].below, false);
+    restore(w, &s[1], 0);
+    take(w, &s[1], &s[1]);
+    take(w, &s[1], &s[1]);
+    return 1; /* to be deleted with what is below it */
+}
+
+static void a_crash_leaves_a_subtree_whole_or_gone(void **unused)
+{
+    enum { CUT = 6 };
+    static struct world w;
+    struct disk_io io = disk_io_system;
+    bool answered = false;
+    int whole = 0, gone = 0;
+
+    (void)unused;
+    io.pwrite = try_pwrite;
+    io.fsync = try_fsync;
+    io.unlinkat = try_unlinkat;
+    for (int k = 1; !answered || k < 30; k++) {
+        struct command *c;
+        int root, left;
+
+        remove_folder(NULL);
+        make_folder(NULL);
+        w = (struct world){ .options = options(8, 1 << 24, true) };
+        w.options.durability = DISK_ALWAYS;
+        w.options.io = &io;
+        rig_open(&w.rig, model, &w.options, 1);
+        root = grow(&w);
+        c = rig_command(COMMAND_SNAPSHOT_DELETE, NULL, w.snapshot[root].id.text);
+        c->whole = true;
+        atomic_store(&calls, 0);
+        atomic_store(&fail_at, k);
+        answered = rig_ask(&w.rig, c) == PROBLEM_NONE;
+        command_free(c);
+        if (answered)
+            for (int i = 0; i < w.snapshots; i++)
+                w.snapshot[i].alive &= !is_below(&w, i, root);
+        check(&w);
+        rig_close(&w.rig);
+        atomic_store(&fail_at, 0);
+
+        rig_open(&w.rig, model, &w.options, 1);
+        left = engine_counters(w.rig.engine).snapshots;
+        if (!answered && left != w.snapshots - 1) { /* or it was done after all */
+            for (int i = 0; i < w.snapshots; i++)
+                w.snapshot[i].alive &= !is_below(&w, i, root);
+        }
+        check(&w);
+        whole += left == w.snapshots - 1;
+        gone += left == w.snapshots - 1 - CUT;
+        for (int i = 0; i < 3; i++) { /* and goes on */
+            append(&w, &w.session[i]);
+            take(&w, &w.session[i], &w.session[i]);
+        }
+        check(&w);
+        reopen(&w);
+        check(&w);
+        assert_int_equal(engine_counters(w.rig.engine).store_reports, 0);
+        rig_close(&w.rig);
+    }
+    assert_true(whole >= 1 && gone >= 2);
+}
+
+/* Three sessions stand on snapshots of a subtree, as they do on those of another engine, which
+ * keeps its own. */
+static void sessions_go_on_when_their_snapshots_are_gone(void **unused)
+{
+    static struct world w, kept;
+    int root;
+
+    (void)unused;
+    w = (struct world){ .options = options(2, 0, true) };
+    kept = (struct world){ .options = options(8, 1 << 24, false) };
+    rig_open(&w.rig, model, &w.options, 1);
+    rig_open(&kept.rig, model, &kept.options, 1);
+    uint64_t from = seed;
+
+    root = grow(&w);
+    seed = from;
+    grow(&kept);
+    delete_snapshot(&w, root, true);
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 3; i++) {
+            struct outcome *a =
+                rig_run_turn(&w.rig, rig_turn(w.session[i].id.text, ids, 2 + (size_t)i, 6));
+            struct outcome *b =
+                rig_run_turn(&kept.rig, rig_turn(kept.session[i].id.text, ids, 2 + (size_t)i, 6));
+
+            assert_int_equal(a->problem.what, PROBLEM_NONE);
+            assert_memory_equal(a->choice[0].id, b->choice[0].id, 6 * sizeof(int32_t));
+            rig_assert_same_state(&w.rig, w.session[i].id.text, &kept.rig, kept.session[i].id.text);
+            free(a);
+            free(b);
+        }
+        reopen(&w);
+    }
+    rig_close(&w.rig);
+    rig_close(&kept.rig);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(parents_are_the_nearest_that_are_left),
+        cmocka_unit_test_setup_teardown(the_tree_outlives_parking_and_restarts, make_folder,
+                                        remove_folder),
+        cmocka_unit_test_setup_teardown(a_crash_leaves_a_subtree_whole_or_gone, make_folder,
+                                        remove_folder),
+        cmocka_unit_test_setup_teardown(sessions_go_on_when_their_snapshots_are_gone, make_folder,
+                                        remove_folder),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
