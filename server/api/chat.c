@@ -58,7 +58,7 @@ static void take_session(struct pending *p, struct event *e)
 {
     struct generation *g = (struct generation *)p;
     struct command *c = e->command;
-    struct turn *t = &g->params.turn;
+    struct generation_params *of = &g->params;
     struct session_info info;
 
     if (e->kind != EVENT_ANSWER)
@@ -70,7 +70,7 @@ static void take_session(struct pending *p, struct event *e)
         return;
     }
     info = c->sessions[0];
-    if (t->has_expected_version && t->expected_version != info.version) {
+    if (of->has_expected_version && of->expected_version != info.version) {
         problem_set(&c->problem, PROBLEM_VERSION_MISMATCH, "expected_version",
                     "session %s is at version %llu", info.id.text,
                     (unsigned long long)info.version);
@@ -79,9 +79,9 @@ static void take_session(struct pending *p, struct event *e)
         return;
     }
     command_free(c);
-    g->seen_version = !t->has_expected_version;
-    t->has_expected_version = true;
-    t->expected_version = info.version;
+    g->seen_version = !of->has_expected_version;
+    of->has_expected_version = true;
+    of->expected_version = info.version;
     p->take = generation_take;
     render(g, info.answer_open, info.tail);
 }
@@ -97,7 +97,7 @@ static void ask_session(struct generation *g)
         return;
     }
     c->owner = exchange_client(g->base.exchange);
-    c->session = g->params.turn.session;
+    c->session = g->params.session;
     g->base.take = take_session;
     g->asking = pending_send(&g->base, c, &problem);
     if (!g->asking)
@@ -125,7 +125,7 @@ void chat_post(struct exchange *x, void *app)
         generation_refuse(g, &problem);
     } else if (!generation_begin(g)) {
         return;
-    } else if (g->params.turn.session.text[0]) {
+    } else if (g->params.session.text[0]) {
         ask_session(g);
     } else {
         render(g, false, "");

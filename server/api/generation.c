@@ -59,7 +59,7 @@ void generation_refuse(struct generation *g, const struct problem *problem)
 
 bool generation_begin(struct generation *g)
 {
-    if (repeats_begin(&g->base, g->params.turn.session.text[0] != '\0'))
+    if (repeats_begin(&g->base, g->params.session.text[0] != '\0'))
         return true;
     generation_destroy(g);
     return false;
@@ -173,7 +173,9 @@ static bool build_command(struct generation *g, int i)
     if (!c || !fill_turn(&c->turn, &g->params.turn))
         return no_memory(g);
     c->owner = exchange_client(g->base.exchange);
-    c->session = c->turn.session;
+    c->session = g->params.session;
+    c->has_expected_version = g->params.has_expected_version;
+    c->expected_version = g->params.expected_version;
     c->turn.lead = g->reply.prompt[i].lead;
     c->turn.prompt = tokens->id;
     c->turn.prompt_len = tokens->count;
@@ -265,7 +267,7 @@ static void sum_up(struct generation *g)
         r->prompt_tokens += t->prompt_tokens;
         r->cached_tokens += t->cached_tokens;
         r->completion_tokens += t->completion_tokens;
-        if (t->session.text[0] && t->info.id.text[0])
+        if (t->info.id.text[0])
             r->session = &t->info;
     }
     for (int i = 0; i < r->prompts * r->n; i++)
@@ -301,14 +303,12 @@ static void complete(struct generation *g)
 
 static void take_answer(struct generation *g, struct command *c)
 {
-    struct turn *t = &c->turn;
-
     g->answered++;
     if (c->problem.what != PROBLEM_NONE) {
         /* The client named no version: for it somebody else's turn was in the way. */
         if (c->problem.what == PROBLEM_VERSION_MISMATCH && g->seen_version)
             problem_set(&c->problem, PROBLEM_SESSION_BUSY, NULL,
-                        "another turn of session %s came in between", t->session.text);
+                        "another turn of session %s came in between", c->session.text);
         remember_problem(g, &c->problem);
         if (!g->late)
             cancel_turns(g);

@@ -37,6 +37,9 @@ struct prompt {
 struct generation_params {
     struct cJSON *json; /* owned: the texts point into it */
     size_t body_len;
+    struct id session; /* "": none */
+    bool has_expected_version;
+    uint64_t expected_version;
     struct turn turn; /* a pattern: all but the prompt; owns its lists */
     bool has_max_tokens;
     struct prompt *prompt; /* owned; completions and appends */

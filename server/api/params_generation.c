@@ -253,13 +253,13 @@ static bool read_prompt(const cJSON *v, void *target, const struct params_contex
     }
 
 #define SHARED_ROWS                                                                                \
-    READ("model", params_read_model), { "session_id", PARAM_ID, .offset = AT(turn.session) },      \
+    READ("model", params_read_model), { "session_id", PARAM_ID, .offset = AT(session) },           \
         { "expected_version",                                                                      \
           PARAM_U64,                                                                               \
           0,                                                                                       \
           PARAM_EXACT,                                                                             \
-          .offset = AT(turn.expected_version),                                                     \
-          .has = AT(turn.has_expected_version) },                                                  \
+          .offset = AT(expected_version),                                                          \
+          .has = AT(has_expected_version) },                                                       \
         { "n", PARAM_INT, 1, LIMIT_CHOICES, .offset = AT(turn.choices) },                          \
         { "stream", PARAM_BOOL, .offset = AT(stream) },                                            \
         READ("stream_options", read_stream_options),                                               \
@@ -331,7 +331,8 @@ static const struct param chat_table[] = {
 #undef MAX_TOKENS_NOT_NULL
 
 /* X-Session-Id and If-Match, which may stand in for body fields but not contradict them. */
-static bool read_headers(struct turn *t, const struct params_context *c, struct problem *p)
+static bool read_headers(struct generation_params *g, const struct params_context *c,
+                         struct problem *p)
 {
     struct id id;
     bool has;
@@ -340,17 +341,17 @@ static bool read_headers(struct turn *t, const struct params_context *c, struct 
     if (c->session_header) {
         if (!id_parse(&id, c->session_header))
             return refuse(p, "X-Session-Id", "X-Session-Id is not a session id");
-        if (t->session.text[0] && !id_equal(&id, &t->session))
+        if (g->session.text[0] && !id_equal(&id, &g->session))
             return refuse(p, "session_id", "session_id and X-Session-Id differ");
-        t->session = id;
+        g->session = id;
     }
     if (!params_match(c->match_header, &has, &version, p))
         return false;
-    if (has && t->has_expected_version && t->expected_version != version)
+    if (has && g->has_expected_version && g->expected_version != version)
         return refuse(p, "expected_version", "expected_version and If-Match differ");
     if (has) {
-        t->has_expected_version = true;
-        t->expected_version = version;
+        g->has_expected_version = true;
+        g->expected_version = version;
     }
     return true;
 }
@@ -361,7 +362,7 @@ static bool check_turn(struct generation_params *g, const struct params_context 
 {
     struct turn *t = &g->turn;
 
-    if (!read_headers(t, c, p))
+    if (!read_headers(g, c, p))
         return false;
     if (t->max_tokens > c->max_tokens)
         return problem_set(p, PROBLEM_INVALID_PARAMETER, "max_tokens",
@@ -370,13 +371,13 @@ static bool check_turn(struct generation_params *g, const struct params_context 
         return refuse(p, "min_tokens", "min_tokens must not be above max_tokens");
     if (t->sampling.top_k < 0) /* vLLM's way to say off */
         t->sampling.top_k = 0;
-    if (!t->session.text[0] && t->has_expected_version)
+    if (!g->session.text[0] && g->has_expected_version)
         return refuse(p, "expected_version", "expected_version needs a session_id");
-    if (!t->session.text[0] && t->commit_partial)
+    if (!g->session.text[0] && t->commit_partial)
         return refuse(p, "commit_partial", "commit_partial needs a session_id");
-    if (t->session.text[0] && t->choices != 1)
+    if (g->session.text[0] && t->choices != 1)
         return refuse(p, "n", "a session has one future: n must be 1 (fork it first)");
-    if (t->session.text[0] && g->prompts > 1)
+    if (g->session.text[0] && g->prompts > 1)
         return refuse(p, "prompt", "a session takes one prompt at a time");
     if (g->prompts * t->choices > LIMIT_CHOICES)
         return problem_set(p, PROBLEM_INVALID_PARAMETER, "n",
@@ -462,8 +463,8 @@ static const struct param append_table[] = { READ("text", read_append_text),
                                              READ("ids", read_append_ids),
                                              READ("cache", read_cache),
                                              { "expected_version", PARAM_U64, 0, PARAM_EXACT,
-                                               .offset = AT(turn.expected_version),
-                                               .has = AT(turn.has_expected_version) },
+                                               .offset = AT(expected_version),
+                                               .has = AT(has_expected_version) },
                                              { 0 } };
 
 bool params_append(const char *body, size_t len, const struct params_context *c,

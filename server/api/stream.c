@@ -97,7 +97,7 @@ void stream_finish_choice(struct generation *g, int choice)
 {
     enum finish f = g->reply.choice[choice].finish;
 
-    if (g->params.turn.session.text[0] || (f != FINISH_STOP && f != FINISH_LENGTH))
+    if (g->params.session.text[0] || (f != FINISH_STOP && f != FINISH_LENGTH))
         return;
     last_chunk(g, choice);
     g->reply.choice[choice].finished = true;

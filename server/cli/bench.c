@@ -105,7 +105,7 @@ static struct command *compose(const struct bench *b, const struct turns *t, int
         return NULL;
     }
     if (t->prefix)
-        name_session(&c->turn.session, t->prefix, t->first + i);
+        name_session(&c->session, t->prefix, t->first + i);
     for (size_t k = 0; k < t->prompt; k++)
         c->turn.prompt[k] = bench_token(b, k + (size_t)(t->first + i) * 7919);
     c->turn.prompt_len = t->prompt;

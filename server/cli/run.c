@@ -106,7 +106,7 @@ static struct command *compose(struct terminal *t, const char *line, size_t len,
         command_free(c);
         return NULL;
     }
-    c->turn.session = at->id;
+    c->session = at->id;
     c->turn.prompt = tokens.id;
     c->turn.prompt_len = tokens.count;
     c->turn.max_tokens = o->tokens;

@@ -85,9 +85,6 @@ struct sampling {
 enum finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_FAILED };
 
 struct turn {
-    struct id session; /* "" for a turn of its own, which leaves nothing behind */
-    bool has_expected_version;
-    uint64_t expected_version;
     int32_t *prompt; /* owned, from malloc; ids below the tokenizer's size */
     size_t prompt_len;
     size_t lead; /* leading special tokens (BOS), dropped when the session has a context */
@@ -125,7 +122,7 @@ struct command {
                            * never fails for want of memory */
 
     /* Arguments; what a kind does not name is ignored. */
-    struct id session, snapshot;
+    struct id session, snapshot; /* a turn without a session leaves nothing behind */
     struct turn turn;
     bool has_seed, has_ttl, has_expected_version;
     uint64_t seed, expected_version;

@@ -154,8 +154,7 @@ static struct entry *find_way_of_snapshot(const struct engine *e, const struct c
 /* The change that has to be kept before this command can be looked at. */
 static struct entry *find_way(const struct engine *e, const struct command *c)
 {
-    const struct id *id = c->kind == COMMAND_TURN ? &c->turn.session : &c->session;
-    const struct session *s = id->text[0] ? id_map_find(&e->sessions, c->owner, id) : NULL;
+    const struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
     struct entry *x = find_way_of_snapshot(e, c, s);
 
     if (x || !s)

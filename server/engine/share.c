@@ -14,11 +14,6 @@ static bool moves_session(const struct command *c)
            c->kind == COMMAND_SESSION_IMPORT || c->kind == COMMAND_SESSION_ROLLBACK;
 }
 
-static const struct id *session_named(const struct command *c)
-{
-    return c->kind == COMMAND_TURN ? &c->turn.session : &c->session;
-}
-
 static void ask(struct engine *e, struct command *c, enum redis_kind kind, enum disk_kind object,
                 const struct id *id)
 {
@@ -39,13 +34,12 @@ static void ask(struct engine *e, struct command *c, enum redis_kind kind, enum 
 /* What a change of ours is on its way for needs no look: Redis learns it from here. */
 static bool ask_session(struct engine *e, struct command *c)
 {
-    const struct id *id = session_named(c);
-    const struct session *s = id_map_find(&e->sessions, c->owner, id);
+    const struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
 
     c->asked_session = true;
     if ((s && (s->job || s->storing)) || (!s && c->kind == COMMAND_SESSION_CREATE))
         return false;
-    ask(e, c, moves_session(c) ? REDIS_TAKE : REDIS_LOOK, DISK_SESSION_SET, id);
+    ask(e, c, moves_session(c) ? REDIS_TAKE : REDIS_LOOK, DISK_SESSION_SET, &c->session);
     return true;
 }
 
@@ -64,7 +58,7 @@ bool share_asks(struct engine *e, struct command *c)
 {
     if (!journal_shares(e))
         return false;
-    if (session_named(c)->text[0] && !c->asked_session && ask_session(e, c))
+    if (c->session.text[0] && !c->asked_session && ask_session(e, c))
         return true;
     return c->snapshot.text[0] && !c->asked_snapshot && ask_snapshot(e, c);
 }
@@ -139,7 +133,7 @@ static void give_lease_back(struct engine *e, const struct command *c)
     if (!op)
         return; /* it is renewed until the session moves, or the server ends */
     op->record.owner = c->owner;
-    op->record.id = *session_named(c);
+    op->record.id = c->session;
     op->token = c->lease;
     if (!journal_ask(e, op))
         redis_op_free(op);
@@ -158,7 +152,7 @@ static void end_lease(struct session *s)
 
 void share_leaves(struct engine *e, struct command *c)
 {
-    struct session *s = id_map_find(&e->sessions, c->owner, session_named(c));
+    struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
 
     if (!c->lease.text[0] || (s && !holds(s, &c->lease)))
         return;

@@ -254,21 +254,16 @@ void sequence_recalled(struct engine *e, struct recall *r)
 
 static bool check_turn(struct engine *e, struct command *c, struct session **session)
 {
-    struct turn *turn = &c->turn;
-
     *session = NULL;
     if (!check_queue(e, c))
         return false;
-    if (!turn->session.text[0])
+    if (!c->session.text[0])
         return true;
-    c->session = turn->session;
-    c->has_expected_version = turn->has_expected_version;
-    c->expected_version = turn->expected_version;
     if (!session_claim(e, c, session, &c->problem))
         return false;
     if ((*session)->head->damaged && checkpoint_is_cold((*session)->head))
         return recall_refuse(&c->problem);
-    if ((*session)->metadata && !(turn->info.metadata = strdup((*session)->metadata)))
+    if ((*session)->metadata && !(c->turn.info.metadata = strdup((*session)->metadata)))
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the turn");
     return true;
 }

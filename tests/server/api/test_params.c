@@ -500,8 +500,8 @@ static void headers_stand_in_for_fields_but_do_not_contradict_them(void **state)
     c.session_header = "s";
     c.match_header = "\"3\"";
     assert_true(params_completion(plain, strlen(plain), &c, &g, &p));
-    assert_string_equal(g.turn.session.text, "s");
-    assert_true(g.turn.has_expected_version && g.turn.expected_version == 3);
+    assert_string_equal(g.session.text, "s");
+    assert_true(g.has_expected_version && g.expected_version == 3);
     generation_params_finish(&g);
     assert_true(params_completion(named, strlen(named), &c, &g, &p));
     generation_params_finish(&g);

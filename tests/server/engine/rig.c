@@ -67,7 +67,7 @@ struct command *rig_turn(const char *session, const int32_t *prompt, size_t n, i
 {
     struct command *c = rig_command(COMMAND_TURN, NULL, NULL);
 
-    strcpy(c->turn.session.text, session);
+    strcpy(c->session.text, session);
     c->turn.prompt = malloc((n + 1) * sizeof(*prompt));
     if (n)
         memcpy(c->turn.prompt, prompt, n * sizeof(*prompt));
