@@ -86,29 +86,25 @@ static bool see_file(void *arg, const char *id)
 }
 
 /* *file: NULL if it is not there, or damaged and now set aside. false: it cannot be known, and
- * guessing would cost a session. */
+ * guessing would cost a session. An older record of the same state may name another length: a
+ * state that was deleted can be written again, with less of its history. */
 static bool find_file(struct recovery *rec, const struct disk_record *r, struct disk_file **out)
 {
     struct disk *d = rec->disk;
     struct disk_file *file = id_map_find(&d->index.files, 0, &r->checkpoint);
     struct disk_front front;
     struct error why;
-    bool ok;
 
     *out = file;
     if (!file || file->checked)
         return true;
     front = (struct disk_front){ .bytes = r->bytes, .marks.anchors = r->anchors };
-    ok = rec->closed || disk_file_look(&d->files, file->id, &front, &why);
-    if (ok && front.bytes == r->bytes) {
-        file->checked = true;
+    if (rec->closed || disk_file_look(&d->files, file->id, &front, &why)) {
+        file->checked = !rec->closed; /* else the last record of it says what it is now */
         file->names = (uint8_t)front.marks.anchors;
         disk_index_measure(&d->index, file, front.bytes);
         return true;
     }
-    if (ok)
-        error_set(&why, ERR_FORMAT, "state %s: %llu bytes, its record says %llu", file->id,
-                  (unsigned long long)front.bytes, (unsigned long long)r->bytes);
     if (why.code != ERR_FORMAT || !disk_file_set_aside(&d->files, file->id, ".corrupt", &why)) {
         *rec->err = why;
         return false;
@@ -224,8 +220,11 @@ static bool announce(struct disk *d, struct id_map *m, const unsigned char *byte
 
         if (disk_record_decode(bytes + head->at, head->len, &r) != head->len)
             return error_set(err, ERR_FORMAT, "log: a record changed while it was read");
-        if (head->file && d->options.keep_found)
-            disk_index_keep(&d->index, head->file, true);
+        if (head->file) {
+            r.bytes = head->file->bytes;
+            if (d->options.keep_found)
+                disk_index_keep(&d->index, head->file, true);
+        }
         if (d->options.found)
             d->options.found(d->options.arg, &r);
     }

@@ -441,6 +441,39 @@ static void a_damaged_file_is_set_aside_and_the_others_load(void **state)
     }
 }
 
+/* A state that was deleted and is written again may be shorter: what the log said of it before
+ * is of no account, after a crash and without one. */
+static void a_state_that_is_written_again_may_have_another_length(void **state)
+{
+    struct disk_io io = without_fsync();
+
+    (void)state;
+    for (int crash = 0; crash < 2; crash++) {
+        struct disk_op *op = rig_set(DISK_SESSION_SET, "object-1", 1, "ckpt_a", true);
+        uint64_t len = op->file_len - 8;
+        struct disk *d;
+
+        rig_begin(&rig, 1);
+        d = reopen(NULL, DISK_ALWAYS, &io);
+        rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 1, "ckpt_a", true));
+        rig_do(d, rig_set(DISK_SESSION_SET, "object-0", 2, "ckpt_b", true));
+        memcpy((char *)op->file + 16, &len, sizeof(len));
+        op->file_len = len;
+        rig_do(d, op);
+        disk_close(d);
+        if (crash)
+            remove_mark();
+        d = reopen(NULL, DISK_ALWAYS, &io);
+        assert_int_equal(rig.reports, 0);
+        assert_int_equal(rig.found[0].kind, DISK_SESSION_SET);
+        assert_int_equal(rig.found[0].version, 2);
+        assert_int_equal(rig.found[1].kind, DISK_SESSION_SET);
+        assert_int_equal(rig.found[1].bytes, len);
+        disk_close(d);
+        rig_end(&rig);
+    }
+}
+
 /* After a folder was closed in order only its names are read; what is in a file shows later. */
 static void what_was_closed_in_order_is_looked_at_when_it_is_read(void **state)
 {
@@ -654,6 +687,7 @@ int main(void)
         cmocka_unit_test(a_full_queue_takes_nothing),
         cmocka_unit_test(two_servers_cannot_share_a_folder),
         cmocka_unit_test(a_damaged_file_is_set_aside_and_the_others_load),
+        cmocka_unit_test(a_state_that_is_written_again_may_have_another_length),
         cmocka_unit_test(what_was_closed_in_order_is_looked_at_when_it_is_read),
         cmocka_unit_test(a_mark_of_another_log_says_nothing),
         cmocka_unit_test(a_session_without_its_newest_file_goes_back),
