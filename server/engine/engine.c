@@ -156,22 +156,13 @@ static struct entry *find_way(const struct engine *e, const struct command *c)
 {
     const struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
     struct entry *x = find_way_of_snapshot(e, c, s);
+    enum session_use use = command_use(c);
 
-    if (x || !s)
+    if (x)
         return x;
-    switch (c->kind) {
-    case COMMAND_SESSION_CREATE:
-    case COMMAND_SESSION_DELETE:
-    case COMMAND_SNAPSHOT_TAKE:
-        return s->storing;
-    case COMMAND_TURN:
-    case COMMAND_SESSION_RESTORE:
-    case COMMAND_SESSION_ROLLBACK:
-    case COMMAND_SESSION_IMPORT:
-        return s->job ? NULL : s->storing; /* with a job it is busy */
-    default:
+    if (!s || use == USE_LOOKS || (use == USE_MOVES && s->job)) /* with a job it is busy */
         return NULL;
-    }
+    return s->storing;
 }
 
 void engine_obey(struct engine *e, struct command *c)

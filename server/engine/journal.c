@@ -396,6 +396,7 @@ void journal_submit(struct engine *e, struct entry *x)
 
     if (x->command)
         x->command->later = true;
+    assert(!x->session || !x->session->storing);
     set_storing(x, x);
     if (!x->write) {
         finish_entry(e, x);

@@ -8,12 +8,6 @@
 #include "server/engine/heads.h"
 #include "server/state/redis.h"
 
-static bool moves_session(const struct command *c)
-{
-    return c->kind == COMMAND_TURN || c->kind == COMMAND_SESSION_RESTORE ||
-           c->kind == COMMAND_SESSION_IMPORT || c->kind == COMMAND_SESSION_ROLLBACK;
-}
-
 static void ask(struct engine *e, struct command *c, enum redis_kind kind, enum disk_kind object,
                 const struct id *id)
 {
@@ -39,7 +33,7 @@ static bool ask_session(struct engine *e, struct command *c)
     c->asked_session = true;
     if ((s && (s->job || s->storing)) || (!s && c->kind == COMMAND_SESSION_CREATE))
         return false;
-    ask(e, c, moves_session(c) ? REDIS_TAKE : REDIS_LOOK, DISK_SESSION_SET, &c->session);
+    ask(e, c, command_use(c) == USE_MOVES ? REDIS_TAKE : REDIS_LOOK, DISK_SESSION_SET, &c->session);
     return true;
 }
 
