@@ -180,8 +180,10 @@ void rollback_end(struct engine *e, struct sequence *q)
         job_fail(e, q->job, PROBLEM_OUT_OF_MEMORY, "no memory to go back");
         return;
     }
-    if (!tiers_recall(e->tiers, aim)) { /* or another session was there first */
-        tiers_commit(e->tiers, aim, q->slot);
+    if (aim->refs) { /* another session was there first, and still is */
+        tiers_keep(aim);
+    } else {
+        tiers_revive(e->tiers, aim, q->slot);
         q->slot = -1;
     }
     next = at_aim(e, s, aim, past);

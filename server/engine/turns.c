@@ -545,7 +545,18 @@ static bool keeps_part(const struct sequence *s)
     return c->turn.commit_partial && s->sampled && c->problem.what == PROBLEM_CANCELLED;
 }
 
-/* The sequence's working slot becomes a checkpoint; the empty state needs none. NULL: no
+/* What the sequence's slot holds, or held before it made way, becomes the record of c. */
+static void leave_record(struct engine *e, struct sequence *s, struct checkpoint *c)
+{
+    if (s->lifted)
+        tiers_commit_lifted(e->tiers, c, s->lifted);
+    else
+        tiers_commit(e->tiers, c, s->slot);
+    s->lifted = NULL;
+    s->slot = -1;
+}
+
+/* The sequence's state becomes a checkpoint; the empty state needs no record. NULL: no
  * memory. */
 static struct checkpoint *harvest(struct engine *e, struct sequence *s)
 {
@@ -566,10 +577,8 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
     c->answer_open = turn->chat || (s->origin && s->origin->answer_open && !turn->prompt_len);
     memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
     c->layout = info->layout.id;
-    if (s->position) {
-        tiers_commit(e->tiers, c, s->slot);
-        s->slot = -1;
-    }
+    if (s->position)
+        leave_record(e, s, c);
     return c;
 }
 

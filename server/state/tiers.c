@@ -329,9 +329,17 @@ static void reside(struct tiers *t, struct checkpoint *c, int slot)
 
 void tiers_commit(struct tiers *t, struct checkpoint *c, int slot)
 {
+    assert(c->refs);
     reside(t, c, slot);
-    c->refs += c->refs == 0;
     t->checkpoints++;
+}
+
+void tiers_revive(struct tiers *t, struct checkpoint *c, int slot)
+{
+    assert(!c->refs && c->memories);
+    drop_record(t, c);
+    c->refs = 1;
+    tiers_commit(t, c, slot);
 }
 
 bool tiers_adopt(struct tiers *t, struct checkpoint *c)
@@ -378,6 +386,15 @@ int tiers_resume(struct tiers *t, void *lifted)
     t->moves.host_device++;
     tiers_discard(t, lifted);
     return slot;
+}
+
+void tiers_commit_lifted(struct tiers *t, struct checkpoint *c, void *lifted)
+{
+    assert(c->refs && !has_bytes(c));
+    c->record = lifted;
+    c->used = ++t->clock;
+    t->lifted--;
+    t->checkpoints++;
 }
 
 void tiers_discard(struct tiers *t, void *lifted)

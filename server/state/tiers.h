@@ -52,9 +52,11 @@ int tiers_start(struct tiers *t, struct checkpoint *from);
 /* The working slot takes on a record that was read from the store. */
 void tiers_fill(struct tiers *t, int slot, const void *record);
 void tiers_drop(struct tiers *t, int slot);
-/* The working slot becomes the record of c, which is accounted for from now on. One that was
- * only remembered is kept. */
+/* The working slot becomes the record of c, which is accounted for from now on. */
 void tiers_commit(struct tiers *t, struct checkpoint *c, int slot);
+/* The same of one that is remembered and that nobody keeps: it is kept. The record that it has
+ * as a spare goes. */
+void tiers_revive(struct tiers *t, struct checkpoint *c, int slot);
 /* Takes over a checkpoint whose record is in host memory, or in the store alone. false: no
  * room (c stays the caller's). */
 bool tiers_adopt(struct tiers *t, struct checkpoint *c);
@@ -62,9 +64,11 @@ bool tiers_adopt(struct tiers *t, struct checkpoint *c);
 void tiers_stored(struct tiers *t, struct checkpoint *c, uint64_t bytes);
 
 /* What a working slot holds moves to host memory, and the slot is free: NULL when there is no
- * room. Later it goes on in another slot (-1: none), or is given up. */
+ * room. Later it goes on in another slot (-1: none), becomes a record, or is given up. */
 void *tiers_lift(struct tiers *t, int slot);
 int tiers_resume(struct tiers *t, void *lifted);
+/* As tiers_commit(), where it lies. */
+void tiers_commit_lifted(struct tiers *t, struct checkpoint *c, void *lifted);
 void tiers_discard(struct tiers *t, void *lifted);
 
 struct checkpoint *tiers_keep(struct checkpoint *c);       /* one that is kept; returns c */
