@@ -72,8 +72,11 @@ static bool in_flight(const struct generation *g)
 
 static void cancel_turns(struct generation *g)
 {
-    for (int i = 0; i < g->sent; i++)
+    for (int i = 0; i < g->sent; i++) {
+        if (g->late)
+            atomic_store(&g->command[i]->cut, true);
         atomic_store(&g->command[i]->cancelled, true);
+    }
     if (g->sent > g->answered)
         engine_nudge(g->base.api->engine);
 }
@@ -82,7 +85,7 @@ static void cancel(struct pending *p)
 {
     struct generation *g = (struct generation *)p;
 
-    g->late = pending_heard(p);
+    g->late = pending_heard(p) && !g->lost;
     cancel_turns(g);
     if (p->gone && !in_flight(g) && (g->ended || g->sent == 0))
         generation_destroy(g);
@@ -195,7 +198,7 @@ static void send_turns(struct pending *p)
         return;
     }
     if (!pending_heard(p) || g->late) {
-        problem_set(&problem, PROBLEM_SHUTTING_DOWN, NULL, "the request ran out of time");
+        pending_late(&problem);
         generation_refuse(g, &problem);
         return;
     }
@@ -275,6 +278,18 @@ static void sum_up(struct generation *g)
             r->choice[i].finish = FINISH_LENGTH;
 }
 
+/* What a turn drew before it was ended is an answer when it is in the session, or when there
+ * is none. */
+static void judge_cancelled(struct generation *g)
+{
+    if (g->problem.what != PROBLEM_CANCELLED)
+        return;
+    if (g->command[0]->turn.committed || (g->late && !g->params.session.text[0]))
+        g->problem.what = PROBLEM_NONE;
+    else if (g->late)
+        pending_late(&g->problem);
+}
+
 static void complete(struct generation *g)
 {
     struct json_out out;
@@ -284,8 +299,7 @@ static void complete(struct generation *g)
         generation_destroy(g);
         return;
     }
-    if (g->late && g->problem.what == PROBLEM_CANCELLED)
-        g->problem.what = PROBLEM_NONE; /* the answer is what there was time for */
+    judge_cancelled(g);
     sum_up(g);
     if (g->streaming || (g->params.stream && g->problem.what == PROBLEM_NONE)) {
         stream_complete(g);

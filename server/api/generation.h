@@ -2,8 +2,8 @@
  *
  * One turn per prompt goes to the engine once every prompt is tokenized; what comes back is
  * collected into one answer or streamed as it comes. A client that leaves cancels its turns,
- * a deadline ends them with what there is, a slow reader first fills a bounded buffer. Loop
- * thread only. */
+ * a deadline ends them with what they have drawn, a slow reader first fills a bounded buffer.
+ * What is answered as a session's turn is in the session. Loop thread only. */
 #ifndef SERVER_API_GENERATION_H
 #define SERVER_API_GENERATION_H
 

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 
+#include "config/options.h"
 #include "server/api/api.h"
 #include "server/api/repeats.h"
 #include "server/engine/engine.h"
@@ -123,8 +124,15 @@ bool pending_send(struct pending *p, struct command *c, struct problem *problem)
     return problem_set(problem, PROBLEM_QUEUE_FULL, NULL, "the queue is full");
 }
 
+void pending_late(struct problem *problem)
+{
+    problem_set(problem, PROBLEM_SHUTTING_DOWN, NULL, "the request ran out of time");
+}
+
 struct ask {
     struct pending base;
+    struct command *command; /* the engine's, until it is answered */
+    bool late;               /* over its time, or the server drains */
     void (*answer)(struct api *api, const struct command *c, struct json_out *o);
 };
 
@@ -137,6 +145,8 @@ static void ask_take(struct pending *p, struct event *e)
 
     if (e->kind != EVENT_ANSWER)
         return;
+    if (c->problem.what == PROBLEM_CANCELLED && a->late)
+        pending_late(&c->problem);
     if (c->problem.what != PROBLEM_NONE) {
         pending_refuse(p, &c->problem);
     } else {
@@ -147,6 +157,16 @@ static void ask_take(struct pending *p, struct event *e)
     command_free(c);
     pending_finish(p);
     free(a);
+}
+
+/* Ends what takes long, which is a way back; the rest is answered as ever. */
+static void ask_cancel(struct pending *p)
+{
+    struct ask *a = (struct ask *)p;
+
+    a->late = pending_heard(p);
+    atomic_store(&a->command->cancelled, true);
+    engine_nudge(p->api->engine);
 }
 
 void api_ask(struct api *api, struct exchange *x, struct command *c,
@@ -162,7 +182,11 @@ void api_ask(struct api *api, struct exchange *x, struct command *c,
         return;
     }
     a->base.take = ask_take;
+    a->base.cancel = ask_cancel;
+    a->command = c;
     a->answer = answer;
+    if (api->options->request_seconds > 0)
+        a->base.deadline = api_now() + api->options->request_seconds;
     pending_init(&a->base, api, x);
     if (!repeats_begin(&a->base, true))
         command_free(c);

@@ -52,6 +52,9 @@ void pending_refuse(struct pending *p, const struct problem *problem);
 /* The buffer's bytes move to the exchange; to->bytes is NULL afterwards. */
 void pending_reply(struct pending *p, const char *type, struct text_buffer *body);
 
+/* Why a request ends without an answer when its time is over, or the server's. */
+void pending_late(struct problem *problem);
+
 /* Moves a command down with p as its waiter. false: refused, the command freed, *problem set. */
 bool pending_send(struct pending *p, struct command *c, struct problem *problem);
 

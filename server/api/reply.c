@@ -94,6 +94,6 @@ void reply_session(const struct reply *r, struct json_out *o)
 
 const char *reply_finish_name(enum finish f)
 {
-    /* A turn is cancelled with a client still listening only by a deadline or a drain. */
+    /* A turn that was cancelled is answered only with what was kept of it. */
     return f == FINISH_NONE ? NULL : f == FINISH_STOP ? "stop" : "length";
 }

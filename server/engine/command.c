@@ -15,6 +15,7 @@ struct command *command_create(enum command_kind kind, void *waiter)
     c->kind = kind;
     c->waiter = waiter;
     atomic_init(&c->cancelled, false);
+    atomic_init(&c->cut, false);
     c->turn.choices = 1;
     c->turn.logprobs = -1;
     c->turn.sampling = (struct sampling){

@@ -4,7 +4,8 @@
  * back up exactly once, answered, as an EVENT_ANSWER. A turn sends EVENT_TEXT any number of
  * times per choice, EVENT_FINISH once per choice (unless memory ran out even for that, which
  * the answer says), and at last comes back itself as an EVENT_ANSWER. The loop frees it with
- * command_free(). Between send and answer only the engine touches it, except `cancelled`. */
+ * command_free(). Between send and answer only the engine touches it, except `cancelled`
+ * and `cut`. */
 #ifndef SERVER_ENGINE_COMMAND_H
 #define SERVER_ENGINE_COMMAND_H
 
@@ -105,12 +106,15 @@ struct turn {
 
     /* Filled by the engine for the answer. */
     size_t prompt_tokens, cached_tokens, completion_tokens;
+    bool committed;           /* the session has moved: a cancelled turn's may, too */
     struct session_info info; /* of the session after the turn */
 };
 
 struct command {
     enum command_kind kind;
-    atomic_bool cancelled;  /* set by the loop; the engine ends the turn at its next step */
+    atomic_bool cancelled;  /* set by the loop; the engine ends the turn, or the way back, at its
+                             * next step */
+    atomic_bool cut;        /* set before that: the turn ends well, with what it has drawn */
     void *waiter;           /* the loop's; the engine never looks at it */
     uint64_t owner;         /* whose sessions and snapshots it names; 0 without keys */
     struct problem problem; /* PROBLEM_NONE: done */

@@ -160,7 +160,7 @@ struct engine {
     struct id_map lineage;               /* the places of snapshots, and of some that are gone */
     struct sequence *queue, **queue_end; /* waiting for a slot, oldest first */
     int queued;
-    bool any_failed;           /* jobs, since the queue was last searched for them */
+    bool any_over;             /* queued ones, since the queue was last searched for them */
     struct sequence **running; /* [max_batch], oldest first */
     int running_count;
     struct step step;

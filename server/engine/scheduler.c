@@ -69,22 +69,22 @@ static struct sequence *dequeue(struct engine *e)
     return s;
 }
 
-/* Queued sequences of failed jobs end without ever having had a slot. The queue may be long:
- * it is searched only when a job has failed. */
-static void drop_failed(struct engine *e)
+/* Queued sequences end without a slot when their job has failed, or when time is up for what
+ * they have drawn. The queue may be long: it is searched only when there may be such ones. */
+static void drop_over(struct engine *e)
 {
     struct sequence *kept = e->queue;
     int n = e->queued;
 
-    if (!e->any_failed)
+    if (!e->any_over)
         return;
-    e->any_failed = false;
+    e->any_over = false;
     e->queue = NULL;
     e->queue_end = &e->queue;
     e->queued = 0;
     for (struct sequence *s = kept, *next; n-- > 0; s = next) {
         next = s->next;
-        if (s->job->failed)
+        if (s->job->failed || s->finish != FINISH_NONE)
             sequence_end(e, s);
         else
             scheduler_enqueue(e, s, false);
@@ -381,7 +381,7 @@ void scheduler_fail_all(struct engine *e, enum problem_code what, const char *me
         job_fail(e, s->job, what, message);
     for (int i = 0; i < e->running_count; i++)
         job_fail(e, e->running[i]->job, what, message);
-    drop_failed(e);
+    drop_over(e);
     retire(e);
 }
 
@@ -398,7 +398,7 @@ bool scheduler_step(struct engine *e)
     struct error err;
     double began;
 
-    drop_failed(e);
+    drop_over(e);
     retire(e);
     admit(e);
     retire(e); /* an admitted one may have nothing to take in */

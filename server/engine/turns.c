@@ -17,7 +17,7 @@ void job_fail(struct engine *e, struct job *job, enum problem_code what, const c
 {
     if (!job->failed)
         problem_set(&job->command->problem, what, NULL, "%s", message);
-    job->failed = e->any_failed = true;
+    job->failed = e->any_over = true;
 }
 
 static void fail_no_memory(struct engine *e, struct job *job)
@@ -268,14 +268,11 @@ static bool check_turn(struct engine *e, struct command *c, struct session **ses
     return true;
 }
 
-static void mark_cancelled(struct engine *e, struct sequence *s)
+static void cancel(struct engine *e, struct sequence *s)
 {
-    struct job *job = s->job;
-
-    if (!atomic_load(&job->command->cancelled))
-        return;
     s->finish = FINISH_CANCELLED;
-    job_fail(e, job, PROBLEM_CANCELLED, "the turn was cancelled");
+    job_fail(e, s->job, PROBLEM_CANCELLED,
+             s->job->aim ? "the rollback was cancelled" : "the turn was cancelled");
 }
 
 /* Of a prompt, what others may have taken in: a session that has to go back over the rest
@@ -343,7 +340,8 @@ void turn_begin(struct engine *e, struct command *c)
     if (session)
         session->job = job;
     scheduler_enqueue(e, s, false);
-    mark_cancelled(e, s); /* it may have been, on its way here */
+    if (atomic_load(&c->cancelled)) /* on its way here */
+        cancel(e, s);
 }
 
 static bool fill_replay(struct sequence *s, const struct past *past, uint64_t from, size_t n)
@@ -376,6 +374,8 @@ bool turn_replay(struct engine *e, struct command *c, struct session *session,
     if (s && fill_replay(s, session->past, from, (size_t)(until - from))) {
         session->job = job;
         scheduler_enqueue(e, s, false);
+        if (atomic_load(&c->cancelled))
+            cancel(e, s);
         return true;
     }
     if (s)
@@ -591,6 +591,7 @@ static void committed(struct engine *e, struct entry *x)
 
     if (x->problem.what == PROBLEM_NONE) {
         session_moved(e, x);
+        job->command->turn.committed = true;
         if (!job->command->turn.no_cache)
             cache_take_head(e, x->session);
     } else {
@@ -738,10 +739,25 @@ void sequence_end(struct engine *e, struct sequence *s)
         job_end(e, job);
 }
 
+static void end_marked(struct engine *e, struct sequence *s)
+{
+    const struct command *c = s->job->command;
+
+    if (!atomic_load(&c->cancelled) || s->finish != FINISH_NONE)
+        return;
+    if (!atomic_load(&c->cut) || !s->sampled) {
+        cancel(e, s);
+        return;
+    }
+    s->finish = FINISH_LENGTH;
+    emit_rest(e, s);
+    e->any_over = true;
+}
+
 void turn_cancel_marked(struct engine *e)
 {
     for (struct sequence *s = e->queue; s; s = s->next)
-        mark_cancelled(e, s);
+        end_marked(e, s);
     for (int i = 0; i < e->running_count; i++)
-        mark_cancelled(e, e->running[i]);
+        end_marked(e, e->running[i]);
 }

@@ -180,6 +180,81 @@ static void a_turn_has_a_time_limit(void **state)
     assert_int_equal(live_stop(&l), 0);
 }
 
+/* Fits the answer's session, and then the session as it is. */
+static void assert_session(const struct live *l, const cJSON *session, double version,
+                           double position)
+{
+    cJSON *now = ask(l->port, "GET", "/v1/sessions/s", NULL);
+
+    assert_int_equal(number_of(session, "version"), version);
+    assert_int_equal(number_of(session, "position"), position);
+    assert_int_equal(number_of(now, "version"), version);
+    assert_int_equal(number_of(now, "position"), position);
+    cJSON_Delete(now);
+}
+
+/* What is answered as done is in the session: also when there was no time for more. */
+static void what_a_time_limit_leaves_of_a_turn_is_in_its_session(void **state)
+{
+    struct live l;
+    struct response r;
+    double position = 0;
+
+    (void)state;
+    live_start(&l, DEMO, "--request-seconds", "1", NULL);
+    cJSON_Delete(ask(l.port, "POST", "/v1/sessions", "{\"id\":\"s\"}"));
+    for (int turn = 1; turn <= 2; turn++) {
+        cJSON *done = ask(l.port, "POST", COMPLETIONS,
+                          "{\"session_id\":\"s\",\"prompt\":[5,6],\"max_tokens\":60000,"
+                          "\"ignore_eos\":true}");
+
+        position += 2 + number_of(item_of(done, "usage"), "completion_tokens");
+        assert_session(&l, item_of(done, "session"), turn, position);
+        cJSON_Delete(done);
+    }
+    /* A prompt that may take longer: either it is in, or it was refused. */
+    r = call(l.port, "POST", COMPLETIONS,
+             "{\"session_id\":\"s\",\"prompt\":\"%0*d\",\"max_tokens\":1}",
+             live_sanitized() ? 2000 : 12000, 1);
+    if (r.status == 200)
+        assert_session(&l, item_of(r.json, "session"), 3,
+                       number_of(item_of(r.json, "usage"), "total_tokens"));
+    else
+        assert_refusal(&r, 503, "shutting_down", "a prompt without the time for it");
+    response_finish(&r);
+    assert_int_equal(live_stop(&l), 0);
+}
+
+/* A long way back does not hold the server up. */
+static void a_drain_ends_a_rollback(void **state)
+{
+    const int parts = live_sanitized() ? 1 : 2, part = live_sanitized() ? 3000 : 15000;
+    struct live l;
+    struct client c;
+    struct response r;
+    char body[64], *ids = malloc((size_t)part * 2 + 2), *at = ids;
+
+    (void)state;
+    for (int i = 0; i < part; i++)
+        at += snprintf(at, 3, "%s%d", i ? "," : "", 5 + i % 4);
+    live_start(&l, DEMO, "--drain-seconds", "1", "--cache-memory", "0", NULL);
+    cJSON_Delete(ask(l.port, "POST", "/v1/sessions", "{\"id\":\"s\"}"));
+    for (int i = 0; i < parts; i++)
+        cJSON_Delete(ask(l.port, "POST", "/v1/sessions/s/append", "{\"ids\":[%s]}", ids));
+    free(ids);
+    snprintf(body, sizeof(body), "{\"position\":%d}", parts * part - 10);
+    c = client_dial(l.port);
+    assert_true(client_ask(&c, "POST", "/v1/sessions/s/rollback", NULL, body, strlen(body)));
+    usleep(100000); /* let it arrive */
+    live_signal(&l, SIGTERM);
+    assert_true(client_read(&c, &r));
+    if (r.status != 200) /* it was fast */
+        assert_refusal(&r, 503, "shutting_down", "a rollback without the time for it");
+    response_finish(&r);
+    client_close(&c);
+    assert_int_equal(live_wait(&l), 0);
+}
+
 /* Exit code 2 and one line that says why. */
 static void refuse_to_start(const char *const argv[], const char *word)
 {
@@ -237,6 +312,8 @@ int main(void)
         cmocka_unit_test(an_idle_server_ends_at_once),
         cmocka_unit_test(signals_that_mean_nothing_do_nothing),
         cmocka_unit_test(a_turn_has_a_time_limit),
+        cmocka_unit_test(what_a_time_limit_leaves_of_a_turn_is_in_its_session),
+        cmocka_unit_test(a_drain_ends_a_rollback),
         cmocka_unit_test(what_cannot_be_served_is_told_in_one_line),
     };
 

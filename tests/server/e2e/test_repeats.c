@@ -234,6 +234,37 @@ static void the_repeat_gets_it_when_the_first_client_leaves(void **unused)
     assert_int_equal(of_session("leaves", "version"), 1);
 }
 
+/* The client leaves in the middle of a stream whose part its session keeps: what is asked again
+ * is in the session already, and its answer is what was kept. */
+static void a_part_that_was_kept_is_not_run_again(void **unused)
+{
+    static const char body[] = "{\"session_id\":\"part\",\"prompt\":[5],\"max_tokens\":60000,"
+                               "\"ignore_eos\":true,\"commit_partial\":true,\"stream\":true}";
+    struct client first;
+    struct response r;
+    double position;
+
+    (void)unused;
+    create("part");
+    first = begin(KEY("part"), "part", body);
+    assert_true(client_read_head(&first, &r));
+    for (int i = 0; i < 5; i++)
+        free(client_event(&first));
+    client_reset(&first);
+    assert_true(live_reaches(&server, "eddy_turns_running", 0, 10));
+    assert_int_equal(of_session("part", "version"), 1);
+    position = of_session("part", "position");
+    assert_true(position > 1 && position < 60001);
+    r = post(KEY("part"), COMPLETIONS, body);
+    assert_int_equal(r.status, 200);
+    assert_true(is_replay(&r));
+    assert_non_null(strstr(r.body, "\"finish_reason\":\"length\""));
+    assert_non_null(strstr(r.body, "data: [DONE]\n\n"));
+    response_finish(&r);
+    assert_int_equal(of_session("part", "version"), 1);
+    assert_int_equal(of_session("part", "position"), position);
+}
+
 /* With nobody left to hear it, it is cancelled as any other. */
 static void without_anybody_waiting_it_is_cancelled(void **unused)
 {
@@ -436,6 +467,7 @@ int main(void)
         cmocka_unit_test(what_was_refused_is_not_kept),
         cmocka_unit_test(a_repeat_waits_for_the_first),
         cmocka_unit_test(the_repeat_gets_it_when_the_first_client_leaves),
+        cmocka_unit_test(a_part_that_was_kept_is_not_run_again),
         cmocka_unit_test(without_anybody_waiting_it_is_cancelled),
         cmocka_unit_test(a_repeat_takes_the_place_of_a_first_that_failed),
         cmocka_unit_test(a_counted_retry_is_a_repeat_and_a_first_try_is_not),

@@ -177,6 +177,46 @@ static void a_turn_that_met_its_stop_comes_back_with_it(void **unused)
     }
 }
 
+/* A turn that only takes in what was pending ends where it began: both states stand at one
+ * position, and the later one holds a token more than the one to go back to. */
+static void two_states_at_one_position_are_told_apart(void **unused)
+{
+    struct engine_options options = roomy;
+    unsigned char *was, *is;
+    struct outcome *out;
+    struct command *c;
+    size_t len, n;
+    struct rig r;
+
+    (void)unused;
+    open_rig(&r, false);
+    options.spare_bytes = model_info(r.model)->layout.bytes * 3 / 2; /* of one state */
+    rig_close(&r);
+    rig_open(&r, model, &options, 2);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    free(rig_run_turn(&r, drawn("a", 1, 6, 3)));
+    was = rig_state(&r, "a", &len);
+    out = rig_run_turn(&r, drawn("a", 0, 0, 1));
+    assert_int_equal(roll_back(&r, "a", 1, 0), PROBLEM_NONE);
+    c = drawn("a", 0, 0, 1);
+    c->turn.stop_id = malloc(sizeof(int32_t));
+    c->turn.stop_id[0] = out->choice[0].id[0];
+    c->turn.stop_ids = 1;
+    free(out);
+    out = rig_run_turn(&r, c);
+    assert_int_equal(out->choice[0].finish, FINISH_STOP);
+    assert_int_equal(out->position, 9);
+    free(out);
+    free(rig_run_turn(&r, drawn("a", 2, 6, 3)));
+    assert_int_equal(roll_back(&r, "a", 2, 0), PROBLEM_NONE);
+    is = rig_state(&r, "a", &n);
+    assert_int_equal(n, len);
+    assert_memory_equal(is, was, len);
+    free(was);
+    free(is);
+    rig_close(&r);
+}
+
 static void append(struct rig *r, const char *session, int n)
 {
     int32_t *id = malloc((size_t)n * sizeof(*id));
@@ -307,6 +347,7 @@ int main(void)
         cmocka_unit_test(several_turns_at_once_are_as_many_single_ones),
         cmocka_unit_test(from_inside_an_answer_the_same_is_drawn_again),
         cmocka_unit_test(a_turn_that_met_its_stop_comes_back_with_it),
+        cmocka_unit_test(two_states_at_one_position_are_told_apart),
         cmocka_unit_test(what_the_history_does_not_reach_is_refused_and_nothing_moves),
         cmocka_unit_test(a_long_session_goes_back_over_its_newest_turns),
         cmocka_unit_test(an_imported_session_goes_back_into_what_its_file_knows),
