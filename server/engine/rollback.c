@@ -121,8 +121,6 @@ static bool go_back(struct engine *e, struct command *c, struct session *s, uint
 
     if (aim && !tiers_has_record(aim) && aim->anchor)
         return put_off(e, c, aim);
-    if (aim && !tiers_has_record(aim))
-        id_generate(&aim->id, "ckpt"); /* no name is given to two files */
     past = past_keep(s->past);
     if (!past_cut(e->tiers, &past, position)) {
         past_release(e->tiers, past);
@@ -183,6 +181,8 @@ void rollback_end(struct engine *e, struct sequence *q)
     if (aim->refs) { /* another session was there first, and still is */
         tiers_keep(aim);
     } else {
+        if (!tiers_has_record(aim))
+            id_generate(&aim->id, "ckpt"); /* no name is given to two files */
         tiers_revive(e->tiers, aim, q->slot);
         q->slot = -1;
     }
