@@ -84,14 +84,21 @@ static bool take_in(struct engine *e, const struct disk_record *r)
     return ok;
 }
 
-/* The record is newer than what is here, or as new. false: no memory or no room. */
+static bool is_same(const struct session *s, const struct disk_record *r)
+{
+    const struct id none = { "" };
+
+    return s->created == r->created && s->version == r->version &&
+           id_equal(s->head->position ? &s->head->id : &none, &r->checkpoint);
+}
+
+/* What Redis says holds, even where it has less: what it has lost, other servers go on without.
+ * false: no memory or no room. */
 static bool adopt_session(struct engine *e, const struct disk_record *r)
 {
     struct session *s = id_map_find(&e->sessions, r->owner, &r->id);
 
-    if (s && (s->job || s->storing || s->lease))
-        return true;
-    if (s && s->created == r->created && s->version >= r->version)
+    if (s && (s->job || s->storing || s->lease || is_same(s, r)))
         return true;
     if (s)
         session_remove(e, s);

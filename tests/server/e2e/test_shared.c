@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <hiredis/hiredis.h>
 
 #include "tests/server/e2e/client.h"
 #include "tests/server/e2e/live.h"
@@ -407,6 +408,70 @@ static void a_turn_without_its_lease_does_not_commit(void **state)
     end();
 }
 
+/* Names everything in Redis anew: what begins with `from` begins with `to` then. */
+static void rename_all(const char *verb, const char *from, const char *to)
+{
+    redisReply *keys = redis_server_ask(&redis, "KEYS %s*", from);
+
+    for (size_t i = 0; i < keys->elements; i++) {
+        const char *key = keys->element[i]->str;
+
+        assert_true(redis_server_count(&redis, "%s %s %s%s", verb, key, to, key + strlen(from)) !=
+                    0);
+    }
+    freeReplyObject(keys);
+}
+
+/* Redis forgets what it was told since, as one that does not fsync does when it crashes. */
+static void lose_since(void)
+{
+    redisReply *keys = redis_server_ask(&redis, "KEYS eddy:*");
+
+    for (size_t i = 0; i < keys->elements; i++)
+        redis_server_count(&redis, "DEL %s", keys->element[i]->str);
+    freeReplyObject(keys);
+    rename_all("COPY", "kept:", "eddy:");
+}
+
+/* The servers that take the turns after the loss, in their order. */
+static void check_loss(int lost_turns, const int *server, int turns)
+{
+    uint64_t version = 0;
+    char *text;
+
+    begin(DEMO);
+    create(pair[0].port, "s");
+    create(alone.port, "s");
+    same_turn(pair[0].port, "s", "s", 1);
+    rename_all("COPY", "eddy:", "kept:");
+    for (int i = 0; i < lost_turns; i++) {
+        assert_int_equal(turn(pair[0].port, "s", 20 + i, &text, &version), 200);
+        free(text);
+    }
+    assert_int_equal(version, 1 + lost_turns);
+    lose_since();
+    for (int i = 0; i < turns; i++)
+        same_turn(pair[server[i]].port, "s", "s", 2 + i);
+    for (int i = 0; i < 2; i++) {
+        cJSON *session = ask(pair[i].port, "GET", "/v1/sessions/s", NULL);
+
+        assert_int_equal(number_of(session, "version"), 1 + turns);
+        cJSON_Delete(session);
+        live_stop(&pair[i]);
+    }
+    end();
+}
+
+static void what_redis_has_lost_is_lost_everywhere(void **state)
+{
+    static const int same[] = { 0, 0, 1 }, other[] = { 1, 0, 1 };
+
+    (void)state;
+    check_loss(1, same, 3);
+    check_loss(1, other, 3); /* two servers have a version of their own of one number */
+    check_loss(2, other, 3);
+}
+
 static void without_redis_everything_else_goes_on(void **state)
 {
     struct response r;
@@ -454,6 +519,7 @@ int main(void)
         cmocka_unit_test(a_killed_servers_session_goes_on_from_its_last_commit),
         cmocka_unit_test(racing_clients_never_commit_one_version_twice),
         cmocka_unit_test(a_turn_without_its_lease_does_not_commit),
+        cmocka_unit_test(what_redis_has_lost_is_lost_everywhere),
         cmocka_unit_test(without_redis_everything_else_goes_on),
     };
 
