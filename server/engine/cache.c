@@ -42,7 +42,9 @@ struct checkpoint *cache_find(struct engine *e, uint64_t owner, const int32_t *i
     if (!e->prefix || !n)
         return NULL;
     e->counters.prefix_lookups++;
-    c = prefix_find(e->prefix, owner, id, n - 1, &found);
+    while ((c = prefix_find(e->prefix, owner, id, n - 1, &found)) && c->damaged &&
+           checkpoint_is_cold(c))
+        prefix_lost(e->prefix, c);
     if (!c || !tiers_recall(e->tiers, c))
         return NULL;
     e->counters.prefix_hits++;
@@ -63,6 +65,19 @@ void cache_plan(struct engine *e, struct sequence *s)
         next = last;
     if (next >= s->fed + WORTH)
         s->cut = next;
+}
+
+void cache_failed(struct engine *e, struct sequence *s)
+{
+    struct job *job = s->job;
+
+    prefix_lost(e->prefix, s->origin);
+    tiers_release(e->tiers, s->origin);
+    s->origin = NULL;
+    s->fed = 0;
+    e->counters.prompt_tokens += job->cached;
+    job->cached = job->command->turn.cached_tokens = 0;
+    cache_plan(e, s);
 }
 
 void cache_cut(struct engine *e, struct sequence *s)

@@ -215,6 +215,9 @@ void cache_lost(struct engine *e, struct checkpoint *c);
 /* The state of the longest known prefix, shorter than n, kept; NULL: none. */
 struct checkpoint *cache_find(struct engine *e, uint64_t owner, const int32_t *id, size_t n,
                               size_t *len);
+/* The state that it was to go on from cannot be read: it is forgotten, and the sequence takes
+ * the whole context in. */
+void cache_failed(struct engine *e, struct sequence *s);
 /* The sequence is about to take its prompt in, or has come to its cut. */
 void cache_plan(struct engine *e, struct sequence *s);
 void cache_cut(struct engine *e, struct sequence *s);

@@ -243,6 +243,10 @@ void sequence_recalled(struct engine *e, struct recall *r)
     if (!s)
         return; /* its turn ended meanwhile */
     s->recall = NULL;
+    if (!r->checkpoint && s->job->cached) {
+        cache_failed(e, s);
+        return;
+    }
     if (!r->checkpoint) {
         job_fail(e, s->job, r->problem.what, r->problem.message);
         return;

@@ -234,14 +234,24 @@ static void find_file(const struct id *checkpoint, char path[300])
     fail_msg("there is no file of %s", checkpoint->text);
 }
 
+static void damage(const char *path)
+{
+    int fd = open(path, O_RDWR);
+    char byte;
+
+    assert_int_equal(pread(fd, &byte, 1, 3000), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, 3000), 1);
+    close(fd);
+}
+
 static void a_damaged_state_is_set_aside(void **unused)
 {
     const struct engine_options o = kept(1, 0);
     struct rig r;
     struct outcome *out;
     struct id head;
-    char path[300], aside[320], byte;
-    int fd;
+    char path[300], aside[320];
 
     (void)unused;
     rig_open(&r, model, &o, 1);
@@ -252,11 +262,7 @@ static void a_damaged_state_is_set_aside(void **unused)
     head = describe(&r, "bad")->head;
     assert_string_equal(describe(&r, "bad")->residency, "disk");
     find_file(&head, path);
-    fd = open(path, O_RDWR);
-    assert_int_equal(pread(fd, &byte, 1, 3000), 1);
-    byte ^= 1;
-    assert_int_equal(pwrite(fd, &byte, 1, 3000), 1);
-    close(fd);
+    damage(path);
     for (int i = 0; i < 2; i++) {
         out = rig_run_turn(&r, penalized("bad", 1, 3));
         assert_int_equal(out->problem.what, PROBLEM_STATE_DAMAGED);
@@ -272,6 +278,64 @@ static void a_damaged_state_is_set_aside(void **unused)
     assert_int_equal(engine_counters(r.engine).store_reports, 1);
     rig_do(&r, COMMAND_SESSION_DELETE, "bad");
     rig_close(&r);
+}
+
+/* A turn of a context whose beginning sessions of the store have taken in. */
+static struct outcome *begin_alike(struct rig *r, const char *session, size_t n, int tokens)
+{
+    int32_t context[64];
+
+    for (size_t i = 0; i < n; i++)
+        context[i] = 5 + (int32_t)i;
+    return rig_run_turn(r, rig_turn(session, context, n, tokens));
+}
+
+static void a_prefix_that_cannot_be_read_costs_its_tokens_and_no_answer(void **unused)
+{
+    static const struct {
+        size_t short_one, long_one; /* what is damaged of the two that are there */
+        size_t cached;              /* of the second turn that is begun like them */
+    } rows[] = { { false, true, 20 }, { true, true, 0 }, { true, false, 40 } };
+
+    (void)unused;
+    for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+        const struct engine_options o = kept(1, 0);
+        struct outcome *expected, *out;
+        struct rig r, plain;
+        char path[300];
+        struct id head;
+
+        rig_open(&r, model, &o, 1);
+        rig_open(&plain, model, &roomy, 1);
+        for (int k = 0; k < 2; k++) {
+            const char *name = k ? "long" : "short";
+
+            rig_do(&r, COMMAND_SESSION_CREATE, name);
+            free(begin_alike(&r, name, k ? 40 : 20, 1));
+        }
+        rig_do(&r, COMMAND_SESSION_CREATE, "other");
+        free(rig_run_turn(&r, penalized("other", 3, 3)));
+        for (int k = 0; k < 2; k++) {
+            head = describe(&r, k ? "long" : "short")->head;
+            find_file(&head, path);
+            if (k ? rows[i].long_one : rows[i].short_one)
+                damage(path);
+        }
+        expected = begin_alike(&plain, "", 60, 3);
+        for (int k = 0; k < 3; k++) {
+            out = begin_alike(&r, "", 60, 3);
+            assert_int_equal(out->problem.what, PROBLEM_NONE);
+            if (k == 1)
+                assert_int_equal(out->cached_tokens, rows[i].cached);
+            assert_memory_equal(out->choice[0].id, expected->choice[0].id, 3 * sizeof(int32_t));
+            free(out);
+        }
+        free(expected);
+        rig_close(&plain);
+        rig_close(&r);
+        remove_folder(NULL);
+        make_folder(NULL);
+    }
 }
 
 /* Calls that write fail from number fail_at on, `fails` of them. */
@@ -622,6 +686,7 @@ int main(void)
         IN_FOLDER(a_restart_brings_everything_back),
         IN_FOLDER(sessions_on_the_disk_go_on_exactly),
         IN_FOLDER(a_damaged_state_is_set_aside),
+        IN_FOLDER(a_prefix_that_cannot_be_read_costs_its_tokens_and_no_answer),
         IN_FOLDER(a_full_disk_refuses_and_keeps_the_session),
         IN_FOLDER(a_failing_disk_refuses_and_keeps_the_session),
         IN_FOLDER(a_short_write_is_gone_on_with),
