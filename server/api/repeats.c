@@ -121,7 +121,7 @@ static void update(XXH3_state_t *state, const char *text)
 static bool hash_request(const struct exchange *x, XXH128_hash_t *out)
 {
     XXH3_state_t *state = XXH3_createState();
-    const char *body;
+    const char *query, *body;
     size_t len;
 
     if (!state)
@@ -129,6 +129,9 @@ static bool hash_request(const struct exchange *x, XXH128_hash_t *out)
     XXH3_128bits_reset(state);
     update(state, exchange_method(x));
     update(state, exchange_path(x));
+    query = exchange_queries(x, &len);
+    XXH3_128bits_update(state, &len, sizeof(len));
+    XXH3_128bits_update(state, query, len);
     update(state, exchange_header(x, "x-session-id"));
     update(state, exchange_header(x, "if-match"));
     body = exchange_body(x, &len);

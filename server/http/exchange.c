@@ -163,6 +163,12 @@ const char *exchange_query(const struct exchange *x, const char *name)
     return request_query(&x->request, name);
 }
 
+const char *exchange_queries(const struct exchange *x, size_t *len)
+{
+    *len = (size_t)(x->request.query_end - x->request.query);
+    return x->request.query;
+}
+
 const char *exchange_header(const struct exchange *x, const char *name)
 {
     if (strcmp(name, "x-request-id") == 0)

@@ -81,6 +81,8 @@ const char *exchange_route(const struct exchange *x);  /* the pattern, or "" */
 const char *exchange_param(const struct exchange *x, const char *name);
 /* First query value of that name, decoded; NULL when absent. */
 const char *exchange_query(const struct exchange *x, const char *name);
+/* All of the query, decoded: name NUL value NUL ... */
+const char *exchange_queries(const struct exchange *x, size_t *len);
 /* Value of a header, name in lower case; NULL when absent. "x-request-id" is always there:
  * the client's, or ours where it sent none that can be echoed. */
 const char *exchange_header(const struct exchange *x, const char *name);

@@ -142,6 +142,20 @@ static void a_key_is_for_one_request(void **unused)
     response_finish(&r);
 }
 
+static void what_a_query_says_is_part_of_the_request(void **unused)
+{
+    struct response r;
+
+    (void)unused;
+    create("slot-0");
+    r = post_twice(KEY("slot"), "/slots/0?action=save", "{\"filename\":\"x\"}");
+    response_finish(&r);
+    r = post(KEY("slot"), "/slots/0?action=restore", "{\"filename\":\"x\"}");
+    assert_refusal(&r, 422, "idempotency_key_reused", "another query");
+    response_finish(&r);
+    assert_int_equal(of_session("slot-0", "version"), 0);
+}
+
 static void a_key_has_a_longest_length(void **unused)
 {
     char headers[LIMIT_REPEAT_KEY_BYTES + 64];
@@ -463,6 +477,7 @@ int main(void)
         cmocka_unit_test(every_change_is_made_once),
         cmocka_unit_test(a_stream_comes_again_event_for_event),
         cmocka_unit_test(a_key_is_for_one_request),
+        cmocka_unit_test(what_a_query_says_is_part_of_the_request),
         cmocka_unit_test(a_key_has_a_longest_length),
         cmocka_unit_test(what_was_refused_is_not_kept),
         cmocka_unit_test(a_repeat_waits_for_the_first),
