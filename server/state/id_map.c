@@ -73,6 +73,14 @@ static void close_gaps(struct id_map *m)
     m->used = kept;
 }
 
+static void chain_all(struct id_map *m)
+{
+    if (m->bucket)
+        memset(m->bucket, 0xff, m->capacity * sizeof(*m->bucket)); /* NOBODY */
+    for (size_t i = 0; i < m->used; i++)
+        chain_up(m, i);
+}
+
 /* Without gaps, and with room for one more. Half of a new array is free, so that this is rare. */
 static bool make_room(struct id_map *m)
 {
@@ -87,18 +95,14 @@ static bool make_room(struct id_map *m)
         return false;
     close_gaps(m);
     entry = realloc(m->entry, capacity * sizeof(*entry));
-    if (!entry) {
-        free(bucket);
-        return false;
+    free(entry ? m->bucket : bucket);
+    if (entry) {
+        m->entry = entry;
+        m->bucket = bucket;
+        m->capacity = capacity;
     }
-    free(m->bucket);
-    m->entry = entry;
-    m->bucket = bucket;
-    m->capacity = capacity;
-    memset(bucket, 0xff, capacity * sizeof(*bucket)); /* NOBODY */
-    for (size_t i = 0; i < m->used; i++)
-        chain_up(m, i);
-    return true;
+    chain_all(m); /* they have other places now, in the old array, too */
+    return entry != NULL;
 }
 
 static struct id_owner *find_owner(const struct id_map *m, uint64_t owner)
