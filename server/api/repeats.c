@@ -321,12 +321,12 @@ static void lose_body(struct repeat *e)
     e->lost = true;
 }
 
-/* Makes room by what is oldest. */
-static void press(struct keeper *k)
+/* Makes room for so many bytes more by what is done, the oldest first. */
+static void press(struct keeper *k, size_t more)
 {
     struct repeat *e, *next;
 
-    for (e = k->oldest; e && k->bytes > LIMIT_REPEAT_BYTES; e = e->next)
+    for (e = k->oldest; e && k->bytes + more > LIMIT_REPEAT_BYTES; e = e->next)
         if (!e->first)
             lose_body(e);
     for (e = k->oldest; e && k->done > LIMIT_REPEATS; e = next) {
@@ -342,7 +342,10 @@ void repeats_add(struct pending *p, const void *bytes, size_t len)
 
     if (!e || e->lost)
         return;
-    if (e->body.len + len > LIMIT_REPEAT_BYTES || !text_buffer_append(&e->body, bytes, len))
+    if (e->body.len + len <= LIMIT_REPEAT_BYTES)
+        press(e->keeper, len);
+    /* Others that run may hold the rest. */
+    if (e->keeper->bytes + len > LIMIT_REPEAT_BYTES || !text_buffer_append(&e->body, bytes, len))
         lose_body(e);
     else
         e->keeper->bytes += len;
@@ -369,7 +372,7 @@ void repeats_keep(struct pending *p, const char *type)
         answer(&w->base, e);
         finish_waiter(w);
     }
-    press(e->keeper);
+    press(e->keeper, 0);
 }
 
 void repeats_drop(struct pending *p)
