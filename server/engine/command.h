@@ -21,6 +21,7 @@
 #include "server/state/id.h"
 
 struct checkpoint;
+struct redis_op;
 
 enum command_kind {
     COMMAND_TURN,
@@ -121,9 +122,9 @@ struct command {
     struct command *next;   /* the engine's: in a list of those that wait */
     bool later;             /* the engine's: whoever has it now answers it */
     bool asked_session, asked_snapshot; /* share.c's: Redis has been asked for it */
-    struct id lease;      /* share.c's: on the session, until it is used or given back */
-    struct event *answer; /* the engine's: allocated with the command, so that an answer
-                           * never fails for want of memory */
+    struct redis_op *lease; /* share.c's: gives its lease on the session back; NULL: none, used */
+    struct event *answer;   /* the engine's: allocated with the command, so that an answer
+                             * never fails for want of memory */
 
     /* Arguments; what a kind does not name is ignored. */
     struct id session, snapshot; /* a turn without a session leaves nothing behind */

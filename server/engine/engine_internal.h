@@ -43,7 +43,7 @@ struct session {
     char *metadata;        /* owned, may be NULL */
     struct job *job;       /* the running or queued turn; NULL: idle */
     struct entry *storing; /* a change that is being written; nothing else changes it then */
-    struct id *lease;      /* share.c's, owned: a command has the right to move it; NULL without */
+    struct command *mover; /* share.c's: it has the lease on this session; NULL: none has */
 };
 
 struct snapshot {

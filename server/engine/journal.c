@@ -491,12 +491,13 @@ static void take_shared(struct engine *e)
 {
     struct journal *j = e->journal;
 
-    for (struct redis_op *op; (op = redis_receive(j->redis)); redis_op_free(op)) {
+    for (struct redis_op *op; (op = redis_receive(j->redis));) {
         if (op->kind == REDIS_LOOK || op->kind == REDIS_TAKE || op->kind == REDIS_LEAVE) {
             j->asked--;
             share_answered(e, op);
         } else {
             take_change(e, op);
+            redis_op_free(op);
         }
     }
 }

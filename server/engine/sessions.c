@@ -169,7 +169,6 @@ static void session_free(struct engine *e, struct session *s)
     past_release(e->tiers, s->past);
     lineage_release(e, s->snapshot);
     free(s->metadata);
-    free(s->lease);
     free(s);
 }
 
@@ -671,7 +670,7 @@ bool sessions_sweep(struct engine *e)
         if (s->job || s->storing)
             continue;
         past_cool(e, &s->past, s->head);
-        if (s->ttl <= 0 || s->touched + s->ttl >= now || s->lease)
+        if (s->ttl <= 0 || s->touched + s->ttl >= now || s->mover)
             continue;
         if (journal_shares(e))
             session_remove(e, s); /* Redis has a clock of its own, and may have a newer one */

@@ -67,7 +67,7 @@ static bool make_room(struct engine *e)
     for (size_t i = 0; (at = id_map_walk(&e->sessions, &i)); i++) {
         struct session *s = at->value;
 
-        if (s->job || s->storing || s->lease)
+        if (s->job || s->storing || s->mover)
             continue;
         session_remove(e, s);
         return true;
@@ -98,7 +98,7 @@ static bool adopt_session(struct engine *e, const struct disk_record *r)
 {
     struct session *s = id_map_find(&e->sessions, r->owner, &r->id);
 
-    if (s && (s->job || s->storing || s->lease || is_same(s, r)))
+    if (s && (s->job || s->storing || s->mover || is_same(s, r)))
         return true;
     if (s)
         session_remove(e, s);
@@ -119,7 +119,7 @@ static void forget(struct engine *e, const struct disk_record *r)
     struct snapshot *snapshot =
         r->kind == DISK_SNAPSHOT_SET ? id_map_find(&e->snapshots, r->owner, &r->id) : NULL;
 
-    if (s && !s->job && !s->storing && !s->lease)
+    if (s && !s->job && !s->storing && !s->mover)
         session_remove(e, s);
     if (snapshot && !snapshot->storing)
         snapshot_remove(e, snapshot);
@@ -127,48 +127,15 @@ static void forget(struct engine *e, const struct disk_record *r)
         lineage_lose(e, r->owner, &r->id);
 }
 
-static void give_lease_back(struct engine *e, const struct command *c)
-{
-    struct redis_op *op = redis_op_create(REDIS_LEAVE, DISK_SESSION_SET, NULL);
-
-    if (!op)
-        return; /* it is renewed until the session moves, or the server ends */
-    op->record.owner = c->owner;
-    op->record.id = c->session;
-    op->token = c->lease;
-    if (!journal_ask(e, op))
-        redis_op_free(op);
-}
-
-static bool holds(const struct session *s, const struct id *lease)
-{
-    return s->lease && id_equal(s->lease, lease);
-}
-
-static void end_lease(struct session *s)
-{
-    free(s->lease);
-    s->lease = NULL;
-}
-
 void share_leaves(struct engine *e, struct command *c)
 {
     struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
 
-    if (!c->lease.text[0] || (s && !holds(s, &c->lease)))
-        return;
-    give_lease_back(e, c);
-    if (s)
-        end_lease(s);
-    c->lease.text[0] = '\0';
-}
-
-static bool take_lease(struct session *s, const struct id *lease, struct problem *p)
-{
-    if (!s->lease && !(s->lease = malloc(sizeof(*s->lease))))
-        return problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for a lease");
-    *s->lease = *lease;
-    return true;
+    if (s && s->mover == c)
+        s->mover = NULL;
+    if (c->lease && !journal_ask(e, c->lease))
+        redis_op_free(c->lease); /* it is renewed until the session moves, or the server ends */
+    c->lease = NULL;
 }
 
 static bool take_over(struct engine *e, struct command *c, const struct redis_op *op)
@@ -183,8 +150,6 @@ static bool take_over(struct engine *e, struct command *c, const struct redis_op
         share_refused(op, &c->problem);
         return false;
     }
-    if (op->kind == REDIS_TAKE)
-        c->lease = op->token;
     if (op->record.position && !op->record.bytes)
         return problem_set(&c->problem, PROBLEM_STATE_DAMAGED, NULL,
                            "'%s' stands on a state without a length", op->record.id.text);
@@ -192,16 +157,33 @@ static bool take_over(struct engine *e, struct command *c, const struct redis_op
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
                            "no memory or room for a session of another server");
     s = op->kind == REDIS_TAKE ? id_map_find(&e->sessions, c->owner, &op->record.id) : NULL;
-    return !s || take_lease(s, &op->token, &c->problem);
+    if (s && !s->mover)
+        s->mover = c;
+    return true;
+}
+
+/* What brought the lease gives it back one day, so that this takes no memory. */
+static void keep_lease(struct command *c, struct redis_op *take)
+{
+    free(take->record.note);
+    take->record.note = NULL;
+    take->kind = REDIS_LEAVE;
+    take->owner = NULL;
+    c->lease = take;
 }
 
 void share_answered(struct engine *e, struct redis_op *op)
 {
     struct command *c = op->owner;
+    bool known = c && take_over(e, c, op);
 
+    if (c && op->kind == REDIS_TAKE && op->verdict == REDIS_DONE)
+        keep_lease(c, op);
+    else
+        redis_op_free(op);
     if (!c)
         return;
-    if (!take_over(e, c, op)) {
+    if (!known) {
         engine_answer(e, c);
         return;
     }
@@ -212,7 +194,7 @@ static enum redis_kind kind_of(const struct disk_op *op, const struct session *m
 {
     if (op->record.kind == DISK_SESSION_DELETED || op->record.kind == DISK_SNAPSHOT_DELETED)
         return REDIS_DELETE;
-    return moving && moving->lease ? REDIS_COMMIT : REDIS_CREATE;
+    return moving && moving->mover ? REDIS_COMMIT : REDIS_CREATE;
 }
 
 struct redis_op *share_change(const struct disk_op *op, struct session *moving, void *owner)
@@ -234,8 +216,10 @@ struct redis_op *share_change(const struct disk_op *op, struct session *moving, 
     if (r->note_len)
         memcpy(change->record.note, r->note, r->note_len);
     if (change->kind == REDIS_COMMIT) {
-        change->token = *moving->lease;
-        end_lease(moving);
+        change->token = moving->mover->lease->token;
+        redis_op_free(moving->mover->lease);
+        moving->mover->lease = NULL;
+        moving->mover = NULL;
     }
     return change;
 }

@@ -21,7 +21,7 @@ struct session;
 
 /* true: the command is put off; it is obeyed again when Redis has answered. */
 bool share_asks(struct engine *e, struct command *c);
-/* Takes the answer to that, whose owner is the command (NULL: nobody waits). */
+/* Moves the answer to that in, whose owner is the command (NULL: nobody waits). */
 void share_answered(struct engine *e, struct redis_op *op);
 /* The command is answered: gives back the lease that it has not used. */
 void share_leaves(struct engine *e, struct command *c);

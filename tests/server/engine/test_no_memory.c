@@ -9,12 +9,15 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
 #include "config/error.h"
 #include "server/state/checkpoint.h"
+#include "server/state/redis_url.h"
 #include "tests/server/engine/rig.h"
+#include "tests/server/state/redis_server.h"
 
 static atomic_long left = -1; /* allocations until one fails; below 0: none does */
 
@@ -105,11 +108,11 @@ static struct command *turn(int choices, const char *session)
     return c;
 }
 
-static void open_scene(struct scene *s)
+static void open_scene_with(struct scene *s, const struct engine_options *options)
 {
     struct command *c;
 
-    rig_open(&s->rig, model, &small, 1);
+    rig_open(&s->rig, model, options, 1);
     c = rig_command(COMMAND_SESSION_CREATE, "a", NULL);
     c->metadata = strdup("{\"k\":1}");
     assert_int_equal(rig_ask(&s->rig, c), PROBLEM_NONE);
@@ -124,6 +127,11 @@ static void open_scene(struct scene *s)
     s->file = c->checkpoint;
     c->checkpoint = NULL;
     command_free(c);
+}
+
+static void open_scene(struct scene *s)
+{
+    open_scene_with(s, &small);
 }
 
 static void close_scene(struct scene *s)
@@ -205,11 +213,79 @@ static void a_turn_may_run_out_of_memory_at_any_time(void **unused)
     }
 }
 
+/* Runs the command with allocation n failing; false: that was one too many, and it is done. */
+static bool fail_once(struct scene *s, struct command *c, long n)
+{
+    bool failed;
+
+    atomic_store(&left, n);
+    rig_run(&s->rig, &c, 1, NULL);
+    failed = atomic_exchange(&left, -1) < 0;
+    if (!failed)
+        assert_int_equal(c->problem.what, PROBLEM_NONE);
+    command_free(c);
+    return failed;
+}
+
+/* Within far less time than a lease takes to run out. */
+static void assert_free(struct rig *other)
+{
+    enum problem_code what = PROBLEM_SESSION_BUSY;
+
+    for (int tries = 0; tries < 2000 && what == PROBLEM_SESSION_BUSY; tries++) {
+        struct outcome *out = rig_run_turn(other, rig_turn("a", prompt, 2, 1));
+
+        what = out->problem.what;
+        free(out);
+        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL); /* it may be on its way */
+    }
+    assert_int_equal(what, PROBLEM_NONE);
+}
+
+static void a_command_without_memory_leaves_a_shared_session_to_others(void **unused)
+{
+    static const enum command_kind kinds[] = { COMMAND_TURN, COMMAND_SESSION_RESTORE,
+                                               COMMAND_SESSION_ROLLBACK };
+    struct redis_server redis = { 0 };
+    struct engine_options options = small;
+    struct redis_url url;
+    struct error err;
+    struct scene s;
+    const char *binary = getenv("REDIS_SERVER");
+    struct rig other;
+
+    (void)unused;
+    if (!binary || !*binary)
+        skip();
+    redis_server_begin(&redis);
+    assert_true(redis_url_parse(&url, redis.url, &err));
+    options.redis = &url;
+    options.lease_ms = 600000;
+    options.store_bytes = 1 << 28;
+    open_scene_with(&s, &options);
+    rig_open(&other, model, &options, 1);
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        bool failed = true;
+        long n = 0;
+
+        for (; failed; n++) {
+            failed =
+                fail_once(&s, kinds[i] == COMMAND_TURN ? turn(1, "a") : command(&s, kinds[i]), n);
+            assert_free(&other);
+        }
+        assert_true(n > 10);
+    }
+    rig_close(&other);
+    close_scene(&s);
+    redis_server_end(&redis);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_command_may_run_out_of_memory),
         cmocka_unit_test(a_turn_may_run_out_of_memory_at_any_time),
+        cmocka_unit_test(a_command_without_memory_leaves_a_shared_session_to_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
