@@ -183,8 +183,7 @@ void engine_post(struct engine *e, struct event *event);
 void engine_answer(struct engine *e, struct command *c);
 /* Does what the command says and answers it, now or later. */
 void engine_obey(struct engine *e, struct command *c);
-/* The answer to journal_recall(); it stays the caller's. */
-/* Takes the answer of a command to a cold checkpoint. */
+/* What a command asked of a cold checkpoint was read, or was not; r stays the caller's. */
 void recalled(struct engine *e, struct command *c, struct recall *r);
 struct event *engine_event(enum event_kind kind, struct command *c); /* NULL: no memory */
 
@@ -290,9 +289,9 @@ struct checkpoint *session_empty_head(struct engine *e, uint64_t owner);
  * no memory. Takes the references as session_moving(). */
 bool session_move(struct engine *e, struct command *c, struct session *s,
                   const struct session *next);
-/* Ends what has expired, among the next thousand sessions. true: that were the last. */
 /* Whether the owner's budget has room for one more head. PROBLEM_STATE_QUOTA. */
 bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p);
+/* Ends what has expired, among the next thousand sessions. true: those were the last. */
 bool sessions_sweep(struct engine *e);
 /* Without a word to the store. A running turn loses it and ends. */
 void session_remove(struct engine *e, struct session *s);
