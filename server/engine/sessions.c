@@ -213,7 +213,7 @@ static struct session *add_session(struct engine *e, struct command *c, const st
     s->id = *id;
     s->owner = c->owner;
     if (!id->text[0])
-        id_generate(&s->id, "sess");
+        id_generate_next(&s->id, "sess");
     s->created = s->updated = s->touched = checkpoint_clock();
     s->ttl = e->options.session_ttl;
     s->seed = id_random();
@@ -310,22 +310,26 @@ static bool get(struct engine *e, struct command *c)
 
 static bool list(struct engine *e, struct command *c)
 {
-    struct id_entry *at = id_map_next(&e->sessions, c->owner, &c->after);
+    struct id_page page = { .owner = c->owner, .after = &c->after, .room = (size_t)c->count + 1 };
+    bool ok = true;
 
-    c->sessions = calloc((size_t)c->count + 1, sizeof(*c->sessions));
-    if (!c->sessions)
+    page.entry = malloc(page.room * sizeof(struct id_entry *));
+    c->sessions = calloc(page.room, sizeof(*c->sessions));
+    if (!page.entry || !c->sessions) {
+        free(page.entry);
         return no_memory(c);
-    for (const struct session *s; at && c->items < c->count;
-         at = id_map_next(&e->sessions, c->owner, &s->id)) {
+    }
+    id_map_page(&e->sessions, &page);
+    for (size_t i = 0; i < page.count && c->items < c->count && ok; i++) {
         struct session_info *info = &c->sessions[c->items++];
+        const struct session *s = page.entry[i]->value;
 
-        s = at->value;
-        if (s->metadata && !(info->metadata = strdup(s->metadata)))
-            return no_memory(c);
+        ok = !s->metadata || (info->metadata = strdup(s->metadata));
         session_describe(e, s, info);
     }
-    c->more = at != NULL;
-    return true;
+    c->more = page.count == page.room;
+    free(page.entry);
+    return ok || no_memory(c);
 }
 
 /* What could not be deleted in the store is still there. */

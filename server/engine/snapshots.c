@@ -73,7 +73,7 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
     }
     s = calloc(1, sizeof(*s));
     if (s) {
-        id_generate(&s->id, "snap");
+        id_generate_next(&s->id, "snap");
         s->owner = c->owner;
         s->checkpoint = checkpoint;
         s->past = past;
@@ -185,55 +185,49 @@ static bool take(struct engine *e, struct command *c)
     return keep_new(e, c, s, from);
 }
 
-static bool is_asked_for(const struct command *c, const struct snapshot *s)
+/* What a list is of. */
+struct asked {
+    const struct command *command;
+    const struct lineage *root; /* NULL: all */
+};
+
+static bool is_asked_for(const void *value, const void *arg)
 {
+    const struct snapshot *s = value;
+    const struct asked *a = arg;
+    const struct command *c = a->command;
+
     return (!c->session.text[0] || id_equal(&s->session, &c->session)) &&
            (!c->taken_of.text[0] || id_equal(&s->session, &c->taken_of)) &&
-           (!c->label[0] || strcmp(s->label, c->label) == 0);
-}
-
-/* The one after an id ("": the first): of all in the order they came, or of a subtree, each
- * before what is below it. NULL: the end, or there is no such id. */
-static const struct snapshot *next_snapshot(const struct engine *e, const struct command *c,
-                                            struct lineage *root, const struct id *after)
-{
-    const struct id_entry *next = root ? NULL : id_map_next(&e->snapshots, c->owner, after);
-    const struct snapshot *from = NULL;
-    struct lineage *at;
-
-    if (!root)
-        return next ? next->value : NULL;
-    if (after->text[0] && !(from = id_map_find(&e->snapshots, c->owner, after)))
-        return NULL;
-    at = lineage_next(root, from ? from->place : NULL);
-    while (at && !at->snapshot)
-        at = lineage_next(root, at);
-    return at ? at->snapshot : NULL;
+           (!c->label[0] || strcmp(s->label, c->label) == 0) &&
+           (!a->root || lineage_is_below(s->place, a->root));
 }
 
 static bool list(struct engine *e, struct command *c)
 {
-    const struct snapshot *of = NULL, *from = id_map_find(&e->snapshots, c->owner, &c->after), *s;
-    struct lineage *root;
+    struct asked asked = { .command = c };
+    struct id_page page = { .owner = c->owner,
+                            .after = &c->after,
+                            .wants = is_asked_for,
+                            .arg = &asked,
+                            .room = (size_t)c->count + 1 };
+    const struct snapshot *root = NULL;
 
     if ((c->session.text[0] && !session_find(e, c, &c->problem)) ||
-        (c->snapshot.text[0] && !(of = snapshot_find(e, c, &c->problem))))
+        (c->snapshot.text[0] && !(root = snapshot_find(e, c, &c->problem))))
         return false;
-    root = of ? of->place : NULL;
-    c->snapshots = calloc((size_t)c->count + 1, sizeof(*c->snapshots));
-    if (!c->snapshots)
+    asked.root = root ? root->place : NULL;
+    page.entry = malloc(page.room * sizeof(struct id_entry *));
+    c->snapshots = calloc(page.room, sizeof(*c->snapshots));
+    if (!page.entry || !c->snapshots) {
+        free(page.entry);
         return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the list");
-    if (root && from && !lineage_is_below(from->place, root))
-        return true;
-    for (s = next_snapshot(e, c, root, &c->after); s; s = next_snapshot(e, c, root, &s->id)) {
-        if (!is_asked_for(c, s))
-            continue;
-        if (c->items == c->count) {
-            c->more = true;
-            break;
-        }
-        describe(e, s, &c->snapshots[c->items++]);
     }
+    id_map_page(&e->snapshots, &page);
+    for (size_t i = 0; i < page.count && c->items < c->count; i++)
+        describe(e, page.entry[i]->value, &c->snapshots[c->items++]);
+    c->more = page.count == page.room;
+    free(page.entry);
     return true;
 }
 

@@ -13,6 +13,9 @@ struct id {
 
 /* "prefix_" and 128 bits of getrandom() in hex. */
 void id_generate(struct id *id, const char *prefix);
+/* The same with the time before them, in hex: what this process makes is in the order of its
+ * bytes, unless the clock is set back between two of its lives. */
+void id_generate_next(struct id *id, const char *prefix);
 
 /* Copies a client's id. false unless it is 1 to LIMIT_ID_BYTES of [A-Za-z0-9._-] and does not
  * begin with a dot. */

@@ -182,14 +182,38 @@ struct id_entry *id_map_walk(const struct id_map *m, size_t *place)
     return *place < m->used ? &m->entry[*place] : NULL;
 }
 
-struct id_entry *id_map_next(const struct id_map *m, uint64_t owner, const struct id *after)
+/* Whether it comes before the last one of a full page, and the page's asker wants it. */
+static bool belongs(const struct id_page *page, const struct id_entry *e)
 {
-    struct id_entry *e = after->text[0] ? find_entry(m, owner, after->text) : NULL;
-    size_t place = e ? (size_t)(e - m->entry) + 1 : 0;
+    return e->owner == page->owner && strcmp(e->id, page->after->text) > 0 &&
+           (page->count < page->room || strcmp(e->id, page->entry[page->count - 1]->id) < 0) &&
+           (!page->wants || page->wants(e->value, page->arg));
+}
 
-    if (after->text[0] && !e)
-        return NULL;
-    while ((e = id_map_walk(m, &place)) && e->owner != owner)
-        place++;
-    return e;
+static void insert(struct id_page *page, struct id_entry *e)
+{
+    size_t low = 0, high = page->count;
+
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+
+        if (strcmp(page->entry[middle]->id, e->id) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    page->count += page->count < page->room;
+    memmove(page->entry + low + 1, page->entry + low,
+            (page->count - low - 1) * sizeof(page->entry[0]));
+    page->entry[low] = e;
+}
+
+void id_map_page(const struct id_map *m, struct id_page *page)
+{
+    struct id_entry *e;
+
+    page->count = 0;
+    for (size_t at = 0; (e = id_map_walk(m, &at)); at++)
+        if (belongs(page, e))
+            insert(page, e);
 }

@@ -1,4 +1,4 @@
-/* id_map.h - objects by owner and id, in the order they came.
+/* id_map.h - objects by owner and id.
  *
  * A hash map to pointers that it does not own; ids are the objects' own, too, so that an entry
  * is small. Two owners may use the same id; where ids belong to nobody the owner is 0. The
@@ -52,8 +52,18 @@ size_t id_map_count(const struct id_map *m, uint64_t owner);
  * lower places. */
 struct id_entry *id_map_walk(const struct id_map *m, size_t *place);
 
-/* The owner's entry that came next after `after` ("": the first); NULL at the end, or when
- * `after` is not there. Goes through the others' entries in between. */
-struct id_entry *id_map_next(const struct id_map *m, uint64_t owner, const struct id *after);
+/* A part of a list in the order of ids' bytes, which what comes and goes meanwhile does not
+ * change: neither `after` nor anything else needs to be there still. */
+struct id_page {
+    uint64_t owner;
+    const struct id *after;                            /* "": from the first on */
+    bool (*wants)(const void *value, const void *arg); /* NULL: all of them */
+    const void *arg;
+    struct id_entry **entry; /* [room], the caller's */
+    size_t room, count;      /* room: at least 1; count is filled */
+};
+
+/* The first ones behind `after`. Looks at every entry of the map. */
+void id_map_page(const struct id_map *m, struct id_page *page);
 
 #endif

@@ -260,6 +260,87 @@ static void lists_come_in_pages(void **state)
     refused(server.port, 400, "invalid_parameter", "GET", "/v1/sessions?after=..%2f", NULL);
 }
 
+struct seen {
+    char id[400][80];
+    int count;
+};
+
+/* One page of seven, behind `after`, which becomes its last id. false: it was the last page. */
+static bool read_page(const char *what, char after[80], struct seen *seen)
+{
+    const cJSON *item;
+    char path[240];
+    cJSON *list;
+    bool more;
+
+    snprintf(path, sizeof(path), "%s?limit=7%s%s", what, *after ? "&after=" : "", after);
+    list = ask(server.port, "GET", path, NULL);
+    cJSON_ArrayForEach(item, item_of(list, "data"))
+    {
+        assert_true(seen->count < 400);
+        strcpy(seen->id[seen->count++], text_of(item, "id"));
+    }
+    if (text_of(list, "last_id"))
+        strcpy(after, text_of(list, "last_id"));
+    more = flag_of(list, "has_more");
+    cJSON_Delete(list);
+    return more;
+}
+
+static int count_of(const struct seen *seen, const char *id)
+{
+    int n = 0;
+
+    for (int i = 0; i < seen->count; i++)
+        n += strcmp(seen->id[i], id) == 0;
+    return n;
+}
+
+/* The last object of every page, and others, are deleted before the next page is asked for. */
+static void check_pages(const char *what, const char *delete_from, const struct seen *all)
+{
+    bool gone[400] = { false };
+    struct seen seen = { .count = 0 };
+    char after[80] = "", path[160];
+
+    for (bool more = true; more;) {
+        more = read_page(what, after, &seen);
+        for (int i = 0; i < all->count; i++) {
+            if (gone[i] || (strcmp(all->id[i], after) != 0 && i % 5))
+                continue;
+            if (i % 5 == 0 && !count_of(&seen, all->id[i]))
+                continue;
+            snprintf(path, sizeof(path), "%s/%s", delete_from, all->id[i]);
+            cJSON_Delete(ask(server.port, "DELETE", path, NULL));
+            gone[i] = true;
+        }
+    }
+    for (int i = 0; i < all->count; i++)
+        assert_int_equal(count_of(&seen, all->id[i]), 1);
+}
+
+static void what_stays_is_listed_once_whatever_goes_meanwhile(void **state)
+{
+    static struct seen sessions, snapshots;
+
+    (void)state;
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"paged\"}"));
+    for (int i = 0; i < 40; i++) {
+        cJSON *s = i % 2 ? ask(server.port, "POST", "/v1/sessions", "{\"id\":\"z%d\"}", 40 - i)
+                         : ask(server.port, "POST", "/v1/sessions", "{}");
+        cJSON *p = ask(server.port, "POST", "/v1/sessions/paged/snapshots", "{}");
+
+        strcpy(sessions.id[sessions.count++], text_of(s, "id"));
+        strcpy(snapshots.id[snapshots.count++], text_of(p, "id"));
+        cJSON_Delete(s);
+        cJSON_Delete(p);
+        if (i)
+            assert_true(strcmp(snapshots.id[i - 1], snapshots.id[i]) < 0);
+    }
+    check_pages("/v1/sessions/paged/snapshots", "/v1/snapshots", &snapshots);
+    check_pages("/v1/sessions", "/v1/sessions", &sessions);
+}
+
 static void forks_begin_alike_and_go_their_own_ways(void **state)
 {
     struct state parent, child;
@@ -276,7 +357,7 @@ static void forks_begin_alike_and_go_their_own_ways(void **state)
     {
         const char *id = text_of(item, "id");
 
-        assert_int_equal(strlen(id), 5 + 32); /* sess_ and 128 bits */
+        assert_int_equal(strlen(id), 5 + 14 + 32); /* sess_, when, and 128 bits */
         for (const cJSON *other = item->next; other; other = other->next)
             assert_string_not_equal(id, text_of(other, "id"));
         child = state_of(server.port, id);
@@ -414,6 +495,7 @@ int main(void)
         cmocka_unit_test(a_turn_may_insist_on_a_version),
         cmocka_unit_test(every_verb_may_insist_on_a_version),
         cmocka_unit_test(lists_come_in_pages),
+        cmocka_unit_test(what_stays_is_listed_once_whatever_goes_meanwhile),
         cmocka_unit_test(forks_begin_alike_and_go_their_own_ways),
         cmocka_unit_test(a_snapshot_has_all_its_fields_and_brings_a_session_back),
         cmocka_unit_test(a_session_expires),

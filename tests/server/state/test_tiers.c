@@ -205,7 +205,8 @@ static void random_turns_forks_and_releases_never_mix_states(void **unused)
 static void ids_are_found_listed_in_order_and_removed(void **unused)
 {
     struct id_map m;
-    struct id id[500], none = { "" };
+    struct id_entry *e;
+    struct id id[500];
     int n = 0;
 
     (void)unused;
@@ -218,7 +219,7 @@ static void ids_are_found_listed_in_order_and_removed(void **unused)
         assert_ptr_equal(id_map_remove(&m, 0, id[i].text), &id[i]);
     for (int i = 0; i < 500; i++)
         assert_ptr_equal(id_map_find(&m, 0, &id[i]), i % 2 ? &id[i] : NULL);
-    for (struct id_entry *e = id_map_next(&m, 0, &none); e; e = id_map_next(&m, 0, e->value))
+    for (size_t at = 0; (e = id_map_walk(&m, &at)); at++)
         assert_ptr_equal(e->value, &id[1 + 2 * n++]);
     assert_int_equal(n, 250);
     id_map_finish(&m);
@@ -254,16 +255,18 @@ static void come_or_leave(struct plain_list *l, struct id_map *m, int n)
 
 static void assert_same(const struct plain_list *l, const struct id_map *m)
 {
-    struct id_entry *e = id_map_next(m, 0, &(struct id){ "" });
+    struct id_entry *e;
+    size_t at = 0;
 
     for (int i = 0; i < l->used; i++) {
         if (l->order[i] < 0)
             continue;
+        e = id_map_walk(m, &at);
         assert_non_null(e);
         assert_ptr_equal(e->value, &l->id[l->order[i]]);
-        e = id_map_next(m, 0, e->value);
+        at++;
     }
-    assert_null(e);
+    assert_null(id_map_walk(m, &at));
 }
 
 /* Whatever comes and goes, and however often the map makes its array anew. */
@@ -295,6 +298,74 @@ static void a_map_keeps_its_order_through_gaps(void **unused)
     free(l);
 }
 
+static const void *first_behind(const struct id_map *m, uint64_t owner, const struct id *after)
+{
+    struct id_entry *e;
+    struct id_page page = { .owner = owner, .after = after, .entry = &e, .room = 1 };
+
+    id_map_page(m, &page);
+    return page.count ? e->value : NULL;
+}
+
+static bool is_even(const void *value, const void *arg)
+{
+    const struct id *first = arg;
+
+    return ((const struct id *)value - first) % 2 == 0;
+}
+
+static int compare(const void *a, const void *b)
+{
+    return strcmp((*(const struct id *const *)a)->text, (*(const struct id *const *)b)->text);
+}
+
+/* Pages of any size, behind ids that are there and ids that are not. */
+static void a_page_is_what_comes_next_in_the_order_of_ids(void **unused)
+{
+    enum { N = 300, HALF = N / 2 };
+    struct id_entry *entry[N];
+    struct id id[N];
+    const struct id *sorted[N];
+    struct id_map m;
+
+    (void)unused;
+    id_map_init(&m);
+    for (int i = 0; i < N; i++) {
+        id_generate(&id[i], "t");
+        assert_true(id_map_put(&m, (uint64_t)(i < HALF), id[i].text, &id[i]));
+    }
+    for (int i = 0; i < N; i++) {
+        struct id_page page = { .owner = 1, .after = &id[i], .entry = entry };
+        size_t n = 0, expected;
+
+        page.room = 1 + (size_t)i % 40 * 5;
+        page.wants = i % 3 ? NULL : is_even;
+        page.arg = id;
+        for (int k = 0; k < HALF; k++)
+            if (strcmp(id[k].text, id[i].text) > 0 && (i % 3 || k % 2 == 0))
+                sorted[n++] = &id[k];
+        qsort(sorted, n, sizeof(sorted[0]), compare);
+        expected = n < page.room ? n : page.room;
+        id_map_page(&m, &page);
+        assert_int_equal(page.count, expected);
+        for (size_t k = 0; k < expected; k++)
+            assert_ptr_equal(entry[k]->value, sorted[k]);
+    }
+    id_map_finish(&m);
+}
+
+static void ids_made_one_after_the_other_are_in_order(void **unused)
+{
+    struct id last = { "" }, id;
+
+    (void)unused;
+    for (int i = 0; i < 1000; i++) {
+        id_generate_next(&id, "t");
+        assert_true(strcmp(last.text, id.text) < 0);
+        last = id;
+    }
+}
+
 static void owners_use_the_same_ids_apart(void **unused)
 {
     static const struct id same = { "same" }, none = { "" };
@@ -309,9 +380,10 @@ static void owners_use_the_same_ids_apart(void **unused)
     assert_ptr_equal(id_map_find(&m, 1, &same), &alice);
     assert_ptr_equal(id_map_find(&m, 2, &same), &bob);
     assert_null(id_map_find(&m, 0, &same));
-    assert_ptr_equal(id_map_next(&m, 1, &same)->value, &other); /* past bob's */
-    assert_null(id_map_next(&m, 2, &same));
-    assert_null(id_map_next(&m, 3, &none));
+    assert_ptr_equal(first_behind(&m, 1, &none), &other);
+    assert_ptr_equal(first_behind(&m, 2, &none), &bob);
+    assert_null(first_behind(&m, 2, &same));
+    assert_null(first_behind(&m, 3, &none));
     assert_ptr_equal(id_map_remove(&m, 1, same.text), &alice);
     assert_null(id_map_find(&m, 1, &same));
     assert_ptr_equal(id_map_find(&m, 2, &same), &bob);
@@ -395,6 +467,8 @@ int main(void)
         cmocka_unit_test(random_turns_forks_and_releases_never_mix_states),
         cmocka_unit_test(ids_are_found_listed_in_order_and_removed),
         cmocka_unit_test(a_map_keeps_its_order_through_gaps),
+        cmocka_unit_test(a_page_is_what_comes_next_in_the_order_of_ids),
+        cmocka_unit_test(ids_made_one_after_the_other_are_in_order),
         cmocka_unit_test(owners_use_the_same_ids_apart),
         cmocka_unit_test(only_plain_names_are_ids),
         cmocka_unit_test(more_slots_than_fit_are_refused_with_the_number_that_does),
