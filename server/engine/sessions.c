@@ -305,7 +305,8 @@ static bool get(struct engine *e, struct command *c)
 {
     struct session *s = session_find(e, c, &c->problem);
 
-    return s && prepare(c, s->metadata) && answer(e, c, s);
+    return s && session_is_expected(s, c, &c->problem) && prepare(c, s->metadata) &&
+           answer(e, c, s);
 }
 
 static bool list(struct engine *e, struct command *c)
@@ -556,7 +557,7 @@ static bool copy_out(struct engine *e, struct command *c)
 {
     struct session *s = session_find(e, c, &c->problem);
 
-    if (!s || !prepare(c, s->metadata))
+    if (!s || !session_is_expected(s, c, &c->problem) || !prepare(c, s->metadata))
         return false;
     answer(e, c, s);
     return command_export(e, c, s->head, s->past, s->seed);

@@ -212,8 +212,10 @@ static bool list(struct engine *e, struct command *c)
                             .arg = &asked,
                             .room = (size_t)c->count + 1 };
     const struct snapshot *root = NULL;
+    const struct session *of = NULL;
 
-    if ((c->session.text[0] && !session_find(e, c, &c->problem)) ||
+    if ((c->session.text[0] && !(of = session_find(e, c, &c->problem))) ||
+        (of && !session_is_expected(of, c, &c->problem)) ||
         (c->snapshot.text[0] && !(root = snapshot_find(e, c, &c->problem))))
         return false;
     asked.root = root ? root->place : NULL;

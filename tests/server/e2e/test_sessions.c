@@ -205,6 +205,9 @@ static void every_verb_may_insist_on_a_version(void **state)
         { "POST", "/v1/sessions/verbs/snapshots", "{}" },
         { "POST", "/v1/sessions/verbs/append", "{\"text\":\"a\"}" },
         { "DELETE", "/v1/sessions/verbs", NULL },
+        { "GET", "/v1/sessions/verbs", NULL },
+        { "GET", "/v1/sessions/verbs/state", NULL },
+        { "GET", "/v1/sessions/verbs/snapshots", NULL },
     };
     struct response r;
 
@@ -218,6 +221,11 @@ static void every_verb_may_insist_on_a_version(void **state)
     r = call_with(server.port, "If-Match: \"0\"\r\n", "POST", verbs[0][1], "{}");
     assert_int_equal(r.status, 200);
     response_finish(&r);
+    for (size_t i = 4; i < sizeof(verbs) / sizeof(verbs[0]); i++) {
+        r = call_with(server.port, "If-Match: \"0\"\r\n", verbs[i][0], verbs[i][1], NULL);
+        assert_int_equal(r.status, 200);
+        response_finish(&r);
+    }
     r = call_with(server.port, "If-Match: \"0\"\r\n", "DELETE", "/v1/sessions/verbs", NULL);
     assert_int_equal(r.status, 200);
     response_finish(&r);
