@@ -120,21 +120,25 @@ void heads_destroy(struct heads *h)
     free(h);
 }
 
-/* A note of another length was written by another version: it is of no use, and no harm. */
-static struct note read_note(const struct disk_record *r, const char **tail, const char **text)
+/* false: it is another version's. What it says of the state is not known then. */
+static bool read_note(const struct disk_record *r, struct note *n, const char **tail,
+                      const char **text)
 {
     const char *bytes = r->note;
-    struct note n = { .pending = -1, .stop = -1 };
+
+    *n = (struct note){ .pending = -1, .stop = -1 };
 
     *tail = *text = "";
-    if (r->note_len < sizeof(n))
-        return n;
-    memcpy(&n, bytes, sizeof(n));
-    if (sizeof(n) + n.tail_len + n.text_len != r->note_len || n.tail_len > LIMIT_STOP_BYTES)
-        return (struct note){ .pending = -1, .stop = -1 };
-    *tail = bytes + sizeof(n);
-    *text = *tail + n.tail_len;
-    return n;
+    if (r->note_len < sizeof(*n))
+        return false;
+    memcpy(n, bytes, sizeof(*n));
+    if (sizeof(*n) + n->tail_len + n->text_len != r->note_len || n->tail_len > LIMIT_STOP_BYTES) {
+        *n = (struct note){ .pending = -1, .stop = -1 };
+        return false;
+    }
+    *tail = bytes + sizeof(*n);
+    *text = *tail + n->tail_len;
+    return true;
 }
 
 static struct checkpoint *make_checkpoint(struct engine *e, const struct disk_record *r,
@@ -155,6 +159,7 @@ static struct checkpoint *make_checkpoint(struct engine *e, const struct disk_re
     c->layout = n->layout;
     c->created = n->born;
     memcpy(c->fingerprint, n->fingerprint, sizeof(c->fingerprint));
+    c->damaged = r->damaged;
     tiers_adopt(e->tiers, c); /* a cold one always has room */
     if (c->position)
         tiers_stored(e->tiers, c, r->bytes);
@@ -263,7 +268,8 @@ static bool add_snapshot(struct engine *e, const struct disk_record *r,
 bool heads_found(struct engine *e, struct heads *h, const struct disk_record *r)
 {
     const char *tail, *text;
-    struct note n = read_note(r, &tail, &text);
+    struct note n;
+    bool known = read_note(r, &n, &tail, &text);
     struct checkpoint *c;
 
     if (r->flags & FLAG_GONE)
@@ -271,6 +277,7 @@ bool heads_found(struct engine *e, struct heads *h, const struct disk_record *r)
     c = find_checkpoint(e, h, r, &n, tail);
     if (!c)
         return false;
+    c->damaged |= !known && c->position;
     if (r->kind == DISK_SESSION_SET ? add_session(e, r, c, &n, text)
                                     : add_snapshot(e, r, c, &n, text))
         return true;

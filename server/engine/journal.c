@@ -598,6 +598,16 @@ static void report(void *arg, const char *what)
     log_line(LOG_WARN, "state", "what", what, NULL);
 }
 
+static bool is_whole(void *arg, const struct id *checkpoint, const void *bytes, size_t len)
+{
+    struct format_info info;
+    struct problem p;
+
+    (void)arg;
+    (void)checkpoint;
+    return format_check(bytes, len, &info, &p);
+}
+
 static void found(void *arg, const struct disk_record *r)
 {
     struct engine *e = arg;
@@ -637,6 +647,7 @@ static bool open_disk(struct engine *e, struct reader_options *reader, struct er
                                        .io = o->io,
                                        .arg = e,
                                        .found = found,
+                                       .whole = is_whole,
                                        .report = report,
                                        .wake = wake };
 

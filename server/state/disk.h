@@ -6,7 +6,9 @@
  *  - a record is written after the file it refers to, and in DISK_ALWAYS after that file and
  *    its name are durable;
  *  - a file is deleted after the log that no longer refers to it is, except in DISK_NONE,
- *    as durable as the mode makes it.
+ *    as durable as the mode makes it;
+ *  - what a power cut leaves of an interval is a beginning of it: behind the first record that
+ *    is missing, or whose file is, nothing counts.
  *
  * A thread of its own does the writing. The engine thread submits and receives; the disk
  * commits what has gathered in one go, so that a slow fsync is shared by all that wait for
@@ -42,10 +44,13 @@ struct disk_options {
     bool keep_found;          /* every checkpoint that found() names is kept, as by DISK_KEEP */
     const struct disk_io *io; /* NULL: the system's */
 
-    void *arg; /* of the three below */
+    void *arg; /* of the four below */
     /* Called by disk_open() once for each session and snapshot, oldest first, with a SET
      * record that is valid during the call. */
     void (*found)(void *arg, const struct disk_record *record);
+    /* Whether these are all bytes of the checkpoint's file; NULL: they always are. From
+     * disk_open(), of files that a power cut may have left half-written. */
+    bool (*whole)(void *arg, const struct id *checkpoint, const void *bytes, size_t len);
     /* What an operator should know: something was damaged, set aside, lost, or could not be
      * made durable after its operation was done. From disk_open() and the disk's thread. */
     void (*report)(void *arg, const char *what);

@@ -3,8 +3,10 @@
  * The order is the promise: files, their names, the log, and only then the files that the
  * log no longer refers to are deleted. DISK_ALWAYS fsyncs each of these before it begins the
  * next, once for the whole batch; DISK_INTERVAL does the same later, in disk_settle(), and
- * until then deletes nothing. An operation that fails on the way leaves the others alone; its
- * file is deleted like any other, once no durable log can refer to it. */
+ * until then deletes nothing. So the log tells from there on which of its newest records a
+ * power cut may have left without their files, and that no other is. An operation that fails on the
+ * way leaves the others alone; its file is deleted like any other, once no durable log can refer to
+ * it. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,6 +15,7 @@
 
 #include "server/state/disk_internal.h"
 #include "server/state/disk_io.h"
+#include "server/state/file_buffer.h"
 
 enum { SLACK = 64 }; /* a part of the room more is made than needed, to look for it rarely */
 
@@ -145,6 +148,15 @@ static void sync_folders(struct disk *d, struct step *step, int steps)
     }
 }
 
+static void make_dirty(struct disk *d, struct disk_file *file)
+{
+    if (file->dirty)
+        return;
+    file->dirty = true;
+    file->next_dirty = d->index.dirty;
+    d->index.dirty = file;
+}
+
 static void write_files(struct disk *d, struct step *step, int steps)
 {
     bool always = d->options.mode == DISK_ALWAYS;
@@ -168,9 +180,7 @@ static void write_files(struct disk *d, struct step *step, int steps)
 
         if (!file)
             continue;
-        file->dirty = true;
-        file->next_dirty = d->index.dirty;
-        d->index.dirty = file;
+        make_dirty(d, file);
         d->dirty_folder[disk_folder_of(file->id)] = true;
     }
 }
@@ -184,7 +194,7 @@ static size_t write_record(struct disk *d, struct step *s, size_t used)
 
     if (failed(op))
         return used;
-    if (!is_deleted(op) && r->checkpoint.text[0] && !file) {
+    if (!is_deleted(op) && r->kind != DISK_RELEASE && r->checkpoint.text[0] && !file) {
         error_set(&op->error, ERR_IO, "state %s is not on the disk", r->checkpoint.text);
         return used;
     }
@@ -200,9 +210,19 @@ static size_t write_record(struct disk *d, struct step *s, size_t used)
     }
     r->bytes = is_set(op) && file ? file->bytes : 0;
     r->anchors = is_set(op) && file ? file->names : 0;
+    r->unsettled = d->options.mode == DISK_INTERVAL;
     s->at = used;
     s->len = disk_record_encode(r, d->buffer + used);
     return used + s->len;
+}
+
+bool disk_sync_log(struct disk *d, struct error *err)
+{
+    if (!disk_log_sync(&d->log, err))
+        return false;
+    d->dirty_log = false;
+    d->durable_log = d->log.len;
+    return true;
 }
 
 static void write_log(struct disk *d, struct step *step, int steps)
@@ -218,10 +238,8 @@ static void write_log(struct disk *d, struct step *step, int steps)
         d->dirty_log = true;
         ok = disk_log_append(&d->log, d->buffer, used, &err);
     }
-    if (ok && d->dirty_log && d->options.mode == DISK_ALWAYS) {
-        ok = disk_log_sync(&d->log, &err);
-        d->dirty_log = !ok;
-    }
+    if (ok && d->dirty_log && !d->log.broken && d->options.mode == DISK_ALWAYS)
+        ok = disk_sync_log(d, &err);
     for (int i = 0; i < steps; i++) {
         step[i].at += at;
         if (!ok && step[i].len)
@@ -235,6 +253,8 @@ static void apply(struct disk *d, const struct step *s)
     struct disk_file *file = id_map_find(&d->index.files, 0, &r->checkpoint);
     struct disk_head *head;
 
+    if (r->kind == DISK_RELEASE && !file)
+        return; /* its file was damaged, or is gone */
     if (r->kind == DISK_RELEASE) {
         if (!file->kept)
             error_set(&s->op->error, ERR_INPUT, "state %s is not kept", r->checkpoint.text);
@@ -304,27 +324,57 @@ static bool copy_records(struct disk *d, struct disk_log_draft *draft, struct id
     return true;
 }
 
-static void settle_files(struct disk *d)
+/* What a failed fsync lost is not written by the next one: the bytes go to the disk anew. */
+static bool write_again(struct disk *d, struct disk_file *file, struct error *err)
 {
-    struct disk_file *file;
-    struct error err;
+    struct file_buffer buffer = { 0 };
+    struct disk_draft draft;
+    bool ok = disk_file_read(&d->files, file->id, &buffer, err) &&
+              disk_draft_write(&d->files, &draft, file->id, buffer.bytes, buffer.len, err) &&
+              disk_draft_sync(&d->files, &draft, file->id, err) &&
+              disk_draft_name(&d->files, &draft, file->id, err);
 
-    while ((file = d->index.dirty)) {
-        d->index.dirty = file->next_dirty;
+    file_buffer_finish(&buffer);
+    d->dirty_folder[disk_folder_of(file->id)] = true;
+    return ok;
+}
+
+static bool settle_file(struct disk *d, struct disk_file *file, struct error *err)
+{
+    if (file->unsure ? write_again(d, file, err) : disk_file_sync(&d->files, file->id, err)) {
+        file->unsure = false;
+        return true;
+    }
+    file->unsure = true;
+    return false;
+}
+
+/* false: some could not be made durable. They stay what they are to the next time; until then
+ * nothing is deleted that they take the place of. */
+static bool settle_files(struct disk *d)
+{
+    struct disk_file *file = d->index.dirty;
+    struct error err;
+    bool ok = true;
+
+    d->index.dirty = NULL;
+    for (struct disk_file *next; file; file = next) {
+        next = file->next_dirty;
         file->dirty = false;
-        if (!(file->heads || file->kept || file->lists) ||
-            disk_file_sync(&d->files, file->id, &err))
+        if (settle_file(d, file, &err))
             continue;
-        d->doubtful = true;
-        disk_report(d, "%s; a power cut may take it", err.message);
+        make_dirty(d, file);
+        ok = false;
     }
-    for (unsigned f = 0; f < DISK_FOLDERS; f++) {
-        if (d->dirty_folder[f] && !disk_files_sync_folder(&d->files, f, &err)) {
-            d->doubtful = true;
-            disk_report(d, "%s; a power cut may take its newest files", err.message);
-        }
-        d->dirty_folder[f] = false;
-    }
+    for (unsigned f = 0; f < DISK_FOLDERS; f++)
+        if (d->dirty_folder[f])
+            d->dirty_folder[f] = !disk_files_sync_folder(&d->files, f, &err);
+    for (unsigned f = 0; f < DISK_FOLDERS; f++)
+        ok &= !d->dirty_folder[f];
+    if (!ok && !d->doubtful)
+        disk_report(d, "%s; a power cut may take what is newer than this", err.message);
+    d->doubtful = !ok;
+    return ok;
 }
 
 /* Where copy_records() has put them, from `at` on. Returns where the last one ends. */
@@ -341,18 +391,35 @@ static uint64_t move_heads(struct id_map *m, uint64_t at)
     return at;
 }
 
+bool disk_mark_settled(struct disk *d, struct error *err)
+{
+    const struct disk_record r = { .kind = DISK_SETTLED, .bytes = d->durable_log };
+
+    d->dirty_log = true;
+    return disk_log_append(&d->log, d->buffer, disk_record_encode(&r, d->buffer), err);
+}
+
+/* The new log is durable as a whole before it is the log. */
+static bool mark_draft(struct disk *d, struct disk_log_draft *draft, struct error *err)
+{
+    const struct disk_record r = { .kind = DISK_SETTLED, .bytes = draft->len };
+
+    return disk_log_draft_add(draft, d->buffer, disk_record_encode(&r, d->buffer), err);
+}
+
 bool disk_compact(struct disk *d, bool keep_old, struct error *err)
 {
     bool sync = d->options.mode != DISK_NONE, replaced, ok;
     struct disk_log_draft draft;
     uint64_t first;
 
-    settle_files(d); /* the new log has no older records to go back to */
+    if (!settle_files(d)) /* the new log has no older records to go back to */
+        return error_set(err, ERR_IO, "log: states before it could not be made durable");
     if (!disk_log_draft_open(&draft, &d->log, err))
         return false;
     first = draft.len;
     if (!copy_records(d, &draft, &d->index.sessions, err) ||
-        !copy_records(d, &draft, &d->index.snapshots, err))
+        !copy_records(d, &draft, &d->index.snapshots, err) || !mark_draft(d, &draft, err))
         return false;
     ok = disk_log_draft_replace(&draft, &d->log, sync, keep_old, &replaced, err);
     if (!replaced)
@@ -361,6 +428,7 @@ bool disk_compact(struct disk *d, bool keep_old, struct error *err)
     d->counts.compactions++;
     d->compact_from = 0;
     d->dirty_log = !ok;
+    d->durable_log = ok ? d->log.len : 0;
     return ok;
 }
 
@@ -378,16 +446,19 @@ static void compact_if_worth(struct disk *d)
     }
 }
 
+/* Without a log nothing happens but what needs none. */
 static void fail_all(struct disk_op *batch, const struct error *err)
 {
     for (struct disk_op *op = batch; op; op = op->next)
-        op->error = *err;
+        if (op->record.kind != DISK_KEEP && op->record.kind != DISK_RELEASE)
+            op->error = *err;
 }
 
 static void run(struct disk *d, struct step *step, int steps)
 {
     for (int i = 0; i < steps; i++)
-        check_op(step[i].op);
+        if (!failed(step[i].op))
+            check_op(step[i].op);
     write_files(d, step, steps);
     write_log(d, step, steps);
     for (int i = 0; i < steps; i++)
@@ -418,8 +489,7 @@ void disk_commit(struct disk *d, struct disk_op *batch)
     d->counts.ops += (uint64_t)steps;
     if (d->log.broken && !disk_compact(d, false, &err))
         fail_all(batch, &err);
-    else
-        run(d, step, steps);
+    run(d, step, steps);
     if (d->options.mode != DISK_INTERVAL)
         tidy(d);
     compact_if_worth(d);
@@ -433,14 +503,18 @@ void disk_commit(struct disk *d, struct disk_op *batch)
 
 void disk_settle(struct disk *d)
 {
+    bool settled = true;
     struct error err;
 
     if (d->options.mode != DISK_NONE) {
-        settle_files(d);
-        if (d->dirty_log && !d->log.broken && disk_log_sync(&d->log, &err))
-            d->dirty_log = false;
-        if (d->log.broken && !disk_compact(d, false, &err))
+        settled = settle_files(d);
+        if (d->options.mode == DISK_INTERVAL && settled && !d->log.broken)
+            settled = disk_mark_settled(d, &err);
+        if (d->dirty_log && !d->log.broken)
+            disk_sync_log(d, &err);
+        if (d->log.broken && !(settled = disk_compact(d, false, &err)))
             disk_report(d, "%s; the newest operations may not survive a power cut", err.message);
     }
-    tidy(d);
+    if (settled)
+        tidy(d);
 }

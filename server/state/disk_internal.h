@@ -29,6 +29,8 @@ struct disk_file {
     bool dirty : 1;          /* in the list of files to fsync */
     bool doomed : 1;         /* in the list of files to delete unless something refers to it */
     bool checked : 1;        /* disk_open() has looked at it */
+    bool whole : 1;          /* and read it to its end */
+    bool unsure : 1;         /* an fsync of it has failed: only a copy can be made durable */
     char id[];
 };
 
@@ -37,7 +39,6 @@ struct disk_head {
     struct disk_file *file; /* NULL: the empty context */
     uint64_t at;            /* where in the log */
     uint32_t len;           /* 0: no record counts */
-    bool lost;              /* there was a newer record, without its file */
     char id[];
 };
 
@@ -58,7 +59,8 @@ struct disk {
     struct disk_log log;
     struct disk_index index;
     bool dirty_folder[DISK_FOLDERS], dirty_log;
-    bool doubtful;             /* an fsync of files or their names has failed */
+    bool doubtful;             /* some files or their names could not be made durable */
+    uint64_t durable_log;      /* bytes of it that are */
     double settle_by;          /* monotonic seconds; 0: nothing is put off */
     struct disk_counts counts; /* the writer's */
     unsigned char *buffer;     /* records of one commit */
@@ -115,6 +117,9 @@ void disk_mark_closed(struct disk *d);
 
 /* disk_commit.c */
 void disk_report(struct disk *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Says in the log that what came before is settled; durably only with the next fsync of it. */
+bool disk_mark_settled(struct disk *d, struct error *err);
+bool disk_sync_log(struct disk *d, struct error *err);
 bool disk_compact(struct disk *d, bool keep_old, struct error *err);
 void disk_commit(struct disk *d, struct disk_op *batch);
 /* Makes durable what DISK_INTERVAL has put off, and deletes what waits for that. */

@@ -12,7 +12,6 @@
 
 enum {
     VERSION = 1,
-    HEADER_BYTES = 16,
     RESERVE_BYTES = 1024 * 1024, /* so that deleting works on a full disk */
     BUFFER_BYTES = 1024 * 1024,
     OPEN_FLAGS = O_RDWR | O_NOFOLLOW | O_CLOEXEC,
@@ -28,7 +27,7 @@ struct header {
 static const struct header first = { .magic = { 'E', 'D', 'D', 'Y', 'H', 'E', 'A', 'D' },
                                      .version = VERSION };
 
-_Static_assert(sizeof(struct header) == HEADER_BYTES, "no padding");
+_Static_assert(sizeof(struct header) == DISK_LOG_BEGIN, "no padding");
 
 static bool failed(struct error *err)
 {
@@ -43,7 +42,7 @@ static bool load(struct disk_log *log, unsigned char **out, struct error *err)
 
     if (fstat(log->fd, &st) < 0)
         return failed(err);
-    if (!S_ISREG(st.st_mode) || st.st_size < HEADER_BYTES)
+    if (!S_ISREG(st.st_mode) || st.st_size < DISK_LOG_BEGIN)
         return error_set(err, ERR_FORMAT, "log: not a log of sessions: it has %lld bytes",
                          (long long)st.st_size);
     bytes = malloc((size_t)st.st_size);
@@ -118,7 +117,7 @@ uint64_t disk_log_walk(const unsigned char *bytes, uint64_t len,
                                       size_t len),
                        bool (*gap)(void *arg, const struct disk_gap *gap), void *arg)
 {
-    uint64_t at = HEADER_BYTES, end = HEADER_BYTES;
+    uint64_t at = DISK_LOG_BEGIN, end = DISK_LOG_BEGIN;
     struct disk_record r;
 
     while (at + 8 <= len) {
@@ -195,7 +194,7 @@ bool disk_log_read(const struct disk_log *log, uint64_t at, size_t len, unsigned
 
 bool disk_log_draft_open(struct disk_log_draft *d, const struct disk_log *old, struct error *err)
 {
-    *d = (struct disk_log_draft){ .old = old, .fd = -1, .len = HEADER_BYTES };
+    *d = (struct disk_log_draft){ .old = old, .fd = -1, .len = DISK_LOG_BEGIN };
     if (old->io->unlinkat(old->dir, draft_name, 0) < 0 && errno != ENOENT)
         return failed(err);
     d->buffer = malloc(BUFFER_BYTES);
@@ -207,8 +206,8 @@ bool disk_log_draft_open(struct disk_log_draft *d, const struct disk_log *old, s
         disk_log_draft_drop(d);
         return false;
     }
-    memcpy(d->buffer, &first, HEADER_BYTES);
-    d->used = HEADER_BYTES;
+    memcpy(d->buffer, &first, DISK_LOG_BEGIN);
+    d->used = DISK_LOG_BEGIN;
     return true;
 }
 

@@ -22,6 +22,8 @@
 struct disk_io;
 struct error;
 
+enum { DISK_LOG_BEGIN = 16 }; /* where the first record is */
+
 struct disk_log {
     const struct disk_io *io;
     int dir;           /* borrowed */

@@ -20,7 +20,7 @@ struct head {
     uint8_t kind, id_len, checkpoint_len, anchors;
     uint8_t session_len, parent_len;
     uint16_t note_len;
-    uint32_t zero_too;
+    uint32_t unsettled;
     uint64_t owner;
 };
 
@@ -60,6 +60,7 @@ size_t disk_record_encode(const struct disk_record *r, unsigned char *out)
         .kind = (uint8_t)r->kind,
         .id_len = (uint8_t)strlen(r->id.text),
         .checkpoint_len = (uint8_t)strlen(r->checkpoint.text),
+        .unsettled = r->unsettled,
         .session_len = (uint8_t)strlen(r->session.text),
         .parent_len = (uint8_t)strlen(r->parent.text),
         .note_len = (uint16_t)r->note_len,
@@ -94,6 +95,11 @@ static bool take_id(struct id *id, const unsigned char **at, size_t len)
     return len == 0 || (strlen(text) == len && id_parse(id, text));
 }
 
+static bool is_logged(unsigned kind)
+{
+    return (kind >= DISK_SESSION_SET && kind <= DISK_SNAPSHOT_DELETED) || kind == DISK_SETTLED;
+}
+
 size_t disk_record_decode(const unsigned char *bytes, size_t len, struct disk_record *r)
 {
     const unsigned char *at = bytes + sizeof(struct head);
@@ -108,7 +114,7 @@ size_t disk_record_decode(const unsigned char *bytes, size_t len, struct disk_re
         h.len > len || checksum(bytes, h.len) != h.sum)
         return 0;
     parts = sizeof(h) + h.id_len + h.checkpoint_len + h.session_len + h.parent_len + h.note_len;
-    if (h.len != (parts + 7) / 8 * 8 || h.kind < DISK_SESSION_SET || h.kind > DISK_SNAPSHOT_DELETED)
+    if (h.len != (parts + 7) / 8 * 8 || !is_logged(h.kind))
         return 0;
     found = (struct disk_record){
         .kind = h.kind,
@@ -122,14 +128,34 @@ size_t disk_record_decode(const unsigned char *bytes, size_t len, struct disk_re
         .updated = h.updated,
         .ttl = h.ttl,
         .flags = h.flags,
+        .unsettled = h.unsettled,
         .note_len = h.note_len,
     };
     if (!take_id(&found.id, &at, h.id_len) || !take_id(&found.checkpoint, &at, h.checkpoint_len) ||
         !take_id(&found.session, &at, h.session_len) ||
-        !take_id(&found.parent, &at, h.parent_len) || !found.id.text[0])
+        !take_id(&found.parent, &at, h.parent_len) || !found.id.text[0] != (h.kind == DISK_SETTLED))
         return 0;
     found.note = (void *)at;
     if (r)
         *r = found;
     return h.len;
+}
+
+size_t disk_record_find_last(const unsigned char *bytes, size_t len, enum disk_kind kind,
+                             struct disk_record *r)
+{
+    struct head h;
+    uint32_t magic;
+
+    if (len < sizeof(h))
+        return 0;
+    for (size_t at = (len - sizeof(h)) / 8 * 8; at; at -= 8) {
+        memcpy(&magic, bytes + at, sizeof(magic));
+        if (magic != MAGIC)
+            continue;
+        memcpy(&h, bytes + at, sizeof(h));
+        if (h.kind == kind && disk_record_decode(bytes + at, len - at, r))
+            return at;
+    }
+    return 0;
 }

@@ -12,7 +12,7 @@
  *       72    4  flags
  *       76    4  kind, lengths of id and checkpoint, anchors that its file names (a byte each)
  *       80    4  lengths of session and parent (a byte each), of the note (2 bytes)
- *       84    4  zero
+ *       84    4  1 if it is unsettled
  *       88    8  owner
  *       96       id, checkpoint, session, parent, note, zeros
  *
@@ -34,6 +34,8 @@ enum disk_kind {
     DISK_SNAPSHOT_DELETED,
     DISK_KEEP,    /* not logged: the file stays until DISK_RELEASE or the end of the process */
     DISK_RELEASE, /* not logged */
+    DISK_SETTLED, /* the disk's: every file of the records before it is durable, and so were
+                   * the log's first `bytes` bytes when it was written; it has no id */
 };
 
 enum {
@@ -53,6 +55,9 @@ struct disk_record {
     double created, updated, ttl;
     uint64_t bytes;   /* of the checkpoint's file; the disk fills it in */
     unsigned anchors; /* that this file names; the disk, too */
+    bool damaged;     /* the disk's, of a record that was found: its file is missing or damaged */
+    bool unsettled;   /* the disk's: neither its file nor what was written before it was durable
+                       * for certain */
     void *note;       /* label, metadata: the caller's, at most DISK_NOTE_BYTES */
     size_t note_len;
 };
@@ -63,5 +68,10 @@ size_t disk_record_encode(const struct disk_record *r, unsigned char *out);
 /* The length of a whole and undamaged record at the beginning of the bytes, 0 if there is
  * none. Fills *r, whose note lies in the bytes; r may be NULL. */
 size_t disk_record_decode(const unsigned char *bytes, size_t len, struct disk_record *r);
+
+/* Where the last record of this kind begins, among records that begin at multiples of 8. 0:
+ * there is none. Fills *r. */
+size_t disk_record_find_last(const unsigned char *bytes, size_t len, enum disk_kind kind,
+                             struct disk_record *r);
 
 #endif

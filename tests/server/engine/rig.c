@@ -21,6 +21,15 @@ static void no_wake(void *arg)
     (void)arg;
 }
 
+static void start_engine(struct rig *r, const struct engine_options *options)
+{
+    struct error err = { 0 };
+
+    r->engine = engine_create(r->model, r->backend, r->tokenizer, options, no_wake, NULL, &err);
+    if (!r->engine)
+        fail_msg("%s", err.message);
+}
+
 void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads)
 {
     struct error err = { 0 };
@@ -37,9 +46,13 @@ void rig_open(struct rig *r, const char *model, const struct engine_options *opt
     r->tokenizer = tokenizer_open(model, model_info(r->model)->vocab, &err);
     if (!r->tokenizer)
         fail_msg("%s", err.message);
-    r->engine = engine_create(r->model, r->backend, r->tokenizer, options, no_wake, NULL, &err);
-    if (!r->engine)
-        fail_msg("%s", err.message);
+    start_engine(r, options);
+}
+
+void rig_restart(struct rig *r, const struct engine_options *options)
+{
+    engine_destroy(r->engine);
+    start_engine(r, options);
 }
 
 void rig_close(struct rig *r)
@@ -109,38 +122,58 @@ static void take_answer(struct outcome *out, const struct command *c)
     out->version = c->turn.info.version;
 }
 
-void rig_run(struct rig *r, struct command **c, int n, struct outcome *out)
+/* The next event; those that are waited for come within the test's own time limit. */
+static struct event *next_event(struct rig *r)
 {
     struct event *e;
-    int open = n;
 
-    for (int i = 0; i < n; i++) {
-        c[i]->waiter = out ? &out[i] : NULL;
-        if (out)
-            memset(&out[i], 0, sizeof(out[i]));
-        assert_true(engine_send(r->engine, c[i]));
+    while (!(e = engine_receive(r->engine)))
+        nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
+    return e;
+}
+
+/* Whether it was the last of its command. */
+static bool take_event(struct event *e)
+{
+    struct outcome *to = e->command->waiter;
+    bool last = e->kind == EVENT_ANSWER;
+
+    if (e->kind == EVENT_TEXT && to)
+        take_text(to, e);
+    if (e->kind == EVENT_FINISH && to) {
+        to->choice[e->choice].finish = e->finish;
+        to->choice[e->choice].stop = e->stop;
     }
-    while (open) {
-        struct outcome *to;
+    if (last && to)
+        take_answer(to, e->command);
+    event_free(e);
+    return last;
+}
 
-        e = engine_receive(r->engine);
-        if (!e) {
-            nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
+static void send(struct rig *r, struct command *c, struct outcome *out)
+{
+    c->waiter = out;
+    if (out)
+        memset(out, 0, sizeof(*out));
+    assert_true(engine_send(r->engine, c));
+}
+
+void rig_run(struct rig *r, struct command **c, int n, struct outcome *out)
+{
+    for (int i = 0; i < n; i++)
+        send(r, c[i], out ? &out[i] : NULL);
+    for (int open = n; open;)
+        open -= take_event(next_event(r));
+}
+
+void rig_run_cancelled(struct rig *r, struct command *c, int tokens, struct outcome *out)
+{
+    send(r, c, out);
+    while (!take_event(next_event(r))) {
+        if (out->choice[0].tokens < tokens || atomic_load(&c->cancelled))
             continue;
-        }
-        to = e->command->waiter;
-        if (e->kind == EVENT_TEXT && to)
-            take_text(to, e);
-        if (e->kind == EVENT_FINISH && to) {
-            to->choice[e->choice].finish = e->finish;
-            to->choice[e->choice].stop = e->stop;
-        }
-        if (e->kind == EVENT_ANSWER) {
-            if (to)
-                take_answer(to, e->command);
-            open--;
-        }
-        event_free(e);
+        atomic_store(&c->cancelled, true);
+        engine_nudge(r->engine);
     }
 }
 

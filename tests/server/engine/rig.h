@@ -23,6 +23,8 @@ struct rig {
 /* Asserts on failure. threads: of the backend. */
 void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads);
 void rig_close(struct rig *r);
+/* The engine ends, and another one starts with these options. */
+void rig_restart(struct rig *r, const struct engine_options *options);
 
 enum { RIG_TOKENS_MAX = 4096, RIG_CHOICES_MAX = 8 };
 
@@ -54,6 +56,8 @@ struct command *rig_turn(const char *session, const int32_t *prompt, size_t n, i
 void rig_run(struct rig *r, struct command **c, int n, struct outcome *out);
 /* One turn; freed. out is from malloc. */
 struct outcome *rig_run_turn(struct rig *r, struct command *c);
+/* One turn that is cancelled when it has sampled so many tokens, if it gets there. */
+void rig_run_cancelled(struct rig *r, struct command *c, int tokens, struct outcome *out);
 /* One command of another kind: its problem; the command stays the caller's. */
 enum problem_code rig_ask(struct rig *r, struct command *c);
 

@@ -276,7 +276,16 @@ static void a_damaged_state_is_set_aside(void **unused)
     snprintf(aside, sizeof(aside), "%s.corrupt", path);
     assert_int_equal(access(aside, F_OK), 0);
     assert_int_equal(engine_counters(r.engine).store_reports, 1);
+    rig_restart(&r, &o); /* it does not go back to what it was before */
+    assert_int_equal(describe(&r, "bad")->version, 1);
+    out = rig_run_turn(&r, penalized("bad", 1, 3));
+    assert_int_equal(out->problem.what, PROBLEM_STATE_DAMAGED);
+    free(out);
+    assert_int_equal(engine_counters(r.engine).store_reports, 1);
     rig_do(&r, COMMAND_SESSION_DELETE, "bad");
+    rig_restart(&r, &o);
+    assert_int_equal(engine_counters(r.engine).store_reports, 0);
+    assert_int_equal(engine_counters(r.engine).sessions, 1);
     rig_close(&r);
 }
 

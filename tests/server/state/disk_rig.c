@@ -81,6 +81,17 @@ static void found(void *arg, const struct disk_record *record)
     r->strangers++;
 }
 
+static bool is_whole(void *arg, const struct id *checkpoint, const void *bytes, size_t len)
+{
+    size_t expected_len;
+    void *expected = rig_file(checkpoint, &expected_len);
+    bool whole = len == expected_len && memcmp(bytes, expected, len) == 0;
+
+    (void)arg;
+    free(expected);
+    return whole;
+}
+
 struct disk_options rig_options(struct rig *r, enum disk_mode mode, const struct disk_io *io)
 {
     return (struct disk_options){
@@ -93,6 +104,7 @@ struct disk_options rig_options(struct rig *r, enum disk_mode mode, const struct
         .io = io,
         .arg = r,
         .found = found,
+        .whole = is_whole,
         .report = report,
     };
 }
