@@ -1,420 +1,380 @@
-/* Random verbs on few slots and little memory, against the simplest model of a session: the
- * list of its token ids. Whatever happened to it, its state is the one of a fresh engine that
- * is fed those ids in one turn. */
+/* Random verbs on few slots, little memory and little disk, against the model of world.h.
+ *
+ * EDDY_RANDOM_STEPS sets how many forks and rollbacks all worlds do together, in which a share
+ * of every other verb comes along; an argument which tests run. */
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
-#include "models/model.h"
-#include "server/state/checkpoint.h"
-#include "tests/server/engine/rig.h"
+#include "tests/server/engine/world.h"
 
-enum { SESSIONS = 7, SNAPSHOTS = 5, PAST = 600, TURNS = 64, AT_ONCE = 4, CHECK_EVERY = 8 };
+enum { AT_ONCE = 4, EXTRAS = 4, CHECK_EVERY = 200, STEPS = 800 };
 
-static int rounds = 500; /* of each world; an argument of the program */
+static int forks, rollbacks, others; /* of all worlds */
 
-static const struct engine_options tight = { .slots = 3,
-                                             .max_batch = 3,
-                                             .row_budget = 11,
-                                             .max_queue = 64,
-                                             .max_sessions = SESSIONS,
-                                             .host_bytes = 0 };
-static const struct engine_options roomy = { .slots = 4,
-                                             .max_batch = 2,
-                                             .row_budget = 64,
-                                             .max_queue = 4,
-                                             .max_sessions = 4,
-                                             .host_bytes = 1 << 26 };
-
-struct past {
-    int32_t id[PAST];
-    size_t n;
-    size_t turn[TURNS]; /* where the newest turns began, oldest first */
-    size_t turns;
-};
-
-struct model_session {
-    bool alive;
-    struct id id;
-    struct past past;
-    uint64_t version;
-};
-
-struct model_snapshot {
-    bool alive;
-    struct id id;
-    struct past past;
-};
-
-struct world {
-    struct rig rig, reference;
-    struct model_session session[SESSIONS];
-    struct model_snapshot snapshot[SNAPSHOTS];
-    int done[COMMAND_SNAPSHOT_IMPORT + 1], refused, cancelled, hits; /* so that it can fail */
-};
-
-static uint64_t state;
-
-static unsigned below(unsigned n)
+static int steps(void)
 {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return (unsigned)(state >> 33) % n;
+    const char *given = getenv("EDDY_RANDOM_STEPS");
+
+    return given ? (int)strtol(given, NULL, 10) : STEPS;
 }
 
-/* May be refused for want of room, and then nothing has changed. */
-static bool did(struct world *w, enum command_kind kind, enum problem_code what)
+/* A turn may end before a verb that was sent after it is obeyed, or not: where the fork or the
+ * snapshot stands says which. */
+struct meanwhile {
+    struct command *fork, *snapshot, *forget;
+    struct world_session *of, before, *child;
+    struct world_snapshot *kept;
+};
+
+static struct world_session *find_dead(struct world *w)
 {
-    if (what == PROBLEM_NONE) {
-        w->done[kind]++;
-        return true;
+    for (int i = 0; i < WORLD_SESSIONS; i++)
+        if (!w->session[i].alive)
+            return &w->session[i];
+    return NULL;
+}
+
+static void plan_meanwhile(struct world *w, struct world_session *of, struct meanwhile *m)
+{
+    struct world_snapshot *kept = &w->snapshot[world_below(w, WORLD_SNAPSHOTS)];
+
+    *m = (struct meanwhile){ .of = of, .before = *of, .child = find_dead(w), .kept = kept };
+    if (m->child && world_below(w, 2))
+        m->fork = world_command(COMMAND_SESSION_FORK, of->owner, &of->id, NULL);
+    if (!kept->alive && world_below(w, 2))
+        m->snapshot = world_command(COMMAND_SNAPSHOT_TAKE, of->owner, &of->id, NULL);
+    if (!world_below(w, 4))
+        m->forget = world_command(COMMAND_SESSION_DELETE, of->owner, &of->id, NULL);
+}
+
+static const struct world_past *past_at(const struct meanwhile *m, const struct world_session *then,
+                                        uint64_t position)
+{
+    assert_true(position == m->before.past.n || position == then->past.n);
+    return position == m->before.past.n ? &m->before.past : &then->past;
+}
+
+/* then: the session as it is after its turn, even if it was deleted meanwhile. */
+static void take_meanwhile(struct world *w, struct meanwhile *m, const struct world_session *then)
+{
+    struct command *c = m->fork;
+
+    if (c && world_did(w, c->kind, c->problem.what)) {
+        const struct world_past *past = past_at(m, then, c->sessions[0].position);
+
+        *m->child = (struct world_session){
+            .alive = true, .owner = m->before.owner, .id = c->sessions[0].id, .past = *past
+        };
     }
-    assert_true(what == PROBLEM_NO_SLOT || what == PROBLEM_SNAPSHOT_QUOTA);
-    w->refused++;
-    return false;
-}
+    c = m->snapshot;
+    if (c && world_did(w, c->kind, c->problem.what)) {
+        const struct world_past *past = past_at(m, then, c->snapshots[0].position);
 
-static struct checkpoint *export_head(struct rig *r, const char *session)
-{
-    struct command *c = rig_command(COMMAND_SESSION_EXPORT, session, NULL);
-    struct checkpoint *head;
-
-    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
-    head = c->checkpoint;
-    c->checkpoint = NULL;
-    command_free(c);
-    return head;
-}
-
-static void check(struct world *w, const struct model_session *s)
-{
-    struct command *c = rig_command(COMMAND_SESSION_GET, s->id.text, NULL);
-    struct checkpoint *got, *want;
-
-    assert_int_equal(rig_ask(&w->rig, c), PROBLEM_NONE);
-    assert_int_equal(c->sessions[0].position, s->past.n);
-    assert_int_equal(c->sessions[0].version, s->version);
-    assert_false(c->sessions[0].busy);
-    command_free(c);
-    rig_do(&w->reference, COMMAND_SESSION_CREATE, "r");
-    free(rig_run_turn(&w->reference, rig_turn("r", s->past.id, s->past.n, 0)));
-    got = export_head(&w->rig, s->id.text);
-    want = export_head(&w->reference, "r");
-    assert_int_equal(got->position, want->position);
-    assert_int_equal(got->pending, want->pending);
-    assert_int_equal(got->tokens, want->tokens);
-    for (size_t i = 0; i < got->tokens; i++)
-        assert_int_equal(got->token[i] & ~RECENT_SAMPLED, want->token[i]);
-    assert_int_equal(!got->record, !want->record);
-    if (got->record)
-        assert_memory_equal(got->record, want->record, model_info(w->rig.model)->layout.bytes);
-    checkpoint_destroy(got);
-    checkpoint_destroy(want);
-    rig_do(&w->reference, COMMAND_SESSION_DELETE, "r");
-}
-
-static void create(struct world *w, struct model_session *s, const struct model_snapshot *from)
-{
-    struct command *c = rig_command(COMMAND_SESSION_CREATE, NULL, from ? from->id.text : NULL);
-
-    assert_int_equal(rig_ask(&w->rig, c), PROBLEM_NONE);
-    memset(s, 0, sizeof(*s));
-    s->alive = true;
-    s->id = c->sessions[0].id;
-    if (from)
-        s->past = from->past;
-    command_free(c);
-    w->done[COMMAND_SESSION_CREATE]++;
-}
-
-static void forget(struct world *w, struct model_session *s)
-{
-    rig_do(&w->rig, COMMAND_SESSION_DELETE, s->id.text);
-    s->alive = false;
-    w->done[COMMAND_SESSION_DELETE]++;
-}
-
-static void fork_session(struct world *w, const struct model_session *s, struct model_session *to)
-{
-    struct command *c = rig_command(COMMAND_SESSION_FORK, s->id.text, NULL);
-
-    assert_int_equal(rig_ask(&w->rig, c), PROBLEM_NONE);
-    *to = *s;
-    to->id = c->sessions[0].id;
-    to->version = 0;
-    command_free(c);
-    w->done[COMMAND_SESSION_FORK]++;
-}
-
-static void take_snapshot(struct world *w, const struct model_session *s, struct model_snapshot *to)
-{
-    struct command *c = rig_command(COMMAND_SNAPSHOT_TAKE, s->id.text, NULL);
-
-    if (did(w, c->kind, rig_ask(&w->rig, c))) {
-        to->alive = true;
-        to->id = c->snapshots[0].id;
-        to->past = s->past;
+        *m->kept = (struct world_snapshot){
+            .alive = true, .owner = m->before.owner, .id = c->snapshots[0].id, .past = *past
+        };
     }
-    command_free(c);
+    if (m->forget)
+        assert_int_equal(m->forget->problem.what, PROBLEM_NONE);
 }
 
-static void delete_snapshot(struct world *w, struct model_snapshot *s)
+/* The turn of a session that is deleted meanwhile ends before that, or fails by it. */
+static void take_first_turn(struct world *w, struct meanwhile *m, struct command *c,
+                            const struct outcome *out)
 {
-    struct command *c = rig_command(COMMAND_SNAPSHOT_DELETE, NULL, s->id.text);
+    struct world_session then = *m->of;
 
-    assert_int_equal(rig_ask(&w->rig, c), PROBLEM_NONE);
-    command_free(c);
-    s->alive = false;
-    w->done[COMMAND_SNAPSHOT_DELETE]++;
-}
-
-static void restore(struct world *w, struct model_session *s, const struct model_snapshot *from)
-{
-    struct command *c = rig_command(COMMAND_SESSION_RESTORE, s->id.text, from->id.text);
-
-    assert_int_equal(rig_ask(&w->rig, c), PROBLEM_NONE);
-    command_free(c);
-    s->past = from->past;
-    s->version++;
-    w->done[COMMAND_SESSION_RESTORE]++;
-}
-
-/* To any token, or to the start of a turn. */
-static void roll_back(struct world *w, struct model_session *s)
-{
-    struct command *c = rig_command(COMMAND_SESSION_ROLLBACK, s->id.text, NULL);
-    size_t turns = s->past.turns - (s->past.turns ? below((unsigned)s->past.turns) : 0);
-
-    if (below(2))
-        c->turns = turns + (turns == 0);
+    if (m->forget && c->problem.what == PROBLEM_SESSION_NOT_FOUND)
+        m->of->alive = false;
     else
-        c->position = below((unsigned)s->past.n + 1);
-    if (c->turns && !s->past.turns) {
-        assert_int_equal(rig_ask(&w->rig, c), PROBLEM_HISTORY);
-    } else if (did(w, COMMAND_SESSION_ROLLBACK, rig_ask(&w->rig, c))) {
-        s->past.n = c->turns ? s->past.turn[s->past.turns - turns] : c->position;
-        while (s->past.turns && s->past.turn[s->past.turns - 1] >= s->past.n)
-            s->past.turns--;
-        s->version++;
-        assert_int_equal(c->sessions[0].position, s->past.n);
-        assert_int_equal(c->sessions[0].version, s->version);
-    }
-    command_free(c);
+        world_turned(w, &then, c, out);
+    take_meanwhile(w, m, &then);
+    then.alive = !m->forget;
+    *m->of = then;
 }
 
-static void carry_over(struct world *w, const struct model_session *from, struct model_session *to)
+static int gather_turns(struct world *w, struct command **c, struct world_session **of)
 {
-    size_t len;
-    unsigned char *file = rig_export(&w->rig, from->id.text, &len);
+    int n = 0, first = (int)world_below(w, WORLD_SESSIONS);
 
-    if (did(w, COMMAND_SESSION_IMPORT, rig_import(&w->rig, to->id.text, file, len))) {
-        to->past = from->past;
-        to->version++;
-    }
-    free(file);
-}
+    for (int i = 0; i < WORLD_SESSIONS && n < AT_ONCE; i++) {
+        struct world_session *s = &w->session[(first + i) % WORLD_SESSIONS];
 
-static struct command *random_turn(const struct model_session *s)
-{
-    int32_t prompt[40];
-    size_t n = below(5) ? below(40) : 0;
-    struct command *c;
-
-    for (size_t i = 0; i < n; i++)
-        prompt[i] = (int32_t)(1 + below(255));
-    c = rig_turn(s ? s->id.text : "", prompt, n, (int)below(12));
-    c->turn.ignore_eos = true;
-    c->turn.sampling.temperature = 1.5f;
-    if (!s)
-        c->turn.choices = 1 + (int)below(3);
-    return c;
-}
-
-/* The ids are those of the prompt and those that were sampled; a turn of neither, on nothing,
- * begins with the begin-of-text token. */
-static void take_turn(struct world *w, struct model_session *s, const struct command *c,
-                      const struct outcome *out)
-{
-    const struct turn *t = &c->turn;
-    struct past *p = &s->past;
-    int bos = model_info(w->rig.model)->bos;
-
-    if (!s->alive || c->problem.what == PROBLEM_CANCELLED ||
-        !did(w, COMMAND_TURN, c->problem.what)) {
-        w->cancelled += c->problem.what == PROBLEM_CANCELLED;
-        return;
-    }
-    assert_true(p->n + t->prompt_len + 13 < PAST);
-    assert_true(t->cached_tokens >= p->n && t->cached_tokens <= p->n + t->prompt_len);
-    w->hits += t->cached_tokens > p->n;
-    if (p->turns == TURNS)
-        memmove(p->turn, p->turn + 1, --p->turns * sizeof(p->turn[0]));
-    p->turn[p->turns++] = p->n;
-    if (!p->n && !t->prompt_len && t->max_tokens)
-        p->id[p->n++] = bos > 0 ? bos : 0;
-    memcpy(p->id + p->n, t->prompt, t->prompt_len * sizeof(*p->id));
-    p->n += t->prompt_len;
-    memcpy(p->id + p->n, out->choice[0].id, (size_t)out->choice[0].tokens * sizeof(*p->id));
-    p->n += (size_t)out->choice[0].tokens;
-    s->version++;
-    assert_int_equal(out->version, s->version);
-}
-
-/* Turns of several sessions at once, one without a session among them; some are cancelled
- * before they begin, one session may be deleted meanwhile. */
-static void several_turns(struct world *w, struct outcome *out)
-{
-    struct command *c[AT_ONCE + 2];
-    struct model_session *of[AT_ONCE];
-    int n = 0, all, first = (int)below(SESSIONS);
-    bool deletes;
-
-    for (int i = 0; i < SESSIONS && n < AT_ONCE; i++) {
-        struct model_session *s = &w->session[(first + i) % SESSIONS];
-
-        if (!s->alive || s->past.n > PAST - 100)
+        if (!s->alive || s->past.n > WORLD_PAST - WORLD_ROOM)
             continue;
         of[n] = s;
-        c[n] = random_turn(s);
-        if (!below(6))
+        c[n] = world_turn(w, s);
+        if (!world_below(w, 6))
             atomic_store(&c[n]->cancelled, true);
         n++;
     }
+    return n;
+}
+
+/* Turns of several sessions at once, one without a session among them, and verbs on the first
+ * of them. */
+static void several_turns(struct world *w, struct outcome *out)
+{
+    struct command *c[AT_ONCE + EXTRAS];
+    struct world_session *of[AT_ONCE];
+    int n = gather_turns(w, c, of), all = n;
+    struct meanwhile m;
+
     if (!n)
         return;
-    all = n;
-    c[all++] = random_turn(NULL);
-    deletes = !below(6);
-    if (deletes)
-        c[all++] = rig_command(COMMAND_SESSION_DELETE, of[0]->id.text, NULL);
+    c[all++] = world_turn(w, NULL);
+    plan_meanwhile(w, of[0], &m);
+    if (m.fork)
+        c[all++] = m.fork;
+    if (m.snapshot)
+        c[all++] = m.snapshot;
+    if (m.forget)
+        c[all++] = m.forget;
     rig_run(&w->rig, c, all, out);
-    if (deletes)
-        of[0]->alive = false;
-    for (int i = 0; i < n; i++)
-        take_turn(w, of[i], c[i], &out[i]);
+    take_first_turn(w, &m, c[0], &out[0]);
+    for (int i = 1; i < n; i++)
+        world_turned(w, of[i], c[i], &out[i]);
     for (int i = 0; i < all; i++)
         command_free(c[i]);
 }
 
-static void step(struct world *w, struct outcome *out)
+static void cancel_midway(struct world *w, struct world_session *s, struct outcome *out)
 {
-    struct model_session *s = &w->session[below(SESSIONS)], *t = &w->session[below(SESSIONS)];
-    struct model_snapshot *p = &w->snapshot[below(SNAPSHOTS)];
+    struct command *c = world_turn(w, s);
 
-    switch (below(12)) {
+    c->turn.max_tokens = 40;
+    c->turn.commit_partial = world_below(w, 2);
+    rig_run_cancelled(&w->rig, c, 1 + (int)world_below(w, 20), out);
+    world_turned(w, s, c, out);
+    command_free(c);
+}
+
+/* Into a free place, or into one that is made free. */
+static void fork_somewhere(struct world *w, struct world_session *s)
+{
+    struct world_session *to = find_dead(w);
+    const struct world_snapshot *from = &w->snapshot[world_below(w, WORLD_SNAPSHOTS)];
+
+    while (!to || to == s) {
+        to = &w->session[world_below(w, WORLD_SESSIONS)];
+        if (to != s && to->alive)
+            world_delete(w, to);
+    }
+    world_fork(w, s, from->alive && from->owner == s->owner && !world_below(w, 3) ? from : NULL,
+               to);
+}
+
+static void on_snapshots(struct world *w, struct world_session *s, struct world_snapshot *p)
+{
+    if (!p->alive) {
+        if (s->alive)
+            world_take_snapshot(w, s, p);
+    } else if (!world_below(w, 3)) {
+        world_delete_snapshot(w, p);
+    } else if (s->alive && s->owner == p->owner) {
+        world_restore(w, s, p);
+    }
+}
+
+static void on_one(struct world *w, struct world_session *s, struct outcome *out)
+{
+    struct world_session *t = &w->session[world_below(w, WORLD_SESSIONS)];
+
+    switch (world_below(w, 10)) {
     case 0:
-        if (!s->alive)
-            create(w, s, p->alive ? p : NULL);
+        if (!world_below(w, 3) || s->past.n > WORLD_PAST - WORLD_ROOM)
+            world_delete(w, s);
         break;
     case 1:
-        if (s->alive && (s->past.n > PAST - 100 || !below(3)))
-            forget(w, s);
+        if (t->alive)
+            world_carry_over(w, s, t);
         break;
     case 2:
-        if (s->alive && !t->alive)
-            fork_session(w, s, t);
+        if (s->past.n <= WORLD_PAST - WORLD_ROOM)
+            cancel_midway(w, s, out);
         break;
     case 3:
-        if (s->alive && !p->alive)
-            take_snapshot(w, s, p);
+        world_ask_as_another(w, s);
         break;
     case 4:
-        if (p->alive && !below(2))
-            delete_snapshot(w, p);
-        break;
     case 5:
-        if (s->alive && p->alive)
-            restore(w, s, p);
-        break;
     case 6:
-        if (s->alive && t->alive)
-            carry_over(w, s, t);
-        break;
-    case 7:
-    case 8:
-        if (s->alive)
-            roll_back(w, s);
+        fork_somewhere(w, s);
         break;
     default:
-        several_turns(w, out);
+        world_roll_back(w, s);
     }
 }
 
-static void assert_all_given_back(struct world *w)
+static void step(struct world *w, struct outcome *out)
 {
-    size_t record = model_info(w->rig.model)->layout.bytes;
+    struct world_session *s = &w->session[world_below(w, WORLD_SESSIONS)];
+    struct world_snapshot *p = &w->snapshot[world_below(w, WORLD_SNAPSHOTS)];
+    unsigned dice = world_below(w, 12);
+
+    if (dice < 2)
+        on_snapshots(w, s, p);
+    else if (dice < 5)
+        several_turns(w, out);
+    else if (s->alive)
+        on_one(w, s, out);
+    else
+        world_create(w, s, p->alive && world_below(w, 2) ? p : NULL);
+}
+
+static void check_all(struct world *w)
+{
+    world_check_bounds(w);
+    for (int i = 0; i < WORLD_SESSIONS; i++)
+        if (w->session[i].alive)
+            world_check(w, &w->session[i]);
+}
+
+static int counted(const struct world *w)
+{
+    return w->done[COMMAND_SESSION_FORK] + w->done[COMMAND_SESSION_ROLLBACK];
+}
+
+/* Nothing that a world is about may be missing from it. */
+static void assert_it_was_a_world(const struct world *w)
+{
+    static const enum command_kind tried[] = {
+        COMMAND_TURN,          COMMAND_SESSION_CREATE,  COMMAND_SESSION_DELETE,
+        COMMAND_SESSION_FORK,  COMMAND_SESSION_IMPORT,  COMMAND_SESSION_RESTORE,
+        COMMAND_SNAPSHOT_TAKE, COMMAND_SNAPSHOT_DELETE, COMMAND_SESSION_ROLLBACK
+    };
+
+    for (size_t i = 0; i < sizeof(tried) / sizeof(tried[0]); i++)
+        if (!w->done[tried[i]] && w->plan.parked)
+            fail_msg("%s: command %d was never taken", w->plan.model, (int)tried[i]);
+    assert_true(w->cancelled);
+}
+
+static void print_world(const struct world *w, const struct engine_counters *c)
+{
+    print_message("# %d forks, %d rollbacks, %d turns (%d cancelled), %d refused, %d restarts, "
+                  "%llu slices, %llu from the store, %d hits\n",
+                  w->done[COMMAND_SESSION_FORK], w->done[COMMAND_SESSION_ROLLBACK],
+                  w->done[COMMAND_TURN], w->cancelled, w->refused, w->restarts,
+                  (unsigned long long)c->slices, (unsigned long long)c->moves.store_device,
+                  w->hits);
+    forks += w->done[COMMAND_SESSION_FORK];
+    rollbacks += w->done[COMMAND_SESSION_ROLLBACK];
+    for (int i = 0; i <= COMMAND_SNAPSHOT_IMPORT; i++)
+        others += w->done[i];
+}
+
+static const char mamba[] = "tests/data/mamba-tiny", mamba2[] = "tests/data/mamba2-grouped",
+                  rwkv[] = "tests/data/rwkv7-tiny-hf";
+
+static const struct world_plan plans[] = {
+    { .name = "a_session_is_the_list_of_its_tokens",
+      .model = mamba,
+      .slots = 3,
+      .parked = 3,
+      .seed = 88172645463325252u },
+    { .name = "and_with_spares",
+      .model = mamba2,
+      .slots = 3,
+      .parked = 2,
+      .spares = 2,
+      .seed = 1181783497276652981u },
+    { .name = "and_in_slices",
+      .model = rwkv,
+      .slots = 3,
+      .parked = 2,
+      .spares = 3,
+      .quantum = 2,
+      .seed = 2685821657736338717u },
+    { .name = "and_of_several_owners",
+      .model = rwkv,
+      .slots = 2,
+      .parked = 8,
+      .spares = 100,
+      .owners = 2,
+      .owner_states = 5,
+      .quantum = 3,
+      .seed = 4101842887655102017u },
+    { .name = "so_is_one_on_disk",
+      .model = rwkv,
+      .slots = 3,
+      .parked = 2,
+      .on_disk = 40,
+      .durability = DISK_ALWAYS,
+      .owners = 2,
+      .seed = 6364136223846793005u },
+    { .name = "and_on_a_small_disk",
+      .model = mamba,
+      .slots = 2,
+      .parked = 1,
+      .on_disk = 9,
+      .durability = DISK_NONE,
+      .quantum = 2,
+      .seed = 1442695040888963407u },
+    { .name = "and_on_a_disk_that_comes_later",
+      .model = mamba2,
+      .slots = 2,
+      .parked = 3,
+      .spares = 3,
+      .on_disk = 14,
+      .quantum = 3,
+      .durability = DISK_INTERVAL,
+      .owners = 2,
+      .owner_states = 6,
+      .seed = 3935559000370003845u },
+    { .name = "and_with_one_slot_and_no_memory",
+      .model = rwkv,
+      .slots = 1,
+      .spares = 2,
+      .on_disk = 30,
+      .durability = DISK_NONE,
+      .seed = 2862933555777941757u },
+};
+
+enum { WORLDS = sizeof(plans) / sizeof(plans[0]) };
+
+static void run_world(void **state)
+{
+    const struct world_plan *plan = *state;
+    struct world *w = malloc(sizeof(*w));
+    struct outcome *out = malloc((AT_ONCE + EXTRAS) * sizeof(*out));
     struct engine_counters c;
 
-    for (int i = 0; i < SESSIONS; i++)
-        if (w->session[i].alive)
-            forget(w, &w->session[i]);
-    for (int i = 0; i < SNAPSHOTS; i++)
-        if (w->snapshot[i].alive)
-            delete_snapshot(w, &w->snapshot[i]);
-    c = engine_counters(w->rig.engine);
-    assert_int_equal(c.sessions + c.snapshots + c.queued + c.running, 0);
-    assert_int_equal(c.slots_used * record, c.device_bytes);
-    assert_int_equal(c.spares * record, c.device_bytes + c.host_bytes);
-    assert_true(engine_idle(w->rig.engine));
-}
-
-/* parked: how many states fit into host memory; spares: how many of those that nobody needs. */
-static void run_world(const char *model, int parked, int spares, uint64_t seed)
-{
-    static const enum command_kind tried[] = { COMMAND_SESSION_CREATE,  COMMAND_SESSION_DELETE,
-                                               COMMAND_SESSION_FORK,    COMMAND_SESSION_RESTORE,
-                                               COMMAND_SNAPSHOT_TAKE,   COMMAND_SNAPSHOT_DELETE,
-                                               COMMAND_SESSION_ROLLBACK };
-    struct world *w = calloc(1, sizeof(*w));
-    struct outcome *out = malloc((AT_ONCE + 2) * sizeof(*out));
-    struct engine_options options = tight;
-
-    state = seed;
-    rig_open(&w->reference, model, &roomy, 1);
-    options.host_bytes = (size_t)parked * model_info(w->reference.model)->layout.bytes;
-    options.spare_bytes = (size_t)spares * model_info(w->reference.model)->layout.bytes;
-    rig_open(&w->rig, model, &options, 2);
-    for (int i = 0; i < rounds; i++) {
+    world_open(w, plan);
+    for (int i = 1; counted(w) < (steps() + WORLDS - 1) / WORLDS; i++) {
         step(w, out);
-        for (int k = 0; k < SESSIONS && i % CHECK_EVERY == 0; k++)
-            if (w->session[k].alive)
-                check(w, &w->session[k]);
+        if (i % CHECK_EVERY == 0)
+            check_all(w);
+        else if (i % 10 == 0 && w->session[i % WORLD_SESSIONS].alive)
+            world_check(w, &w->session[i % WORLD_SESSIONS]);
+        if (plan->on_disk && !world_below(w, 100))
+            world_restart(w);
     }
-    assert_true(w->done[COMMAND_TURN] > rounds / 20 && w->cancelled && w->refused);
-    for (size_t i = 0; i < sizeof(tried) / sizeof(tried[0]); i++)
-        if (!w->done[tried[i]])
-            fail_msg("%s: command %d was never taken", model, tried[i]);
-    assert_true(w->done[COMMAND_SESSION_IMPORT] || !parked);
-    assert_all_given_back(w);
-    rig_close(&w->rig);
-    rig_close(&w->reference);
+    c = engine_counters(w->rig.engine);
+    assert_it_was_a_world(w);
+    world_close(w);
+    print_world(w, &c);
     free(out);
     free(w);
 }
 
-static void a_session_is_the_list_of_its_tokens(void **unused)
-{
-    (void)unused;
-    run_world("tests/data/mamba-tiny", 3, 0, 88172645463325252u);
-    run_world("tests/data/mamba2-grouped", 2, 2, 1181783497276652981u);
-    run_world("tests/data/rwkv7-tiny-hf", 2, 3, 2685821657736338717u);
-    run_world("tests/data/rwkv7-tiny-hf", 4, 100, 4101842887655102017u);
-}
-
-/* How many rounds each world has, when it is not to be the usual. */
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_session_is_the_list_of_its_tokens),
-    };
+    struct CMUnitTest tests[WORLDS];
+    int failed;
+
+    for (int i = 0; i < WORLDS; i++)
+        tests[i] = (struct CMUnitTest){ .name = plans[i].name,
+                                        .test_func = run_world,
+                                        .initial_state = (void *)&plans[i] };
     if (argc > 1)
-        rounds = atoi(argv[1]);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+        cmocka_set_test_filter(argv[1]);
+    failed = cmocka_run_group_tests(tests, NULL, NULL);
+    print_message("# %d forks and %d rollbacks among %d verbs\n", forks, rollbacks, others);
+    return failed;
 }
