@@ -236,21 +236,22 @@ static struct one create(const char *name)
     return o;
 }
 
-static int strange; /* files that are no checkpoints and not to be there */
+static char strange[256]; /* the name of one that is no checkpoint and not to be there */
 
 static int see_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
     (void)st;
-    strange += type == FTW_F && strchr(path + ftw->base, '.') != NULL;
+    if (type == FTW_F && strchr(path + ftw->base, '.'))
+        snprintf(strange, sizeof(strange), "%s", path + ftw->base);
     return 0;
 }
 
 static void check_folder(const char *what)
 {
-    strange = 0;
+    strange[0] = '\0';
     nftw(dir, see_file, 16, FTW_PHYS);
-    if (strange)
-        fail_msg("%s: %d files are half-written or set aside", what, strange);
+    if (strange[0])
+        fail_msg("%s: %s is half-written or set aside", what, strange);
 }
 
 /* Every call fails when the server is killed. What was refused may turn out to be written after

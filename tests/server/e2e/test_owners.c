@@ -179,7 +179,7 @@ static struct response try_as(const char *headers, const struct attempt *t, cons
  * for the name itself; and what was tried has changed nothing. */
 static void what_is_another_s_is_as_unknown_as_what_is_not(void **unused)
 {
-    static const char invented[] = "snap_00000000000000000000000000000000";
+    static const char invented[] = "snap_0000000000000000000000000000000000000000000000";
     char *before[ATTEMPTS], snapshot[80];
     char *print, *now;
     cJSON *s;
@@ -206,6 +206,7 @@ static void what_is_another_s_is_as_unknown_as_what_is_not(void **unused)
         struct response r = try_as(BOB, &attempts[i], snapshot);
         char *name = strstr(before[i], invented);
 
+        assert_int_equal(strlen(snapshot), strlen(invented));
         if (name)
             memcpy(name, snapshot, strlen(invented));
         if (r.status != 404 || strcmp(r.body, before[i]) != 0)
@@ -257,7 +258,6 @@ static void a_list_shows_one_s_own_page_by_page(void **unused)
     assert_int_equal(seen, alice);
     assert_int_equal(count_of(BOB, "/v1/snapshots"), 0);
     assert_true(count_of(ALICE, "/v1/snapshots") > 0);
-    assert_int_equal(count_of(BOB, path), 0); /* after one of alice's */
 }
 
 static void refused_as(int port, const char *headers, const char *path, const char *body,
