@@ -3,7 +3,9 @@
  * kill -9 nothing half-written is found.
  *
  * A session and its twin do the same; each step of the first is tried while calls of the C
- * library fail (faults.c is preloaded), and done again without that if it was refused. */
+ * library fail (faults.c is preloaded), and done again without that if it was refused. A kill
+ * between the parts of a record cuts the log there, and what only that record might have named
+ * is set aside. */
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -237,11 +239,14 @@ static struct one create(const char *name)
 }
 
 static char strange[256]; /* the name of one that is no checkpoint and not to be there */
+static bool torn;         /* the kill may have come between two parts of a record of the log */
 
 static int see_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
+    const char *end = strchr(path + ftw->base, '.');
+
     (void)st;
-    if (type == FTW_F && strchr(path + ftw->base, '.'))
+    if (type == FTW_F && end && !(torn && strcmp(end, ".orphan") == 0))
         snprintf(strange, sizeof(strange), "%s", path + ftw->base);
     return 0;
 }
@@ -268,8 +273,9 @@ static void kill_under_fault(struct one *a, struct one *b, const char *durabilit
     live_kill(&live);
     disarm(f);
     start(durability, true);
+    torn = f->kind == FAULT_SHORT;
     check_folder(f->name);
-    assert_true(live_metric(&live, "eddy_disk_reports_total") == 0);
+    assert_true(torn || live_metric(&live, "eddy_disk_reports_total") == 0);
     look(a, &version_now, &position_now);
     if (r.status == 200 || (f->call == FAULT_SYNC && version_now > version)) {
         assert_int_equal(version_now, version + 1);
@@ -318,6 +324,7 @@ static int remove_world(void **unused)
 
 static void run(const char *durability)
 {
+    const bool always = strcmp(durability, "always") == 0;
     struct one a, b;
     double reports;
 
@@ -329,10 +336,11 @@ static void run(const char *durability)
             for (enum step step = TURN; step < STEPS; step++)
                 try_step(&a, &b, step, &faulty[f], from, from % 2 ? 1 : ALL);
         reports = live_metric(&live, "eddy_disk_reports_total");
-        if (strcmp(durability, "always") == 0)
+        if (always)
             assert_true(reports == 0);
         kill_under_fault(&a, &b, durability, &faulty[f]);
-        assert_true(hits[f] > 0);
+        /* An fsync that nobody waits for may come when the fault has gone. */
+        assert_true(hits[f] > 0 || (!always && faulty[f].call == FAULT_SYNC));
     }
     cJSON_Delete(ask(live.port, "DELETE", "/v1/sessions/a", NULL));
     cJSON_Delete(ask(live.port, "DELETE", "/v1/sessions/twin", NULL));
