@@ -183,12 +183,25 @@ static struct checkpoint *find_checkpoint(struct engine *e, struct heads *h,
     return c;
 }
 
+/* A note ends without a NUL. */
+static bool copy_text(char **copy, const char *text, size_t len)
+{
+    if (!len)
+        return true;
+    *copy = malloc(len + 1);
+    if (!*copy)
+        return false;
+    memcpy(*copy, text, len);
+    (*copy)[len] = '\0';
+    return true;
+}
+
 static bool add_session(struct engine *e, const struct disk_record *r, struct checkpoint *head,
                         const struct note *n, const char *text)
 {
     struct session *s = calloc(1, sizeof(*s));
 
-    if (!s || (n->text_len && !(s->metadata = strndup(text, n->text_len)))) {
+    if (!s || !copy_text(&s->metadata, text, n->text_len)) {
         free(s);
         return false;
     }
