@@ -3,6 +3,7 @@
 #ifndef TESTS_SERVER_STATE_DISK_RIG_H
 #define TESTS_SERVER_STATE_DISK_RIG_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -26,8 +27,8 @@ struct rig_object {
 struct rig {
     char path[64];
     uint64_t random;
-    int reports;
-    char report[512]; /* the newest */
+    atomic_int reports; /* the disk's thread makes them */
+    char report[512];   /* the newest */
     struct rig_object object[RIG_OBJECTS];
     struct disk_record found[RIG_OBJECTS]; /* kind 0: not found */
     int strangers;                         /* found, and no object */
