@@ -114,14 +114,12 @@ void cache_take_slot(struct engine *e, struct sequence *s)
 void cache_take_head(struct engine *e, const struct session *s)
 {
     const struct checkpoint *head = s->head;
-    size_t n = (size_t)(head->position - (head->pending >= 0));
+    size_t n = (size_t)checkpoint_covers(head);
     int32_t *id;
 
     if (!e->prefix || past_begin(s->past) || n < WORTH || !(id = malloc(n * sizeof(*id))))
         return;
-    past_read(s->past, 0, n, (uint32_t *)id);
-    for (size_t i = 0; i < n; i++)
-        id[i] = (int32_t)((uint32_t)id[i] & ~RECENT_SAMPLED);
+    past_read_ids(s->past, 0, n, id);
     prefix_add(e->prefix, s->owner, id, n, s->head);
     free(id);
 }

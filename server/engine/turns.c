@@ -355,10 +355,7 @@ static bool fill_replay(struct sequence *s, const struct past *past, uint64_t fr
     s->feed = malloc(s->feed_capacity * sizeof(*s->feed));
     if (!s->feed)
         return false;
-    if (n)
-        past_read(past, from, n, (uint32_t *)s->feed);
-    for (size_t i = 0; i < n; i++)
-        s->feed[i] = (int32_t)((uint32_t)s->feed[i] & ~RECENT_SAMPLED);
+    past_read_ids(past, from, n, s->feed);
     s->feed_len = n;
     return true;
 }
@@ -366,7 +363,7 @@ static bool fill_replay(struct sequence *s, const struct past *past, uint64_t fr
 bool turn_replay(struct engine *e, struct command *c, struct session *session,
                  struct checkpoint *base, uint64_t from, struct checkpoint *aim)
 {
-    uint64_t until = aim->position - (aim->pending >= 0);
+    uint64_t until = checkpoint_covers(aim);
     struct job *job = check_queue(e, c) ? job_create(e, c, session) : NULL;
     struct sequence *s = NULL;
 
@@ -676,8 +673,7 @@ static void spread(struct engine *e, struct sequence *prompt)
     struct checkpoint *c = harvest(e, prompt);
     int left = job->command->turn.choices;
 
-    job->cached = 0;
-
+    job->cached = 0; /* they begin from c, not from what others have left */
     for (struct sequence *s; c && left; left--) {
         s = sequence_create(e, job, left - 1, true, c, NULL, 0);
         if (!s)

@@ -354,6 +354,13 @@ void past_read(const struct past *p, uint64_t from, size_t n, uint32_t *token)
     }
 }
 
+void past_read_ids(const struct past *p, uint64_t from, size_t n, int32_t *id)
+{
+    past_read(p, from, n, (uint32_t *)id);
+    for (size_t i = 0; i < n; i++)
+        id[i] = (int32_t)((uint32_t)id[i] & ~RECENT_SAMPLED);
+}
+
 void past_recent(const struct past *p, struct recent *recent)
 {
     uint64_t known = past_end(p) - past_begin(p);

@@ -54,6 +54,8 @@ uint64_t past_begin(const struct past *p); /* ids are known from here on */
 uint64_t past_reach(const struct past *p);
 /* n ids from position `from` on, which the past has (bit 31: RECENT_SAMPLED). */
 void past_read(const struct past *p, uint64_t from, size_t n, uint32_t *token);
+/* The same without that bit. */
+void past_read_ids(const struct past *p, uint64_t from, size_t n, int32_t *id);
 /* The window that penalties look at. */
 void past_recent(const struct past *p, struct recent *recent);
 
