@@ -14,20 +14,6 @@
 
 enum { AGAIN = 64 }; /* tokens after one that found no room */
 
-struct checkpoint *place_create(struct engine *e, uint64_t owner, uint64_t position)
-{
-    const struct model_info *info = model_info(e->model);
-    struct checkpoint *c = checkpoint_create();
-
-    if (!c)
-        return NULL;
-    c->owner = owner;
-    c->position = position;
-    memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
-    c->layout = info->layout.id;
-    return c;
-}
-
 void anchor_plan(struct engine *e, struct sequence *s)
 {
     s->anchor_at = s->fed + past_stride(e->options.history_tokens);
@@ -47,7 +33,7 @@ static bool put_file(struct engine *e, struct checkpoint *c, int slot)
 static struct checkpoint *take(struct engine *e, struct sequence *s)
 {
     uint64_t position = s->position - (s->feed_len - s->fed);
-    struct checkpoint *c = place_create(e, s->job->session->owner, position);
+    struct checkpoint *c = checkpoint_at(e, s->job->session->owner, position);
     bool ok;
 
     if (!c)

@@ -83,7 +83,7 @@ void cache_failed(struct engine *e, struct sequence *s)
 void cache_cut(struct engine *e, struct sequence *s)
 {
     uint64_t owner = s->job->command->owner;
-    struct checkpoint *c = place_create(e, owner, s->fed);
+    struct checkpoint *c = checkpoint_at(e, owner, s->fed);
 
     if (c) {
         tiers_remember(c);
@@ -102,7 +102,7 @@ void cache_take_slot(struct engine *e, struct sequence *s)
 
     if (!e->prefix || !s->whole || s->slot < 0 || !s->sampled || s->fed < WORTH)
         return;
-    c = place_create(e, owner, s->fed);
+    c = checkpoint_at(e, owner, s->fed);
     if (!c)
         return;
     tiers_commit(e->tiers, c, s->slot);

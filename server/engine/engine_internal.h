@@ -226,8 +226,6 @@ void cache_take_slot(struct engine *e, struct sequence *s);
 void cache_take_head(struct engine *e, const struct session *s);
 
 /* anchors.c: states that let sessions go back over their window. */
-/* A checkpoint for a place of a context, without its record; refs 1. NULL: no memory. */
-struct checkpoint *place_create(struct engine *e, uint64_t owner, uint64_t position);
 /* The sequence goes on for a session; it has come to anchor_at; it is over. */
 void anchor_plan(struct engine *e, struct sequence *s);
 void anchor_cut(struct engine *e, struct sequence *s);
@@ -283,7 +281,9 @@ const char *checkpoint_tier(const struct checkpoint *c);
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
 /* The past of what the store has. false: no memory. */
 bool past_read_back(struct engine *e, struct past **past, struct checkpoint *from);
-/* One at position 0, for which no room is needed; refs 1. NULL: no memory. */
+/* One of this model at a place of a context, without its record; refs 1. NULL: no memory. */
+struct checkpoint *checkpoint_at(const struct engine *e, uint64_t owner, uint64_t position);
+/* The one at position 0, for which no room is needed. */
 struct checkpoint *session_empty_head(struct engine *e, uint64_t owner);
 /* The command moves the session to what *next says, and is answered when that is kept. false:
  * no memory. Takes the references as session_moving(). */

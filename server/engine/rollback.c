@@ -55,7 +55,7 @@ static bool no_memory(struct command *c)
 static struct checkpoint *mark_place(struct engine *e, const struct session *s, uint64_t position)
 {
     const struct checkpoint *after = past_find_after(s->past, position);
-    struct checkpoint *c = place_create(e, s->owner, position);
+    struct checkpoint *c = checkpoint_at(e, s->owner, position);
     uint32_t around[2];
 
     if (!c)

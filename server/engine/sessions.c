@@ -172,7 +172,7 @@ static void session_free(struct engine *e, struct session *s)
     free(s);
 }
 
-struct checkpoint *session_empty_head(struct engine *e, uint64_t owner)
+struct checkpoint *checkpoint_at(const struct engine *e, uint64_t owner, uint64_t position)
 {
     const struct model_info *info = model_info(e->model);
     struct checkpoint *c = checkpoint_create();
@@ -180,9 +180,18 @@ struct checkpoint *session_empty_head(struct engine *e, uint64_t owner)
     if (!c)
         return NULL;
     c->owner = owner;
+    c->position = position;
     memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
     c->layout = info->layout.id;
-    tiers_adopt(e->tiers, c);
+    return c;
+}
+
+struct checkpoint *session_empty_head(struct engine *e, uint64_t owner)
+{
+    struct checkpoint *c = checkpoint_at(e, owner, 0);
+
+    if (c)
+        tiers_adopt(e->tiers, c);
     return c;
 }
 

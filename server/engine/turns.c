@@ -561,9 +561,8 @@ static void leave_record(struct engine *e, struct sequence *s, struct checkpoint
  * memory. */
 static struct checkpoint *harvest(struct engine *e, struct sequence *s)
 {
-    const struct turn *turn = &s->job->command->turn;
-    const struct model_info *info = model_info(e->model);
-    struct checkpoint *c = checkpoint_create();
+    const struct command *of = s->job->command;
+    struct checkpoint *c = checkpoint_at(e, of->owner, s->position);
     bool hides = (s->hit || keeps_part(s)) && s->match.held.len <= LIMIT_STOP_BYTES;
 
     if (!c || !checkpoint_set_tail(c, s->match.held.bytes, hides ? s->match.held.len : 0) ||
@@ -571,13 +570,9 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
         checkpoint_destroy(c);
         return NULL;
     }
-    c->owner = s->job->command->owner;
-    c->position = s->position;
     c->pending = s->fed < s->feed_len ? s->feed[s->feed_len - 1] : -1;
     c->stop = s->stop;
-    c->answer_open = turn->chat || (s->origin && s->origin->answer_open && !turn->prompt_len);
-    memcpy(c->fingerprint, info->fingerprint, sizeof(c->fingerprint));
-    c->layout = info->layout.id;
+    c->answer_open = of->turn.chat || (s->origin && s->origin->answer_open && !of->turn.prompt_len);
     if (s->position)
         leave_record(e, s, c);
     return c;
