@@ -24,6 +24,7 @@
 #include "tests/server/e2e/faults.h"
 #include "tests/server/e2e/live.h"
 #include "tests/server/e2e/state.h"
+#include "tests/server/folder.h"
 
 enum { ALL = 1 << 20 };
 
@@ -49,7 +50,7 @@ enum { FAULTS = sizeof(faulty) / sizeof(faulty[0]) };
 
 static struct faults *faults;
 static struct live live;
-static char dir[64], control[64];
+static char control[64];
 static int refusals[FAULTS], hits[FAULTS]; /* so that the test can fail */
 
 enum step { TURN, SNAPSHOT, FORK, TURN_AGAIN, ROLL_BACK, RESTORE, FORGET, STEPS };
@@ -91,7 +92,7 @@ static void start(const char *durability, bool with_faults)
         setenv("EDDY_TEST_FAULTS", control, 1);
         setenv("ASAN_OPTIONS", wanted, 1);
     }
-    live_start(&live, MAMBA, "--state-dir", dir, "--durability", durability, "--slots", "2",
+    live_start(&live, MAMBA, "--state-dir", folder, "--durability", durability, "--slots", "2",
                "--host-memory", "1M", NULL);
     unsetenv("LD_PRELOAD");
     setenv("ASAN_OPTIONS", kept, 1);
@@ -254,7 +255,7 @@ static int see_file(const char *path, const struct stat *st, int type, struct FT
 static void check_folder(const char *what)
 {
     strange[0] = '\0';
-    nftw(dir, see_file, 16, FTW_PHYS);
+    nftw(folder, see_file, 16, FTW_PHYS);
     if (strange[0])
         fail_msg("%s: %s is half-written or set aside", what, strange);
 }
@@ -298,8 +299,7 @@ static int make_world(void **unused)
     int fd;
 
     (void)unused;
-    strcpy(dir, "/tmp/eddy-faults-XXXXXX");
-    if (!mkdtemp(dir))
+    if (folder_make(NULL) != 0)
         return -1;
     strcpy(control, "/tmp/eddy-control-XXXXXX");
     fd = mkstemp(control);
@@ -314,12 +314,9 @@ static int make_world(void **unused)
 
 static int remove_world(void **unused)
 {
-    char command[160];
-
     (void)unused;
     munmap(faults, sizeof(*faults));
-    snprintf(command, sizeof(command), "rm -rf %s %s", dir, control);
-    return system(command);
+    return unlink(control) | folder_remove(NULL);
 }
 
 static void run(const char *durability)

@@ -14,6 +14,7 @@
 #include "tests/server/e2e/client.h"
 #include "tests/server/e2e/live.h"
 #include "tests/server/e2e/state.h"
+#include "tests/server/folder.h"
 
 enum { MORE = 12, EVENTS = 5 };
 
@@ -21,7 +22,6 @@ enum { MORE = 12, EVENTS = 5 };
 #define CHAT        "/v1/chat/completions"
 #define DRAWING     "\"temperature\":0.9,\"repetition_penalty\":1.1,\"ignore_eos\":true"
 
-static char folder[64];
 static struct live server;
 static bool keeps; /* the server has a state folder */
 
@@ -288,27 +288,11 @@ static void a_turn_that_drew_nothing_is_undone(void **unused)
     assert_int_equal(live_stop(&server), 0);
 }
 
-static int make_folder(void **unused)
-{
-    (void)unused;
-    strcpy(folder, "/tmp/eddy-partial-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **unused)
-{
-    char command[128];
-
-    (void)unused;
-    snprintf(command, sizeof(command), "rm -rf %s", folder);
-    return system(command);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_turn_whose_client_leaves_is_kept_or_undone),
-        cmocka_unit_test_setup_teardown(so_it_is_after_a_kill, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(so_it_is_after_a_kill, folder_make, folder_remove),
         cmocka_unit_test(a_turn_that_drew_nothing_is_undone),
     };
 

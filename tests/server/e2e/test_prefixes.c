@@ -14,6 +14,7 @@
 #include "tests/server/e2e/client.h"
 #include "tests/server/e2e/live.h"
 #include "tests/server/e2e/state.h"
+#include "tests/server/folder.h"
 
 #define JSON        "Content-Type: application/json\r\n"
 #define ALICE       "Authorization: Bearer alice-0123456789abcdef\r\n" JSON
@@ -23,7 +24,7 @@
 
 enum { IDS = 120, BODY = 4096 };
 
-static char key_file[64], folder[64];
+static char key_file[64];
 
 /* The ids of the context number `which`, as JSON. */
 static void put_ids(char *out, int which)
@@ -362,21 +363,17 @@ static int make_files(void **unused)
     int fd;
 
     (void)unused;
-    strcpy(folder, "/tmp/eddy-prefixes-XXXXXX");
     strcpy(key_file, "/tmp/eddy-prefix-keys-XXXXXX");
     fd = mkstemp(key_file);
-    if (!mkdtemp(folder) || fd < 0 || write(fd, keys, sizeof(keys) - 1) != sizeof(keys) - 1)
+    if (folder_make(NULL) != 0 || fd < 0 || write(fd, keys, sizeof(keys) - 1) != sizeof(keys) - 1)
         return -1;
     return close(fd);
 }
 
 static int remove_files(void **unused)
 {
-    char command[160];
-
     (void)unused;
-    snprintf(command, sizeof(command), "rm -rf %s %s", folder, key_file);
-    return system(command);
+    return unlink(key_file) | folder_remove(NULL);
 }
 
 #define CASE(test) cmocka_unit_test_setup_teardown(test, make_files, remove_files)

@@ -14,10 +14,9 @@
 #include "tests/server/e2e/client.h"
 #include "tests/server/e2e/live.h"
 #include "tests/server/e2e/state.h"
+#include "tests/server/folder.h"
 
 enum { NAME = 80, MOST = 32 };
-
-static char folder[64];
 
 /* The tree that plant() makes; sessions a, b and c end below 3, 5 and 6.
  *
@@ -305,23 +304,7 @@ static void sessions_go_on_when_their_snapshots_are_gone(void **unused)
     assert_int_equal(live_stop(&kept), 0);
 }
 
-static int make_folder(void **unused)
-{
-    (void)unused;
-    strcpy(folder, "/tmp/eddy-trees-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **unused)
-{
-    char command[128];
-
-    (void)unused;
-    snprintf(command, sizeof(command), "rm -rf %s", folder);
-    return system(command);
-}
-
-#define CASE(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
+#define CASE(test) cmocka_unit_test_setup_teardown(test, folder_make, folder_remove)
 
 int main(void)
 {

@@ -212,6 +212,20 @@ static struct checkpoint *export_head(struct rig *r, const char *session)
     return head;
 }
 
+enum problem_code rig_roll_back(struct rig *r, const char *session, size_t turns, uint64_t position)
+{
+    struct command *c = rig_command(COMMAND_SESSION_ROLLBACK, session, NULL);
+    enum problem_code what;
+
+    c->turns = turns;
+    c->position = position;
+    what = rig_ask(r, c);
+    if (what == PROBLEM_NONE && !turns)
+        assert_int_equal(c->sessions[0].position, position);
+    command_free(c);
+    return what;
+}
+
 unsigned char *rig_export(struct rig *r, const char *session, size_t *len)
 {
     struct checkpoint *head = export_head(r, session);

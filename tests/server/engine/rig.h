@@ -64,6 +64,9 @@ enum problem_code rig_ask(struct rig *r, struct command *c);
 struct command *rig_command(enum command_kind kind, const char *session, const char *snapshot);
 /* Asserts success, and frees. */
 void rig_do(struct rig *r, enum command_kind kind, const char *session);
+/* By so many turns, or to the position when turns is 0. */
+enum problem_code rig_roll_back(struct rig *r, const char *session, size_t turns,
+                                uint64_t position);
 /* The session's head as a file, from malloc. */
 unsigned char *rig_export(struct rig *r, const char *session, size_t *len);
 enum problem_code rig_import(struct rig *r, const char *session, const void *file, size_t len);

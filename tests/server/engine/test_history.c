@@ -38,22 +38,6 @@ static void open_rig(struct rig *r, bool spares)
     open_windowed(r, spares, LIMIT_HISTORY_TOKENS);
 }
 
-/* Rolls back by turns, or to the position when turns is 0. */
-static enum problem_code roll_back(struct rig *r, const char *session, size_t turns,
-                                   uint64_t position)
-{
-    struct command *c = rig_command(COMMAND_SESSION_ROLLBACK, session, NULL);
-    enum problem_code what;
-
-    c->turns = turns;
-    c->position = position;
-    what = rig_ask(r, c);
-    if (what == PROBLEM_NONE && !turns)
-        assert_int_equal(c->sessions[0].position, position);
-    command_free(c);
-    return what;
-}
-
 /* A turn of a few ids that depend on i, drawn with every knob that looks at the past. */
 static struct command *drawn(const char *session, int i, int prompt, int tokens)
 {
@@ -87,14 +71,14 @@ static void turns_are_taken_back_one_by_one(void **unused)
             free(rig_run_turn(&r, drawn("a", i, 5 + i, 1 + i % 4)));
         }
         for (int i = TURNS - 1; i >= 0; i--) {
-            assert_int_equal(roll_back(&r, "a", 1, 0), PROBLEM_NONE);
+            assert_int_equal(rig_roll_back(&r, "a", 1, 0), PROBLEM_NONE);
             is = rig_state(&r, "a", &n);
             assert_int_equal(n, len[i]);
             assert_memory_equal(is, was[i], n);
             free(is);
             free(was[i]);
         }
-        assert_int_equal(roll_back(&r, "a", 1, 0), PROBLEM_HISTORY);
+        assert_int_equal(rig_roll_back(&r, "a", 1, 0), PROBLEM_HISTORY);
         assert_int_equal(engine_counters(r.engine).replayed_tokens != 0, !spares);
         rig_close(&r);
     }
@@ -111,11 +95,11 @@ static void several_turns_at_once_are_as_many_single_ones(void **unused)
         free(rig_run_turn(&r, drawn("a", i, 5, 3)));
     c = rig_command(COMMAND_SESSION_FORK, "a", NULL);
     assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
-    assert_int_equal(roll_back(&r, c->sessions[0].id.text, 7, 0), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(&r, c->sessions[0].id.text, 7, 0), PROBLEM_NONE);
     for (int i = 0; i < 7; i++)
-        assert_int_equal(roll_back(&r, "a", 1, 0), PROBLEM_NONE);
+        assert_int_equal(rig_roll_back(&r, "a", 1, 0), PROBLEM_NONE);
     rig_assert_same_state(&r, "a", &r, c->sessions[0].id.text);
-    assert_int_equal(roll_back(&r, "a", TURNS - 6, 0), PROBLEM_HISTORY);
+    assert_int_equal(rig_roll_back(&r, "a", TURNS - 6, 0), PROBLEM_HISTORY);
     command_free(c);
     rig_close(&r);
 }
@@ -131,7 +115,7 @@ static void from_inside_an_answer_the_same_is_drawn_again(void **unused)
     free(rig_run_turn(&r, drawn("a", 1, 30, 10)));
     first = rig_run_turn(&r, drawn("a", 2, 9, 24));
     for (int keep = 0; keep < 24; keep += 5) {
-        assert_int_equal(roll_back(&r, "a", 0, 49 + (uint64_t)keep), PROBLEM_NONE);
+        assert_int_equal(rig_roll_back(&r, "a", 0, 49 + (uint64_t)keep), PROBLEM_NONE);
         again = rig_run_turn(&r, drawn("a", 0, 0, 24 - keep));
         assert_int_equal(again->choice[0].tokens, 24 - keep);
         assert_memory_equal(again->choice[0].id, first->choice[0].id + keep,
@@ -160,14 +144,14 @@ static void a_turn_that_met_its_stop_comes_back_with_it(void **unused)
         c->turn.stop_id[0] = out->choice[0].id[8];
         c->turn.stop_ids = 1;
         free(out);
-        assert_int_equal(roll_back(&r, "a", 0, 12), PROBLEM_NONE);
+        assert_int_equal(rig_roll_back(&r, "a", 0, 12), PROBLEM_NONE);
         out = rig_run_turn(&r, c);
         assert_int_equal(out->choice[0].finish, FINISH_STOP);
         free(out);
         was = rig_state(&r, "a", &len);
         free(rig_run_turn(&r, drawn("a", 3, 7, 5)));
         free(rig_run_turn(&r, drawn("a", 4, 7, 5)));
-        assert_int_equal(roll_back(&r, "a", 2, 0), PROBLEM_NONE);
+        assert_int_equal(rig_roll_back(&r, "a", 2, 0), PROBLEM_NONE);
         is = rig_state(&r, "a", &n);
         assert_int_equal(n, len);
         assert_memory_equal(is, was, len);
@@ -197,7 +181,7 @@ static void two_states_at_one_position_are_told_apart(void **unused)
     free(rig_run_turn(&r, drawn("a", 1, 6, 3)));
     was = rig_state(&r, "a", &len);
     out = rig_run_turn(&r, drawn("a", 0, 0, 1));
-    assert_int_equal(roll_back(&r, "a", 1, 0), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(&r, "a", 1, 0), PROBLEM_NONE);
     c = drawn("a", 0, 0, 1);
     c->turn.stop_id = malloc(sizeof(int32_t));
     c->turn.stop_id[0] = out->choice[0].id[0];
@@ -208,7 +192,7 @@ static void two_states_at_one_position_are_told_apart(void **unused)
     assert_int_equal(out->position, 9);
     free(out);
     free(rig_run_turn(&r, drawn("a", 2, 6, 3)));
-    assert_int_equal(roll_back(&r, "a", 2, 0), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(&r, "a", 2, 0), PROBLEM_NONE);
     is = rig_state(&r, "a", &n);
     assert_int_equal(n, len);
     assert_memory_equal(is, was, len);
@@ -239,20 +223,20 @@ static void what_the_history_does_not_reach_is_refused_and_nothing_moves(void **
     for (int i = 0; i < PARTS; i++)
         append(&r, "a", PART);
     was = rig_state(&r, "a", &len);
-    assert_int_equal(roll_back(&r, "a", 0, ALL + 1), PROBLEM_INVALID_PARAMETER);
-    assert_int_equal(roll_back(&r, "a", 0, 1), PROBLEM_HISTORY);
-    assert_int_equal(roll_back(&r, "a", 0, ALL - 2 * WINDOW), PROBLEM_HISTORY);
-    assert_int_equal(roll_back(&r, "a", PARTS, 0), PROBLEM_HISTORY);
+    assert_int_equal(rig_roll_back(&r, "a", 0, ALL + 1), PROBLEM_INVALID_PARAMETER);
+    assert_int_equal(rig_roll_back(&r, "a", 0, 1), PROBLEM_HISTORY);
+    assert_int_equal(rig_roll_back(&r, "a", 0, ALL - 2 * WINDOW), PROBLEM_HISTORY);
+    assert_int_equal(rig_roll_back(&r, "a", PARTS, 0), PROBLEM_HISTORY);
     /* The ids are known, but the state before them is gone. */
-    assert_int_equal(roll_back(&r, "a", 0, ALL - 1), PROBLEM_HISTORY);
+    assert_int_equal(rig_roll_back(&r, "a", 0, ALL - 1), PROBLEM_HISTORY);
     is = rig_state(&r, "a", &n);
     assert_int_equal(n, len);
     assert_memory_equal(is, was, len);
-    assert_int_equal(roll_back(&r, "a", 0, ALL), PROBLEM_NONE);
-    assert_int_equal(roll_back(&r, "a", 0, 0), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(&r, "a", 0, ALL), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(&r, "a", 0, 0), PROBLEM_NONE);
     file = rig_export(&r, "a", &file_len);
     assert_int_equal(rig_import(&r, "b", file, file_len), PROBLEM_NONE);
-    assert_int_equal(roll_back(&r, "b", 1, 0), PROBLEM_HISTORY);
+    assert_int_equal(rig_roll_back(&r, "b", 1, 0), PROBLEM_HISTORY);
     free(file);
     free(was);
     free(is);
@@ -269,8 +253,8 @@ static void a_long_session_goes_back_over_its_newest_turns(void **unused)
     open_rig(&r, true);
     for (int i = 0; i < PARTS; i++)
         append(&r, "a", PART);
-    assert_int_equal(roll_back(&r, "a", 0, 1), PROBLEM_HISTORY);
-    assert_int_equal(roll_back(&r, "a", 0, PART * PARTS - 100), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(&r, "a", 0, 1), PROBLEM_HISTORY);
+    assert_int_equal(rig_roll_back(&r, "a", 0, PART * PARTS - 100), PROBLEM_NONE);
     append(&r, "a", 10);
     rig_do(&r, COMMAND_SESSION_CREATE, "b");
     append(&r, "b", 3000);
@@ -283,7 +267,7 @@ static void a_long_session_goes_back_over_its_newest_turns(void **unused)
     assert_memory_equal(a->choice[0].logprob, b->choice[0].logprob, 20 * sizeof(float));
     free(a);
     free(b);
-    assert_int_equal(roll_back(&r, "a", 5, 0), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(&r, "a", 5, 0), PROBLEM_NONE);
     rig_close(&r);
 }
 
@@ -298,8 +282,8 @@ static void an_imported_session_goes_back_into_what_its_file_knows(void **unused
     free(rig_run_turn(&r, drawn("a", 1, 40, 20)));
     file = rig_export(&r, "a", &len);
     assert_int_equal(rig_import(&r, "b", file, len), PROBLEM_NONE);
-    assert_int_equal(roll_back(&r, "a", 0, 51), PROBLEM_NONE);
-    assert_int_equal(roll_back(&r, "b", 0, 51), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(&r, "a", 0, 51), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(&r, "b", 0, 51), PROBLEM_NONE);
     rig_assert_same_state(&r, "a", &r, "b");
     free(file);
     rig_close(&r);
@@ -332,10 +316,10 @@ static void a_thousand_forks_take_no_slot_and_no_record_until_they_write(void **
                      before.device_bytes + before.host_bytes);
     assert_int_equal(after.slots_zeroed, before.slots_zeroed);
     /* Each has the history of the first, and its own from then on. */
-    assert_int_equal(roll_back(&r, c->sessions[7].id.text, 2, 0), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(&r, c->sessions[7].id.text, 2, 0), PROBLEM_NONE);
     free(rig_run_turn(&r, drawn(c->sessions[8].id.text, 9, 5, 5)));
     rig_assert_same_state(&r, "a", &r, c->sessions[9].id.text);
-    assert_int_equal(roll_back(&r, "a", 0, 90), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(&r, "a", 0, 90), PROBLEM_NONE);
     command_free(c);
     rig_close(&r);
 }

@@ -17,12 +17,12 @@
 #include "server/state/disk.h"
 #include "server/state/disk_io.h"
 #include "tests/server/engine/rig.h"
+#include "tests/server/folder.h"
 
 enum { SESSIONS = 12, SNAPSHOTS = 400, ROUNDS = 700, REOPEN_EVERY = 60, NONE = -1 };
 
 static const char model[] = "tests/data/rwkv7-tiny-hf";
 static const int32_t ids[] = { 5, 6, 7, 8, 9, 10, 11, 12 };
-static char dir[64];
 
 struct model_snapshot {
     struct id id;
@@ -55,22 +55,6 @@ static int below(int n)
     return (int)((seed >> 33) % (uint64_t)n);
 }
 
-static int make_folder(void **unused)
-{
-    (void)unused;
-    strcpy(dir, "/tmp/eddy-lineage-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_folder(void **unused)
-{
-    char command[80];
-
-    (void)unused;
-    snprintf(command, sizeof(command), "rm -rf %s", dir);
-    return system(command);
-}
-
 static struct engine_options options(int slots, size_t host_bytes, bool store)
 {
     return (struct engine_options){ .slots = slots,
@@ -80,7 +64,7 @@ static struct engine_options options(int slots, size_t host_bytes, bool store)
                                     .max_sessions = SESSIONS,
                                     .host_bytes = host_bytes,
                                     .spare_bytes = 1 << 20,
-                                    .state_dir = store ? dir : NULL,
+                                    .state_dir = store ? folder : NULL,
                                     .store_bytes = 1 << 28,
                                     .durability = DISK_NONE };
 }
@@ -293,7 +277,7 @@ static int count_records(void)
 {
     int n = 0;
     struct error err;
-    struct disk *d = disk_open(&(struct disk_options){ .path = dir,
+    struct disk *d = disk_open(&(struct disk_options){ .path = folder,
                                                        .mode = DISK_NONE,
                                                        .max_ops = 1,
                                                        .arg = &n,
@@ -420,9 +404,9 @@ static int try_fsync(int fd)
     return crashed() ? -1 : fsync(fd);
 }
 
-static int try_unlinkat(int folder, const char *path, int flags)
+static int try_unlinkat(int dir, const char *path, int flags)
 {
-    return crashed() ? -1 : unlinkat(folder, path, flags);
+    return crashed() ? -1 : unlinkat(dir, path, flags);
 }
 
 /* A root, a chain below it with a branch, a session at each end, one of them below a snapshot
@@ -466,8 +450,8 @@ static void a_crash_leaves_a_subtree_whole_or_gone(void **unused)
         struct command *c;
         int root, left;
 
-        remove_folder(NULL);
-        make_folder(NULL);
+        folder_remove(NULL);
+        folder_make(NULL);
         w = (struct world){ .options = options(8, 1 << 24, true) };
         w.options.durability = DISK_ALWAYS;
         w.options.io = &io;
@@ -549,12 +533,12 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parents_are_the_nearest_that_are_left),
-        cmocka_unit_test_setup_teardown(the_tree_outlives_parking_and_restarts, make_folder,
-                                        remove_folder),
-        cmocka_unit_test_setup_teardown(a_crash_leaves_a_subtree_whole_or_gone, make_folder,
-                                        remove_folder),
-        cmocka_unit_test_setup_teardown(sessions_go_on_when_their_snapshots_are_gone, make_folder,
-                                        remove_folder),
+        cmocka_unit_test_setup_teardown(the_tree_outlives_parking_and_restarts, folder_make,
+                                        folder_remove),
+        cmocka_unit_test_setup_teardown(a_crash_leaves_a_subtree_whole_or_gone, folder_make,
+                                        folder_remove),
+        cmocka_unit_test_setup_teardown(sessions_go_on_when_their_snapshots_are_gone, folder_make,
+                                        folder_remove),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

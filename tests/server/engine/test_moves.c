@@ -16,6 +16,7 @@
 #include "server/state/disk_io.h"
 #include "server/state/format.h"
 #include "tests/server/engine/rig.h"
+#include "tests/server/folder.h"
 
 static const char model[] = "tests/data/rwkv7-tiny-hf";
 static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10 };
@@ -23,24 +24,6 @@ enum { PROMPT = 6, VERSION = 2 };
 
 /* Every way in which a session moves, and its end. */
 enum verb { TURN, RESTORE, TO_START, REPLAY, IMPORT, DELETE, VERBS };
-
-static char dir[64];
-
-static int make_folder(void **unused)
-{
-    (void)unused;
-    strcpy(dir, "/tmp/eddy-moves-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_folder(void **unused)
-{
-    char command[80];
-
-    (void)unused;
-    snprintf(command, sizeof(command), "rm -rf %s", dir);
-    return system(command);
-}
 
 static int slow_fsync(int fd)
 {
@@ -161,7 +144,7 @@ static void of_two_that_name_one_version_one_is_done_and_a_restart_agrees(void *
                                       .max_queue = 16,
                                       .max_sessions = 64,
                                       .host_bytes = 1 << 20,
-                                      .state_dir = dir,
+                                      .state_dir = folder,
                                       .store_bytes = 1 << 28,
                                       .durability = DISK_ALWAYS,
                                       .io = &io };
@@ -200,8 +183,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(
-            of_two_that_name_one_version_one_is_done_and_a_restart_agrees, make_folder,
-            remove_folder),
+            of_two_that_name_one_version_one_is_done_and_a_restart_agrees, folder_make,
+            folder_remove),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

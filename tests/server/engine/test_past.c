@@ -18,6 +18,7 @@
 #include "models/model.h"
 #include "server/state/checkpoint.h"
 #include "tests/server/engine/rig.h"
+#include "tests/server/folder.h"
 
 enum {
     WINDOW = 2048,
@@ -29,7 +30,6 @@ enum {
 };
 
 static const char model[] = "tests/data/rwkv7-tiny-hf";
-static char dir[64];
 static uint64_t seed;
 
 static uint64_t random_below(uint64_t n)
@@ -38,27 +38,10 @@ static uint64_t random_below(uint64_t n)
     return (seed >> 33) % n;
 }
 
-static int make_folder(void **unused)
+static int begin(void **state)
 {
-    (void)unused;
     seed = 12345;
-    strcpy(dir,
-           access("/dev/shm", W_OK) == 0 ? "/dev/shm/eddy-past-XXXXXX" : "/tmp/eddy-past-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
-static int remove_folder(void **unused)
-{
-    (void)unused;
-    return nftw(dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    return folder_make_in_memory(state);
 }
 
 static struct engine_options with(bool store, size_t spares)
@@ -73,7 +56,7 @@ static struct engine_options with(bool store, size_t spares)
                                 .spare_bytes = spares };
 
     if (store) {
-        o.state_dir = dir;
+        o.state_dir = folder;
         o.store_bytes = 1 << 28;
         o.durability = DISK_NONE; /* what is tested is what is kept, not how surely */
     }
@@ -101,7 +84,7 @@ static int for_each_file(const char *except, void (*act)(const char *path))
     files = 0;
     but = except;
     what_to_do = act;
-    nftw(dir, see, 16, FTW_PHYS);
+    nftw(folder, see, 16, FTW_PHYS);
     return files;
 }
 
@@ -210,21 +193,6 @@ static void story_free(struct story *t)
     free(t);
 }
 
-static enum problem_code roll_back(struct rig *r, const char *session, size_t turns,
-                                   uint64_t position)
-{
-    struct command *c = rig_command(COMMAND_SESSION_ROLLBACK, session, NULL);
-    enum problem_code what;
-
-    c->turns = turns;
-    c->position = position;
-    what = rig_ask(r, c);
-    if (what == PROBLEM_NONE && !turns)
-        assert_int_equal(c->sessions[0].position, position);
-    command_free(c);
-    return what;
-}
-
 static struct id fork_of(struct rig *r, const char *session)
 {
     struct command *c = rig_command(COMMAND_SESSION_FORK, session, NULL);
@@ -281,7 +249,7 @@ static void check_places(struct rig *r, struct rig *plain, const struct story *t
         if (between)
             between(r);
         replayed = engine_counters(r->engine).replayed_tokens;
-        assert_int_equal(roll_back(r, child.text, 0, place[i]), PROBLEM_NONE);
+        assert_int_equal(rig_roll_back(r, child.text, 0, place[i]), PROBLEM_NONE);
         rig_do(r, COMMAND_SESSION_GET, session); /* the counters are those of its step */
         assert_true(engine_counters(r->engine).replayed_tokens - replayed <= GAP);
         is = head_of(r, child.text);
@@ -299,7 +267,7 @@ static void check_start(struct rig *r, const struct story *t, const char *sessio
     struct checkpoint *is;
     struct outcome *out;
 
-    assert_int_equal(roll_back(r, session, (size_t)back, 0), PROBLEM_NONE);
+    assert_int_equal(rig_roll_back(r, session, (size_t)back, 0), PROBLEM_NONE);
     is = head_of(r, session);
     assert_same_record(r, s->was, is);
     assert_int_equal(is->stop, s->was->stop);
@@ -502,7 +470,7 @@ static void an_upload_knows_its_turns(void **unused)
         rig_do(&r, COMMAND_SESSION_DELETE, "b");
     }
     assert_int_equal(rig_import(&r, "b", file, len), PROBLEM_NONE);
-    assert_int_equal(roll_back(&r, "b", 13, 0), PROBLEM_HISTORY);
+    assert_int_equal(rig_roll_back(&r, "b", 13, 0), PROBLEM_HISTORY);
     free(file);
     story_free(t);
     rig_close(&r);
@@ -539,8 +507,8 @@ static void without_its_anchors_a_session_goes_on(void **unused)
         assert_true(for_each_file(c->sessions[0].head.text, damage ? cut : take_away) >= 2);
         command_free(c);
         rig_open(&r, model, &options, 2);
-        assert_int_equal(roll_back(&r, "a", 0, t->len - 1), PROBLEM_HISTORY);
-        assert_int_equal(roll_back(&r, "a", 1, 0), PROBLEM_HISTORY);
+        assert_int_equal(rig_roll_back(&r, "a", 0, t->len - 1), PROBLEM_HISTORY);
+        assert_int_equal(rig_roll_back(&r, "a", 1, 0), PROBLEM_HISTORY);
         for (int i = 0; i < 6; i++)
             tell(&r, t, "a", 900, 3);
         check_places(&r, &plain, t, "a", restart);
@@ -584,7 +552,7 @@ static void anchors_make_way_for_sessions(void **unused)
     assert_true(made >= 14);
     rig_do(&r, COMMAND_SESSION_LIST, NULL);
     assert_true(engine_counters(r.engine).anchors_dropped > 0);
-    assert_int_equal(roll_back(&r, "a", 0, t->len - WINDOW), PROBLEM_HISTORY);
+    assert_int_equal(rig_roll_back(&r, "a", 0, t->len - WINDOW), PROBLEM_HISTORY);
     out = rig_run_turn(&r, turn("a", &t->start[3]));
     assert_int_equal(out->problem.what, PROBLEM_NONE);
     free(out);
@@ -592,7 +560,7 @@ static void anchors_make_way_for_sessions(void **unused)
     rig_close(&r);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, make_folder, remove_folder)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, begin, folder_remove)
 
 int main(void)
 {

@@ -20,6 +20,7 @@
 #include "models/model.h"
 #include "server/state/disk_io.h"
 #include "tests/server/engine/rig.h"
+#include "tests/server/folder.h"
 
 static const char model[] = "tests/data/rwkv7-tiny-hf";
 static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 };
@@ -32,23 +33,6 @@ static const struct engine_options roomy = { .slots = 24,
                                              .max_sessions = 64,
                                              .host_bytes = 1 << 26,
                                              .spare_bytes = 1 << 20 };
-static char dir[64];
-
-static int make_folder(void **unused)
-{
-    (void)unused;
-    strcpy(dir, "/tmp/eddy-store-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_folder(void **unused)
-{
-    char command[80];
-
-    (void)unused;
-    snprintf(command, sizeof(command), "rm -rf %s", dir);
-    return system(command);
-}
 
 static struct engine_options kept(int slots, size_t host_bytes)
 {
@@ -56,7 +40,7 @@ static struct engine_options kept(int slots, size_t host_bytes)
 
     o.slots = slots;
     o.host_bytes = host_bytes;
-    o.state_dir = dir;
+    o.state_dir = folder;
     o.store_bytes = 1 << 28;
     o.durability = DISK_ALWAYS;
     return o;
@@ -227,7 +211,7 @@ static void sessions_on_the_disk_go_on_exactly(void **unused)
 static void find_file(const struct id *checkpoint, char path[300])
 {
     for (int i = 0; i < 256; i++) {
-        snprintf(path, 300, "%s/states/%02x/%s", dir, i, checkpoint->text);
+        snprintf(path, 300, "%s/states/%02x/%s", folder, i, checkpoint->text);
         if (access(path, F_OK) == 0)
             return;
     }
@@ -342,8 +326,8 @@ static void a_prefix_that_cannot_be_read_costs_its_tokens_and_no_answer(void **u
         free(expected);
         rig_close(&plain);
         rig_close(&r);
-        remove_folder(NULL);
-        make_folder(NULL);
+        folder_remove(NULL);
+        folder_make(NULL);
     }
 }
 
@@ -404,7 +388,7 @@ static int count_drafts(void)
     char command[160], line[16] = "";
     FILE *f;
 
-    snprintf(command, sizeof(command), "find %s -name '.tmp.*' | wc -l", dir);
+    snprintf(command, sizeof(command), "find %s -name '.tmp.*' | wc -l", folder);
     f = popen(command, "r");
     assert_non_null(fgets(line, sizeof(line), f));
     pclose(f);
@@ -687,7 +671,7 @@ static void a_slot_that_was_used_equals_a_fresh_one(void **unused)
     rig_close(&fresh);
 }
 
-#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, folder_make, folder_remove)
 
 int main(void)
 {
