@@ -175,6 +175,42 @@ const char *made_write(const struct made_model *m, const char *config)
     return m->folder;
 }
 
+static bool is_of_layer_from(const char *name, int layers)
+{
+    const char *at = strstr(name, "layers.");
+
+    return at && strtol(at + strlen("layers."), NULL, 10) >= layers;
+}
+
+static char *read_config(const char *path, char *text, size_t size)
+{
+    char name[256];
+    FILE *f;
+
+    snprintf(name, sizeof(name), "%s/config.json", path);
+    f = fopen(name, "r");
+    assert_non_null(f);
+    text[fread(text, 1, size - 1, f)] = '\0';
+    fclose(f);
+    return text;
+}
+
+const char *made_first_layers(struct made_model *m, const char *path, int layers)
+{
+    static const char name[] = "\"num_hidden_layers\":";
+    char text[4096], *at = strstr(read_config(path, text, sizeof(text)), name);
+
+    assert_true(at && layers > 0 && layers < 10);
+    at += strlen(name);
+    memset(at, ' ', strcspn(at, ",\n}"));
+    *at = (char)('0' + layers);
+    made_copy(m, path);
+    for (int i = m->tensors; i-- > 0;)
+        if (is_of_layer_from(m->tensor[i].name, layers))
+            made_drop(m, m->tensor[i].name);
+    return made_write(m, text);
+}
+
 void made_put(const struct made_model *m, const char *name, const char *text)
 {
     FILE *f = create_file(m, name);

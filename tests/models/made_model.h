@@ -36,6 +36,9 @@ void made_drop(struct made_model *m, const char *name);
 void made_rename(struct made_model *m, const char *from, const char *to); /* in every name */
 void made_transpose(struct made_tensor *t);
 
+/* The first layers of the model in a folder with a config.json, written; returns the folder. */
+const char *made_first_layers(struct made_model *m, const char *path, int layers);
+
 /* Writes model.safetensors and, unless config is NULL, config.json; returns the folder. */
 const char *made_write(const struct made_model *m, const char *config);
 

@@ -67,7 +67,7 @@ static void one_verb(struct world *w, struct outcome *out)
     else if (!p->alive)
         world_take_snapshot(w, s, p);
     else if (dice == 9)
-        world_delete_snapshot(w, p);
+        world_delete_snapshot(w, p, world_below(w, 2));
     else
         world_restore(w, s, p);
 }
