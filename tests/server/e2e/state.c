@@ -112,6 +112,18 @@ static size_t tail_at(const struct state *s)
     return STATE_HEADER + state_number(s, STATE_DESCRIPTION_AT) + marks;
 }
 
+uint64_t state_digest(const struct state *s)
+{
+    size_t from;
+
+    if (s->len < STATE_HEADER || state_number(s, STATE_LENGTH_AT) != s->len || tail_at(s) > s->len)
+        return 0;
+    from = tail_at(s);
+    return XXH3_64bits_withSeed(
+        s->bytes + from, s->len - from,
+        XXH3_64bits(s->bytes + STATE_TOKENS_AT, STATE_MARKS_AT - STATE_TOKENS_AT));
+}
+
 void assert_same_state(const struct state *a, const struct state *b, const char *what)
 {
     size_t from_a = tail_at(a), from_b = tail_at(b);
