@@ -22,10 +22,12 @@ void anchor_plan(struct engine *e, struct sequence *s)
 /* Its file is on its way to the disk, and stays while it is kept. */
 static bool put_file(struct engine *e, struct checkpoint *c, int slot)
 {
-    if (!tiers_has_room(e->tiers) || !journal_put_anchor(e, c, slot))
+    uint64_t bytes = tiers_has_room(e->tiers) ? journal_put_anchor(e, c, slot) : 0;
+
+    if (!bytes)
         return false;
     tiers_adopt(e->tiers, c); /* a cold one always has room */
-    tiers_stored(e->tiers, c, model_info(e->model)->layout.bytes);
+    tiers_stored(e->tiers, c, bytes);
     return true;
 }
 

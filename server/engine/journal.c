@@ -32,6 +32,7 @@ struct write {
     struct checkpoint *checkpoint; /* kept; whose file it brings, or NULL: an anchor's */
     struct past *past;             /* kept; behind it */
     struct file_buffer file;       /* of it; the disk's thread adds the checksum */
+    int64_t growth;                /* what it makes of the bytes in the store */
     struct write *next;
 };
 
@@ -43,6 +44,7 @@ struct journal {
     struct write *queue, **queue_end;        /* the disk has no room for them yet */
     int submitted;                           /* operations the disk has */
     size_t bytes;                            /* and of their files */
+    int64_t growth;                          /* and of all files by them */
     int entries;                             /* not yet done */
     struct file_buffer buffer[BUFFERS_KEPT]; /* for the next files */
     struct heads *found;                     /* while it opens */
@@ -323,6 +325,14 @@ static bool submit(struct engine *e, struct write *w)
     return true;
 }
 
+/* It is not on its way to the store any more. */
+static void take_back(struct journal *j, const struct write *w)
+{
+    j->submitted--;
+    j->bytes -= w->op->queued;
+    j->growth -= w->growth;
+}
+
 /* Lays the file out: a later turn may move the checkpoint, or let go of it. false: no memory. */
 static bool begin_file(struct engine *e, struct write *w)
 {
@@ -340,32 +350,51 @@ static bool begin_file(struct engine *e, struct write *w)
     return ok;
 }
 
+/* Whether the store has room for the file beside those on their way there. What it takes the
+ * place of makes way for it. */
+static bool claim_room(struct engine *e, struct write *w)
+{
+    struct journal *j = e->journal;
+
+    w->growth = (int64_t)w->file.len - (int64_t)(w->entry ? w->entry->leaving : 0);
+    if (w->growth > 0 && j->growth + w->growth > 0 &&
+        !tiers_may_grow(e->tiers, (uint64_t)(j->growth + w->growth))) {
+        w->growth = 0;
+        return error_set(&w->op->error, ERR_SPACE,
+                         "no room for a state of %zu bytes: delete sessions or snapshots",
+                         w->file.len);
+    }
+    j->growth += w->growth;
+    return true;
+}
+
 /* Whether it is no longer in the queue's way. */
 static bool pass_on(struct engine *e, struct write *w)
 {
     struct journal *j = e->journal;
     bool there = w->checkpoint && w->checkpoint->stored; /* an earlier one brought it */
     size_t bytes = w->op->encode && !there ? w->op->file_len : 0;
+    bool ok = true;
 
     if (j->submitted >= MAX_OPS || (j->submitted && j->bytes + bytes > MAX_BYTES))
         return false;
     if (there)
         w->op->encode = NULL;
-    if (w->op->encode && w->checkpoint && !begin_file(e, w)) {
-        if (j->submitted)
+    if (w->op->encode && w->checkpoint) {
+        ok = begin_file(e, w);
+        if (!ok && j->submitted)
             return false; /* what is done gives memory back */
-        error_set(&w->op->error, ERR_NOMEM, "no memory for a copy of the state");
-        finish_write(e, w);
-        return true;
+        if (!ok)
+            error_set(&w->op->error, ERR_NOMEM, "no memory for a copy of the state");
+        ok = ok && claim_room(e, w);
     }
     w->op->file_len = bytes;
     w->op->queued = bytes;
     j->submitted++;
     j->bytes += bytes;
-    if (submit(e, w))
+    if (ok && submit(e, w))
         return true;
-    j->submitted--;
-    j->bytes -= bytes;
+    take_back(j, w);
     finish_write(e, w);
     return true;
 }
@@ -390,6 +419,15 @@ static void push(struct engine *e)
     }
 }
 
+/* Bytes of the head that the session leaves, if only it, and the turn that began there, keep it. */
+static uint64_t bytes_left(const struct entry *x)
+{
+    const struct checkpoint *from = x->session && x->head ? x->session->head : NULL;
+    int keepers = x->job && !x->job->aim ? 2 : 1;
+
+    return from && from->refs <= keepers ? from->stored : 0;
+}
+
 void journal_submit(struct engine *e, struct entry *x)
 {
     struct journal *j = e->journal;
@@ -402,6 +440,7 @@ void journal_submit(struct engine *e, struct entry *x)
         finish_entry(e, x);
         return;
     }
+    x->leaving = bytes_left(x);
     j->entries++;
     *j->queue_end = x->write;
     j->queue_end = x->write_end;
@@ -409,31 +448,35 @@ void journal_submit(struct engine *e, struct entry *x)
     push(e);
 }
 
-bool journal_put_anchor(struct engine *e, const struct checkpoint *c, int slot)
+uint64_t journal_put_anchor(struct engine *e, const struct checkpoint *c, int slot)
 {
     const struct model_info *model = model_info(e->model);
     struct journal *j = e->journal;
     struct write *w = j->queue ? NULL : calloc(1, sizeof(*w));
+    uint64_t bytes;
     struct error err;
 
     if (!w || !(w->op = disk_op_create(DISK_KEEP, w))) {
         free(w);
-        return false;
+        return 0;
     }
     w->engine = e;
     w->file = take_buffer(j);
     if (!format_begin(c, model, &w->file, &err) ||
-        !tiers_read_slot(e->tiers, slot, w->file.bytes + w->file.len - model->layout.bytes)) {
+        !tiers_read_slot(e->tiers, slot, w->file.bytes + w->file.len - model->layout.bytes) ||
+        !claim_room(e, w)) {
         write_free(e, w);
-        return false;
+        return 0;
     }
     w->op->record.checkpoint = c->id;
     w->op->encode = encode;
-    w->op->file_len = w->file.len;
+    w->op->file_len = bytes = w->file.len;
+    j->growth -= w->growth; /* it counts as stored from now on */
+    w->growth = 0;
     *j->queue_end = w;
     j->queue_end = &w->next;
     push(e);
-    return true;
+    return bytes;
 }
 
 /* What was read is the checkpoint that was asked for. */
@@ -475,8 +518,7 @@ static void take_change(struct engine *e, const struct redis_op *change)
     struct write *w = change->owner;
     struct entry *x = w->entry;
 
-    j->submitted--;
-    j->bytes -= w->op->queued;
+    take_back(j, w);
     w->op->file_len = change->file_len;
     w->op->error = change->error;
     /* Deleting what is not there is done. */
@@ -511,8 +553,7 @@ void journal_poll(struct engine *e)
     if (!j)
         return;
     while (j->disk && (op = disk_receive(j->disk))) {
-        j->submitted--;
-        j->bytes -= op->queued;
+        take_back(j, op->owner);
         finish_write(e, op->owner);
     }
     if (j->redis)

@@ -50,6 +50,7 @@ struct entry {
 
     struct checkpoint *anchor; /* remembered; whose file the store is asked to keep */
     uint64_t bytes;            /* that file's, when it does */
+    uint64_t leaving;          /* bytes of the file that nobody needs when this is done */
 
     struct command *deferred;         /* commands that wait for the session or snapshot */
     struct write *write, **write_end; /* not yet submitted, oldest first */
@@ -75,8 +76,8 @@ bool entry_mark_snapshot(struct engine *e, struct entry *x, const struct lineage
 /* The anchor's file is kept, if it is still there, as long as its checkpoint. With a disk only. */
 bool entry_keep_anchor(struct engine *e, struct entry *x, struct checkpoint *anchor);
 /* What the slot holds becomes the file of an anchor, which is kept as long as its checkpoint.
- * false: no memory, or too much on its way. With a disk only. */
-bool journal_put_anchor(struct engine *e, const struct checkpoint *c, int slot);
+ * Returns its length; 0: no memory, no room, or too much on its way. With a disk only. */
+uint64_t journal_put_anchor(struct engine *e, const struct checkpoint *c, int slot);
 /* The store keeps the anchors that a head's file names. */
 bool journal_has_anchors(const struct engine *e);
 

@@ -573,6 +573,11 @@ void tiers_unreserve(struct tiers *t)
     t->reserved--;
 }
 
+bool tiers_may_grow(const struct tiers *t, uint64_t bytes)
+{
+    return t->store_bytes + bytes <= t->options.store_bytes;
+}
+
 struct tiers_counts tiers_counts(const struct tiers *t)
 {
     return (struct tiers_counts){

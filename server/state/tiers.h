@@ -99,10 +99,12 @@ bool tiers_read_slot(struct tiers *t, int slot, void *record);
 /* The most checkpoints that can be held. */
 size_t tiers_room(const struct tiers *t);
 /* Whether one further checkpoint could be held beside those there are and those for which
- * room is reserved. */
+ * room is reserved; each that is not in the store counts as its record. */
 bool tiers_has_room(const struct tiers *t);
 bool tiers_reserve(struct tiers *t); /* false: no room */
 void tiers_unreserve(struct tiers *t);
+/* Whether the files in the store may have so many bytes more. */
+bool tiers_may_grow(const struct tiers *t, uint64_t bytes);
 
 /* Moves from one tier to another since the start. */
 struct tiers_moves {

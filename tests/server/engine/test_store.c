@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -599,6 +601,90 @@ static void the_disk_has_a_budget(void **unused)
     rig_close(&r);
 }
 
+static uint64_t file_bytes;
+
+static int add_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)path;
+    (void)ftw;
+    file_bytes += type == FTW_F ? (uint64_t)st->st_size : 0;
+    return 0;
+}
+
+/* Of all states in the folder. */
+static uint64_t bytes_on_disk(void)
+{
+    char states[160];
+
+    snprintf(states, sizeof(states), "%s/states", folder);
+    file_bytes = 0;
+    assert_int_equal(nftw(states, add_file, 8, FTW_PHYS), 0);
+    return file_bytes;
+}
+
+enum { MOST = 1200 };
+
+/* A turn of at most MOST tokens on each of n sessions at once; how many are refused. */
+static int turns_at_once(struct rig *r, int n, size_t tokens)
+{
+    struct command *c[16];
+    struct outcome *out = calloc(16, sizeof(*out));
+    int32_t id[MOST];
+    char name[16];
+    int refused = 0;
+
+    assert_non_null(out);
+    for (size_t i = 0; i < tokens; i++)
+        id[i] = 5 + (int32_t)i % 90;
+    for (int i = 0; i < n; i++) {
+        snprintf(name, sizeof(name), "s%d", i);
+        c[i] = rig_turn(name, id, tokens, 1);
+    }
+    rig_run(r, c, n, out);
+    for (int i = 0; i < n; i++) {
+        assert_true(out[i].problem.what == PROBLEM_NONE ||
+                    out[i].problem.what == PROBLEM_STORAGE_FULL);
+        refused += out[i].problem.what != PROBLEM_NONE;
+        command_free(c[i]);
+    }
+    free(out);
+    return refused;
+}
+
+/* Ids and descriptions count: of sessions that come at once, and of those that grow. */
+static void no_byte_of_a_file_is_beyond_the_budget(void **unused)
+{
+    enum { SESSIONS = 16, ROUNDS = 6 };
+    struct engine_options o = kept(20, 1 << 20);
+    int refused, later = 0;
+    char name[16];
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &o, 1);
+    o.store_bytes = 10 * model_info(r.model)->layout.bytes;
+    rig_close(&r);
+    rig_open(&r, model, &o, 1);
+    for (int i = 0; i < SESSIONS; i++) {
+        snprintf(name, sizeof(name), "s%d", i);
+        rig_do(&r, COMMAND_SESSION_CREATE, name);
+    }
+    refused = turns_at_once(&r, SESSIONS, 60);
+    assert_in_range(refused, SESSIONS - 9, SESSIONS - 6);
+    rig_restart(&r, &o); /* what was on its way out is gone */
+    assert_true(bytes_on_disk() <= o.store_bytes);
+    for (int round = 0; round < ROUNDS; round++)
+        later += turns_at_once(&r, SESSIONS, MOST) > refused;
+    assert_true(later > 0); /* none of the old ones had room to grow in the end */
+    rig_restart(&r, &o);
+    assert_true(bytes_on_disk() <= o.store_bytes);
+    assert_int_equal(engine_counters(r.engine).store_bytes, bytes_on_disk());
+    rig_do(&r, COMMAND_SESSION_DELETE, "s0");
+    rig_do(&r, COMMAND_SESSION_CREATE, "s0");
+    assert_in_range(turns_at_once(&r, SESSIONS, 1), 1, SESSIONS - 8);
+    rig_close(&r);
+}
+
 /* 16 turns on 2 slots: nobody is far ahead, and each gets what it gets alone. */
 static void turns_share_the_slots_by_time(void **unused)
 {
@@ -686,6 +772,7 @@ int main(void)
         IN_FOLDER(verbs_that_are_not_kept_did_not_happen),
         IN_FOLDER(a_slow_disk_holds_back_the_answer_alone),
         IN_FOLDER(the_disk_has_a_budget),
+        IN_FOLDER(no_byte_of_a_file_is_beyond_the_budget),
         cmocka_unit_test(turns_share_the_slots_by_time),
         IN_FOLDER(a_slot_that_was_used_equals_a_fresh_one),
     };
