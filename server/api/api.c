@@ -80,6 +80,7 @@ void api_check_deadlines(struct api *api, double now)
         if (p->deadline == 0 || now < p->deadline)
             continue;
         p->deadline = 0;
+        p->timed_out = true;
         p->cancel(p);
     }
     repeats_run(api->repeats);

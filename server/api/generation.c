@@ -198,7 +198,7 @@ static void send_turns(struct pending *p)
         return;
     }
     if (!pending_heard(p) || g->late) {
-        pending_late(&problem);
+        pending_late(p, &problem);
         generation_refuse(g, &problem);
         return;
     }
@@ -287,7 +287,7 @@ static void judge_cancelled(struct generation *g)
     if (g->command[0]->turn.committed || (g->late && !g->params.session.text[0]))
         g->problem.what = PROBLEM_NONE;
     else if (g->late)
-        pending_late(&g->problem);
+        pending_late(&g->base, &g->problem);
 }
 
 static void complete(struct generation *g)

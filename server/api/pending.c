@@ -124,9 +124,15 @@ bool pending_send(struct pending *p, struct command *c, struct problem *problem)
     return problem_set(problem, PROBLEM_QUEUE_FULL, NULL, "the queue is full");
 }
 
-void pending_late(struct problem *problem)
+void pending_late(const struct pending *p, struct problem *problem)
 {
-    problem_set(problem, PROBLEM_SHUTTING_DOWN, NULL, "the request ran out of time");
+    if (p->timed_out)
+        problem_set(problem, PROBLEM_DEADLINE, NULL,
+                    "nothing was done in the %d seconds that a request may take",
+                    p->api->options->request_seconds);
+    else
+        problem_set(problem, PROBLEM_SHUTTING_DOWN, NULL,
+                    "the server is shutting down and had no time for the request");
 }
 
 struct ask {
@@ -146,7 +152,7 @@ static void ask_take(struct pending *p, struct event *e)
     if (e->kind != EVENT_ANSWER)
         return;
     if (c->problem.what == PROBLEM_CANCELLED && a->late)
-        pending_late(&c->problem);
+        pending_late(p, &c->problem);
     if (c->problem.what != PROBLEM_NONE) {
         pending_refuse(p, &c->problem);
     } else {

@@ -22,7 +22,8 @@ struct pending {
     bool gone;                 /* the client left: the exchange may only be abandoned */
     bool working;              /* in the pool */
     bool dirty;                /* a stream with bytes to flush */
-    double deadline;           /* monotonic seconds; 0: none */
+    double deadline;           /* monotonic seconds; 0: none, or it is over */
+    bool timed_out;            /* it is over */
     /* An event of one of its commands; the event is freed by the caller. */
     void (*take)(struct pending *p, struct event *e);
     /* The client left or time is up: ends what runs as soon as it can. */
@@ -53,7 +54,7 @@ void pending_refuse(struct pending *p, const struct problem *problem);
 void pending_reply(struct pending *p, const char *type, struct text_buffer *body);
 
 /* Why a request ends without an answer when its time is over, or the server's. */
-void pending_late(struct problem *problem);
+void pending_late(const struct pending *p, struct problem *problem);
 
 /* Moves a command down with p as its waiter. false: refused, the command freed, *problem set. */
 bool pending_send(struct pending *p, struct command *c, struct problem *problem);

@@ -197,7 +197,6 @@ static void assert_session(const struct live *l, const cJSON *session, double ve
 static void what_a_time_limit_leaves_of_a_turn_is_in_its_session(void **state)
 {
     struct live l;
-    struct response r;
     double position = 0;
 
     (void)state;
@@ -212,16 +211,50 @@ static void what_a_time_limit_leaves_of_a_turn_is_in_its_session(void **state)
         assert_session(&l, item_of(done, "session"), turn, position);
         cJSON_Delete(done);
     }
-    /* A prompt that may take longer: either it is in, or it was refused. */
-    r = call(l.port, "POST", COMPLETIONS,
-             "{\"session_id\":\"s\",\"prompt\":\"%0*d\",\"max_tokens\":1}",
-             live_sanitized() ? 2000 : 12000, 1);
-    if (r.status == 200)
-        assert_session(&l, item_of(r.json, "session"), 3,
-                       number_of(item_of(r.json, "usage"), "total_tokens"));
-    else
-        assert_refusal(&r, 503, "shutting_down", "a prompt without the time for it");
-    response_finish(&r);
+    assert_int_equal(live_stop(&l), 0);
+}
+
+/* Four turns where one runs at a time: most have drawn nothing when their time is up. */
+static void a_turn_that_had_no_time_at_all_is_refused(void **state)
+{
+    enum { TURNS = 4 };
+    struct client c[TURNS];
+    struct response r;
+    struct live l;
+    char body[160], retry[256];
+    int refused = 0;
+    cJSON *session;
+
+    (void)state;
+    live_start(&l, DEMO, "--request-seconds", "2", "--slots", "1", "--max-batch", "1",
+               "--time-slice", "0", NULL);
+    for (int i = 0; i < TURNS; i++) {
+        cJSON_Delete(ask(l.port, "POST", "/v1/sessions", "{\"id\":\"s%d\"}", i));
+        c[i] = client_dial(l.port);
+    }
+    for (int i = 0; i < TURNS; i++) {
+        snprintf(body, sizeof(body),
+                 "{\"session_id\":\"s%d\",\"prompt\":[5,6],\"max_tokens\":60000,"
+                 "\"ignore_eos\":true}",
+                 i);
+        assert_true(client_ask(&c[i], "POST", COMPLETIONS, NULL, body, strlen(body)));
+    }
+    for (int i = 0; i < TURNS; i++) {
+        assert_true(client_read(&c[i], &r));
+        if (r.status != 200) {
+            assert_refusal(&r, 504, "deadline_exceeded", "a turn without any time");
+            assert_true(response_header(&r, "x-should-retry", retry));
+            assert_string_equal(retry, "false");
+            refused++;
+        }
+        snprintf(body, sizeof(body), "/v1/sessions/s%d", i);
+        session = ask(l.port, "GET", body, NULL);
+        assert_int_equal(number_of(session, "version"), r.status == 200);
+        cJSON_Delete(session);
+        response_finish(&r);
+        client_close(&c[i]);
+    }
+    assert_in_range(refused, 1, TURNS - 1);
     assert_int_equal(live_stop(&l), 0);
 }
 
@@ -313,6 +346,7 @@ int main(void)
         cmocka_unit_test(signals_that_mean_nothing_do_nothing),
         cmocka_unit_test(a_turn_has_a_time_limit),
         cmocka_unit_test(what_a_time_limit_leaves_of_a_turn_is_in_its_session),
+        cmocka_unit_test(a_turn_that_had_no_time_at_all_is_refused),
         cmocka_unit_test(a_drain_ends_a_rollback),
         cmocka_unit_test(what_cannot_be_served_is_told_in_one_line),
     };
