@@ -177,6 +177,40 @@ static void same_rollback(int port, const char *body)
     state_free(&expected);
 }
 
+/* The starts of turns go with the session: also of turns that another server made, of some that
+ * went and came again, through forks, and when whoever made them is gone. */
+static void a_session_goes_back_over_the_turns_of_the_other_server(void **state)
+{
+    static const char *const model[] = { DEMO, RWKV7, MAMBA2 };
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        begin(model[i]);
+        create(pair[0].port, "s");
+        create(alone.port, "s");
+        for (int n = 0; n < 6; n++)
+            same_turn(pair[0].port, "s", "s", n);
+        same_rollback(pair[1].port, "{\"turns\":2}");
+        same_turn(pair[1].port, "s", "s", 6);
+        same_turn(pair[0].port, "s", "s", 7);
+        same_rollback(pair[1].port, "{\"turns\":3}"); /* one of each, and one that was there */
+        same_turn(pair[1].port, "s", "s", 8);
+        same_rollback(pair[0].port, "{\"turns\":1}");
+        same_turn(pair[0].port, "s", "s", 9);
+        live_kill(&pair[0]);
+        same_rollback(pair[1].port, "{\"turns\":2}");
+        same_turn(pair[1].port, "s", "s", 10);
+        live_stop(&pair[1]);
+        start(&pair[0], model[i]);
+        same_rollback(pair[0].port, "{\"turns\":2}"); /* behind the first one */
+        refused(pair[0].port, 422, "history_unreachable", "POST", "/v1/sessions/s/rollback",
+                "{\"turns\":2}");
+        same_turn(pair[0].port, "s", "s", 11);
+        live_stop(&pair[0]);
+        end();
+    }
+}
+
 /* A server goes back over what the other one drew, and the other one goes on from there. */
 static void a_session_goes_back_after_it_was_handed_over(void **state)
 {
@@ -514,6 +548,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_session_goes_from_server_to_server),
         cmocka_unit_test(verbs_on_one_server_hold_on_the_other),
+        cmocka_unit_test(a_session_goes_back_over_the_turns_of_the_other_server),
         cmocka_unit_test(a_session_goes_back_after_it_was_handed_over),
         cmocka_unit_test(snapshots_are_a_tree_of_what_a_server_has_seen),
         cmocka_unit_test(a_killed_servers_session_goes_on_from_its_last_commit),
