@@ -10,9 +10,38 @@
 #include <cmocka.h>
 
 #include "models/model.h"
+#include "tests/models/made_model.h"
 #include "tests/server/engine/rig.h"
 
-enum { CONTEXT = 4096, EVERY = 64 };
+enum { CONTEXT = 4096, EVERY = 64, LAYERS = 1 };
+
+/* Their first layers: what is tested is where states go, not what is in them. */
+enum { RWKV, MAMBA, MAMBA2, MODELS };
+
+static struct made_model *thin[MODELS];
+static const char *path[MODELS];
+
+static int make_models(void **unused)
+{
+    static const char *const from[MODELS] = { [RWKV] = "tests/data/rwkv7-tiny-hf",
+                                              [MAMBA] = "tests/data/mamba-tiny",
+                                              [MAMBA2] = "tests/data/mamba2-tiny" };
+
+    (void)unused;
+    for (int i = 0; i < MODELS; i++) {
+        thin[i] = made_create();
+        path[i] = made_first_layers(thin[i], from[i], LAYERS);
+    }
+    return 0;
+}
+
+static int remove_models(void **unused)
+{
+    (void)unused;
+    for (int i = 0; i < MODELS; i++)
+        made_destroy(thin[i]);
+    return 0;
+}
 
 static const struct engine_options plain = { .slots = 6,
                                              .max_batch = 4,
@@ -20,8 +49,6 @@ static const struct engine_options plain = { .slots = 6,
                                              .max_queue = 16,
                                              .max_sessions = 64,
                                              .host_bytes = 1 << 26 };
-
-static const char model[] = "tests/data/rwkv7-tiny-hf";
 
 struct pair {
     struct rig with, without;
@@ -106,7 +133,7 @@ static void a_client_that_sends_all_again_gets_the_same_and_waits_for_the_new_on
     size_t n = 0;
 
     (void)unused;
-    open_pair(&p, model, 8);
+    open_pair(&p, path[RWKV], 8);
     for (int i = 0; i < TURNS; i++) {
         size_t known = n ? n - 1 : 0; /* the answer's last token was never taken in */
 
@@ -124,18 +151,18 @@ static void a_client_that_sends_all_again_gets_the_same_and_waits_for_the_new_on
 /* Prompts are made of a few beginnings, cut anywhere and gone on with in a few ways. */
 static void run_tree(const char *of, size_t spares)
 {
-    enum { ROUNDS = 150 };
-    int32_t trunk[3][400], prompt[450];
+    enum { ROUNDS = 100, TRUNK = 256, MORE = 40 };
+    int32_t trunk[3][TRUNK], prompt[TRUNK + MORE];
     struct engine_counters counters;
     struct outcome *out;
     struct pair p;
 
     open_pair(&p, of, spares);
     for (int i = 0; i < 3; i++)
-        for (int k = 0; k < 400; k++)
+        for (int k = 0; k < TRUNK; k++)
             trunk[i][k] = k < 100 ? k : (int32_t)below(256);
     for (int i = 0; i < ROUNDS; i++) {
-        size_t n = 1 + below(400), more = below(40);
+        size_t n = 1 + below(TRUNK), more = below(MORE);
         const int32_t *from = trunk[below(3)];
 
         memcpy(prompt, from, n * sizeof(prompt[0]));
@@ -158,10 +185,10 @@ static void run_tree(const char *of, size_t spares)
 static void whatever_was_asked_before_an_answer_is_the_same(void **unused)
 {
     (void)unused;
-    run_tree(model, 3);
-    run_tree(model, 40);
-    run_tree("tests/data/mamba-tiny", 7);
-    run_tree("tests/data/mamba2-tiny", 7);
+    run_tree(path[RWKV], 3);
+    run_tree(path[RWKV], 40);
+    run_tree(path[MAMBA], 7);
+    run_tree(path[MAMBA2], 7);
 }
 
 static void a_session_that_begins_with_a_known_context_has_the_state_of_a_cold_one(void **unused)
@@ -171,7 +198,7 @@ static void a_session_that_begins_with_a_known_context_has_the_state_of_a_cold_o
     struct pair p;
 
     (void)unused;
-    open_pair(&p, model, 16);
+    open_pair(&p, path[RWKV], 16);
     for (int i = 0; i < 300; i++)
         prompt[i] = (int32_t)(1 + below(250));
     for (int i = 0; i < 3; i++) {
@@ -208,7 +235,7 @@ static void states_are_kept_on_the_way_through_a_long_prompt_and_near_its_end(vo
     struct pair p;
 
     (void)unused;
-    open_pair(&p, model, 16);
+    open_pair(&p, path[RWKV], 16);
     for (int i = 0; i < 400; i++)
         prompt[i] = (int32_t)(1 + below(250));
     assert_int_equal(cached(&p.with, prompt, 300, 0, false), 0);
@@ -227,7 +254,7 @@ static void nothing_is_kept_or_used_for_who_does_not_want_it(void **unused)
     struct pair p;
 
     (void)unused;
-    open_pair(&p, model, 16);
+    open_pair(&p, path[RWKV], 16);
     for (int i = 0; i < 100; i++)
         prompt[i] = i;
     assert_int_equal(cached(&p.with, prompt, 100, 0, true), 0);
@@ -245,7 +272,7 @@ static void one_owner_s_states_are_nobody_else_s(void **unused)
     struct pair p;
 
     (void)unused;
-    open_pair(&p, model, 16);
+    open_pair(&p, path[RWKV], 16);
     for (int i = 0; i < 100; i++)
         prompt[i] = i;
     assert_int_equal(cached(&p.with, prompt, 100, 1, false), 0);
@@ -265,13 +292,13 @@ static void no_session_is_refused_or_lost_for_the_sake_of_spares(void **unused)
     struct rig r;
 
     (void)unused;
-    rig_open(&r, model, &plain, 1);
+    rig_open(&r, path[RWKV], &plain, 1);
     options.slots = 2;
     options.max_batch = 2;
     options.spare_bytes = 1 << 24;
     options.host_bytes = (SESSIONS - 1) * model_info(r.model)->layout.bytes;
     rig_close(&r);
-    rig_open(&r, model, &options, 1);
+    rig_open(&r, path[RWKV], &options, 1);
     for (int i = 0; i < SESSIONS; i++) {
         char name[2] = { (char)('a' + i), 0 };
 
@@ -306,5 +333,5 @@ int main(void)
         cmocka_unit_test(one_owner_s_states_are_nobody_else_s),
         cmocka_unit_test(no_session_is_refused_or_lost_for_the_sake_of_spares),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_models, remove_models);
 }

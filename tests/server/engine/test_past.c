@@ -17,6 +17,7 @@
 
 #include "models/model.h"
 #include "server/state/checkpoint.h"
+#include "tests/models/made_model.h"
 #include "tests/server/engine/rig.h"
 #include "tests/server/folder.h"
 
@@ -27,9 +28,11 @@ enum {
     TURNS = 48,
     STARTS = 2 * TURNS,
     PLACES = 12,
+    LAYERS = 1, /* what is tested is where states go, not what is in them */
 };
 
-static const char model[] = "tests/data/rwkv7-tiny-hf";
+static struct made_model *thin;
+static const char *model;
 static uint64_t seed;
 
 static uint64_t random_below(uint64_t n)
@@ -42,6 +45,21 @@ static int begin(void **state)
 {
     seed = 12345;
     return folder_make_in_memory(state);
+}
+
+static int make_model(void **unused)
+{
+    (void)unused;
+    thin = made_create();
+    model = made_first_layers(thin, "tests/data/rwkv7-tiny-hf", LAYERS);
+    return 0;
+}
+
+static int remove_model(void **unused)
+{
+    (void)unused;
+    made_destroy(thin);
+    return 0;
 }
 
 static struct engine_options with(bool store, size_t spares)
@@ -575,5 +593,5 @@ int main(void)
         CASE(without_its_anchors_a_session_goes_on),
         CASE(anchors_make_way_for_sessions),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_model, remove_model);
 }
