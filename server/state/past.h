@@ -39,7 +39,8 @@ struct past_turn {
     size_t window; /* tokens; at most LIMIT_HISTORY_TOKENS */
 };
 
-/* false: no memory, nothing has changed. */
+/* A turn that leaves the context empty is none to go back over. false: no memory, nothing has
+ * changed. */
 bool past_take_turn(struct tiers *t, struct past **p, const struct past_turn *turn);
 /* How far apart a long turn's anchors are. */
 size_t past_stride(size_t window);

@@ -494,6 +494,38 @@ static void an_upload_knows_its_turns(void **unused)
     rig_close(&r);
 }
 
+static void append(struct rig *r, const char *session, size_t n)
+{
+    struct outcome *out = rig_run_turn(r, rig_turn(session, (const int32_t[]){ 1, 2, 3 }, n, 0));
+
+    assert_int_equal(out->problem.what, PROBLEM_NONE);
+    free(out);
+}
+
+/* In memory as in a file, which has no past of an empty context. */
+static void a_turn_that_leaves_a_context_empty_is_none_to_go_back_over(void **unused)
+{
+    unsigned char *file;
+    size_t len;
+    struct rig r;
+
+    (void)unused;
+    options = with(true, 0);
+    rig_open(&r, model, &options, 2);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    append(&r, "a", 0);
+    file = rig_export(&r, "a", &len);
+    assert_int_equal(rig_import(&r, "b", file, len), PROBLEM_NONE);
+    free(file);
+    for (const char *session = "a"; session; session = *session == 'a' ? "b" : NULL) {
+        assert_int_equal(rig_roll_back(&r, session, 1, 0), PROBLEM_HISTORY);
+        append(&r, session, 3);
+        assert_int_equal(rig_roll_back(&r, session, 2, 0), PROBLEM_HISTORY);
+        assert_int_equal(rig_roll_back(&r, session, 1, 0), PROBLEM_NONE);
+    }
+    rig_close(&r);
+}
+
 static void cut(const char *path)
 {
     assert_int_equal(truncate(path, 10), 0);
@@ -590,6 +622,7 @@ int main(void)
         CASE(a_parked_session_goes_back_like_a_warm_one),
         CASE(a_snapshot_keeps_its_window),
         CASE(an_upload_knows_its_turns),
+        CASE(a_turn_that_leaves_a_context_empty_is_none_to_go_back_over),
         CASE(without_its_anchors_a_session_goes_on),
         CASE(anchors_make_way_for_sessions),
     };

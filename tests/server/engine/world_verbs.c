@@ -388,7 +388,8 @@ void world_turned(struct world *w, struct world_session *s, const struct command
         return;
     if (p->turns == WORLD_TURNS)
         memmove(p->turn, p->turn + 1, --p->turns * sizeof(p->turn[0]));
-    p->turn[p->turns++] = p->n;
+    if (n) /* one that leaves a context empty is none to go back over */
+        p->turn[p->turns++] = p->n;
     memcpy(p->id, id, n * sizeof(*id));
     p->n = n;
     s->version++;
