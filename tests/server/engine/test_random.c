@@ -14,7 +14,7 @@
 
 enum { AT_ONCE = 4, EXTRAS = 4, CHECK_EVERY = 200, STEPS = 800 };
 
-static int forks, rollbacks, hits, subtrees, verbs; /* of all worlds */
+static int forks, rollbacks, hits, subtrees, partial, verbs; /* of all worlds */
 
 static int steps(void)
 {
@@ -273,6 +273,7 @@ static void print_world(const struct world *w, const struct engine_counters *c)
     rollbacks += w->done[COMMAND_SESSION_ROLLBACK];
     hits += w->hits;
     subtrees += w->subtrees;
+    partial += w->partial;
     for (int i = 0; i <= COMMAND_SNAPSHOT_IMPORT; i++)
         verbs += w->done[i];
 }
@@ -381,7 +382,7 @@ static void nothing_was_missing(void **unused)
 {
     (void)unused;
     assert_true(forks + rollbacks >= steps());
-    assert_true(hits && subtrees);
+    assert_true(hits && subtrees && partial);
 }
 
 int main(int argc, char **argv)

@@ -316,9 +316,11 @@ static bool moved(struct world *w, const struct world_session *s, const struct c
         return world_did(w, COMMAND_TURN, c->problem.what);
     w->cancelled++;
     if (!t->commit_partial || !out->choice[0].tokens)
-        return false;
-    w->partial++;
-    return true;
+        assert_false(t->committed);
+    else if (!t->committed) /* for want of room; the answer is that it was cancelled */
+        w->refused++;
+    w->partial += t->committed;
+    return t->committed;
 }
 
 /* What the model goes on from: the context, and the prompt. A turn of neither begins with the
