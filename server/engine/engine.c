@@ -367,8 +367,8 @@ struct engine *engine_create(struct model *model, struct backend *backend,
     e->counters.heartbeat = engine_clock();
     e->published = e->counters;
     event_list_init(&e->events);
-    id_map_init(&e->sessions);
-    id_map_init(&e->snapshots);
+    id_map_init_ordered(&e->sessions);
+    id_map_init_ordered(&e->snapshots);
     id_map_init(&e->lineage);
     atomic_init(&e->stopping, false);
     pthread_mutex_init(&e->counters_lock, NULL);

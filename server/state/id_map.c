@@ -14,8 +14,15 @@ void id_map_init(struct id_map *m)
     *m = (struct id_map){ 0 };
 }
 
+void id_map_init_ordered(struct id_map *m)
+{
+    *m = (struct id_map){ .ordered = true };
+}
+
 void id_map_finish(struct id_map *m)
 {
+    for (size_t i = 0; i < m->owners; i++)
+        id_order_finish(&m->owner[i].order);
     free(m->entry);
     free(m->bucket);
     free(m->owner);
@@ -66,6 +73,12 @@ static void close_gaps(struct id_map *m)
 {
     size_t kept = 0;
 
+    for (size_t i = m->first; i < m->used; i++)
+        if (m->entry[i].id)
+            m->entry[i].chain = (uint32_t)kept++; /* where it will be */
+    for (size_t i = 0; i < m->owners; i++)
+        id_order_move(&m->owner[i].order, m->entry);
+    kept = 0;
     for (size_t i = m->first; i < m->used; i++)
         if (m->entry[i].id)
             m->entry[kept++] = m->entry[i];
@@ -149,6 +162,8 @@ bool id_map_put(struct id_map *m, uint64_t owner, const char *id, void *value)
         return false;
     m->entry[m->used] =
         (struct id_entry){ .owner = owner, .id = id, .value = value, .hash = hash_of(owner, id) };
+    if (m->ordered && !id_order_put(&o->order, m->entry, (uint32_t)m->used))
+        return false;
     chain_up(m, m->used++);
     m->count++;
     o->count++;
@@ -158,6 +173,7 @@ bool id_map_put(struct id_map *m, uint64_t owner, const char *id, void *value)
 void *id_map_remove(struct id_map *m, uint64_t owner, const char *id)
 {
     struct id_entry *e = find_entry(m, owner, id);
+    struct id_owner *o;
     uint32_t *at;
 
     if (!e)
@@ -165,11 +181,14 @@ void *id_map_remove(struct id_map *m, uint64_t owner, const char *id)
     for (at = bucket_of(m, e->hash); &m->entry[*at] != e; at = &m->entry[*at].chain)
         ;
     *at = e->chain;
+    o = find_owner(m, owner);
+    if (m->ordered)
+        id_order_remove(&o->order, m->entry, (uint32_t)(e - m->entry));
     e->id = NULL;
     while (m->first < m->used && !m->entry[m->first].id)
         m->first++;
     m->count--;
-    find_owner(m, owner)->count--;
+    o->count--;
     return e->value;
 }
 
@@ -182,38 +201,21 @@ struct id_entry *id_map_walk(const struct id_map *m, size_t *place)
     return *place < m->used ? &m->entry[*place] : NULL;
 }
 
-/* Whether it comes before the last one of a full page, and the page's asker wants it. */
-static bool belongs(const struct id_page *page, const struct id_entry *e)
-{
-    return e->owner == page->owner && strcmp(e->id, page->after->text) > 0 &&
-           (page->count < page->room || strcmp(e->id, page->entry[page->count - 1]->id) < 0) &&
-           (!page->wants || page->wants(e->value, page->arg));
-}
-
-static void insert(struct id_page *page, struct id_entry *e)
-{
-    size_t low = 0, high = page->count;
-
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-
-        if (strcmp(page->entry[middle]->id, e->id) < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    page->count += page->count < page->room;
-    memmove(page->entry + low + 1, page->entry + low,
-            (page->count - low - 1) * sizeof(page->entry[0]));
-    page->entry[low] = e;
-}
-
 void id_map_page(const struct id_map *m, struct id_page *page)
 {
-    struct id_entry *e;
+    const struct id_owner *o = find_owner(m, page->owner);
+    struct id_spot spot;
+    uint32_t place;
 
+    assert(m->ordered);
     page->count = 0;
-    for (size_t at = 0; (e = id_map_walk(m, &at)); at++)
-        if (belongs(page, e))
-            insert(page, e);
+    if (!o)
+        return;
+    spot = id_order_seek(&o->order, m->entry, page->after->text);
+    while (page->count < page->room && id_order_next(&o->order, &spot, &place)) {
+        struct id_entry *e = &m->entry[place];
+
+        if (!page->wants || page->wants(e->value, page->arg))
+            page->entry[page->count++] = e;
+    }
 }

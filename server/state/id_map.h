@@ -3,7 +3,7 @@
  * A hash map to pointers that it does not own; ids are the objects' own, too, so that an entry
  * is small. Two owners may use the same id; where ids belong to nobody the owner is 0. The
  * entries lie in one array, oldest first, in which what was removed leaves a gap until the array
- * is made anew. One thread. */
+ * is made anew. A map that is asked for pages keeps the order of ids beside it. One thread. */
 #ifndef SERVER_STATE_ID_MAP_H
 #define SERVER_STATE_ID_MAP_H
 
@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "server/state/id.h"
+#include "server/state/id_order.h"
 
 struct id_entry {
     uint64_t owner;
@@ -21,10 +22,11 @@ struct id_entry {
     uint32_t chain; /* the next one of its bucket */
 };
 
-/* How many entries an owner has. */
+/* How many entries an owner has, and their order if the map keeps it. */
 struct id_owner {
     uint64_t owner;
     size_t count;
+    struct id_order order;
 };
 
 struct id_map {
@@ -34,10 +36,12 @@ struct id_map {
     uint32_t *bucket;             /* [capacity] its newest entry */
     size_t capacity, first, used; /* gaps only before first, nothing from used on */
     size_t count;
+    bool ordered;
 };
 
 void id_map_init(struct id_map *m);
-void id_map_finish(struct id_map *m); /* the values are the caller's */
+void id_map_init_ordered(struct id_map *m); /* for pages */
+void id_map_finish(struct id_map *m);       /* the values are the caller's */
 
 void *id_map_find(const struct id_map *m, uint64_t owner, const struct id *id); /* or NULL */
 /* The id must not be there yet, and stay where it is until it is removed. false: no memory. */
@@ -63,7 +67,8 @@ struct id_page {
     size_t room, count;      /* room: at least 1; count is filled */
 };
 
-/* The first ones behind `after`. Looks at every entry of the map. */
+/* The first ones behind `after`, of a map that is ordered. Looks at these alone, and at those
+ * between them that are not wanted. */
 void id_map_page(const struct id_map *m, struct id_page *page);
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -45,6 +46,9 @@ struct list {
 
 static void assert_whole(const struct list *l)
 {
+    static struct id_entry *in_order[IDS];
+    const struct id none = { "" };
+    struct id_page page = { .after = &none, .entry = in_order, .room = IDS };
     struct id_entry *e;
     size_t n = 0;
 
@@ -54,6 +58,10 @@ static void assert_whole(const struct list *l)
     for (size_t at = 0; (e = id_map_walk(&l->map, &at)); at++)
         assert_true(l->there[(struct id *)e->value - l->id] && ++n);
     assert_int_equal(n, l->count);
+    id_map_page(&l->map, &page);
+    assert_int_equal(page.count, l->count);
+    for (size_t i = 0; i < page.count; i++)
+        assert_true(!i || strcmp(in_order[i - 1]->id, in_order[i]->id) < 0);
 }
 
 /* Puts it, at the first attempt for which there is memory; how many there were. */
@@ -90,7 +98,7 @@ static void a_put_that_is_refused_changes_nothing(void **unused)
     int refused = 0;
 
     (void)unused;
-    id_map_init(&l.map);
+    id_map_init_ordered(&l.map);
     for (int i = 0; i < IDS; i++)
         snprintf(l.id[i].text, sizeof(l.id[i].text), "t%d", i);
     for (int round = 0; round < 4; round++) {

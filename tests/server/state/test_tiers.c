@@ -269,6 +269,33 @@ static void assert_same(const struct plain_list *l, const struct id_map *m)
     assert_null(id_map_walk(m, &at));
 }
 
+static int compare(const void *a, const void *b)
+{
+    return strcmp((*(const struct id *const *)a)->text, (*(const struct id *const *)b)->text);
+}
+
+/* Page by page in the order of ids, as a client goes through a list. */
+static void assert_pages(const struct plain_list *l, const struct id_map *m)
+{
+    struct id after = { "" };
+    struct id_entry *entry[37];
+    struct id_page page = { .after = &after, .entry = entry, .room = 37 };
+    const struct id **sorted = calloc(IDS, sizeof(struct id *));
+    size_t n = 0, seen = 0;
+
+    for (int i = 0; i < IDS; i++)
+        if (l->place[i] >= 0)
+            sorted[n++] = &l->id[i];
+    qsort(sorted, n, sizeof(sorted[0]), compare);
+    for (id_map_page(m, &page); page.count; id_map_page(m, &page)) {
+        for (size_t i = 0; i < page.count; i++)
+            assert_ptr_equal(entry[i]->value, sorted[seen++]);
+        strcpy(after.text, entry[page.count - 1]->id);
+    }
+    assert_int_equal(seen, n);
+    free(sorted);
+}
+
 /* Whatever comes and goes, and however often the map makes its array anew. */
 static void a_map_keeps_its_order_through_gaps(void **unused)
 {
@@ -277,7 +304,7 @@ static void a_map_keeps_its_order_through_gaps(void **unused)
     struct id_map m;
 
     (void)unused;
-    id_map_init(&m);
+    id_map_init_ordered(&m);
     for (int i = 0; i < IDS; i++) {
         snprintf(l->id[i].text, sizeof(l->id[i].text), "t%d", i);
         l->place[i] = -1;
@@ -288,12 +315,15 @@ static void a_map_keeps_its_order_through_gaps(void **unused)
         if (i % 5000 != 2500)
             continue;
         assert_same(l, &m);
+        assert_pages(l, &m);
         for (size_t at = 0; (e = id_map_walk(&m, &at)); at++)
             if (rand() % 50) /* nearly all leave, while they are gone through */
                 leave(l, &m, (int)((struct id *)e->value - l->id));
         assert_same(l, &m);
+        assert_pages(l, &m);
     }
     assert_same(l, &m);
+    assert_pages(l, &m);
     id_map_finish(&m);
     free(l);
 }
@@ -314,11 +344,6 @@ static bool is_even(const void *value, const void *arg)
     return ((const struct id *)value - first) % 2 == 0;
 }
 
-static int compare(const void *a, const void *b)
-{
-    return strcmp((*(const struct id *const *)a)->text, (*(const struct id *const *)b)->text);
-}
-
 /* Pages of any size, behind ids that are there and ids that are not. */
 static void a_page_is_what_comes_next_in_the_order_of_ids(void **unused)
 {
@@ -329,7 +354,7 @@ static void a_page_is_what_comes_next_in_the_order_of_ids(void **unused)
     struct id_map m;
 
     (void)unused;
-    id_map_init(&m);
+    id_map_init_ordered(&m);
     for (int i = 0; i < N; i++) {
         id_generate(&id[i], "t");
         assert_true(id_map_put(&m, (uint64_t)(i < HALF), id[i].text, &id[i]));
@@ -373,7 +398,7 @@ static void owners_use_the_same_ids_apart(void **unused)
     struct id_map m;
 
     (void)unused;
-    id_map_init(&m);
+    id_map_init_ordered(&m);
     assert_true(id_map_put(&m, 1, same.text, &alice));
     assert_true(id_map_put(&m, 2, same.text, &bob));
     assert_true(id_map_put(&m, 1, "other", &other));
