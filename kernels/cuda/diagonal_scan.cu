@@ -1,20 +1,21 @@
 /* diagonal_scan.cu - the selective scan of Mamba (definition: cpu/diagonal_scan.c).
  *
- * For N = 16, which every published model has, LANES neighbouring threads share a channel and
- * keep its states and rates in registers. In decode a state is read and written once, 16 bytes
- * a thread. Longer sequences go through shared memory in blocks of TOKENS, the next on its way
- * while one is scanned; what bounds them is one exponential a state and token, so a scan in
- * two passes over parts of a sequence, which needs each twice, would not be faster: short of
- * channels, a channel is spread over more threads instead. Any other N takes a warp a channel
- * with the state in memory. */
+ * For N = 16, which every published model has, neighbouring threads share a channel and keep
+ * its states and rates in registers. In decode a warp has 32 channels and walks a few
+ * sequences: a state is read and written once, all that a row needs is on its way at once, and
+ * as many sequences as it takes for one wave of blocks share the loads of the rates. Longer
+ * sequences go through shared memory in blocks of TOKENS, the next on its way while one is
+ * scanned; what bounds them is one exponential a state and token, so a scan in two passes over
+ * parts of a sequence, which needs each twice, would not be faster: short of channels, a
+ * channel is spread over more threads instead. Any other N takes a warp a channel with the
+ * state in memory. */
 #include "kernels/cuda/state.cuh"
 
 enum {
     THREADS = 128,
     N = 16,
     TOKENS = 32,
-    MANY = 4 /* sequences of a thread in decode */,
-    MANY_CHANNELS = 1 << 19 /* of all sequences, from which that is faster */
+    DECODE_BLOCKS = 7 /* of decode on a multiprocessor: 72 registers a thread */
 };
 
 static const float LOG2_E = 1.44269504f;
@@ -26,9 +27,10 @@ static __device__ __forceinline__ float gated(float y, float z)
 
 /* The states of one channel that one thread holds. */
 template <int OWN> struct part {
-    float h[OWN], A[OWN]; /* A in powers of 2 */
+    float h[OWN], A[OWN];
 };
 
+/* The decay is 2^(dt A). */
 template <int OWN>
 static __device__ __forceinline__ float advance(part<OWN> &s, float dt, float dx, const float *B,
                                                 const float *C)
@@ -51,65 +53,118 @@ static __device__ __forceinline__ void unpack(float *to, float4 from)
     to[3] = from.w;
 }
 
-/* Block (x, y): channels of SEQUENCES sequences, whose states are on their way together. */
-template <bool ALIGNED, int SEQUENCES>
-static __global__ void __launch_bounds__(THREADS)
-    scan_decode(const struct diagonal_scan p, const struct device_batch in, int S)
+/* The sums over LANES neighbouring threads of LANES values each: thread i gets value i's. In
+ * each step a thread gives half of its values to the one HALF away and adds what it gets. */
+template <int HALF>
+static __device__ __forceinline__ float sum_across(const float (&v)[2 * HALF], int lane)
 {
-    enum { LANES = 4, OWN = N / LANES };
-    const int c = (int)(blockIdx.x * THREADS + threadIdx.x) / LANES;
-    const int first = (int)threadIdx.x % LANES * OWN;
-    const size_t at = (size_t)c * N + (size_t)first;
-    struct sequence q[SEQUENCES];
-    part<OWN> s = {};
-    float h[SEQUENCES][OWN] = {};
+    const bool upper = lane & HALF;
+    float sum[HALF];
+
+#pragma unroll
+    for (int i = 0; i < HALF; i++) {
+        const float keep = upper ? v[i + HALF] : v[i], give = upper ? v[i] : v[i + HALF];
+
+        sum[i] = keep + __shfl_xor_sync(0xffffffffu, give, HALF);
+    }
+    if constexpr (HALF > 1)
+        return sum_across<HALF / 2>(sum, lane);
+    else
+        return sum[0];
+}
+
+/* In decode four lanes share four channels, 8 apart, so that a warp's accesses are contiguous:
+ * each lane has a quarter of the states of all four, and the inputs and the output of one. */
+enum { SHARED = 4, OWN = N / SHARED, APART = 32 / SHARED };
+
+/* The first n of a lane's shared channels, and zeros; no state is met again soon. */
+template <bool ALIGNED>
+static __device__ __forceinline__ void load_states(part<OWN> (&s)[SHARED], const float *h, int n)
+{
+#pragma unroll
+    for (int k = 0; k < SHARED; k++, h += APART * N) {
+        float4 v = {};
+
+        if (k < n)
+            v = ALIGNED ? __ldcs((const float4 *)h) : load4<false>(h);
+        unpack(s[k].h, v);
+    }
+}
+
+template <bool ALIGNED>
+static __device__ __forceinline__ void store_states(const part<OWN> (&s)[SHARED], float *h, int n)
+{
+#pragma unroll
+    for (int k = 0; k < SHARED; k++, h += APART * N) {
+        const float4 v = make_float4(s[k].h[0], s[k].h[1], s[k].h[2], s[k].h[3]);
+
+        if (ALIGNED && k < n)
+            __stcs((float4 *)h, v);
+        else if (k < n)
+            store4<false>(h, v);
+    }
+}
+
+/* Row t, of which this lane brings and finishes channel c. */
+template <bool ALIGNED>
+static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p,
+                                                  part<OWN> (&s)[SHARED], int t, int c, float D)
+{
+    const size_t row = (size_t)t;
+    const unsigned lane = threadIdx.x % SHARED;
+    const bool inside = c < p.dim;
+    const float dt = inside ? p.dt[row * p.dt_ld + c] : 0.0f;
+    const float x = inside ? p.x[row * p.x_ld + c] : 0.0f;
+    const float z = inside && p.z ? p.z[row * p.z_ld + c] : 0.0f;
+    float B[OWN], C[OWN], sum[SHARED];
+
+    unpack(B, load4<ALIGNED>(p.B + row * p.bc_ld + lane * OWN));
+    unpack(C, load4<ALIGNED>(p.C + row * p.bc_ld + lane * OWN));
+#pragma unroll
+    for (int k = 0; k < SHARED; k++)
+        sum[k] = advance<OWN>(s[k], __shfl_sync(0xffffffffu, dt * LOG2_E, k, SHARED),
+                              __shfl_sync(0xffffffffu, dt * x, k, SHARED), B, C);
+
+    const float y = sum_across<SHARED / 2>(sum, lane) + D * x;
+
+    if (inside)
+        p.y[row * p.y_ld + c] = p.z ? gated(y, z) : y;
+}
+
+/* Block (x, y): 32 channels a warp of `each` sequences. The batch may be read before the wait:
+ * a copy in front of the step's first kernel brought it. */
+template <bool ALIGNED>
+static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
+    scan_decode(const struct diagonal_scan p, const struct device_batch in, int S, int each)
+{
+    const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x, lane = thread % SHARED;
+    const int first = (int)(thread / 32 * 32), c = first + (int)(thread % 32 / SHARED);
+    const int own = c + (int)lane * APART, held = (p.dim - c + APART - 1) / APART;
+    const size_t at = (size_t)c * N + lane * OWN;
+    const int end = min(S, (int)(blockIdx.y + 1) * each);
+    int i = (int)blockIdx.y * each;
+    part<OWN> s[SHARED];
 
     let_next_start();
-    if (c >= p.dim) /* a whole group of lanes at a time */
+    if (first >= p.dim)
         return;
-    unpack(s.A, load4<ALIGNED>(p.A + at));
-    for (int n = 0; n < OWN; n++)
-        s.A[n] *= LOG2_E;
+#pragma unroll
+    for (int k = 0; k < SHARED; k++)
+        unpack(s[k].A, k < held ? load4<ALIGNED>(p.A + at + k * APART * N) : float4{});
 
-    const float D = p.D[c];
+    const float D = own < p.dim ? p.D[own] : 0.0f;
+    struct sequence q = load_sequence(in, p.state, i);
 
     wait_for_inputs();
-#pragma unroll
-    for (int i = 0; i < SEQUENCES; i++) {
-        const int sequence = (int)blockIdx.y * SEQUENCES + i;
-
-        q[i] = {};
-        if (sequence < S)
-            q[i] = load_sequence(in, p.state, sequence);
-    }
-#pragma unroll
-    for (int i = 0; i < SEQUENCES; i++)
-        if (q[i].state)
-            unpack(h[i], load4<ALIGNED>(q[i].state + at));
-#pragma unroll
-    for (int i = 0; i < SEQUENCES; i++) {
-        for (int n = 0; n < OWN; n++)
-            s.h[n] = h[i][n];
-        for (int t = q[i].begin; t < q[i].end; t++) {
-            const size_t row = (size_t)t;
-            const float dt = p.dt[row * p.dt_ld + (size_t)c], x = p.x[row * p.x_ld + (size_t)c];
-            const float z = p.z ? p.z[row * p.z_ld + (size_t)c] : 0.0f;
-            float B[OWN], C[OWN];
-
-            unpack(B, load4<ALIGNED>(p.B + row * p.bc_ld + first));
-            unpack(C, load4<ALIGNED>(p.C + row * p.bc_ld + first));
-
-            float y = advance<OWN>(s, dt, dt * x, B, C);
-            const unsigned group = 0xfu << (threadIdx.x % 32 / LANES * LANES);
-
-            y += __shfl_xor_sync(group, y, 1);
-            y += __shfl_xor_sync(group, y, 2);
-            y += D * x;
-            if (first == 0)
-                p.y[row * p.y_ld + (size_t)c] = p.z ? gated(y, z) : y;
-        }
-        if (q[i].state)
-            store4<ALIGNED>(q[i].state + at, make_float4(s.h[0], s.h[1], s.h[2], s.h[3]));
+    load_states<ALIGNED>(s, q.state + at, q.state ? held : 0);
+    for (;;) {
+        for (int t = q.begin; t < q.end; t++)
+            decode_row<ALIGNED>(p, s, t, own, D);
+        store_states<ALIGNED>(s, q.state + at, q.state ? held : 0);
+        if (++i >= end)
+            break;
+        q = load_sequence(in, p.state, i);
+        load_states<ALIGNED>(s, q.state + at, q.state ? held : 0);
     }
 }
 
@@ -147,26 +202,6 @@ fetch_block(const struct diagonal_scan &p, block<CHANNELS> &to, int t, int rows,
     fetch_rows<CHANNELS, ALIGNED>(to.dt[0], p.dt + row * p.dt_ld + channel, p.dt_ld, rows, width);
     if (p.z)
         fetch_rows<CHANNELS, ALIGNED>(to.z[0], p.z + row * p.z_ld + channel, p.z_ld, rows, width);
-}
-
-/* The sums over LANES neighbouring threads of LANES values each: thread i gets value i's. In
- * each step a thread gives half of its values to the one HALF away and adds what it gets. */
-template <int HALF>
-static __device__ __forceinline__ float sum_across(const float (&v)[2 * HALF], int lane)
-{
-    const bool upper = lane & HALF;
-    float sum[HALF];
-
-#pragma unroll
-    for (int i = 0; i < HALF; i++) {
-        const float keep = upper ? v[i + HALF] : v[i], give = upper ? v[i] : v[i + HALF];
-
-        sum[i] = keep + __shfl_xor_sync(0xffffffffu, give, HALF);
-    }
-    if constexpr (HALF > 1)
-        return sum_across<HALF / 2>(sum, lane);
-    else
-        return sum[0];
 }
 
 /* Rows [first, first + rows), at most TOKENS, of one channel a group of lanes. Beyond them the
@@ -298,20 +333,27 @@ static void launch_blocks(struct stream *q, const struct batch *in, const struct
            q->in);
 }
 
+/* Blocks of one warp spread few of them over all multiprocessors. */
+template <bool ALIGNED>
+static void launch_decode(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
+{
+    const int columns = ceil_div(p->dim, 32), warps = columns * in->S;
+    const int threads = warps <= 16 * q->sms ? 32 : THREADS;
+    const int each = ceil_div(warps, DECODE_BLOCKS * THREADS / 32 * q->sms);
+
+    launch(q, "diagonal_scan", scan_decode<ALIGNED>,
+           dim3((unsigned)ceil_div(columns * 32, threads), (unsigned)ceil_div(in->S, each)),
+           (unsigned)threads, 0, *p, q->in, in->S, each);
+}
+
 /* The fewest threads a channel that give every scheduler, four a multiprocessor, two warps. */
 template <bool ALIGNED>
 static void scan(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
 {
     const long warps = (long)in->S * p->dim / 32, wanted = 8L * q->sms;
 
-    if (in->T == in->S && (long)in->S * p->dim < MANY_CHANNELS)
-        launch(q, "diagonal_scan", scan_decode<ALIGNED, 1>,
-               dim3((unsigned)ceil_div(p->dim * 4, THREADS), (unsigned)in->S), THREADS, 0, *p,
-               q->in, in->S);
-    else if (in->T == in->S)
-        launch(q, "diagonal_scan", scan_decode<ALIGNED, MANY>,
-               dim3((unsigned)ceil_div(p->dim * 4, THREADS), (unsigned)ceil_div(in->S, MANY)),
-               THREADS, 0, *p, q->in, in->S);
+    if (in->T == in->S)
+        launch_decode<ALIGNED>(q, in, p);
     else if (warps * 4 >= wanted)
         launch_blocks<4, ALIGNED>(q, in, p);
     else if (warps * 8 >= wanted)
