@@ -131,8 +131,9 @@ static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p,
         p.y[row * p.y_ld + c] = p.z ? gated(y, z) : y;
 }
 
-/* Block (x, y): 32 channels a warp of `each` sequences. The batch may be read before the wait:
- * a copy in front of the step's first kernel brought it. */
+/* Block (x, y): 32 channels a warp of `each` sequences. The batch and the states may be read
+ * before the wait: a copy in front of the step's first kernel brought the one and came after
+ * all earlier steps, and within a step no other kernel touches the states of this layer. */
 template <bool ALIGNED>
 static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
     scan_decode(const struct diagonal_scan p, const struct device_batch in, int S, int each)
@@ -155,8 +156,8 @@ static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
     const float D = own < p.dim ? p.D[own] : 0.0f;
     struct sequence q = load_sequence(in, p.state, i);
 
-    wait_for_inputs();
     load_states<ALIGNED>(s, q.state + at, q.state ? held : 0);
+    wait_for_inputs();
     for (;;) {
         for (int t = q.begin; t < q.end; t++)
             decode_row<ALIGNED>(p, s, t, own, D);
