@@ -1,24 +1,29 @@
 /* gates.cu - what drives a matrix state: the step sizes and decays of Mamba-2, a thread each,
- * and the decay, removal and replacement vectors of RWKV-7, a warp for each head. */
+ * and the decay, removal and replacement vectors of RWKV-7, a warp for each head. Heads of 64,
+ * which every published model has, stay in registers, two numbers a lane. */
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/state.cuh"
 
-enum { THREADS = 256, HEADS_A_BLOCK = 4 };
+enum { THREADS = 256, HEADS_A_BLOCK = 4, PAIR = 2 };
 
 static __global__ void step_sizes(struct decay_gates p)
 {
     const int i = blockIdx.x * THREADS + threadIdx.x, t = i / p.H, h = i % p.H;
 
     let_next_start();
-    wait_for_inputs();
     if (i >= p.T * p.H)
         return;
 
-    const float dt = softplus(p.raw[(size_t)t * p.raw_ld + h] + p.bias[h]);
+    const float bias = p.bias[h], A = p.A[h];
+
+    wait_for_inputs();
+
+    const float dt = softplus(p.raw[(size_t)t * p.raw_ld + h] + bias);
     const float held = dt < p.lo ? p.lo : dt > p.hi ? p.hi : dt;
 
     p.dt[i] = held;
-    p.decay[i] = expf(held * p.A[h]);
+    p.decay[i] = expf(held * A);
 }
 
 void decay_gates_cuda(struct stream *q, const struct decay_gates *p)
@@ -27,16 +32,70 @@ void decay_gates_cuda(struct stream *q, const struct decay_gates *p)
         launch(q, "decay_gates", step_sizes, (p->T * p->H + THREADS - 1) / THREADS, THREADS, 0, *p);
 }
 
-static __global__ void delta_heads(struct delta_gates p)
+static __device__ __forceinline__ float inverse_length(float square)
 {
-    const int head = blockIdx.x * HEADS_A_BLOCK + threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    const size_t at = (size_t)head * p.K;
-    const int channel = head % p.H * p.K;
+    return 1.0f / fmaxf(sqrtf(warp_sum(square)), 1e-12f);
+}
+
+static __device__ __forceinline__ float decay_of(float w)
+{
+    return expf(-0.60653066f * sigmoid(w));
+}
+
+static __device__ __forceinline__ float replacing(float k, float a, float k_a)
+{
+    return k * (1.0f + (a - 1.0f) * k_a);
+}
+
+/* Head blockIdx.y of row blockIdx.x, and the next HEADS_A_BLOCK - 1; K is a PAIR a lane. */
+static __global__ void __launch_bounds__(HEADS_A_BLOCK *WARP) delta_pairs(struct delta_gates p)
+{
+    const int head = blockIdx.y * HEADS_A_BLOCK + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int channel = head * PAIR * WARP + lane * PAIR;
+    const size_t at = (size_t)blockIdx.x * p.H * PAIR * WARP + channel;
+
+    let_next_start();
+    if (head >= p.H)
+        return;
+
+    const floats<PAIR> k_k = load<PAIR>(p.k_k + channel), k_a = load<PAIR>(p.k_a + channel);
+
+    wait_for_inputs();
+
+    const floats<PAIR> a = load<PAIR>(p.a + at), w = load<PAIR>(p.w + at);
+    floats<PAIR> k = load<PAIR>(p.k + at), kk, decay, b, a_out;
+    float square = 0.0f;
+
+    for (int j = 0; j < PAIR; j++) {
+        kk.v[j] = k.v[j] * k_k.v[j];
+        square += kk.v[j] * kk.v[j];
+        decay.v[j] = decay_of(w.v[j]);
+        k.v[j] = replacing(k.v[j], a.v[j], k_a.v[j]);
+    }
+    store<PAIR>(p.decay + at, decay);
+    store<PAIR>(p.k + at, k);
+
+    const float scale = inverse_length(square);
+
+    for (int j = 0; j < PAIR; j++) {
+        b.v[j] = -kk.v[j] * scale;
+        a_out.v[j] = -b.v[j] * a.v[j];
+    }
+    store<PAIR>(p.b + at, b);
+    store<PAIR>(p.a_out + at, a_out);
+}
+
+/* The same for any K and any alignment. */
+static __global__ void __launch_bounds__(HEADS_A_BLOCK *WARP) delta_any(struct delta_gates p)
+{
+    const int head = blockIdx.y * HEADS_A_BLOCK + threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const int channel = head * p.K;
+    const size_t at = (size_t)blockIdx.x * p.H * p.K + channel;
     float square = 0.0f;
 
     let_next_start();
     wait_for_inputs();
-    if (head >= p.T * p.H)
+    if (head >= p.H)
         return;
     for (int j = lane; j < p.K; j += WARP) {
         const float kk = p.k[at + j] * p.k_k[channel + j];
@@ -44,21 +103,27 @@ static __global__ void delta_heads(struct delta_gates p)
         square += kk * kk;
     }
 
-    const float length = fmaxf(sqrtf(warp_sum(square)), 1e-12f);
+    const float scale = inverse_length(square);
 
     for (int j = lane; j < p.K; j += WARP) {
-        const float k = p.k[at + j], a = p.a[at + j], unit = k * p.k_k[channel + j] / length;
+        const float k = p.k[at + j], a = p.a[at + j], unit = k * p.k_k[channel + j] * scale;
 
-        p.decay[at + j] = expf(-0.60653066f * sigmoid(p.w[at + j]));
+        p.decay[at + j] = decay_of(p.w[at + j]);
         p.a_out[at + j] = unit * a;
         p.b[at + j] = -unit;
-        p.k[at + j] = k * (1.0f + (a - 1.0f) * p.k_a[channel + j]);
+        p.k[at + j] = replacing(k, a, p.k_a[channel + j]);
     }
 }
 
 void delta_gates_cuda(struct stream *q, const struct delta_gates *p)
 {
+    const uintptr_t off = off_grid(p->decay, 0) | off_grid(p->a_out, 0) | off_grid(p->b, 0) |
+                          off_grid(p->k, 0) | off_grid(p->w, 0) | off_grid(p->a, 0) |
+                          off_grid(p->k_k, 0) | off_grid(p->k_a, 0);
+    const bool pairs = p->K == PAIR * WARP && off == 0;
+
     if (p->T)
-        launch(q, "delta_gates", delta_heads, (p->T * p->H + HEADS_A_BLOCK - 1) / HEADS_A_BLOCK,
-               HEADS_A_BLOCK * WARP, 0, *p);
+        launch(q, "delta_gates", pairs ? delta_pairs : delta_any,
+               dim3((unsigned)p->T, (unsigned)ceil_div(p->H, HEADS_A_BLOCK)), HEADS_A_BLOCK * WARP,
+               0, *p);
 }
