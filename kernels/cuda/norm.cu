@@ -1,11 +1,12 @@
 /* norm.cu - the norms: a block for each part of a row, whose numbers stay in registers where
  * they are few enough and aligned. */
-#include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 enum { VECTORS = 4, THREADS_MAX = 1024 };
 
-/* What both norms do with a part of a row, as the kernels take it. */
+/* What both norms do with a part of a row, as the kernels take it. Without norm there is no
+ * weight either. */
 struct part {
     float *y;
     const float *x, *z, *weight, *bias;
@@ -15,72 +16,93 @@ struct part {
     bool centered, gated, normed;
 };
 
-static __device__ __forceinline__ float finish(const struct part &p, float x, float mean,
-                                               float scale, float weight, float bias)
+/* A thread's vectors of a part, or `none` where there is nothing; all are on their way at once. */
+static __device__ __forceinline__ void load_own(float4 (&v)[VECTORS], const float *from,
+                                                int vectors, float none)
 {
-    return p.normed ? (x - mean) * scale * weight + bias : x;
-}
-
-/* Part blockIdx.y of row blockIdx.x, four numbers a load, up to VECTORS loads a thread. */
-static __global__ void norm_in_registers(struct part p)
-{
-    __shared__ float shared[2][WARPS_MAX];
-    const int vectors = p.n / 4;
-    const size_t first = (size_t)blockIdx.y * p.n;
-    const float4 *weight = (const float4 *)(p.weight + first);
-    const float4 *bias = (const float4 *)(p.bias + first);
-    float4 v[VECTORS];
-    float sum = 0.0f, mean = 0.0f;
-
-    let_next_start();
-    wait_for_inputs();
-
-    const float4 *x = (const float4 *)(p.x + blockIdx.x * p.x_ld + first);
-    const float4 *z = (const float4 *)(p.z + blockIdx.x * p.z_ld + first);
-    float4 *y = (float4 *)(p.y + blockIdx.x * p.y_ld + first);
-
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
         const int at = i * blockDim.x + threadIdx.x;
 
-        v[i] = at < vectors ? x[at] : make_float4(0, 0, 0, 0);
-        if (p.gated && at < vectors) {
-            const float4 g = z[at];
-
-            v[i] = make_float4(v[i].x * silu(g.x), v[i].y * silu(g.y), v[i].z * silu(g.z),
-                               v[i].w * silu(g.w));
-        }
-        sum += (v[i].x + v[i].y) + (v[i].z + v[i].w);
+        v[i] = make_float4(none, none, none, none);
+        if (from && at < vectors)
+            v[i] = ((const float4 *)from)[at];
     }
-    if (p.centered)
-        mean = block_sum(sum, shared[0]) / (float)p.n;
+}
 
+static __device__ __forceinline__ float gate(float x, float z)
+{
+    return __fdividef(x * z, 1.0f + __expf(-z));
+}
+
+static __device__ __forceinline__ float4 gate(float4 x, float4 z)
+{
+    return make_float4(gate(x.x, z.x), gate(x.y, z.y), gate(x.z, z.z), gate(x.w, z.w));
+}
+
+/* Takes the mean off; returns the sum of the squares that are left. */
+static __device__ __forceinline__ float centre_own(float4 (&v)[VECTORS], float mean, int vectors)
+{
     float square = 0.0f;
 
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
         if (i * blockDim.x + threadIdx.x < vectors) {
-            const float a = v[i].x - mean, b = v[i].y - mean, c = v[i].z - mean, d = v[i].w - mean;
-
-            square += (a * a + b * b) + (c * c + d * d);
+            v[i] = make_float4(v[i].x - mean, v[i].y - mean, v[i].z - mean, v[i].w - mean);
+            square += (v[i].x * v[i].x + v[i].y * v[i].y) + (v[i].z * v[i].z + v[i].w * v[i].w);
         }
     }
+    return square;
+}
 
-    const float scale =
-        p.normed ? 1.0f / sqrtf(block_sum(square, shared[1]) / (float)p.n + p.eps) : 1.0f;
+static __device__ __forceinline__ float scale_of(const struct part &p, float square)
+{
+    return 1.0f / sqrtf(square / (float)p.n + p.eps);
+}
+
+/* Part blockIdx.y of row blockIdx.x, four numbers a load, up to VECTORS loads a thread. Gated
+ * parts have no bias. */
+template <bool GATED>
+static __global__ void __launch_bounds__(THREADS_MAX) norm_in_registers(struct part p)
+{
+    __shared__ float shared[2][WARPS_MAX];
+    const int vectors = p.n / 4;
+    const size_t first = (size_t)blockIdx.y * p.n;
+    float4 v[VECTORS], weight[VECTORS], other[VECTORS]; /* other: z, or the bias */
+    float sum = 0.0f, mean = 0.0f, scale = 1.0f;
+
+    let_next_start();
+    load_own(weight, p.weight ? p.weight + first : nullptr, vectors, 1.0f);
+    if (!GATED)
+        load_own(other, p.bias ? p.bias + first : nullptr, vectors, 0.0f);
+    wait_for_inputs();
+    load_own(v, p.x + blockIdx.x * p.x_ld + first, vectors, 0.0f);
+    if (GATED)
+        load_own(other, p.z + blockIdx.x * p.z_ld + first, vectors, 0.0f);
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++) {
+        if (GATED)
+            v[i] = gate(v[i], other[i]);
+        sum += (v[i].x + v[i].y) + (v[i].z + v[i].w);
+    }
+    if (p.centered)
+        mean = block_sum(sum, shared[0]) / (float)p.n;
+
+    const float square = centre_own(v, mean, vectors);
+
+    if (p.normed)
+        scale = scale_of(p, block_sum(square, shared[1]));
+
+    float4 *y = (float4 *)(p.y + blockIdx.x * p.y_ld + first);
 
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
+        const float4 w = weight[i], b = GATED ? float4{} : other[i];
         const int at = i * blockDim.x + threadIdx.x;
 
-        if (at < vectors) {
-            const float4 w = p.weight ? weight[at] : make_float4(1, 1, 1, 1);
-            const float4 b = p.bias ? bias[at] : make_float4(0, 0, 0, 0);
-
-            y[at] = make_float4(
-                finish(p, v[i].x, mean, scale, w.x, b.x), finish(p, v[i].y, mean, scale, w.y, b.y),
-                finish(p, v[i].z, mean, scale, w.z, b.z), finish(p, v[i].w, mean, scale, w.w, b.w));
-        }
+        if (at < vectors)
+            y[at] = make_float4(v[i].x * scale * w.x + b.x, v[i].y * scale * w.y + b.y,
+                                v[i].z * scale * w.z + b.z, v[i].w * scale * w.w + b.w);
     }
 }
 
@@ -91,6 +113,7 @@ static __global__ void norm_any(struct part p)
     const size_t first = (size_t)blockIdx.y * p.n;
     const float *x = p.x + blockIdx.x * p.x_ld + first, *z = p.z + blockIdx.x * p.z_ld + first;
     float *y = p.y + blockIdx.x * p.y_ld + first, sum = 0.0f, mean = 0.0f, square = 0.0f;
+    float scale = 1.0f;
 
     let_next_start();
     wait_for_inputs();
@@ -100,17 +123,18 @@ static __global__ void norm_any(struct part p)
         mean = block_sum(sum, shared[0]) / (float)p.n;
     }
     for (int i = threadIdx.x; i < p.n; i += blockDim.x) {
-        const float v = (p.gated ? x[i] * silu(z[i]) : x[i]) - mean;
+        const float v = (p.gated ? gate(x[i], z[i]) : x[i]) - mean;
 
         square += v * v;
     }
+    if (p.normed)
+        scale = scale_of(p, block_sum(square, shared[1]));
+    for (int i = threadIdx.x; i < p.n; i += blockDim.x) {
+        const float v = (p.gated ? gate(x[i], z[i]) : x[i]) - mean;
 
-    const float scale =
-        p.normed ? 1.0f / sqrtf(block_sum(square, shared[1]) / (float)p.n + p.eps) : 1.0f;
-
-    for (int i = threadIdx.x; i < p.n; i += blockDim.x)
-        y[i] = finish(p, p.gated ? x[i] * silu(z[i]) : x[i], mean, scale,
-                      p.weight ? p.weight[first + i] : 1.0f, p.bias ? p.bias[first + i] : 0.0f);
+        y[i] = v * scale * (p.weight ? p.weight[first + i] : 1.0f) +
+               (p.bias ? p.bias[first + i] : 0.0f);
+    }
 }
 
 static bool is_aligned(const void *p, size_t ld)
@@ -124,11 +148,13 @@ static void run(struct stream *q, const char *where, const struct part *p, int g
                       is_aligned(p->x, p->x_ld) && is_aligned(p->y, p->y_ld) &&
                       is_aligned(p->z, p->z_ld) && is_aligned(p->weight, 0) &&
                       is_aligned(p->bias, 0);
-    const int each = wide ? 4 : 1, wanted = (p->n + each - 1) / each;
+    const int each = wide ? 4 * VECTORS : 1, wanted = (p->n + each - 1) / each;
     const int threads = wanted > THREADS_MAX ? THREADS_MAX : (wanted + WARP - 1) / WARP * WARP;
+    void (*const in_registers)(struct part) =
+        p->gated ? norm_in_registers<true> : norm_in_registers<false>;
 
     if (T)
-        launch(q, where, wide ? norm_in_registers : norm_any, dim3(T, groups), threads, 0, *p);
+        launch(q, where, wide ? in_registers : norm_any, dim3(T, groups), threads, 0, *p);
 }
 
 void norm_cuda(struct stream *q, const struct norm *p)
