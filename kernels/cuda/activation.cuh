@@ -6,18 +6,18 @@
 
 static __device__ __forceinline__ float sigmoid(float x)
 {
-    return 1.0f / (1.0f + expf(-x));
+    return __fdividef(1.0f, 1.0f + __expf(-x));
 }
 
 static __device__ __forceinline__ float silu(float x)
 {
-    return x / (1.0f + expf(-x));
+    return __fdividef(x, 1.0f + __expf(-x));
 }
 
 /* log(1 + exp(x)); torch returns x itself above 20. */
 static __device__ __forceinline__ float softplus(float x)
 {
-    return x > 20.0f ? x : log1pf(expf(x));
+    return x > 20.0f ? x : log1pf(__expf(x));
 }
 
 static __device__ __forceinline__ float activate(enum activation act, float x)

@@ -62,22 +62,51 @@ static void note(struct stream *q, cublasStatus_t s)
                     "linear: cuBLASLt");
 }
 
-/* y = act(v), or y += act(v); v may be y. */
-static __global__ void __launch_bounds__(THREADS)
-    activate_kernel(float *y, size_t y_ld, const float *v, size_t v_ld, int rows, size_t n,
-                    enum activation act, bool add)
+static __device__ __forceinline__ float activate_onto(enum activation act, bool add, float y,
+                                                      float v)
 {
-    const size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x;
+    v = activate(act, v);
+    return add ? y + v : v;
+}
+
+static __device__ __forceinline__ float4 activate_onto(enum activation act, bool add, float4 y,
+                                                       float4 v)
+{
+    return make_float4(activate_onto(act, add, y.x, v.x), activate_onto(act, add, y.y, v.y),
+                       activate_onto(act, add, y.z, v.z), activate_onto(act, add, y.w, v.w));
+}
+
+/* y = act(v), or y += act(v), for row blockIdx.x of n V each; v may be y. */
+template <typename V>
+static __global__ void __launch_bounds__(THREADS)
+    activate_kernel(V *y, size_t y_ld, const V *v, size_t v_ld, int n, enum activation act,
+                    bool add)
+{
+    const int i = (int)(blockIdx.y * THREADS + threadIdx.x);
 
     let_next_start();
     wait_for_inputs();
     if (i >= n)
         return;
+    y += blockIdx.x * y_ld + i;
+    *y = activate_onto(act, add, add ? *y : V{}, v[blockIdx.x * v_ld + i]);
+}
 
-    const size_t t = i / rows, r = i % rows;
-    const float out = activate(act, v[t * v_ld + r]);
+/* Four numbers at a time where everything is aligned. */
+static void activate_rows(struct stream *q, const struct linear *p, const float *v, size_t v_ld)
+{
+    const int rows = p->w->rows;
+    const bool wide = ((uintptr_t)p->y | (uintptr_t)v) % sizeof(float4) == 0 &&
+                      (p->y_ld | v_ld | (size_t)rows) % 4 == 0;
+    const int n = wide ? rows / 4 : rows;
+    const dim3 grid((unsigned)p->T, (unsigned)((n + THREADS - 1) / THREADS));
 
-    y[t * y_ld + r] = add ? y[t * y_ld + r] + out : out;
+    if (wide)
+        launch(q, "linear", activate_kernel<float4>, grid, THREADS, 0, (float4 *)p->y, p->y_ld / 4,
+               (const float4 *)v, v_ld / 4, n, p->act, p->add);
+    else
+        launch(q, "linear", activate_kernel<float>, grid, THREADS, 0, p->y, p->y_ld, v, v_ld, n,
+               p->act, p->add);
 }
 
 static size_t round_up(size_t n)
@@ -303,13 +332,8 @@ static void multiply(struct stream *q, const struct linear *p)
     c.y = apart ? (float *)((char *)q->workspace + LT_BYTES) : p->y;
     c.workspace = q->workspace;
     note(q, run(q, &c, &algo));
-    if (p->act == ACT_NONE)
-        return;
-
-    const size_t n = (size_t)p->T * (size_t)rows;
-
-    launch(q, "linear", activate_kernel, (unsigned)((n + THREADS - 1) / THREADS), THREADS, 0, p->y,
-           p->y_ld, c.y, v_ld, rows, n, p->act, p->add);
+    if (p->act != ACT_NONE)
+        activate_rows(q, p, c.y, v_ld);
 }
 
 void linear_lt(struct stream *q, const struct linear *p)
