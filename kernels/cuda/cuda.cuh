@@ -67,11 +67,11 @@ static inline void stream_note(struct stream *q, cudaError_t e, const char *wher
  * the next operation may overwrite it. NULL, with the fault noted, when there is no room. */
 void *stream_workspace(struct stream *q, size_t bytes, const char *where);
 
-/* Enqueues kernel<<<grid, block, shared>>>(args...). `shared` above 48 KiB needs the kernel's
- * attribute raised first. */
+/* Enqueues kernel<<<grid, block, shared>>>(args...), which may start before the one in front
+ * has ended if `overlaps`. `shared` above 48 KiB needs the kernel's attribute raised first. */
 template <typename... P, typename... A>
-static void launch(struct stream *q, const char *where, void (*kernel)(P...), dim3 grid, dim3 block,
-                   size_t shared, A... args)
+static void launch_as(struct stream *q, const char *where, bool overlaps, void (*kernel)(P...),
+                      dim3 grid, dim3 block, size_t shared, A... args)
 {
     cudaLaunchAttribute overlap = {};
     cudaLaunchConfig_t config = {};
@@ -83,8 +83,24 @@ static void launch(struct stream *q, const char *where, void (*kernel)(P...), di
     config.dynamicSmemBytes = shared;
     config.stream = q->cuda;
     config.attrs = &overlap;
-    config.numAttrs = q->overlaps ? 1 : 0;
+    config.numAttrs = q->overlaps && overlaps ? 1 : 0;
     stream_note(q, cudaLaunchKernelEx(&config, kernel, P(args)...), where);
+}
+
+template <typename... P, typename... A>
+static void launch(struct stream *q, const char *where, void (*kernel)(P...), dim3 grid, dim3 block,
+                   size_t shared, A... args)
+{
+    launch_as(q, where, true, kernel, grid, block, shared, args...);
+}
+
+/* For few blocks that take long: started early they would crowd on the multiprocessors that
+ * the kernel in front happens to leave first. */
+template <typename... P, typename... A>
+static void launch_apart(struct stream *q, const char *where, void (*kernel)(P...), dim3 grid,
+                         dim3 block, size_t shared, A... args)
+{
+    launch_as(q, where, false, kernel, grid, block, shared, args...);
 }
 
 /* What every kernel in front of this one wrote is visible from here on. */
