@@ -25,37 +25,44 @@ bool pack_matrix_cuda(struct backend *be, struct matrix *m, enum dtype dtype, in
     return true;
 }
 
-enum path { SKINNY, WIDE, LT };
+enum path { SINGLE, SKINNY, WIDE, LT };
 
-/* What was fastest on an H100 over the shapes of the published models. For cuBLASLt a product
- * is one launch, an activation another: it wins with one plain product where there are rows of
- * x enough, or so few rows of the matrix that the wide path has to split k often. It is not for
- * very few rows: they are taken a few at a time instead. */
+enum { SMALL_BYTES = 6 << 20, LONG_COLUMNS = 8192 };
+
+/* How many products from p[0] on may share a launch. */
+static int group_of(const struct linear *p, int n)
+{
+    int k = 1;
+
+    while (k < n && k < GROUP_MAX && p[k].T == p->T && p[k].w->dtype == p->w->dtype)
+        k++;
+    return k;
+}
+
+/* The path of a group. What was fastest in whole steps of the published models on an H200: one
+ * row goes to the skinny path where there is much to read, as that asks for more of it before
+ * the kernel in front has ended, unless x itself is long, which it has to stage. cuBLASLt takes
+ * one product a launch and knows no activation, so several go to the wide path, and with few
+ * rows of x each. It is not for very few rows: they are taken a few at a time instead. */
 static enum path path_of(const struct stream *q, const struct linear *p, int n)
 {
-    const int skinny = linear_skinny_rows(p);
+    int skinny = SKINNY_ROWS, shortest = p->w->cols;
+    bool single = true;
+    size_t bytes = 0;
 
+    for (int i = 0; i < n; i++) {
+        skinny = min(skinny, linear_skinny_rows(&p[i]));
+        shortest = min(shortest, p[i].w->cols);
+        single = single && linear_single_can(&p[i]);
+        bytes += p[i].w->bytes;
+    }
+    if (single && (bytes <= SMALL_BYTES || shortest >= LONG_COLUMNS))
+        return SINGLE;
     if (p->T <= skinny)
         return SKINNY;
     if (!linear_wide_can(q, p))
         return p->T <= 2 * SKINNY_ROWS && skinny ? SKINNY : LT;
-    if (n > 1 || p->T <= 16)
-        return WIDE;
-    if (p->act != ACT_NONE)
-        return p->T <= 128 ? WIDE : LT;
-    return p->T <= 64 && p->w->rows >= 8192 ? WIDE : LT;
-}
-
-/* How many products from p[0] on may share a launch. */
-static int group_of(const struct stream *q, const struct linear *p, int n)
-{
-    const enum path path = path_of(q, p, n);
-    int k = 1;
-
-    while (k < n && k < GROUP_MAX && p[k].T == p->T && p[k].w->dtype == p->w->dtype &&
-           path_of(q, p + k, n) == path)
-        k++;
-    return k;
+    return n > 1 || p->T <= 32 ? WIDE : LT;
 }
 
 /* Products of more rows than fit are taken in slices. */
@@ -80,10 +87,13 @@ static void skinny(struct stream *q, const struct linear *p, int n)
 void linear_cuda(struct stream *q, const struct linear *p, int n)
 {
     for (int i = 0, k; i < n; i += k) {
-        const enum path path = path_of(q, p + i, n);
+        k = group_of(p + i, n - i);
 
-        k = group_of(q, p + i, n - i);
-        if (path == SKINNY)
+        const enum path path = path_of(q, p + i, k);
+
+        if (path == SINGLE)
+            linear_single(q, p + i, k);
+        else if (path == SKINNY)
             skinny(q, p + i, k);
         else if (path == WIDE)
             linear_wide(q, p + i, k);

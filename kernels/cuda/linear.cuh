@@ -27,6 +27,10 @@ enum { GROUP_MAX = 8 };
 
 enum { SKINNY_ROWS = 4 };
 
+/* One row of a narrow dtype and not too many columns. */
+bool linear_single_can(const struct linear *p);
+void linear_single(struct stream *q, const struct linear *p, int n);
+
 /* A few rows of any dtype, as many as x has room for in shared memory: SKINNY_ROWS at most. */
 int linear_skinny_rows(const struct linear *p);
 void linear_skinny(struct stream *q, const struct linear *p, int n);
@@ -90,6 +94,29 @@ template <typename E> static __device__ __forceinline__ float2 widen_pair(uint32
 
     memcpy(h, &pair, sizeof(pair));
     return { (float)h[0], (float)h[1] };
+}
+
+/* 16 bytes, or zeros where there is no row: one predicated load, as a branch around it would
+ * make every warp wait for it where the ways meet. */
+static __device__ __forceinline__ uint4 load_weights(const void *p, bool there)
+{
+    uint4 v = { 0, 0, 0, 0 };
+
+    asm volatile("{.reg .pred there; setp.ne.u32 there, %5, 0;\n"
+                 "@there ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];}"
+                 : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
+                 : "l"(p), "r"((uint32_t)there));
+    return v;
+}
+
+/* The sum of a row of the matrix of product p with row t of x becomes, or is added to, its y. */
+template <typename P>
+static __device__ __forceinline__ void finish(const P &p, int t, int row, float v)
+{
+    float *y = p.y + (size_t)t * p.y_ld + row;
+
+    v = activate(p.act, v + (p.bias ? p.bias[row] : 0.0f));
+    *y = p.add ? *y + v : v;
 }
 
 #endif

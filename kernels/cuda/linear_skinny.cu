@@ -47,19 +47,6 @@ struct skinny_group {
 /* The sums of a block's warps, twice, so that one tile's are read while the next one's come. */
 typedef float parts[2][WARPS][TILE][SKINNY_ROWS + 1];
 
-/* 16 bytes, or zeros where there is no row: one predicated load, as a branch around it would
- * make every warp wait for it where the ways meet. */
-static __device__ __forceinline__ uint4 load_weights(const void *p, bool there)
-{
-    uint4 v = { 0, 0, 0, 0 };
-
-    asm volatile("{.reg .pred there; setp.ne.u32 there, %5, 0;\n"
-                 "@there ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];}"
-                 : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)
-                 : "l"(p), "r"((uint32_t)there));
-    return v;
-}
-
 static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                            uint32_t a3, uint32_t b0, uint32_t b1, __nv_bfloat16)
 {
@@ -142,14 +129,6 @@ static __device__ __forceinline__ void multiply(float sum[4], const struct chunk
         mma(sum, c.upper[s].x, c.lower[s].x, c.upper[s].y, c.lower[s].y, b.x, b.y, E());
         mma(sum, c.upper[s].z, c.lower[s].z, c.upper[s].w, c.lower[s].w, b.z, b.w, E());
     }
-}
-
-static __device__ __forceinline__ void finish(const struct skinny &p, int t, int row, float v)
-{
-    float *y = p.y + (size_t)t * p.y_ld + row;
-
-    v = activate(p.act, v + (p.bias ? p.bias[row] : 0.0f));
-    *y = p.add ? *y + v : v;
 }
 
 static __device__ __forceinline__ const struct skinny &product_of(const struct skinny_group &g)

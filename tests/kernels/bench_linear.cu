@@ -273,21 +273,24 @@ static int size_of_side(int k)
 }
 
 /* The path of a case: what linear_cuda() takes, or another one that can. */
-enum path { CHOSEN, SKINNY, WIDE, LT };
+enum path { CHOSEN, SINGLE, SKINNY, WIDE, LT, PATHS };
 
-static const char *const path_name[] = { "chosen", "skinny", "wide", "cublaslt" };
+static const char *const path_name[] = { "chosen", "single", "skinny", "wide", "cublaslt" };
 
 static bool can(enum path path, const struct linear *p)
 {
-    return path == SKINNY ? p->T <= linear_skinny_rows(p)
-           : path == WIDE ? linear_wide_can(&q, p)
-           : path == LT   ? p->T > 8
-                          : true;
+    return path == SINGLE   ? linear_single_can(p)
+           : path == SKINNY ? p->T <= linear_skinny_rows(p)
+           : path == WIDE   ? linear_wide_can(&q, p)
+           : path == LT     ? p->T > 8
+                            : true;
 }
 
 static void multiply(enum path path, const struct linear *p, int n)
 {
-    if (path == SKINNY)
+    if (path == SINGLE)
+        linear_single(&q, p, n);
+    else if (path == SKINNY)
         linear_skinny(&q, p, n);
     else if (path == WIDE)
         linear_wide(&q, p, n);
@@ -323,13 +326,13 @@ static int check(void)
     const int many[] = { 9,  12, 16,  17,  24,  31,  32,  33,  48,  61,
                          64, 65, 100, 128, 129, 200, 256, 257, 300, 513 };
     const enum dtype dtypes[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_BF16 };
-    int wrong = 0, products[4] = { 0 };
+    int wrong = 0, products[PATHS] = { 0 };
 
     for (int k = 0; k < CHECKS; k++) {
         const int n = pick(1, 5), T = k % 2 ? pick(1, 8) : many[pick(0, 19)];
         const bool one_type = pick(0, 1);
         const enum dtype type = dtypes[pick(0, 3)];
-        enum path path = (enum path)pick(0, 3);
+        enum path path = (enum path)pick(0, PATHS - 1);
         std::vector<struct trial> trials;
         std::vector<struct linear> p;
         char what[64];
@@ -349,13 +352,15 @@ static int check(void)
         finish();
         snprintf(what, sizeof(what), "case %d, %s", k, path_name[path]);
         for (struct trial &c : trials) {
-            wrong += verify(&c, what, path == CHOSEN ? narrows(&c.p) : path != SKINNY);
+            wrong += verify(&c, what, path == CHOSEN ? narrows(&c.p) : path > SKINNY);
             release(&c);
         }
         products[path] += n;
     }
-    printf("check: %d products as chosen, %d skinny, %d wide, %d cublaslt: %d wrong\n", products[0],
-           products[1], products[2], products[3], wrong);
+    printf("check:");
+    for (int path = 0; path < PATHS; path++)
+        printf(" %d products %s,", products[path], path_name[path]);
+    printf(" %d wrong\n", wrong);
     return wrong;
 }
 
@@ -581,7 +586,7 @@ static void measure(bool all)
         printf(" %d", T);
     printf("\n");
     for (const struct phase &f : phases)
-        for (int path = all ? SKINNY : CHOSEN; path <= (all ? LT : CHOSEN); path++)
+        for (int path = all ? SINGLE : CHOSEN; path <= (all ? LT : CHOSEN); path++)
             time_phase(&f, (enum path)path, bandwidth);
 }
 

@@ -1,0 +1,216 @@
+/* linear_single.cu - products of one row: what a lone session decodes with.
+ *
+ * A lane keeps its columns of x in registers, and its columns of the next rows of weights are
+ * on their way while it multiplies those that are there, the first of them before the kernel
+ * in front has ended. Warps that share the columns of a row are added in their order. */
+#include "kernels/cuda/linear.cuh"
+
+enum {
+    WARPS = 8,
+    THREADS = WARPS * 32,
+    RUN = 8,             /* columns of a vector: 16 bytes of weights */
+    VECTORS_MAX = 4,     /* of a lane */
+    IN_FLIGHT = 12,      /* vectors of weights on their way to a lane */
+    BLOCKS_OF_AN_SM = 2, /* what registers allow */
+    SPLIT_BITS_MAX = 3
+};
+
+struct single {
+    const void *w;
+    const float *x, *bias;
+    float *y;
+    size_t y_ld;
+    int rows, cols, ld;
+    int first_block;
+    enum activation act;
+    bool add;
+};
+
+struct single_group {
+    int n;
+    int split_bits; /* 2^split_bits warps share a row */
+    int tile_rows;  /* of those, one after another */
+    struct single p[GROUP_MAX];
+};
+
+static __device__ __forceinline__ const struct single &product_of(const struct single_group &g)
+{
+    int i = 0;
+
+    while (i + 1 < g.n && (int)blockIdx.x >= g.p[i + 1].first_block)
+        i++;
+    return g.p[i];
+}
+
+/* A lane's columns: `vectors` of 8, a stride apart. */
+template <int VECTORS> struct columns {
+    int first, stride, end;
+
+    template <typename E>
+    __device__ __forceinline__ void load(uint4 (&to)[VECTORS], const E *row, bool there) const
+    {
+#pragma unroll
+        for (int v = 0; v < VECTORS; v++)
+            to[v] = load_weights(row + first + v * stride, there && first + v * stride < end);
+    }
+
+    /* x, zeros beyond its last column. */
+    __device__ __forceinline__ void load_x(float (&to)[VECTORS][RUN], const float *x,
+                                           int cols) const
+    {
+#pragma unroll
+        for (int v = 0; v < VECTORS; v++) {
+            const int k = first + v * stride;
+
+            if (k + RUN <= cols) {
+                *(float4 *)&to[v][0] = *(const float4 *)(x + k);
+                *(float4 *)&to[v][4] = *(const float4 *)(x + k + 4);
+            } else {
+#pragma unroll
+                for (int i = 0; i < RUN; i++)
+                    to[v][i] = k + i < cols ? x[k + i] : 0.0f;
+            }
+        }
+    }
+};
+
+template <typename E, int VECTORS>
+static __device__ __forceinline__ float dot(const uint4 (&w)[VECTORS],
+                                            const float (&x)[VECTORS][RUN])
+{
+    float even = 0.0f, odd = 0.0f;
+
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        const uint32_t pair[4] = { w[v].x, w[v].y, w[v].z, w[v].w };
+
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float2 of = widen_pair<E>(pair[i]);
+
+            even = fmaf(of.x, x[v][2 * i], even);
+            odd = fmaf(of.y, x[v][2 * i + 1], odd);
+        }
+    }
+    return even + odd;
+}
+
+template <typename E, int VECTORS>
+static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
+    single_kernel(const __grid_constant__ struct single_group g)
+{
+    enum { DEPTH = VECTORS == 1 ? 8 : IN_FLIGHT / VECTORS };
+    extern __shared__ float part[]; /* [rows of the block][2^split_bits] */
+    const struct single &p = product_of(g);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int splits = 1 << g.split_bits, split = warp & (splits - 1);
+    const int block_rows = (WARPS >> g.split_bits) * g.tile_rows;
+    const int block_first = ((int)blockIdx.x - p.first_block) * block_rows;
+    const int tile = (warp >> g.split_bits) * g.tile_rows, first = block_first + tile;
+    const int rows = min(g.tile_rows, p.rows - first);
+    const columns<VECTORS> own = { RUN * (32 * split + lane), RUN * 32 * splits, p.ld };
+    const E *w = (const E *)p.w + (size_t)first * p.ld;
+    uint4 ring[DEPTH][VECTORS];
+    float x[VECTORS][RUN];
+
+    let_next_start();
+#pragma unroll
+    for (int d = 0; d < DEPTH; d++)
+        own.load(ring[d], w + (size_t)d * p.ld, d < rows);
+    wait_for_inputs();
+    own.load_x(x, p.x, p.cols);
+    for (int i = 0; i < rows; i += DEPTH) {
+#pragma unroll
+        for (int d = 0; d < DEPTH; d++) {
+            float sum = dot<E>(ring[d], x);
+
+            own.load(ring[d], w + (size_t)(i + d + DEPTH) * p.ld, i + d + DEPTH < rows);
+#pragma unroll
+            for (int offset = 16; offset; offset /= 2)
+                sum += __shfl_xor_sync(~0u, sum, offset);
+            if (lane == 0 && i + d < rows)
+                part[(tile + i + d) * splits + split] = sum;
+        }
+    }
+    __syncthreads();
+    for (int r = threadIdx.x; r < block_rows && block_first + r < p.rows; r += THREADS) {
+        float v = 0.0f;
+
+        for (int s = 0; s < splits; s++)
+            v += part[r * splits + s];
+        finish(p, 0, block_first + r, v);
+    }
+}
+
+static int split_bits_of(int ld)
+{
+    int bits = 0;
+
+    while (bits < SPLIT_BITS_MAX && ld > VECTORS_MAX * RUN * 32 << bits)
+        bits++;
+    return bits;
+}
+
+/* All blocks are on the device at once, and their parts as small as that allows. Returns their
+ * number. */
+static int place_blocks(struct single_group *g, int places)
+{
+    for (g->tile_rows = 1;; g->tile_rows++) {
+        const int block_rows = (WARPS >> g->split_bits) * g->tile_rows;
+        int blocks = 0;
+
+        for (int i = 0; i < g->n; i++) {
+            g->p[i].first_block = blocks;
+            blocks += (g->p[i].rows + block_rows - 1) / block_rows;
+        }
+        if (blocks <= places)
+            return blocks;
+    }
+}
+
+template <typename E> static void launch_vectors(struct stream *q, struct single_group *g, int ld)
+{
+    void (*const kernels[])(const struct single_group) = { single_kernel<E, 1>, single_kernel<E, 2>,
+                                                           single_kernel<E, 3>,
+                                                           single_kernel<E, 4> };
+    const int blocks = place_blocks(g, q->sms * BLOCKS_OF_AN_SM);
+    const int lanes = RUN * 32 << g->split_bits, vectors = (ld + lanes - 1) / lanes;
+    const size_t shared = (size_t)WARPS * g->tile_rows * sizeof(float);
+
+    launch(q, "linear", kernels[vectors - 1], blocks, THREADS, shared, *g);
+}
+
+bool linear_single_can(const struct linear *p)
+{
+    return p->T == 1 && p->w->dtype != DTYPE_F32 && (uintptr_t)p->x % 16 == 0 &&
+           matrix_ld(p->w->dtype, p->w->cols) <= VECTORS_MAX * RUN * 32 << SPLIT_BITS_MAX;
+}
+
+void linear_single(struct stream *q, const struct linear *p, int n)
+{
+    struct single_group g = { .n = n, .split_bits = 0, .tile_rows = 1, .p = {} };
+    int widest = 0;
+
+    for (int i = 0; i < n; i++) {
+        const struct matrix *w = p[i].w;
+        const int ld = matrix_ld(w->dtype, w->cols);
+
+        g.p[i] = { .w = w->data,
+                   .x = p[i].x,
+                   .bias = p[i].bias,
+                   .y = p[i].y,
+                   .y_ld = p[i].y_ld,
+                   .rows = w->rows,
+                   .cols = w->cols,
+                   .ld = ld,
+                   .first_block = 0,
+                   .act = p[i].act,
+                   .add = p[i].add };
+        widest = max(widest, ld);
+    }
+    g.split_bits = split_bits_of(widest);
+    if (p->w->dtype == DTYPE_BF16)
+        launch_vectors<__nv_bfloat16>(q, &g, widest);
+    else
+        launch_vectors<__half>(q, &g, widest);
+}
