@@ -330,8 +330,8 @@ template <int LANES, bool ALIGNED>
 static void launch_blocks(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
 {
     launch_apart(q, "diagonal_scan", scan_blocks<LANES, ALIGNED>,
-           dim3((unsigned)ceil_div(p->dim * LANES, THREADS), (unsigned)in->S), THREADS, 0, *p,
-           q->in);
+                 dim3((unsigned)ceil_div(p->dim * LANES, THREADS), (unsigned)in->S), THREADS, 0, *p,
+                 q->in);
 }
 
 /* Blocks of one warp spread few of them over all multiprocessors. */
