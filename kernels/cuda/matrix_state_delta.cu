@@ -431,14 +431,18 @@ static __global__ void __launch_bounds__(THREADS)
     __shared__ unsigned short tiles[2][K * ROW];
     const split_tile<ROW> tile = { tiles[0], tiles[1] };
     const int head = (int)blockIdx.x, row = (int)threadIdx.x / 32 * 16;
-    state_rows S = {}, add, after;
-    float4 map[RUNS];
-    struct segment s;
+    state_rows S = {}, add, after = {};
+    float4 map[RUNS] = {};
+    struct segment s, next;
 
     let_next_start();
     wait_for_inputs();
-    load_transfer(p, w, 0, head, row, after, map);
-    for (int i = 0; i < most && find_segment(w, i, &s); i++) {
+
+    bool there = find_segment(w, 0, &s);
+
+    if (there && !s.last)
+        load_transfer(p, w, 0, head, row, after, map);
+    for (int i = 0; there; i++, s = next) {
         float *slot = head_state(p, load_sequence(in, p.state, s.seq), head);
 
         for (int j = 0; j < K / 8; j++)
@@ -456,7 +460,8 @@ static __global__ void __launch_bounds__(THREADS)
             put4(tile, at / (K / 4) * ROW + at % (K / 4) * 4, map[k]);
         }
         __syncthreads();
-        if (i + 1 < most)
+        there = i + 1 < most && find_segment(w, i + 1, &next);
+        if (there && !next.last) /* the last of a sequence has none */
             load_transfer(p, w, i + 1, head, row, after, map);
         store_state(w.state + place_of(p, i, head), S, row);
         if (!s.last)
