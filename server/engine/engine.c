@@ -300,6 +300,8 @@ static void *run(void *arg)
 
     while (!atomic_load(&e->stopping)) {
         turn_loop(e, busy);
+        if (e->events.first) /* an answer does not wait for the step behind it */
+            publish(e);
         busy = !e->lost && scheduler_step(e);
         publish(e);
     }

@@ -146,7 +146,7 @@ struct engine {
     int vocab; /* ids that may be drawn are below */
 
     struct mailbox mailbox;
-    struct event_list events; /* of this step, not yet published */
+    struct event_list events; /* not yet published */
     pthread_t thread;
     bool started;
     atomic_bool stopping;
