@@ -5,10 +5,10 @@
  * sequences: a state is read and written once, all that a row needs is on its way at once, and
  * as many sequences as it takes for one wave of blocks share the loads of the rates. Longer
  * sequences go through shared memory in blocks of TOKENS, the next on its way while one is
- * scanned; what bounds them is one exponential a state and token, so a scan in two passes over
- * parts of a sequence, which needs each twice, would not be faster: short of channels, a
- * channel is spread over more threads instead. Any other N takes a warp a channel with the
- * state in memory. */
+ * scanned: short of channels, a channel is spread over more threads. What bounds them is
+ * shared memory and the few warps there are, not the exponentials. Any other N takes a warp a
+ * channel with the state in memory.
+ */
 #include "kernels/cuda/state.cuh"
 
 enum {
