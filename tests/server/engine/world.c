@@ -146,7 +146,7 @@ void world_check_bounds(struct world *w)
     assert_int_equal(c.slots_used * w->record_bytes, c.device_bytes);
     assert_true(c.host_bytes <= w->options.host_bytes);
     assert_true(c.spares * w->record_bytes <= w->options.spare_bytes);
-    assert_true(c.store_bytes <= w->options.store_bytes + WORLD_SESSIONS * BESIDE_RECORD);
+    assert_true(c.store_bytes <= w->options.store_bytes);
     assert_int_equal(c.store_reports + c.store_failed, 0);
     check_files(w);
 }
