@@ -14,6 +14,12 @@ static __device__ __forceinline__ float silu(float x)
     return __fdividef(x, 1.0f + __expf(-x));
 }
 
+/* x silu(z) */
+static __device__ __forceinline__ float gated(float x, float z)
+{
+    return __fdividef(x * z, 1.0f + __expf(-z));
+}
+
 /* log(1 + exp(x)); torch returns x itself above 20. */
 static __device__ __forceinline__ float softplus(float x)
 {

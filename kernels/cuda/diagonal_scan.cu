@@ -7,8 +7,8 @@
  * sequences go through shared memory in blocks of TOKENS, the next on its way while one is
  * scanned: short of channels, a channel is spread over more threads. What bounds them is
  * shared memory and the few warps there are, not the exponentials. Any other N takes a warp a
- * channel with the state in memory.
- */
+ * channel with the state in memory. */
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/state.cuh"
 
 enum {
@@ -19,11 +19,6 @@ enum {
 };
 
 static const float LOG2_E = 1.44269504f;
-
-static __device__ __forceinline__ float gated(float y, float z)
-{
-    return __fdividef(y * z, 1.0f + __expf(-z));
-}
 
 /* The states of one channel that one thread holds. */
 template <int OWN> struct part {

@@ -109,6 +109,16 @@ static __device__ __forceinline__ uint4 load_weights(const void *p, bool there)
     return v;
 }
 
+/* The product of a group that this block works on. */
+template <typename G> static __device__ __forceinline__ const auto &product_of(const G &g)
+{
+    int i = 0;
+
+    while (i + 1 < g.n && (int)blockIdx.x >= g.p[i + 1].first_block)
+        i++;
+    return g.p[i];
+}
+
 /* The sum of a row of the matrix of product p with row t of x becomes, or is added to, its y. */
 template <typename P>
 static __device__ __forceinline__ void finish(const P &p, int t, int row, float v)

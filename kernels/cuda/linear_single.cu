@@ -33,15 +33,6 @@ struct single_group {
     struct single p[GROUP_MAX];
 };
 
-static __device__ __forceinline__ const struct single &product_of(const struct single_group &g)
-{
-    int i = 0;
-
-    while (i + 1 < g.n && (int)blockIdx.x >= g.p[i + 1].first_block)
-        i++;
-    return g.p[i];
-}
-
 /* A lane's columns: `vectors` of 8, a stride apart. */
 template <int VECTORS> struct columns {
     int first, stride, end;

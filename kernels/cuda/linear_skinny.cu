@@ -131,15 +131,6 @@ static __device__ __forceinline__ void multiply(float sum[4], const struct chunk
     }
 }
 
-static __device__ __forceinline__ const struct skinny &product_of(const struct skinny_group &g)
-{
-    int i = 0;
-
-    while (i + 1 < g.n && (int)blockIdx.x >= g.p[i + 1].first_block)
-        i++;
-    return g.p[i];
-}
-
 /* What a lane reads of the matrix: rows id and id + 8 of its row group's tiles, from 8 columns
  * of every chunk of its warp. */
 template <typename E> struct reader {

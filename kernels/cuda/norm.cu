@@ -1,6 +1,6 @@
 /* norm.cu - the norms: a block for each part of a row, whose numbers stay in registers where
  * they are few enough and aligned. */
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/reduce.cuh"
 
 enum { VECTORS = 4, THREADS_MAX = 1024 };
@@ -30,14 +30,9 @@ static __device__ __forceinline__ void load_own(float4 (&v)[VECTORS], const floa
     }
 }
 
-static __device__ __forceinline__ float gate(float x, float z)
+static __device__ __forceinline__ float4 gated(float4 x, float4 z)
 {
-    return __fdividef(x * z, 1.0f + __expf(-z));
-}
-
-static __device__ __forceinline__ float4 gate(float4 x, float4 z)
-{
-    return make_float4(gate(x.x, z.x), gate(x.y, z.y), gate(x.z, z.z), gate(x.w, z.w));
+    return make_float4(gated(x.x, z.x), gated(x.y, z.y), gated(x.z, z.z), gated(x.w, z.w));
 }
 
 /* Takes the mean off; returns the sum of the squares that are left. */
@@ -82,7 +77,7 @@ static __global__ void __launch_bounds__(THREADS_MAX) norm_in_registers(struct p
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
         if (GATED)
-            v[i] = gate(v[i], other[i]);
+            v[i] = gated(v[i], other[i]);
         sum += (v[i].x + v[i].y) + (v[i].z + v[i].w);
     }
     if (p.centered)
@@ -123,14 +118,14 @@ static __global__ void norm_any(struct part p)
         mean = block_sum(sum, shared[0]) / (float)p.n;
     }
     for (int i = threadIdx.x; i < p.n; i += blockDim.x) {
-        const float v = (p.gated ? gate(x[i], z[i]) : x[i]) - mean;
+        const float v = (p.gated ? gated(x[i], z[i]) : x[i]) - mean;
 
         square += v * v;
     }
     if (p.normed)
         scale = scale_of(p, block_sum(square, shared[1]));
     for (int i = threadIdx.x; i < p.n; i += blockDim.x) {
-        const float v = (p.gated ? gate(x[i], z[i]) : x[i]) - mean;
+        const float v = (p.gated ? gated(x[i], z[i]) : x[i]) - mean;
 
         y[i] = v * scale * (p.weight ? p.weight[first + i] : 1.0f) +
                (p.bias ? p.bias[first + i] : 0.0f);

@@ -3,6 +3,7 @@
  * A thread owns N channels. A decode step of width 4, which every published model has, walks
  * the rows of one sequence with the window in registers. Anything else is two launches: the
  * outputs, each from the inputs it meets, and then the states. */
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/state.cuh"
 
 enum { THREADS = 128, ROWS = 8, WIDTH = 4 };
@@ -15,7 +16,7 @@ static __device__ __forceinline__ void finish(const struct short_conv &p, const 
     for (int j = 0; j < N; j++) {
         const float y = sum.v[j] + bias.v[j];
 
-        sum.v[j] = p.silu ? __fdividef(y, 1.0f + __expf(-y)) : y;
+        sum.v[j] = p.silu ? silu(y) : y;
     }
     store<N>(p.y + (size_t)t * p.y_ld + (size_t)c, sum);
 }
