@@ -154,7 +154,7 @@ void command_free(struct command *c);                                 /* takes N
 /* What a command does with the session that it names. */
 enum session_use {
     USE_LOOKS,   /* at what was kept last, or it names none */
-    USE_CHANGES, /* it comes, goes or gets a snapshot: in the middle of a turn, too */
+    USE_CHANGES, /* it comes, goes, or somebody else gets its head: in the middle of a turn, too */
     USE_MOVES,   /* it gets another head: one at a time, and not in the middle of a turn */
 };
 enum session_use command_use(const struct command *c);

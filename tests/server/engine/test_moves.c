@@ -2,6 +2,7 @@
  * name the same version exactly one is done, and what was answered is what a restart finds. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,6 +29,15 @@ enum verb { TURN, RESTORE, TO_START, REPLAY, IMPORT, DELETE, VERBS };
 static int slow_fsync(int fd)
 {
     nanosleep(&(struct timespec){ .tv_nsec = 3000000 }, NULL);
+    return fsync(fd);
+}
+
+static atomic_bool held;
+
+static int held_fsync(int fd)
+{
+    while (atomic_load(&held))
+        nanosleep(&(struct timespec){ .tv_nsec = 100000 }, NULL);
     return fsync(fd);
 }
 
@@ -179,11 +189,97 @@ static void of_two_that_name_one_version_one_is_done_and_a_restart_agrees(void *
     rig_close(&r);
 }
 
+/* Takes events until one of this kind; whoever is answered is told by its waiter. */
+static void await(struct rig *r, enum event_kind kind)
+{
+    for (bool there = false; !there;) {
+        struct event *e = engine_receive(r->engine);
+
+        if (!e) {
+            nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
+            continue;
+        }
+        there = e->kind == kind || e->kind == EVENT_ANSWER;
+        if (e->kind == EVENT_ANSWER)
+            *(bool *)e->command->waiter = true;
+        event_free(e);
+    }
+}
+
+static void send(struct rig *r, struct command *c, bool *answered)
+{
+    *answered = false;
+    c->waiter = answered;
+    assert_true(engine_send(r->engine, c));
+}
+
+/* A turn of one token on "s", unless it is refused at once, and a fork that comes when the token
+ * is drawn and not yet kept. */
+static void fork_on_the_way(struct rig *r, struct command *turn, struct command *fork)
+{
+    struct command *after = rig_command(COMMAND_SESSION_LIST, NULL, NULL);
+    bool turned, forked, looked;
+
+    atomic_store(&held, true);
+    send(r, turn, &turned);
+    await(r, EVENT_TEXT);
+    send(r, fork, &forked);
+    send(r, after, &looked);
+    while (!looked) /* and so was at the fork */
+        await(r, EVENT_ANSWER);
+    atomic_store(&held, false);
+    while (!turned || !forked)
+        await(r, EVENT_ANSWER);
+    command_free(after);
+}
+
+static void a_fork_of_what_a_turn_leaves_takes_no_byte_beyond_the_budget(void **unused)
+{
+    enum { STATES = 4, ROUNDS = 3 * STATES };
+    struct disk_io io = disk_io_system;
+    struct engine_options o = { .slots = 4,
+                                .max_batch = 4,
+                                .row_budget = 64,
+                                .max_queue = 16,
+                                .max_sessions = 64,
+                                .host_bytes = 1 << 20,
+                                .state_dir = folder,
+                                .store_bytes = 1 << 28,
+                                .durability = DISK_ALWAYS,
+                                .io = &io };
+    int refused = 0;
+    struct rig r;
+
+    (void)unused;
+    io.fsync = held_fsync;
+    rig_open(&r, model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "s");
+    free(rig_run_turn(&r, rig_turn("s", prompt, PROMPT, 1)));
+    o.store_bytes = STATES * (engine_counters(r.engine).store_bytes + 1024);
+    rig_restart(&r, &o);
+    for (int i = 0; i < ROUNDS; i++) {
+        struct command *turn = rig_turn("s", prompt, 1, 1);
+        struct command *fork = rig_command(COMMAND_SESSION_FORK, "s", NULL);
+
+        fork_on_the_way(&r, turn, fork);
+        refused += turn->problem.what == PROBLEM_STORAGE_FULL;
+        assert_int_equal(fork->problem.what, PROBLEM_NONE);
+        assert_true(engine_counters(r.engine).store_bytes <= o.store_bytes);
+        command_free(turn);
+        command_free(fork);
+    }
+    assert_in_range(refused, 1, ROUNDS - STATES);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(
             of_two_that_name_one_version_one_is_done_and_a_restart_agrees, folder_make,
+            folder_remove),
+        cmocka_unit_test_setup_teardown(
+            a_fork_of_what_a_turn_leaves_takes_no_byte_beyond_the_budget, folder_make,
             folder_remove),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
