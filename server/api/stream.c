@@ -37,20 +37,33 @@ static void emit(struct generation *g, const char *data, size_t len)
     g->base.cancel(&g->base);
 }
 
-static void emit_chunk(struct generation *g, const struct reply_piece *piece)
+/* What was written to the chunk. A gap must not look like an answer. */
+static void emit_json(struct generation *g, const struct json_out *out)
+{
+    if (json_out_ok(out)) {
+        emit(g, g->chunk.bytes, g->chunk.len);
+        return;
+    }
+    repeats_spoil(&g->base);
+    g->lost = true;
+    g->base.cancel(&g->base);
+}
+
+static struct json_out write_chunk(struct generation *g)
 {
     struct json_out out;
 
     g->chunk.len = 0;
     json_out_init(&out, &g->chunk);
+    return out;
+}
+
+static void emit_chunk(struct generation *g, const struct reply_piece *piece)
+{
+    struct json_out out = write_chunk(g);
+
     g->reply.shape->chunk(&g->reply, piece, &out);
-    if (json_out_ok(&out)) {
-        emit(g, g->chunk.bytes, g->chunk.len);
-        return;
-    }
-    repeats_spoil(&g->base);
-    g->lost = true; /* a gap must not look like an answer */
-    g->base.cancel(&g->base);
+    emit_json(g, &out);
 }
 
 /* The first piece of a choice: the role of a chat, the echo of a completion. */
@@ -106,10 +119,8 @@ void stream_finish_choice(struct generation *g, int choice)
 static void emit_problem(struct generation *g)
 {
     const struct problem_row *row = problem_row(g->problem.what);
-    struct json_out out;
+    struct json_out out = write_chunk(g);
 
-    g->chunk.len = 0;
-    json_out_init(&out, &g->chunk);
     json_open(&out, '{');
     json_key(&out, "error");
     json_open(&out, '{');
@@ -123,8 +134,7 @@ static void emit_problem(struct generation *g)
     json_string(&out, row->code);
     json_close(&out, '}');
     json_close(&out, '}');
-    if (json_out_ok(&out))
-        emit(g, g->chunk.bytes, g->chunk.len);
+    emit_json(g, &out);
 }
 
 static void end(struct generation *g)
@@ -142,17 +152,16 @@ void stream_complete(struct generation *g)
     struct json_out out;
 
     if (g->problem.what != PROBLEM_NONE) {
+        repeats_drop(&g->base); /* who waits for the answer does not wait for a slow reader, too */
         emit_problem(g);
     } else {
         for (int i = 0; i < g->reply.prompts * g->reply.n; i++)
             if (!g->reply.choice[i].finished)
                 last_chunk(g, i);
         if (g->params.include_usage) {
-            g->chunk.len = 0;
-            json_out_init(&out, &g->chunk);
+            out = write_chunk(g);
             g->reply.shape->usage(&g->reply, &out);
-            if (json_out_ok(&out))
-                emit(g, g->chunk.bytes, g->chunk.len);
+            emit_json(g, &out);
         }
         emit(g, "[DONE]", 6);
         repeats_keep(&g->base, "text/event-stream");

@@ -1,0 +1,202 @@
+/* A stream whose reader is slow, and who else depends on it.
+ *
+ * Linked with --wrap: the requests are made here, and their clients take nothing. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "config/limits.h"
+#include "server/api/api.h"
+#include "server/api/generation.h"
+#include "server/api/repeats.h"
+#include "server/api/stream.h"
+#include "server/http/http.h"
+
+struct exchange {
+    bool ended, whole, again;
+    size_t bytes; /* written to it */
+};
+
+static bool no_memory; /* for text that grows */
+
+void *__real_realloc(void *p, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+const char *__wrap_exchange_method(const struct exchange *x);
+const char *__wrap_exchange_path(const struct exchange *x);
+const char *__wrap_exchange_header(const struct exchange *x, const char *name);
+const char *__wrap_exchange_queries(const struct exchange *x, size_t *len);
+const char *__wrap_exchange_body(const struct exchange *x, size_t *len);
+uint64_t __wrap_exchange_client(const struct exchange *x);
+void __wrap_exchange_watch(struct exchange *x, void *owner, void *gone, void *drained);
+void __wrap_exchange_set_header(struct exchange *x, const char *name, const char *value);
+void __wrap_exchange_stream(struct exchange *x, int status, const char *type);
+size_t __wrap_exchange_backlog(const struct exchange *x);
+void __wrap_exchange_write(struct exchange *x, const void *bytes, size_t len);
+void __wrap_exchange_end(struct exchange *x, bool whole);
+void __wrap_exchange_again(struct exchange *x);
+
+void *__wrap_realloc(void *p, size_t size)
+{
+    return no_memory ? NULL : __real_realloc(p, size);
+}
+
+const char *__wrap_exchange_method(const struct exchange *x)
+{
+    (void)x;
+    return "POST";
+}
+
+const char *__wrap_exchange_path(const struct exchange *x)
+{
+    (void)x;
+    return "/v1/completions";
+}
+
+const char *__wrap_exchange_header(const struct exchange *x, const char *name)
+{
+    (void)x;
+    return strcmp(name, "idempotency-key") == 0 ? "key" : NULL;
+}
+
+const char *__wrap_exchange_queries(const struct exchange *x, size_t *len)
+{
+    (void)x;
+    *len = 0;
+    return "";
+}
+
+const char *__wrap_exchange_body(const struct exchange *x, size_t *len)
+{
+    (void)x;
+    *len = 0;
+    return "";
+}
+
+uint64_t __wrap_exchange_client(const struct exchange *x)
+{
+    (void)x;
+    return 0;
+}
+
+void __wrap_exchange_watch(struct exchange *x, void *owner, void *gone, void *drained)
+{
+    (void)x;
+    (void)owner;
+    (void)gone;
+    (void)drained;
+}
+
+void __wrap_exchange_set_header(struct exchange *x, const char *name, const char *value)
+{
+    (void)x;
+    (void)name;
+    (void)value;
+}
+
+void __wrap_exchange_stream(struct exchange *x, int status, const char *type)
+{
+    (void)x;
+    (void)status;
+    (void)type;
+}
+
+size_t __wrap_exchange_backlog(const struct exchange *x)
+{
+    (void)x;
+    return LIMIT_WRITE_QUEUE_BYTES + 1;
+}
+
+void __wrap_exchange_write(struct exchange *x, const void *bytes, size_t len)
+{
+    (void)bytes;
+    x->bytes += len;
+}
+
+void __wrap_exchange_end(struct exchange *x, bool whole)
+{
+    x->ended = true;
+    x->whole = whole;
+}
+
+void __wrap_exchange_again(struct exchange *x)
+{
+    x->again = true;
+}
+
+static struct generation *begin_stream(struct api *api, struct exchange *x)
+{
+    static const uint8_t fingerprint[16];
+    struct generation *g = generation_create(api, x);
+
+    assert_non_null(g);
+    assert_true(repeats_begin(&g->base, true));
+    assert_true(reply_init(&g->reply, &reply_completion, 1, 1));
+    g->reply.model = "model";
+    g->reply.fingerprint = fingerprint;
+    g->params.stream = true;
+    return g;
+}
+
+/* It is asked again what failed, as soon as it did: nothing of it has to be taken before. */
+static void a_repeat_does_not_wait_for_the_reader_of_a_stream_that_failed(void **unused)
+{
+    struct api api = { .repeats = repeats_create() };
+    struct exchange first = { 0 }, second = { 0 };
+    struct pending repeat = { .api = &api, .exchange = &second };
+    struct event text = { .text = { "some", 4, 4 } };
+    struct generation *g;
+
+    (void)unused;
+    assert_non_null(api.repeats);
+    g = begin_stream(&api, &first);
+    assert_false(repeats_begin(&repeat, true));
+    assert_null(repeat.exchange); /* it waits */
+    stream_add_text(g, 0, &text);
+    problem_set(&g->problem, PROBLEM_SESSION_NOT_FOUND, NULL, "it was deleted");
+    stream_complete(g);
+    assert_false(first.ended);
+    repeats_run(api.repeats);
+    assert_true(second.again);
+    stream_drained(&g->base); /* at last */
+    assert_true(first.ended && first.whole && first.bytes > 0);
+    assert_null(api.pending);
+    repeats_destroy(api.repeats);
+}
+
+/* Without memory to say what went wrong, the connection says at least that something did. */
+static void a_stream_without_its_end_is_cut_off(void **unused)
+{
+    struct api api = { .repeats = repeats_create() };
+    struct event text = { .text = { "some", 4, 4 } };
+    struct exchange x = { 0 };
+    struct generation *g = begin_stream(&api, &x);
+    char message[300]; /* grows when it is written as JSON */
+
+    (void)unused;
+    memset(message, '\n', sizeof(message) - 1);
+    message[sizeof(message) - 1] = '\0';
+    stream_add_text(g, 0, &text);
+    problem_set(&g->problem, PROBLEM_OUT_OF_MEMORY, NULL, "%s", message);
+    no_memory = true;
+    stream_complete(g);
+    no_memory = false;
+    if (!x.ended)
+        stream_drained(&g->base);
+    assert_true(x.ended && !x.whole);
+    assert_null(api.pending);
+    repeats_destroy(api.repeats);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_repeat_does_not_wait_for_the_reader_of_a_stream_that_failed),
+        cmocka_unit_test(a_stream_without_its_end_is_cut_off),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
