@@ -142,10 +142,12 @@ static void on_signal(uv_signal_t *handle, int number)
 /* Nothing runs any more: whoever waits has been told, and a supervisor starts anew. */
 static void look_after_device(struct server *s)
 {
-    if (s->failed || !engine_counters(s->api.engine).device_lost)
+    const char *lost = engine_counters(s->api.engine).lost;
+
+    if (s->failed || !lost)
         return;
     s->failed = true;
-    log_line(LOG_ERROR, "the device failed", "device", s->api.backend->detail, NULL);
+    log_line(LOG_ERROR, "the device failed", "device", lost, NULL);
     if (!s->api.draining)
         drain(s, 0);
 }
@@ -313,8 +315,7 @@ static struct engine *start_engine(struct server *s, const struct server_parts *
 
     if (!read_durability(o->durability, &options, err) || !read_redis(o, &url, &options, err))
         return NULL;
-    return engine_create(parts->model, parts->backend, parts->tokenizer, &options, engine_woke, s,
-                         err);
+    return engine_create(parts->devices, parts->tokenizer, &options, engine_woke, s, err);
 }
 
 static bool listen_http(struct server *s, struct error *err)
@@ -377,8 +378,8 @@ static void load_main(void *arg)
 /* From here on every call is served. */
 static bool take_over(struct server *s, const struct loading *l, struct error *err)
 {
-    s->api.model = model_info(l->parts.model);
-    s->api.backend = l->parts.backend;
+    s->api.model = model_info(l->parts.devices->at[0].model);
+    s->api.devices = l->parts.devices;
     s->api.tokenizer = l->parts.tokenizer;
     s->api.model_name = l->parts.model_name;
     s->api.engine = l->engine;

@@ -9,17 +9,15 @@
 
 #include <stdbool.h>
 
-struct backend;
+struct devices;
 struct error;
-struct model;
 struct options;
 struct server;
 struct tokenizer;
 
 /* What is served. Borrowed; they outlive the server. */
 struct server_parts {
-    struct model *model;
-    struct backend *backend;
+    const struct devices *devices; /* with their models */
     const struct tokenizer *tokenizer;
     const char *model_name;
 };

@@ -15,8 +15,8 @@
 #include "server/api/params.h"
 
 struct api;
-struct backend;
 struct chat_template;
+struct devices;
 struct engine;
 struct exchange;
 struct http_server;
@@ -30,12 +30,12 @@ struct tokenizer;
 
 struct api {
     uv_loop_t *loop; /* everything is borrowed */
-    /* NULL while the model is loaded, as are model, backend, tokenizer and model_name. */
+    /* NULL while the model is loaded, as are model, devices, tokenizer and model_name. */
     struct engine *engine;
     struct http_server *http;
     const struct options *options;
     const struct model_info *model;
-    const struct backend *backend;
+    const struct devices *devices;
     const struct secret *state_key; /* NULL: states are not sealed */
     const struct keys *keys;        /* NULL: everybody may call */
     const struct tokenizer *tokenizer;

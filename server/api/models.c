@@ -5,6 +5,7 @@
 #include "models/model.h"
 #include "models/text/tokenizer.h"
 #include "server/api/api.h"
+#include "server/devices.h"
 #include "server/http/http.h"
 
 static void put_model(const struct api *api, struct json_out *o)
@@ -37,9 +38,9 @@ static void put_model(const struct api *api, struct json_out *o)
     json_key(o, "state_bytes");
     json_uint(o, m->layout.bytes);
     json_key(o, "backend");
-    json_string(o, api->backend->name);
+    json_string(o, api->devices->at[0].backend->name);
     json_key(o, "backend_detail");
-    json_string(o, api->backend->detail);
+    json_string(o, api->devices->at[0].backend->detail);
     json_key(o, "fingerprint");
     json_hex(o, m->fingerprint, sizeof(m->fingerprint));
     json_close(o, '}');

@@ -1,19 +1,20 @@
-/* load.h - what every command that computes needs: a backend, a model, its tokenizer. */
+/* load.h - what every command that computes needs: devices, a model, its tokenizer. */
 #ifndef SERVER_CLI_LOAD_H
 #define SERVER_CLI_LOAD_H
 
 #include <stdbool.h>
 
 #include "models/model.h"
+#include "server/devices.h"
 
-struct backend;
 struct error;
 struct options;
 struct tokenizer;
 
 struct loaded {
-    struct backend *backend;
-    struct model *model;
+    struct devices devices;
+    struct backend *backend; /* the first device's */
+    struct model *model;     /* the same */
     struct tokenizer *tokenizer;
     const char *name; /* the model's in the API; borrowed from options or the model */
 };
@@ -24,7 +25,7 @@ const char *model_path(const struct options *o);
 /* ERR_INPUT, ERR_FORMAT, ERR_IO, ERR_NOMEM; loaded_finish() in both cases. */
 bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
                  struct error *err);
-/* The backend alone, with the rest left empty. */
+/* The devices alone, with the rest left empty. */
 bool loaded_device(struct loaded *l, const struct options *o, struct error *err);
 void loaded_finish(struct loaded *l);
 

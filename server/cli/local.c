@@ -21,8 +21,8 @@ bool local_open(struct local *l, const struct options *o, const struct engine_op
 
 bool local_start(struct local *l, struct error *err)
 {
-    l->engine = engine_create(l->parts.model, l->parts.backend, l->parts.tokenizer, &l->limits,
-                              wake, &l->news, err);
+    l->engine =
+        engine_create(&l->parts.devices, l->parts.tokenizer, &l->limits, wake, &l->news, err);
     return l->engine != NULL;
 }
 

@@ -108,8 +108,7 @@ static bool load(void *arg, struct server_parts *to, struct error *err)
 
     if (!loaded_init(w->loaded, o, &sizes, err))
         return false;
-    *to = (struct server_parts){ w->loaded->model, w->loaded->backend, w->loaded->tokenizer,
-                                 w->loaded->name };
+    *to = (struct server_parts){ &w->loaded->devices, w->loaded->tokenizer, w->loaded->name };
     return true;
 }
 

@@ -106,7 +106,7 @@ static void publish_counters(struct engine *e)
     c->host_bytes = at.host_bytes;
     c->store_bytes = at.store_bytes;
     count_store(c, &store);
-    c->device_lost = e->lost;
+    c->lost = e->lost;
     c->heartbeat = engine_clock();
     pthread_mutex_lock(&e->counters_lock);
     e->published = *c;
@@ -318,8 +318,10 @@ static bool start(struct engine *e, struct error *err)
 {
     const struct model_info *info = model_info(e->model);
     const struct engine_options *o = &e->options;
+    const struct devices *devices = e->devices;
     const struct tiers_options options = { .record_bytes = info->layout.bytes,
                                            .slots = o->slots,
+                                           .at_once = o->max_batch,
                                            .host_bytes = o->host_bytes,
                                            .spare_bytes = o->spare_bytes,
                                            .store = o->state_dir || o->redis,
@@ -328,10 +330,14 @@ static bool start(struct engine *e, struct error *err)
                                            .lost = lost,
                                            .arg = e };
 
-    e->tiers = tiers_create(e->backend, &options, err);
-    if (!e->tiers || !model_prepare(e->model, tiers_records(e->tiers), o->max_batch, err))
+    e->tiers = tiers_create(devices, &options, err);
+    if (!e->tiers)
         return false;
-    if (!cache_create(e) || !mailbox_init(&e->mailbox, o->max_queue + o->max_batch) ||
+    for (int i = 0; i < devices->count; i++)
+        if (!model_prepare(devices->at[i].model, tiers_records(e->tiers, i), o->max_batch, err))
+            return false;
+    if (!cache_create(e) ||
+        !mailbox_init(&e->mailbox, o->max_queue + devices->count * o->max_batch) ||
         !scheduler_init(e, engine_max_logits(o)))
         return error_set(err, ERR_NOMEM, "no memory for the engine's queues");
     if (!journal_open(e, err))
@@ -343,12 +349,12 @@ static bool start(struct engine *e, struct error *err)
     return true;
 }
 
-struct engine *engine_create(struct model *model, struct backend *backend,
-                             const struct tokenizer *tokenizer,
+struct engine *engine_create(const struct devices *devices, const struct tokenizer *tokenizer,
                              const struct engine_options *options, void (*wake)(void *arg),
                              void *arg, struct error *err)
 {
     struct engine *e = calloc(1, sizeof(*e));
+    const struct model *model = devices->at[0].model;
     int words = tokenizer_size(tokenizer), rows = model_info(model)->vocab;
 
     if (!e) {
@@ -356,8 +362,8 @@ struct engine *engine_create(struct model *model, struct backend *backend,
         return NULL;
     }
     assert(options->row_budget > options->max_batch && options->slots > 0);
+    e->devices = devices;
     e->model = model;
-    e->backend = backend;
     e->tokenizer = tokenizer;
     e->options = *options;
     if (!e->options.history_tokens)

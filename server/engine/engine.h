@@ -2,8 +2,9 @@
  *
  * The engine owns the scheduler, the sessions, their checkpoints and the state slots, and
  * drives the model step by step: drain commands, admit, one token for every decoding turn,
- * then prefill chunks up to the row budget, forward, sample, publish. Two bounded mailboxes
- * join it to the loop; nothing else is shared but the counters. */
+ * then prefill chunks up to the row budget, forward, sample, publish. With several devices a
+ * step is one batch on each. Two bounded mailboxes join it to the loop; nothing else is shared
+ * but the counters. */
 #ifndef SERVER_ENGINE_ENGINE_H
 #define SERVER_ENGINE_ENGINE_H
 
@@ -11,24 +12,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "server/devices.h"
 #include "server/state/disk.h"
 #include "server/state/redis.h"
 #include "server/state/tiers.h"
 
-struct backend;
 struct command;
 struct engine;
 struct error;
 struct event;
-struct model;
 struct redis_url;
 struct tokenizer;
 
 struct engine_options {
-    int slots;      /* state slots on the device: turns at once, plus sessions kept there */
+    /* Of each device. */
+    int slots;      /* for states: turns at once, plus sessions kept there */
     int max_batch;  /* sequences in one step */
     int row_budget; /* rows of one step, decode and prefill together; above max_batch */
-    int max_queue;  /* turns waiting beside those that can run; beyond it queue_full */
+
+    int max_queue; /* turns waiting beside those that can run; beyond it queue_full */
     int max_sessions;
     size_t host_bytes;     /* checkpoints held in host memory; beyond it no_slot, snapshot_quota */
     size_t spare_bytes;    /* of states that nobody needs but that spare work; 0: none */
@@ -91,19 +93,19 @@ struct engine_counters {
     uint64_t anchor_bytes, anchors_dropped;
     struct engine_histogram first_token, between_tokens, step;  /* seconds */
     struct engine_histogram from_device, from_host, from_store; /* a state to its working slot */
-    bool device_lost; /* every command is refused: end, and start again */
+    const char *lost; /* the device that failed, of its backend: every command is refused, so end
+                       * and start again; NULL: none */
     double heartbeat; /* monotonic seconds when the engine last turned its loop */
 };
 
 /* What model_options.max_logits has to be for these options; max_rows is row_budget. */
 int engine_max_logits(const struct engine_options *options);
 
-/* Starts the thread. model, backend and tokenizer are borrowed and must outlive the engine;
- * they belong to the engine's thread until engine_destroy(). wake(arg) is called from the
- * engine's thread, at most once per step, when events wait. ERR_NOMEM names what did not
- * fit. */
-struct engine *engine_create(struct model *model, struct backend *backend,
-                             const struct tokenizer *tokenizer,
+/* Starts the thread. The devices, which have their models, and the tokenizer are borrowed and
+ * must outlive the engine; they belong to the engine's thread until engine_destroy(). wake(arg)
+ * is called from the engine's thread, at most once per step, when events wait. ERR_NOMEM names
+ * what did not fit. */
+struct engine *engine_create(const struct devices *devices, const struct tokenizer *tokenizer,
                              const struct engine_options *options, void (*wake)(void *arg),
                              void *arg, struct error *err);
 /* Ends the thread; running turns are dropped, undelivered commands and events are freed. */

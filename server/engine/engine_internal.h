@@ -125,6 +125,7 @@ struct pick {
     int first_logit, logits;
 };
 
+/* One device's part of a step. */
 struct step {
     struct batch batch;
     int32_t *token;               /* [row_budget] */
@@ -137,8 +138,8 @@ struct step {
 };
 
 struct engine {
-    struct model *model;               /* borrowed */
-    struct backend *backend;           /* borrowed */
+    const struct devices *devices;     /* borrowed */
+    const struct model *model;         /* the first device's; the others' say the same */
     const struct tokenizer *tokenizer; /* borrowed */
     struct engine_options options;
     void (*wake)(void *arg);
@@ -154,16 +155,16 @@ struct engine {
     struct tiers *tiers;
     struct prefix *prefix;   /* NULL: no state is kept to spare work */
     struct journal *journal; /* NULL: no store */
-    bool lost;               /* the device failed: commands are refused, nothing runs any more */
-    bool closing;            /* commands are refused, and nothing is deleted any more */
+    const char *lost; /* the device that failed: commands are refused, nothing runs any more */
+    bool closing;     /* commands are refused, and nothing is deleted any more */
     struct id_map sessions, snapshots;
     struct id_map lineage;               /* the places of snapshots, and of some that are gone */
     struct sequence *queue, **queue_end; /* waiting for a slot, oldest first */
     int queued;
     bool any_over;             /* queued ones, since the queue was last searched for them */
-    struct sequence **running; /* [max_batch], oldest first */
+    struct sequence **running; /* [max_batch of every device], oldest first */
     int running_count;
-    struct step step;
+    struct step *step; /* [devices] */
 
     struct engine_counters counters;  /* the engine's */
     struct engine_counters published; /* a copy under the lock */

@@ -2,7 +2,9 @@
  *
  * Every decoding sequence gets one row. What is left of the row budget goes to prompts, half
  * of it to the oldest, half of the rest to the next and so on, the remainder to the oldest
- * again: a long prompt is fast, and a short one behind it does not wait for its end. */
+ * again: a long prompt is fast, and a short one behind it does not wait for its end. A step is
+ * planned for each device by itself, of the sequences whose slots are there; it is enqueued on
+ * all of them before any is waited for. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,13 +15,8 @@
 #include "server/engine/engine_internal.h"
 #include "server/state/tiers.h"
 
-bool scheduler_init(struct engine *e, int max_logits)
+static bool step_init(struct step *p, size_t batch, size_t rows, int max_logits)
 {
-    size_t batch = (size_t)e->options.max_batch, rows = (size_t)e->options.row_budget;
-    struct step *p = &e->step;
-
-    e->queue_end = &e->queue;
-    e->running = calloc(batch, sizeof(*e->running));
     p->token = calloc(rows, sizeof(*p->token));
     p->begin = calloc(batch + 1, sizeof(*p->begin));
     p->slot = calloc(batch, sizeof(*p->slot));
@@ -27,20 +24,40 @@ bool scheduler_init(struct engine *e, int max_logits)
     p->pick = calloc(batch, sizeof(*p->pick));
     p->row = calloc((size_t)max_logits, sizeof(*p->row));
     p->result = calloc((size_t)max_logits, sizeof(*p->result));
-    return e->running && p->token && p->begin && p->slot && p->logit_row && p->pick && p->row &&
-           p->result;
+    return p->token && p->begin && p->slot && p->logit_row && p->pick && p->row && p->result;
+}
+
+static void step_finish(struct step *p)
+{
+    free(p->token);
+    free(p->begin);
+    free(p->slot);
+    free(p->logit_row);
+    free(p->pick);
+    free(p->row);
+    free(p->result);
+}
+
+bool scheduler_init(struct engine *e, int max_logits)
+{
+    const size_t devices = (size_t)e->devices->count, batch = (size_t)e->options.max_batch;
+    bool ok;
+
+    e->queue_end = &e->queue;
+    e->running = calloc(devices * batch, sizeof(struct sequence *));
+    e->step = calloc(devices, sizeof(*e->step));
+    ok = e->running && e->step;
+    for (size_t i = 0; ok && i < devices; i++)
+        ok = step_init(&e->step[i], batch, (size_t)e->options.row_budget, max_logits);
+    return ok;
 }
 
 void scheduler_finish(struct engine *e)
 {
     free(e->running);
-    free(e->step.token);
-    free(e->step.begin);
-    free(e->step.slot);
-    free(e->step.logit_row);
-    free(e->step.pick);
-    free(e->step.row);
-    free(e->step.result);
+    for (int i = 0; e->step && i < e->devices->count; i++)
+        step_finish(&e->step[i]);
+    free(e->step);
 }
 
 void scheduler_enqueue(struct engine *e, struct sequence *s, bool front)
@@ -177,7 +194,7 @@ static void admit(struct engine *e)
     int ways = e->queued; /* more would turn out those that have just come */
 
     while (e->queue) {
-        int slot = e->running_count < e->options.max_batch ? find_slot(e, e->queue) : -1;
+        int slot = find_slot(e, e->queue);
         struct sequence *s;
 
         if (slot < 0 && ways-- > 0 && make_way(e))
@@ -220,9 +237,9 @@ static size_t row_limit(const struct pick *p)
 }
 
 /* Sequences beyond the first that score wait: one step scores for one of them. */
-static int plan(struct engine *e)
+static int plan(struct engine *e, int device)
 {
-    struct pick *pick = e->step.pick;
+    struct pick *pick = e->step[device].pick;
     size_t budget = (size_t)e->options.row_budget;
     bool scoring = false;
     int n = 0;
@@ -230,7 +247,7 @@ static int plan(struct engine *e)
     for (int i = 0; i < e->running_count; i++) {
         struct sequence *s = e->running[i];
 
-        if (s->recall)
+        if (s->recall || tiers_place(e->tiers, s->slot).device != device)
             continue;
         pick[n++] = (struct pick){ .sequence = s, .rows = is_decoding(s) };
         budget -= is_decoding(s);
@@ -293,10 +310,9 @@ static void ask(const struct sequence *s, int32_t forced, struct sample_row *row
 }
 
 /* The logits this sequence wants of its rows: scores of prompt tokens, and the draw. */
-static void want_logits(struct engine *e, struct pick *p, int first_row)
+static void want_logits(struct step *step, struct pick *p, int first_row)
 {
     struct sequence *s = p->sequence;
-    struct step *step = &e->step;
     bool scored = s->job->command->turn.score && !is_decoding(s);
 
     p->first_logit = step->batch.L;
@@ -312,9 +328,8 @@ static void want_logits(struct engine *e, struct pick *p, int first_row)
     p->logits = step->batch.L - p->first_logit;
 }
 
-static void build(struct engine *e, int n)
+static void build(const struct engine *e, struct step *step, int n)
 {
-    struct step *step = &e->step;
     struct batch *in = &step->batch;
     int used = 0;
 
@@ -327,10 +342,10 @@ static void build(struct engine *e, int n)
         if (!p.rows)
             continue;
         step->begin[used] = in->T;
-        step->slot[used] = p.sequence->slot;
+        step->slot[used] = tiers_place(e->tiers, p.sequence->slot).index;
         memcpy(step->token + in->T, p.sequence->feed + p.sequence->fed,
                p.rows * sizeof(*step->token));
-        want_logits(e, &p, in->T);
+        want_logits(step, &p, in->T);
         in->T += (int)p.rows;
         step->pick[used++] = p;
     }
@@ -338,7 +353,7 @@ static void build(struct engine *e, int n)
     in->S = used;
 }
 
-static void handle(struct engine *e, const struct pick *p)
+static void handle(struct engine *e, const struct step *step, const struct pick *p)
 {
     struct sequence *s = p->sequence;
 
@@ -349,8 +364,8 @@ static void handle(struct engine *e, const struct pick *p)
     if (s->fed == s->anchor_at)
         anchor_cut(e, s);
     for (int i = 0; i < p->logits && !s->job->failed; i++) {
-        const struct sample_row *row = &e->step.row[p->first_logit + i];
-        const struct sample_result *result = &e->step.result[p->first_logit + i];
+        const struct sample_row *row = &step->row[p->first_logit + i];
+        const struct sample_result *result = &step->result[p->first_logit + i];
 
         if (row->forced >= 0)
             sequence_scored(e, s, result);
@@ -359,20 +374,38 @@ static void handle(struct engine *e, const struct pick *p)
     }
 }
 
-static bool forward(struct engine *e, struct error *err)
+static void enqueue(struct engine *e, int device)
 {
-    struct step *step = &e->step;
+    const struct device *d = &e->devices->at[device];
+    const struct step *step = &e->step[device];
 
-    model_step(e->model, tiers_records(e->tiers), &step->batch);
+    model_step(d->model, tiers_records(e->tiers, device), &step->batch);
     if (step->batch.L)
-        e->backend->ops->sample(e->backend->stream,
-                                &(struct sample){ .logits = model_logits(e->model),
-                                                  .ld = (size_t)model_info(e->model)->vocab,
+        d->backend->ops->sample(d->backend->stream,
+                                &(struct sample){ .logits = model_logits(d->model),
+                                                  .ld = (size_t)model_info(d->model)->vocab,
                                                   .rows = step->batch.L,
                                                   .vocab = e->vocab,
                                                   .row = step->row,
                                                   .out = step->result });
-    return e->backend->sync(e->backend, err);
+}
+
+/* *err: of the first that failed; nothing runs on the others either when this returns. */
+static bool forward(struct engine *e, struct error *err)
+{
+    struct error other;
+    bool ok = true;
+
+    for (int i = 0; i < e->devices->count; i++)
+        if (e->step[i].batch.T)
+            enqueue(e, i);
+    for (int i = 0; i < e->devices->count; i++) {
+        struct backend *backend = e->devices->at[i].backend;
+
+        if (e->step[i].batch.T && !backend->sync(backend, ok ? err : &other))
+            ok = false;
+    }
+    return ok;
 }
 
 void scheduler_fail_all(struct engine *e, enum problem_code what, const char *message)
@@ -385,35 +418,67 @@ void scheduler_fail_all(struct engine *e, enum problem_code what, const char *me
     retire(e);
 }
 
-static void count_step(struct engine *e, double seconds)
+static int plan_all(struct engine *e)
 {
-    engine_observe(&e->counters.step, seconds);
-    e->counters.steps++;
-    e->counters.rows += (uint64_t)e->step.batch.T;
-    e->counters.batch = e->step.batch.S;
+    int rows = 0;
+
+    for (int i = 0; i < e->devices->count; i++) {
+        build(e, &e->step[i], plan(e, i));
+        rows += e->step[i].batch.T;
+    }
+    return rows;
+}
+
+static void handle_all(struct engine *e)
+{
+    e->counters.batch = 0;
+    for (int i = 0; i < e->devices->count; i++) {
+        const struct step *step = &e->step[i];
+
+        e->counters.batch += step->batch.S;
+        for (int k = 0; k < step->batch.S; k++)
+            handle(e, step, &step->pick[k]);
+    }
+}
+
+/* In a step, or while a state was copied from it. NULL: none. */
+static const char *find_lost(const struct engine *e)
+{
+    for (int i = 0; i < e->devices->count; i++)
+        if (e->devices->at[i].backend->lost)
+            return e->devices->at[i].backend->detail;
+    return NULL;
+}
+
+static bool fail_step(struct engine *e, const char *message)
+{
+    e->lost = find_lost(e);
+    scheduler_fail_all(e, PROBLEM_DEVICE_ERROR, message);
+    return true;
 }
 
 bool scheduler_step(struct engine *e)
 {
     struct error err;
     double began;
+    int rows;
 
     drop_over(e);
     retire(e);
     admit(e);
     retire(e); /* an admitted one may have nothing to take in */
-    build(e, plan(e));
-    if (!e->step.batch.T) /* all that run wait for the store, which wakes this thread */
+    if (find_lost(e))
+        return fail_step(e, "the device failed");
+    rows = plan_all(e);
+    if (!rows) /* all that run wait for the store, which wakes this thread */
         return !e->running_count && e->queue && !journal_busy(e);
     began = engine_clock();
-    if (!forward(e, &err)) {
-        e->lost = e->backend->lost;
-        scheduler_fail_all(e, PROBLEM_DEVICE_ERROR, err.message);
-        return true;
-    }
-    count_step(e, engine_clock() - began);
-    for (int i = 0; i < e->step.batch.S; i++)
-        handle(e, &e->step.pick[i]);
+    if (!forward(e, &err))
+        return fail_step(e, err.message);
+    engine_observe(&e->counters.step, engine_clock() - began);
+    e->counters.steps++;
+    e->counters.rows += (uint64_t)rows;
+    handle_all(e);
     retire(e);
     return true;
 }

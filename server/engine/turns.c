@@ -209,9 +209,9 @@ size_t sequence_goal(const struct sequence *s)
 static bool check_queue(const struct engine *e, struct command *c)
 {
     const struct engine_options *o = &e->options;
-    int most = o->max_queue + (o->slots < o->max_batch ? o->slots : o->max_batch);
+    int at_once = e->devices->count * (o->slots < o->max_batch ? o->slots : o->max_batch);
 
-    return e->queued + e->running_count < most ||
+    return e->queued + e->running_count < o->max_queue + at_once ||
            problem_set(&c->problem, PROBLEM_QUEUE_FULL, NULL, "%d turns are waiting already",
                        e->queued);
 }

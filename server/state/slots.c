@@ -6,16 +6,23 @@
 
 #include "config/error.h"
 #include "kernels/backend.h"
+#include "server/devices.h"
 
 /* Of a device whose room is known, for what grows with use: scratch of products and draws. */
 enum { RESERVE_BYTES = 512 << 20 };
 
-struct slots {
+struct pool {
     struct backend *backend; /* borrowed */
     unsigned char *records;
+    int *free_index; /* a stack */
+    int available;
+};
+
+struct slots {
+    struct pool pool[DEVICES_MAX];
+    int devices, count; /* count: of each pool */
     size_t bytes;
-    int *free_slot; /* a stack */
-    int count, available;
+    void *crossing; /* [bytes] a record on its way to another device; NULL with one device */
     uint64_t zeroed;
 };
 
@@ -27,39 +34,48 @@ static size_t room_for_slots(struct backend *backend)
     return room > RESERVE_BYTES ? room - RESERVE_BYTES : 0;
 }
 
-static void refuse(struct backend *backend, size_t record_bytes, int count, struct error *err)
+static bool refuse(struct backend *backend, size_t record_bytes, int count, struct error *err)
 {
     if (backend->room(backend))
-        error_set(err, ERR_NOMEM,
-                  "%d state slots of %zu bytes do not fit into the memory of %s: %zu do", count,
-                  record_bytes, backend->detail, room_for_slots(backend) / record_bytes);
-    else
-        error_set(err, ERR_NOMEM, "%d state slots of %zu bytes do not fit into %s memory", count,
-                  record_bytes, backend->name);
+        return error_set(
+            err, ERR_NOMEM, "%d state slots of %zu bytes do not fit into the memory of %s: %zu do",
+            count, record_bytes, backend->detail, room_for_slots(backend) / record_bytes);
+    return error_set(err, ERR_NOMEM, "%d state slots of %zu bytes do not fit into %s memory", count,
+                     record_bytes, backend->name);
 }
 
-struct slots *slots_create(struct backend *backend, size_t record_bytes, int count,
+static bool fill(struct pool *p, struct backend *backend, size_t record_bytes, int count,
+                 struct error *err)
+{
+    p->backend = backend;
+    p->free_index = calloc((size_t)count, sizeof(*p->free_index));
+    if (backend->room(backend) && room_for_slots(backend) / record_bytes < (size_t)count)
+        return refuse(backend, record_bytes, count, err);
+    p->records = backend->alloc(backend, record_bytes * (size_t)count);
+    if (!p->free_index || !p->records)
+        return refuse(backend, record_bytes, count, err);
+    for (int i = count - 1; i >= 0; i--)
+        p->free_index[p->available++] = i;
+    return true;
+}
+
+struct slots *slots_create(const struct devices *devices, size_t record_bytes, int count,
                            struct error *err)
 {
     struct slots *s = calloc(1, sizeof(*s));
 
-    if (!s)
-        goto no_memory;
-    s->backend = backend;
+    if (!s || (devices->count > 1 && !(s->crossing = malloc(record_bytes)))) {
+        error_set(err, ERR_NOMEM, "no memory for the state slots");
+        goto fail;
+    }
     s->bytes = record_bytes;
     s->count = count;
-    s->free_slot = calloc((size_t)count, sizeof(*s->free_slot));
-    if (backend->room(backend) && room_for_slots(backend) / record_bytes < (size_t)count)
-        goto no_memory;
-    s->records = backend->alloc(backend, record_bytes * (size_t)count);
-    if (!s->free_slot || !s->records)
-        goto no_memory;
-    for (int i = count - 1; i >= 0; i--)
-        s->free_slot[s->available++] = i;
+    for (; s->devices < devices->count; s->devices++)
+        if (!fill(&s->pool[s->devices], devices->at[s->devices].backend, record_bytes, count, err))
+            goto fail;
     return s;
 
-no_memory:
-    refuse(backend, record_bytes, count, err);
+fail:
     slots_destroy(s);
     return NULL;
 }
@@ -68,66 +84,93 @@ void slots_destroy(struct slots *s)
 {
     if (!s)
         return;
-    s->backend->free(s->backend, s->records);
-    free(s->free_slot);
+    for (struct pool *p = s->pool; p < s->pool + DEVICES_MAX && p->backend; p++) {
+        p->backend->free(p->backend, p->records);
+        free(p->free_index);
+    }
+    free(s->crossing);
     free(s);
 }
 
-static unsigned char *record(struct slots *s, int slot)
+struct slot_place slots_place(const struct slots *s, int slot)
 {
-    assert(slot >= 0 && slot < s->count);
-    return s->records + (size_t)slot * s->bytes;
+    assert(slot >= 0 && slot < slots_count(s));
+    return (struct slot_place){ .device = slot / s->count, .index = slot % s->count };
 }
 
-int slots_acquire(struct slots *s)
+static unsigned char *record(struct slots *s, struct slot_place at)
 {
-    int slot;
+    return s->pool[at.device].records + (size_t)at.index * s->bytes;
+}
 
-    if (!s->available)
+int slots_acquire(struct slots *s, int device)
+{
+    struct pool *p = &s->pool[device];
+    struct slot_place at = { .device = device };
+
+    if (!p->available)
         return -1;
-    slot = s->free_slot[--s->available];
-    s->backend->zero(s->backend, record(s, slot), s->bytes);
+    at.index = p->free_index[--p->available];
+    p->backend->zero(p->backend, record(s, at), s->bytes);
     s->zeroed++;
-    return slot;
+    return device * s->count + at.index;
 }
 
 void slots_release(struct slots *s, int slot)
 {
-    assert(slot >= 0 && slot < s->count && s->available < s->count);
-    s->free_slot[s->available++] = slot;
+    struct slot_place at = slots_place(s, slot);
+    struct pool *p = &s->pool[at.device];
+
+    assert(p->available < s->count);
+    p->free_index[p->available++] = at.index;
 }
 
-void *slots_records(struct slots *s)
+void *slots_records(struct slots *s, int device)
 {
-    return s->records;
+    return s->pool[device].records;
 }
 
-void slots_copy(struct slots *s, int to, int from)
+bool slots_copy(struct slots *s, int to, int from)
 {
-    s->backend->copy(s->backend, record(s, to), record(s, from), s->bytes);
+    struct slot_place a = slots_place(s, to), b = slots_place(s, from);
+    struct backend *backend = s->pool[a.device].backend;
+
+    if (a.device == b.device) {
+        backend->copy(backend, record(s, a), record(s, b), s->bytes);
+        return true;
+    }
+    if (!slots_download(s, from, s->crossing))
+        return false;
+    slots_upload(s, to, s->crossing);
+    return true;
 }
 
 void slots_upload(struct slots *s, int to, const void *host)
 {
-    s->backend->upload(s->backend, record(s, to), host, s->bytes);
+    struct slot_place at = slots_place(s, to);
+    struct backend *backend = s->pool[at.device].backend;
+
+    backend->upload(backend, record(s, at), host, s->bytes);
 }
 
 bool slots_download(struct slots *s, int from, void *host)
 {
+    struct slot_place at = slots_place(s, from);
+    struct backend *backend = s->pool[at.device].backend;
     struct error err;
 
-    s->backend->download(s->backend, host, record(s, from), s->bytes);
-    return s->backend->sync(s->backend, &err);
+    backend->download(backend, host, record(s, at), s->bytes);
+    return backend->sync(backend, &err);
 }
 
 int slots_count(const struct slots *s)
 {
-    return s->count;
+    return s->devices * s->count;
 }
 
-int slots_used(const struct slots *s)
+int slots_free(const struct slots *s, int device)
 {
-    return s->count - s->available;
+    return s->pool[device].available;
 }
 
 uint64_t slots_zeroed(const struct slots *s)

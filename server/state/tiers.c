@@ -6,7 +6,7 @@
 
 #include "config/error.h"
 #include "server/state/checkpoint.h"
-#include "server/state/slots.h"
+#include "server/state/placement.h"
 
 /* What may lose its record, each list coldest first. */
 enum listed {
@@ -17,6 +17,8 @@ enum listed {
     LISTS,
 };
 
+enum { HOST = -1 }; /* where others are on a device, by number */
+
 struct list {
     struct checkpoint *first, *last;
     size_t count;
@@ -25,29 +27,33 @@ struct list {
 struct tiers {
     struct tiers_options options;
     struct slots *slots;
-    struct checkpoint **resident; /* [slots] whose record a slot holds; NULL: free or worked in */
+    int devices;
+    struct checkpoint **resident; /* [all slots] whose record it holds; NULL: free or worked in */
+    int residents[DEVICES_MAX];
     struct list list[LISTS];
     void *idle; /* a record's memory, of one that was dropped; NULL: none */
     size_t host_bytes;
     uint64_t store_bytes;
     size_t checkpoints, stored; /* kept ones that have a record; of them, in the store */
-    size_t on_device, reserved, lifted;
+    size_t reserved, lifted;
     uint64_t clock, dropped;
     struct tiers_moves moves;
 };
 
-struct tiers *tiers_create(struct backend *backend, const struct tiers_options *options,
+struct tiers *tiers_create(const struct devices *devices, const struct tiers_options *options,
                            struct error *err)
 {
+    const size_t slots = (size_t)devices->count * (size_t)options->slots;
     struct tiers *t = calloc(1, sizeof(*t));
 
-    if (!t || !(t->resident = calloc((size_t)options->slots, sizeof(struct checkpoint *)))) {
-        error_set(err, ERR_NOMEM, "no memory for %d slots", options->slots);
+    if (!t || !(t->resident = calloc(slots, sizeof(struct checkpoint *)))) {
+        error_set(err, ERR_NOMEM, "no memory for %zu slots", slots);
         tiers_destroy(t);
         return NULL;
     }
     t->options = *options;
-    t->slots = slots_create(backend, options->record_bytes, options->slots, err);
+    t->devices = devices->count;
+    t->slots = slots_create(devices, options->record_bytes, options->slots, err);
     if (!t->slots) {
         tiers_destroy(t);
         return NULL;
@@ -66,9 +72,19 @@ void tiers_destroy(struct tiers *t)
     free(t);
 }
 
-void *tiers_records(struct tiers *t)
+void *tiers_records(struct tiers *t, int device)
 {
-    return slots_records(t->slots);
+    return slots_records(t->slots, device);
+}
+
+struct slot_place tiers_place(const struct tiers *t, int slot)
+{
+    return slots_place(t->slots, slot);
+}
+
+static int device_of(const struct tiers *t, int slot)
+{
+    return slots_place(t->slots, slot).device;
 }
 
 static bool has_bytes(const struct checkpoint *c)
@@ -119,12 +135,20 @@ static void relist(struct tiers *t, struct checkpoint *c)
     l->count++;
 }
 
+/* Its slot, which is nobody's record any more. */
+static int take_slot(struct tiers *t, struct checkpoint *c)
+{
+    int slot = c->slot;
+
+    t->resident[slot] = NULL;
+    t->residents[device_of(t, slot)]--;
+    c->slot = -1;
+    return slot;
+}
+
 static void leave_slot(struct tiers *t, struct checkpoint *c)
 {
-    t->resident[c->slot] = NULL;
-    slots_release(t->slots, c->slot);
-    c->slot = -1;
-    t->on_device--;
+    slots_release(t->slots, take_slot(t, c));
 }
 
 /* Fresh memory costs more than what is copied into it: a page fault for every 4 KiB. One record
@@ -173,12 +197,12 @@ static void bound_spares(struct tiers *t)
         drop_spare(t, t->list[SPARE].first);
 }
 
-/* The oldest spare in host memory, or on the device; NULL: none. */
-static struct checkpoint *find_spare(const struct tiers *t, bool device)
+/* The oldest spare in host memory (HOST), or on a device; NULL: none. */
+static struct checkpoint *find_spare(const struct tiers *t, int where)
 {
     struct checkpoint *c = t->list[SPARE].first;
 
-    while (c && (c->slot >= 0) != device)
+    while (c && (c->slot < 0 ? HOST : device_of(t, c->slot)) != where)
         c = c->next;
     return c;
 }
@@ -186,9 +210,9 @@ static struct checkpoint *find_spare(const struct tiers *t, bool device)
 static bool make_host_room(struct tiers *t)
 {
     while (t->host_bytes + t->options.record_bytes > t->options.host_bytes) {
-        struct checkpoint *spare = find_spare(t, false), *c = t->list[STORED].first
-                                                                  ? t->list[STORED].first
-                                                                  : t->list[PINNED].first;
+        struct checkpoint *spare = find_spare(t, HOST), *c = t->list[STORED].first
+                                                                 ? t->list[STORED].first
+                                                                 : t->list[PINNED].first;
 
         if (spare) {
             drop_spare(t, spare);
@@ -234,45 +258,64 @@ static bool is_colder(const struct checkpoint *a, const struct checkpoint *b)
     return !b || (!a->pins == !b->pins ? a->used < b->used : !a->pins);
 }
 
-static struct checkpoint *find_coldest(const struct tiers *t)
+static struct checkpoint *find_coldest(const struct tiers *t, int device)
 {
+    const int first = device * t->options.slots;
     struct checkpoint *coldest = NULL;
 
-    for (int i = 0; i < slots_count(t->slots); i++)
+    for (int i = first; i < first + t->options.slots; i++)
         if (t->resident[i] && is_colder(t->resident[i], coldest))
             coldest = t->resident[i];
     return coldest;
 }
 
-/* -1 when every slot is worked in, or what would be parked finds no room. */
-static int acquire(struct tiers *t)
+/* -1 when what would make room has none itself. */
+static int acquire_on(struct tiers *t, int device, struct checkpoint *from)
 {
-    int slot = slots_acquire(t->slots);
+    int slot = slots_acquire(t->slots, device);
     struct checkpoint *coldest, *spare;
 
     if (slot >= 0)
         return slot;
-    coldest = find_coldest(t);
-    if (!coldest)
-        return -1;
+    coldest = find_coldest(t, device);
+    if (coldest == from && from->stored) { /* it is in the store: its slot is worked in */
+        t->moves.device_store++;
+        return take_slot(t, from);
+    }
     if (!park(t, coldest)) {
-        spare = find_spare(t, true);
+        spare = find_spare(t, device);
         if (!spare)
             return -1;
         drop_spare(t, spare);
     }
-    return slots_acquire(t->slots);
+    return slots_acquire(t->slots, device);
 }
 
-/* The slot of a checkpoint that is in the store becomes the working slot. */
-static int take_over(struct tiers *t, struct checkpoint *c)
+static void count_slots(const struct tiers *t, struct placement device[DEVICES_MAX])
 {
-    int slot = c->slot;
+    for (int i = 0; i < t->devices; i++) {
+        struct placement *d = &device[i];
 
-    t->resident[slot] = NULL;
-    t->on_device--;
-    c->slot = -1;
-    t->moves.device_store++;
+        d->free = slots_free(t->slots, i);
+        d->resident = t->residents[i];
+        d->worked = t->options.slots - d->free - d->resident;
+    }
+}
+
+/* from: may be NULL. */
+static int acquire(struct tiers *t, struct checkpoint *from)
+{
+    const int home = from && from->slot >= 0 ? device_of(t, from->slot) : -1;
+    struct placement device[DEVICES_MAX];
+    unsigned tried = 0;
+    int slot = -1, best;
+
+    count_slots(t, device);
+    while (slot < 0 &&
+           (best = placement_choose(device, t->devices, t->options.at_once, home, tried)) >= 0) {
+        slot = acquire_on(t, best, from);
+        tried |= 1u << best;
+    }
     return slot;
 }
 
@@ -281,14 +324,12 @@ static int start_from(struct tiers *t, struct checkpoint *from)
     int slot;
 
     from->used = ++t->clock;
-    if (slots_used(t->slots) == slots_count(t->slots) && find_coldest(t) == from && from->stored)
-        return take_over(t, from);
-    slot = acquire(t);
-    if (slot < 0)
+    slot = acquire(t, from);
+    if (slot >= 0 && from->slot >= 0 && !slots_copy(t->slots, slot, from->slot)) {
+        slots_release(t->slots, slot);
         return -1;
-    if (from->slot >= 0) {
-        slots_copy(t->slots, slot, from->slot);
-    } else if (from->record) {
+    }
+    if (slot >= 0 && from->record) {
         slots_upload(t->slots, slot, from->record);
         t->moves.host_device++;
     }
@@ -300,7 +341,7 @@ int tiers_start(struct tiers *t, struct checkpoint *from)
     int slot;
 
     if (!from)
-        return acquire(t);
+        return acquire(t, NULL);
     unlist(t, from); /* it is not what makes way */
     slot = start_from(t, from);
     relist(t, from);
@@ -324,7 +365,7 @@ static void reside(struct tiers *t, struct checkpoint *c, int slot)
     c->slot = slot;
     c->used = ++t->clock;
     t->resident[slot] = c;
-    t->on_device++;
+    t->residents[device_of(t, slot)]++;
 }
 
 void tiers_commit(struct tiers *t, struct checkpoint *c, int slot)
@@ -378,7 +419,7 @@ void *tiers_lift(struct tiers *t, int slot)
 
 int tiers_resume(struct tiers *t, void *lifted)
 {
-    int slot = acquire(t);
+    int slot = acquire(t, NULL);
 
     if (slot < 0)
         return -1;
@@ -491,6 +532,7 @@ void tiers_find(struct tiers *t, struct checkpoint *c, uint64_t bytes)
         tiers_stored(t, c, bytes);
 }
 
+/* On the same device or in host memory: another device would take one copy more. */
 bool tiers_copy(struct tiers *t, struct checkpoint *c, int slot)
 {
     int to;
@@ -498,7 +540,7 @@ bool tiers_copy(struct tiers *t, struct checkpoint *c, int slot)
     assert(c->refs == 0 && c->memories && !has_bytes(c));
     if (t->options.spare_bytes < t->options.record_bytes)
         return false;
-    to = slots_acquire(t->slots);
+    to = slots_acquire(t->slots, device_of(t, slot));
     if (to >= 0) {
         slots_copy(t->slots, to, slot);
         reside(t, c, to);
@@ -547,7 +589,7 @@ size_t tiers_room(const struct tiers *t)
 
     if (o->store)
         return o->store_bytes / o->record_bytes;
-    return o->host_bytes / o->record_bytes + (size_t)o->slots - 1;
+    return o->host_bytes / o->record_bytes + (size_t)slots_count(t->slots) - 1;
 }
 
 bool tiers_has_room(const struct tiers *t)
@@ -580,17 +622,24 @@ bool tiers_may_grow(const struct tiers *t, uint64_t bytes)
 
 struct tiers_counts tiers_counts(const struct tiers *t)
 {
-    return (struct tiers_counts){
+    struct placement device[DEVICES_MAX];
+    struct tiers_counts n = {
         .slots = slots_count(t->slots),
-        .slots_used = slots_used(t->slots),
         .checkpoints = t->checkpoints,
         .stored = t->stored,
         .spares = t->list[SPARE].count,
-        .device_bytes = t->on_device * t->options.record_bytes,
         .host_bytes = t->host_bytes,
         .store_bytes = t->store_bytes,
         .moves = t->moves,
         .zeroed = slots_zeroed(t->slots),
         .dropped = t->dropped,
     };
+
+    count_slots(t, device);
+    for (int i = 0; i < t->devices; i++) {
+        n.device[i] = (struct tiers_device){ device[i].worked, device[i].resident };
+        n.slots_used += device[i].worked + device[i].resident;
+        n.device_bytes += (size_t)device[i].resident * t->options.record_bytes;
+    }
+    return n;
 }

@@ -19,15 +19,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct backend;
+#include "server/devices.h"
+#include "server/state/slots.h"
+
 struct checkpoint;
 struct error;
-struct slots;
 struct tiers;
 
 struct tiers_options {
     size_t record_bytes;
-    int slots;
+    int slots;            /* on each device */
+    int at_once;          /* of those, worked in */
     size_t host_bytes;    /* of records in host memory */
     size_t spare_bytes;   /* of spares, wherever they are */
     bool store;           /* there is one, and every committed checkpoint is put there */
@@ -39,15 +41,19 @@ struct tiers_options {
     void *arg;
 };
 
-struct tiers *tiers_create(struct backend *backend, const struct tiers_options *options,
+/* The devices are borrowed. Errors as of slots_create(). */
+struct tiers *tiers_create(const struct devices *devices, const struct tiers_options *options,
                            struct error *err);
 /* After every checkpoint was released and forgotten. Takes NULL. */
 void tiers_destroy(struct tiers *t);
 
-void *tiers_records(struct tiers *t); /* for model_step() */
+/* For model_step(): a device's records, and which of them a slot is. */
+void *tiers_records(struct tiers *t, int device);
+struct slot_place tiers_place(const struct tiers *t, int slot);
 
-/* A slot to work in, holding the state of `from` (NULL, position 0 or cold: the empty state).
- * -1 when every slot is worked in, or when what would have to leave one has no place. */
+/* A slot to work in, on whichever device suits (placement.h), holding the state of `from` (NULL,
+ * position 0 or cold: the empty state). -1 when each device has as many turns as it may, or when
+ * what would have to leave a slot has no place. */
 int tiers_start(struct tiers *t, struct checkpoint *from);
 /* The working slot takes on a record that was read from the store. */
 void tiers_fill(struct tiers *t, int slot, const void *record);
@@ -113,6 +119,9 @@ struct tiers_moves {
 
 struct tiers_counts {
     int slots, slots_used;
+    struct tiers_device {
+        int worked, resident; /* slots, by what they are used for; the rest is free */
+    } device[DEVICES_MAX];
     size_t checkpoints, stored, spares; /* kept; of them in the store; beside them */
     size_t device_bytes, host_bytes;
     uint64_t store_bytes;

@@ -17,6 +17,7 @@
 #include "kernels/backend.h"
 #include "models/model.h"
 #include "models/text/tokenizer.h"
+#include "server/devices.h"
 #include "server/server.h"
 #include "tests/server/e2e/client.h"
 
@@ -26,8 +27,7 @@
 struct site {
     struct options options;
     struct server *server;
-    struct backend *backend;
-    struct model *model;
+    struct devices devices;
     struct tokenizer *tokenizer;
     sem_t go;
     bool broken, loaded, served;
@@ -45,10 +45,11 @@ static bool load(void *arg, struct server_parts *to, struct error *err)
         ;
     if (s->broken)
         return error_set(err, ERR_FORMAT, "the model is broken");
-    s->backend = backend_open_cpu(&cpu, err);
-    s->model = s->backend ? model_open(MODEL, s->backend, &sizes, err) : NULL;
-    s->tokenizer = s->model ? tokenizer_open(MODEL, model_info(s->model)->vocab, err) : NULL;
-    *to = (struct server_parts){ s->model, s->backend, s->tokenizer, "tiny" };
+    if (!devices_open(&s->devices, "cpu", &cpu, err) ||
+        !devices_load(&s->devices, MODEL, &sizes, err))
+        return false;
+    s->tokenizer = tokenizer_open(MODEL, model_info(s->devices.at[0].model)->vocab, err);
+    *to = (struct server_parts){ &s->devices, s->tokenizer, "tiny" };
     return s->tokenizer != NULL;
 }
 
@@ -78,8 +79,7 @@ static void site_close(struct site *s)
     pthread_join(s->thread, NULL);
     server_close(s->server);
     tokenizer_close(s->tokenizer);
-    model_close(s->model);
-    backend_close(s->backend);
+    devices_close(&s->devices);
     sem_destroy(&s->go);
     options_finish(&s->options);
 }

@@ -25,24 +25,22 @@ static void start_engine(struct rig *r, const struct engine_options *options)
 {
     struct error err = { 0 };
 
-    r->engine = engine_create(r->model, r->backend, r->tokenizer, options, no_wake, NULL, &err);
+    r->engine = engine_create(&r->devices, r->tokenizer, options, no_wake, NULL, &err);
     if (!r->engine)
         fail_msg("%s", err.message);
 }
 
 void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads)
 {
+    const struct backend_options with = { .threads = threads, .isa = "auto" };
+    const struct model_options sizes = { .max_rows = options->row_budget,
+                                         .max_logits = engine_max_logits(options) };
     struct error err = { 0 };
 
-    r->backend =
-        backend_open_cpu(&(struct backend_options){ .threads = threads, .isa = "auto" }, &err);
-    assert_non_null(r->backend);
-    r->model = model_open(model, r->backend,
-                          &(struct model_options){ .max_rows = options->row_budget,
-                                                   .max_logits = engine_max_logits(options) },
-                          &err);
-    if (!r->model)
+    if (!devices_open(&r->devices, "cpu", &with, &err) ||
+        !devices_load(&r->devices, model, &sizes, &err))
         fail_msg("%s", err.message);
+    r->model = r->devices.at[0].model;
     r->tokenizer = tokenizer_open(model, model_info(r->model)->vocab, &err);
     if (!r->tokenizer)
         fail_msg("%s", err.message);
@@ -59,8 +57,7 @@ void rig_close(struct rig *r)
 {
     engine_destroy(r->engine);
     tokenizer_close(r->tokenizer);
-    model_close(r->model);
-    backend_close(r->backend);
+    devices_close(&r->devices);
 }
 
 struct command *rig_command(enum command_kind kind, const char *session, const char *snapshot)

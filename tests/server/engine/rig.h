@@ -6,16 +6,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "server/devices.h"
 #include "server/engine/command.h"
 #include "server/engine/engine.h"
 
-struct backend;
 struct model;
 struct tokenizer;
 
 struct rig {
-    struct backend *backend;
-    struct model *model;
+    struct devices devices;
+    struct model *model; /* the first device's */
     struct tokenizer *tokenizer;
     struct engine *engine;
 };

@@ -178,12 +178,15 @@ static void scores_without_alternatives_name_none(void **unused)
     rig_close(&r);
 }
 
-static atomic_bool broken;
+static atomic_bool broken, lost;
 static bool (*sync_device)(struct backend *be, struct error *err);
 
 static bool sync_or_break(struct backend *be, struct error *err)
 {
-    return atomic_load(&broken) ? error_set(err, ERR_DEVICE, "pulled out") : sync_device(be, err);
+    if (!atomic_load(&broken))
+        return sync_device(be, err);
+    be->lost = atomic_load(&lost);
+    return error_set(err, ERR_DEVICE, "pulled out");
 }
 
 static void a_device_fault_fails_every_turn_and_moves_no_session(void **unused)
@@ -194,8 +197,8 @@ static void a_device_fault_fails_every_turn_and_moves_no_session(void **unused)
 
     (void)unused;
     rig_open(&r, model, &roomy, 1);
-    sync_device = r.backend->sync;
-    r.backend->sync = sync_or_break;
+    sync_device = r.devices.at[0].backend->sync;
+    r.devices.at[0].backend->sync = sync_or_break;
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
     out = rig_run_turn(&r, rig_turn("a", prompt, PROMPT, 0));
     assert_int_equal(out->problem.what, PROBLEM_NONE);
@@ -229,11 +232,11 @@ static void a_lost_device_ends_turns_and_refuses_what_comes(void **unused)
 
     (void)unused;
     rig_open(&r, model, &roomy, 1);
-    sync_device = r.backend->sync;
-    r.backend->sync = sync_or_break;
+    sync_device = r.devices.at[0].backend->sync;
+    r.devices.at[0].backend->sync = sync_or_break;
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
-    assert_false(engine_counters(r.engine).device_lost);
-    r.backend->lost = true; /* read after a failure only */
+    assert_null(engine_counters(r.engine).lost);
+    atomic_store(&lost, true);
     atomic_store(&broken, true);
     for (int i = 0; i < 2; i++) {
         out = rig_run_turn(&r, rig_turn("a", prompt, PROMPT, 5));
@@ -247,7 +250,7 @@ static void a_lost_device_ends_turns_and_refuses_what_comes(void **unused)
         assert_int_equal(c->problem.what, PROBLEM_DEVICE_ERROR);
         command_free(c);
     }
-    assert_true(engine_counters(r.engine).device_lost);
+    assert_string_equal(engine_counters(r.engine).lost, r.devices.at[0].backend->detail);
     atomic_store(&broken, false);
     rig_close(&r);
 }

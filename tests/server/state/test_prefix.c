@@ -17,6 +17,7 @@
 enum { RECORD = 64, LONGEST = 24, ENTRIES = 400 };
 
 static struct backend *backend;
+static struct devices devices;
 static struct prefix *index_;
 
 static int open_backend(void **unused)
@@ -25,6 +26,7 @@ static int open_backend(void **unused)
 
     (void)unused;
     backend = backend_open_cpu(&(struct backend_options){ .threads = 1, .isa = "plain" }, &err);
+    devices = (struct devices){ .at = { { backend, NULL } }, .count = 1 };
     return backend ? 0 : -1;
 }
 
@@ -45,11 +47,12 @@ static struct tiers *create(int spares)
 {
     const struct tiers_options options = { .record_bytes = RECORD,
                                            .slots = 4,
+                                           .at_once = 4,
                                            .host_bytes = 1 << 20,
                                            .spare_bytes = (size_t)spares * RECORD,
                                            .lost = lost };
     struct error err;
-    struct tiers *t = tiers_create(backend, &options, &err);
+    struct tiers *t = tiers_create(&devices, &options, &err);
 
     assert_non_null(t);
     return t;

@@ -18,6 +18,7 @@
 enum { RECORD = 192, SLOTS = 3, PARKED = 4, SPARES = 5 };
 
 static struct backend *backend;
+static struct devices devices;
 
 static int open_backend(void **unused)
 {
@@ -25,6 +26,7 @@ static int open_backend(void **unused)
 
     (void)unused;
     backend = backend_open_cpu(&(struct backend_options){ .threads = 1, .isa = "plain" }, &err);
+    devices = (struct devices){ .at = { { backend, NULL } }, .count = 1 };
     return backend ? 0 : -1;
 }
 
@@ -40,9 +42,10 @@ static struct tiers *create(void)
     struct error err;
     const struct tiers_options options = { .record_bytes = RECORD,
                                            .slots = SLOTS,
+                                           .at_once = SLOTS,
                                            .host_bytes = PARKED * RECORD,
                                            .spare_bytes = SPARES * RECORD };
-    struct tiers *t = tiers_create(backend, &options, &err);
+    struct tiers *t = tiers_create(&devices, &options, &err);
 
     assert_non_null(t);
     return t;
@@ -53,14 +56,14 @@ static void write_slot(struct tiers *t, int slot, int byte)
     unsigned char bytes[RECORD];
 
     memset(bytes, byte, RECORD);
-    backend->upload(backend, (char *)tiers_records(t) + slot * RECORD, bytes, RECORD);
+    backend->upload(backend, (char *)tiers_records(t, 0) + slot * RECORD, bytes, RECORD);
 }
 
 static bool slot_is(struct tiers *t, int slot, int byte)
 {
     unsigned char bytes[RECORD];
 
-    backend->download(backend, bytes, (char *)tiers_records(t) + slot * RECORD, RECORD);
+    backend->download(backend, bytes, (char *)tiers_records(t, 0) + slot * RECORD, RECORD);
     for (int i = 0; i < RECORD; i++)
         if (bytes[i] != byte)
             return false;
@@ -441,19 +444,19 @@ static size_t little_room(struct backend *be)
 
 static void more_slots_than_fit_are_refused_with_the_number_that_does(void **unused)
 {
-    struct tiers_options options = { .record_bytes = RECORD, .slots = 11 };
+    struct tiers_options options = { .record_bytes = RECORD, .slots = 11, .at_once = 11 };
     size_t (*room)(struct backend * be) = backend->room;
     struct error err = { 0 };
     struct tiers *t;
 
     (void)unused;
     backend->room = little_room;
-    assert_null(tiers_create(backend, &options, &err));
+    assert_null(tiers_create(&devices, &options, &err));
     assert_int_equal(err.code, ERR_NOMEM);
     assert_non_null(strstr(err.message, "11 state slots"));
     assert_non_null(strstr(err.message, ": 10 do"));
     options.slots = 10;
-    t = tiers_create(backend, &options, &err);
+    t = tiers_create(&devices, &options, &err);
     assert_non_null(t);
     tiers_destroy(t);
     backend->room = room;
