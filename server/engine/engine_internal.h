@@ -292,6 +292,9 @@ bool session_move(struct engine *e, struct command *c, struct session *s,
                   const struct session *next);
 /* Whether the owner's budget has room for one more head. PROBLEM_STATE_QUOTA. */
 bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p);
+/* There is no room for one more state: PROBLEM_STORAGE_FULL, or, if it is not the store that
+ * lacks it, `otherwise`. */
+bool state_refuse(const struct engine *e, enum problem_code otherwise, struct problem *p);
 /* Ends what has expired, among the next thousand sessions. true: those were the last. */
 bool sessions_sweep(struct engine *e);
 /* Without a word to the store. A running turn loses it and ends. */

@@ -92,8 +92,7 @@ static bool find_base(struct engine *e, struct command *c, const struct session 
         return false;
     }
     if (past_begin(s->past))
-        return *base ? problem_set(&c->problem, PROBLEM_NO_SLOT, NULL, "no room for another state")
-                     : unreachable(c, s, NULL);
+        return *base ? state_refuse(e, PROBLEM_NO_SLOT, &c->problem) : unreachable(c, s, NULL);
     *base = NULL;
     return true;
 }

@@ -59,6 +59,17 @@ bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p)
                        heads);
 }
 
+bool state_refuse(const struct engine *e, enum problem_code otherwise, struct problem *p)
+{
+    if (e->journal && !tiers_has_room(e->tiers))
+        return problem_set(p, PROBLEM_STORAGE_FULL, NULL,
+                           "no room for another state: delete sessions or snapshots, or give the "
+                           "server more room to store them");
+    return problem_set(p, otherwise, NULL,
+                       "no room for another state: delete sessions or snapshots, or give the "
+                       "server more slots or host memory");
+}
+
 /* Takes the references to both over. */
 static void set_head(struct engine *e, struct session *s, struct checkpoint *head,
                      struct past *past, double when)
@@ -586,8 +597,7 @@ static bool take_in(struct engine *e, struct command *c)
         return false;
     if (!tiers_adopt(e->tiers, head)) {
         past_release(e->tiers, past);
-        return problem_set(&c->problem, PROBLEM_NO_SLOT, NULL,
-                           "no room in host memory for another state");
+        return state_refuse(e, PROBLEM_NO_SLOT, &c->problem);
     }
     c->checkpoint = NULL;
     if (s) {

@@ -172,8 +172,7 @@ static bool take(struct engine *e, struct command *c)
     if (!from || !session_is_expected(from, c, &c->problem))
         return false;
     if (!tiers_has_room(e->tiers))
-        return problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
-                           "no room for another state: delete snapshots or sessions");
+        return state_refuse(e, PROBLEM_SNAPSHOT_QUOTA, &c->problem);
     s = prepare(c) ? add_snapshot(e, c, tiers_keep(from->head), past_keep(from->past),
                                   lineage_nearest(from->snapshot))
                    : NULL;
@@ -307,8 +306,7 @@ static bool take_in(struct engine *e, struct command *c)
         return false;
     if (!tiers_adopt(e->tiers, checkpoint)) {
         past_release(e->tiers, past);
-        return problem_set(&c->problem, PROBLEM_SNAPSHOT_QUOTA, NULL,
-                           "no room in host memory for another snapshot");
+        return state_refuse(e, PROBLEM_SNAPSHOT_QUOTA, &c->problem);
     }
     c->checkpoint = NULL;
     s = add_snapshot(e, c, checkpoint, past, NULL);

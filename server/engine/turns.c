@@ -100,15 +100,16 @@ static struct job *job_create(struct engine *e, struct command *c, struct sessio
 static bool reserve_room(struct engine *e, struct job *job, int keepers)
 {
     const struct checkpoint *head = job->session->head;
+    struct problem none;
 
     if (job->reserved || (head->position && head->refs <= keepers))
         return true;
     job->reserved = tiers_reserve(e->tiers);
-    if (!job->reserved)
-        job_fail(e, job, e->journal ? PROBLEM_STORAGE_FULL : PROBLEM_NO_SLOT,
-                 "no room for another state: delete sessions or snapshots, or give the server "
-                 "more slots or host memory");
-    return job->reserved;
+    if (job->reserved)
+        return true;
+    state_refuse(e, PROBLEM_NO_SLOT, &none);
+    job_fail(e, job, none.what, none.message);
+    return false;
 }
 
 /* One more token of the context. */

@@ -10,8 +10,11 @@
 
 #include <cmocka.h>
 
+#include "models/model.h"
 #include "server/state/checkpoint.h"
+#include "server/state/format.h"
 #include "tests/server/engine/rig.h"
+#include "tests/server/folder.h"
 
 static const char model[] = "tests/data/mamba-tiny";
 static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10, 11, 12 };
@@ -210,6 +213,58 @@ static void snapshots_are_bounded(void **unused)
     rig_close(&r);
 }
 
+static enum problem_code import_snapshot(struct rig *r, const void *file, size_t len)
+{
+    struct command *c = rig_command(COMMAND_SNAPSHOT_IMPORT, NULL, NULL);
+    const struct model_info *info = model_info(r->model);
+    enum problem_code what;
+    struct problem p;
+
+    c->checkpoint = format_decode(file, len, info, info->vocab, &p);
+    assert_non_null(c->checkpoint);
+    what = rig_ask(r, c);
+    command_free(c);
+    return what;
+}
+
+/* Whatever would need the room, and again when there is some. */
+static void a_used_up_folder_says_so(void **unused)
+{
+    struct engine_options options = roomy;
+    struct command *take = rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL);
+    struct outcome *out;
+    unsigned char *file;
+    struct rig r;
+    size_t len;
+
+    (void)unused;
+    options.state_dir = folder;
+    options.store_bytes = 1 << 28;
+    rig_open(&r, model, &options, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    free(draw(&r, "a"));
+    file = rig_export(&r, "a", &len);
+    options.store_bytes = engine_counters(r.engine).store_bytes * 3 / 2;
+    rig_restart(&r, &options);
+    assert_int_equal(rig_ask(&r, take), PROBLEM_STORAGE_FULL);
+    assert_int_equal(import_snapshot(&r, file, len), PROBLEM_STORAGE_FULL);
+    assert_int_equal(rig_import(&r, "b", file, len), PROBLEM_STORAGE_FULL);
+    assert_int_equal(get(&r, "b"), PROBLEM_SESSION_NOT_FOUND);
+    rig_do(&r, COMMAND_SESSION_CREATE, "b");
+    out = rig_run_turn(&r, rig_turn("b", prompt, PROMPT, 1));
+    assert_int_equal(out->problem.what, PROBLEM_STORAGE_FULL);
+    rig_do(&r, COMMAND_SESSION_DELETE, "a");
+    assert_int_equal(rig_import(&r, "b", file, len), PROBLEM_NONE);
+    options.host_bytes = 0;
+    options.store_bytes = 1 << 28;
+    rig_restart(&r, &options);
+    assert_int_equal(rig_import(&r, "c", file, len), PROBLEM_NO_SLOT); /* not for want of disk */
+    command_free(take);
+    free(file);
+    free(out);
+    rig_close(&r);
+}
+
 static void an_imported_head_has_no_snapshot_on_its_way(void **unused)
 {
     struct command *c;
@@ -323,6 +378,7 @@ int main(void)
         cmocka_unit_test(an_import_that_is_refused_makes_no_session),
         cmocka_unit_test(a_fork_that_is_refused_makes_no_children),
         cmocka_unit_test(snapshots_are_bounded),
+        cmocka_unit_test_setup_teardown(a_used_up_folder_says_so, folder_make, folder_remove),
         cmocka_unit_test(an_imported_head_has_no_snapshot_on_its_way),
         cmocka_unit_test(sessions_that_begin_at_once_leave_a_slot_to_work_in),
         cmocka_unit_test(a_session_that_nobody_touches_expires),
