@@ -278,13 +278,15 @@ static void sum_up(struct generation *g)
             r->choice[i].finish = FINISH_LENGTH;
 }
 
-/* What a turn drew before it was ended is an answer when it is in the session, or when there
+/* What turns drew before they were ended is an answer when it is in the session, or when there
  * is none. */
 static void judge_cancelled(struct generation *g)
 {
+    bool stands = !g->params.session.text[0] && g->reply.completion_tokens > 0;
+
     if (g->problem.what != PROBLEM_CANCELLED)
         return;
-    if (g->command[0]->turn.committed || (g->late && !g->params.session.text[0]))
+    if (g->command[0]->turn.committed || (g->late && stands))
         g->problem.what = PROBLEM_NONE;
     else if (g->late)
         pending_late(&g->base, &g->problem);
@@ -299,8 +301,8 @@ static void complete(struct generation *g)
         generation_destroy(g);
         return;
     }
-    judge_cancelled(g);
     sum_up(g);
+    judge_cancelled(g);
     if (g->streaming || (g->params.stream && g->problem.what == PROBLEM_NONE)) {
         stream_complete(g);
         return;

@@ -258,6 +258,38 @@ static void a_turn_that_had_no_time_at_all_is_refused(void **state)
     assert_int_equal(live_stop(&l), 0);
 }
 
+/* Nor is an empty text the answer to one that leaves nothing behind. */
+static void a_completion_that_had_no_time_at_all_is_refused(void **state)
+{
+    enum { TURNS = 4 };
+    static const char body[] = "{\"prompt\":[5,6],\"max_tokens\":60000,\"ignore_eos\":true}";
+    struct client c[TURNS];
+    struct response r;
+    struct live l;
+    int refused = 0;
+
+    (void)state;
+    live_start(&l, DEMO, "--request-seconds", "2", "--slots", "1", "--max-batch", "1",
+               "--time-slice", "0", NULL);
+    for (int i = 0; i < TURNS; i++) {
+        c[i] = client_dial(l.port);
+        assert_true(client_ask(&c[i], "POST", COMPLETIONS, NULL, body, strlen(body)));
+    }
+    for (int i = 0; i < TURNS; i++) {
+        assert_true(client_read(&c[i], &r));
+        if (r.status == 200) {
+            assert_true(number_of(item_of(r.json, "usage"), "completion_tokens") > 0);
+        } else {
+            assert_refusal(&r, 504, "deadline_exceeded", "a completion without any time");
+            refused++;
+        }
+        response_finish(&r);
+        client_close(&c[i]);
+    }
+    assert_in_range(refused, 1, TURNS - 1);
+    assert_int_equal(live_stop(&l), 0);
+}
+
 /* A long way back does not hold the server up. */
 static void a_drain_ends_a_rollback(void **state)
 {
@@ -347,6 +379,7 @@ int main(void)
         cmocka_unit_test(a_turn_has_a_time_limit),
         cmocka_unit_test(what_a_time_limit_leaves_of_a_turn_is_in_its_session),
         cmocka_unit_test(a_turn_that_had_no_time_at_all_is_refused),
+        cmocka_unit_test(a_completion_that_had_no_time_at_all_is_refused),
         cmocka_unit_test(a_drain_ends_a_rollback),
         cmocka_unit_test(what_cannot_be_served_is_told_in_one_line),
     };
