@@ -4,7 +4,7 @@
  * state is kept on the way; the turn's own start becomes one when it ends. With a disk they
  * are files that the files of heads name; nothing of them stays in memory, and they may have
  * made way for others when they are wanted: so the store is asked to keep one before it is
- * used. Otherwise they are spares like others. */
+ * used. Those of turns that run make way, too. Otherwise they are spares like others. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +22,7 @@ void anchor_plan(struct engine *e, struct sequence *s)
 /* Its file is on its way to the disk, and stays while it is kept. */
 static bool put_file(struct engine *e, struct checkpoint *c, int slot)
 {
-    uint64_t bytes = tiers_has_room(e->tiers) ? journal_put_anchor(e, c, slot) : 0;
+    uint64_t bytes = journal_put_anchor(e, c, slot);
 
     if (!bytes)
         return false;
@@ -64,6 +64,12 @@ static void let_go(struct engine *e, struct checkpoint *c)
     tiers_forget(e->tiers, c);
 }
 
+static void drop_oldest(struct engine *e, struct sequence *s)
+{
+    let_go(e, s->anchor[0]);
+    memmove(s->anchor, s->anchor + 1, (--s->anchors) * sizeof(s->anchor[0]));
+}
+
 void anchor_cut(struct engine *e, struct sequence *s)
 {
     struct checkpoint *c = s->job->session ? take(e, s) : NULL;
@@ -71,10 +77,8 @@ void anchor_cut(struct engine *e, struct sequence *s)
     s->anchor_at = s->fed + AGAIN;
     if (!c)
         return;
-    if (s->anchors == SEQUENCE_ANCHORS) {
-        let_go(e, s->anchor[0]);
-        memmove(s->anchor, s->anchor + 1, (--s->anchors) * sizeof(s->anchor[0]));
-    }
+    if (s->anchors == SEQUENCE_ANCHORS)
+        drop_oldest(e, s);
     s->anchor[s->anchors++] = c;
     anchor_plan(e, s);
 }
@@ -83,6 +87,37 @@ void anchors_finish(struct engine *e, struct sequence *s)
 {
     while (s->anchors)
         let_go(e, s->anchor[--s->anchors]);
+}
+
+/* The one of the two whose first anchor was written first; either may be NULL. */
+static struct sequence *elder(struct sequence *a, struct sequence *b)
+{
+    if (!a || !a->anchors)
+        return b;
+    return !b || a->anchor[0]->used < b->anchor[0]->used ? a : b;
+}
+
+bool anchors_yield(struct engine *e)
+{
+    struct sequence *of = NULL;
+
+    if (!journal_has_anchors(e))
+        return false;
+    for (struct sequence *s = e->queue; s; s = s->next)
+        of = elder(s, of);
+    for (int i = 0; i < e->running_count; i++)
+        of = elder(e->running[i], of);
+    if (of)
+        drop_oldest(e, of);
+    return of != NULL;
+}
+
+bool anchors_leave_room(struct engine *e)
+{
+    while (!tiers_has_room(e->tiers))
+        if (!anchors_yield(e))
+            return false;
+    return true;
 }
 
 void anchor_lost(struct engine *e, struct checkpoint *c)

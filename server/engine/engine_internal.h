@@ -232,6 +232,10 @@ void anchor_plan(struct engine *e, struct sequence *s);
 void anchor_cut(struct engine *e, struct sequence *s);
 void anchors_finish(struct engine *e, struct sequence *s);
 void anchor_lost(struct engine *e, struct checkpoint *c);
+/* The oldest anchor that a turn keeps in the store goes. false: there is none. */
+bool anchors_yield(struct engine *e);
+/* Whether there is room for one more state (tiers.h), for which such anchors go. */
+bool anchors_leave_room(struct engine *e);
 /* The command is obeyed again when it is known whether the anchor, which has no record here, is
  * kept. false: c->problem. */
 bool anchor_ask(struct engine *e, struct command *c, struct checkpoint *anchor);

@@ -32,7 +32,7 @@ struct write {
     struct checkpoint *checkpoint; /* kept; whose file it brings, or NULL: an anchor's */
     struct past *past;             /* kept; behind it */
     struct file_buffer file;       /* of it; the disk's thread adds the checksum */
-    int64_t growth;                /* what it makes of the bytes in the store */
+    int64_t growth;                /* what is claimed for it; tiers.h */
     struct write *next;
 };
 
@@ -44,7 +44,6 @@ struct journal {
     struct write *queue, **queue_end;        /* the disk has no room for them yet */
     int submitted;                           /* operations the disk has */
     size_t bytes;                            /* and of their files */
-    int64_t growth;                          /* and of all files by them */
     int entries;                             /* not yet done */
     struct file_buffer buffer[BUFFERS_KEPT]; /* for the next files */
     struct heads *found;                     /* while it opens */
@@ -115,6 +114,8 @@ void entry_free(struct engine *e, struct entry *x)
     lineage_release(e, x->parent);
     if (x->anchor)
         tiers_forget(e->tiers, x->anchor);
+    if (x->reserved)
+        tiers_unreserve(e->tiers);
     free(x);
 }
 
@@ -326,11 +327,11 @@ static bool submit(struct engine *e, struct write *w)
 }
 
 /* It is not on its way to the store any more. */
-static void take_back(struct journal *j, const struct write *w)
+static void take_back(struct engine *e, const struct write *w)
 {
-    j->submitted--;
-    j->bytes -= w->op->queued;
-    j->growth -= w->growth;
+    e->journal->submitted--;
+    e->journal->bytes -= w->op->queued;
+    tiers_unclaim(e->tiers, w->growth);
 }
 
 /* Lays the file out: a later turn may move the checkpoint, or let go of it. false: no memory. */
@@ -350,21 +351,23 @@ static bool begin_file(struct engine *e, struct write *w)
     return ok;
 }
 
-/* Whether the store has room for the file beside those on their way there. What it takes the
- * place of makes way for it. */
+/* Whether the store has room for the entry's file. What it takes the place of makes way for it,
+ * and so do anchors. */
 static bool claim_room(struct engine *e, struct write *w)
 {
-    struct journal *j = e->journal;
+    struct entry *x = w->entry;
+    int64_t growth = (int64_t)w->file.len - (int64_t)x->leaving;
+    bool promised = x->reserved || x->leaving;
 
-    w->growth = (int64_t)w->file.len - (int64_t)(w->entry ? w->entry->leaving : 0);
-    if (w->growth > 0 && j->growth + w->growth > 0 &&
-        !tiers_may_grow(e->tiers, (uint64_t)(j->growth + w->growth))) {
-        w->growth = 0;
-        return error_set(&w->op->error, ERR_SPACE,
-                         "no room for a state of %zu bytes: delete sessions or snapshots",
-                         w->file.len);
-    }
-    j->growth += w->growth;
+    if (x->reserved)
+        tiers_unreserve(e->tiers); /* for this is what it was for */
+    x->reserved = false;
+    while (!tiers_claim(e->tiers, growth, promised))
+        if (!anchors_yield(e))
+            return error_set(&w->op->error, ERR_SPACE,
+                             "no room for a state of %zu bytes: delete sessions or snapshots",
+                             w->file.len);
+    w->growth = growth;
     return true;
 }
 
@@ -394,7 +397,7 @@ static bool pass_on(struct engine *e, struct write *w)
     j->bytes += bytes;
     if (ok && submit(e, w))
         return true;
-    take_back(j, w);
+    take_back(e, w);
     finish_write(e, w);
     return true;
 }
@@ -464,15 +467,14 @@ uint64_t journal_put_anchor(struct engine *e, const struct checkpoint *c, int sl
     w->file = take_buffer(j);
     if (!format_begin(c, model, &w->file, &err) ||
         !tiers_read_slot(e->tiers, slot, w->file.bytes + w->file.len - model->layout.bytes) ||
-        !claim_room(e, w)) {
+        !tiers_claim(e->tiers, (int64_t)w->file.len, false)) {
         write_free(e, w);
         return 0;
     }
     w->op->record.checkpoint = c->id;
     w->op->encode = encode;
     w->op->file_len = bytes = w->file.len;
-    j->growth -= w->growth; /* it counts as stored from now on */
-    w->growth = 0;
+    tiers_unclaim(e->tiers, (int64_t)bytes); /* it counts as stored from now on */
     *j->queue_end = w;
     j->queue_end = &w->next;
     push(e);
@@ -514,11 +516,10 @@ static void take_recall(struct engine *e, struct recall *r)
 
 static void take_change(struct engine *e, const struct redis_op *change)
 {
-    struct journal *j = e->journal;
     struct write *w = change->owner;
     struct entry *x = w->entry;
 
-    take_back(j, w);
+    take_back(e, w);
     w->op->file_len = change->file_len;
     w->op->error = change->error;
     /* Deleting what is not there is done. */
@@ -553,7 +554,7 @@ void journal_poll(struct engine *e)
     if (!j)
         return;
     while (j->disk && (op = disk_receive(j->disk))) {
-        take_back(j, op->owner);
+        take_back(e, op->owner);
         finish_write(e, op->owner);
     }
     if (j->redis)

@@ -51,6 +51,7 @@ struct entry {
     struct checkpoint *anchor; /* remembered; whose file the store is asked to keep */
     uint64_t bytes;            /* that file's, when it does */
     uint64_t leaving;          /* bytes of the file that nobody needs when this is done */
+    bool reserved;             /* room for the file that it brings, until that is on its way */
 
     struct command *deferred;         /* commands that wait for the session or snapshot */
     struct write *write, **write_end; /* not yet submitted, oldest first */

@@ -108,22 +108,29 @@ static void drop_over(struct engine *e)
     }
 }
 
+/* The others keep their order. */
+static void leave_running(struct engine *e, int i)
+{
+    e->running_count--;
+    memmove(e->running + i, e->running + i + 1,
+            (size_t)(e->running_count - i) * sizeof(struct sequence *));
+}
+
+/* One that ends is among the running ones until then: its anchors may have to go. */
 static void retire(struct engine *e)
 {
-    int kept = 0, n = e->running_count;
-
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < e->running_count;) {
         struct sequence *s = e->running[i];
         bool over = s->finish != FINISH_NONE || s->job->failed ||
                     (!s->samples && !s->recall && s->fed == sequence_goal(s));
 
-        if (!over) {
-            e->running[kept++] = s;
-            continue;
+        if (over) {
+            sequence_end(e, s);
+            leave_running(e, i);
+        } else {
+            i++;
         }
-        sequence_end(e, s);
     }
-    e->running_count = kept;
 }
 
 /* The turn that has had its slot for the longest, if that is long enough. */
@@ -152,9 +159,7 @@ static bool make_way(struct engine *e)
     if (!s || !(s->lifted = tiers_lift(e->tiers, s->slot)))
         return false;
     s->slot = -1;
-    e->running_count--;
-    memmove(e->running + i, e->running + i + 1,
-            (size_t)(e->running_count - i) * sizeof(struct sequence *));
+    leave_running(e, i);
     scheduler_enqueue(e, s, false);
     e->counters.slices++;
     return true;

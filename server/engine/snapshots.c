@@ -171,7 +171,7 @@ static bool take(struct engine *e, struct command *c)
 
     if (!from || !session_is_expected(from, c, &c->problem))
         return false;
-    if (!tiers_has_room(e->tiers))
+    if (!anchors_leave_room(e))
         return state_refuse(e, PROBLEM_SNAPSHOT_QUOTA, &c->problem);
     s = prepare(c) ? add_snapshot(e, c, tiers_keep(from->head), past_keep(from->past),
                                   lineage_nearest(from->snapshot))

@@ -104,7 +104,7 @@ static bool reserve_room(struct engine *e, struct job *job, int keepers)
 
     if (job->reserved || (head->position && head->refs <= keepers))
         return true;
-    job->reserved = tiers_reserve(e->tiers);
+    job->reserved = anchors_leave_room(e) && tiers_reserve(e->tiers);
     if (job->reserved)
         return true;
     state_refuse(e, PROBLEM_NO_SLOT, &none);
@@ -611,6 +611,8 @@ bool job_commit(struct engine *e, struct job *job, const struct session *next, s
         return false;
     }
     x->job = job;
+    x->reserved = job->reserved; /* until the file is on its way */
+    job->reserved = false;
     x->event = event;
     job->open++;
     journal_submit(e, x);
@@ -622,16 +624,16 @@ static bool commit(struct engine *e, struct sequence *s, struct event *event)
 {
     struct job *job = s->job;
     struct session next = *job->session;
-    const struct past_turn turn = { .from = next.head,
-                                    .anchor = s->anchor,
-                                    .anchors = s->anchors,
-                                    .id = s->feed + s->prompt_at,
-                                    .n = s->feed_len - s->prompt_at,
-                                    .sampled = s->sampled_at - s->prompt_at,
-                                    .window = e->options.history_tokens };
+    struct past_turn turn = { .from = next.head,
+                              .anchor = s->anchor,
+                              .id = s->feed + s->prompt_at,
+                              .n = s->feed_len - s->prompt_at,
+                              .sampled = s->sampled_at - s->prompt_at,
+                              .window = e->options.history_tokens };
 
     if (!reserve_room(e, job, 2))
         return false;
+    turn.anchors = s->anchors; /* some may have left room */
     next.past = past_keep(next.past);
     next.head = past_take_turn(e->tiers, &next.past, &turn) ? harvest(e, s) : NULL;
     if (next.head)

@@ -33,7 +33,8 @@ struct tiers {
     struct list list[LISTS];
     void *idle; /* a record's memory, of one that was dropped; NULL: none */
     size_t host_bytes;
-    uint64_t store_bytes;
+    uint64_t store_bytes;       /* of the files of those that are kept */
+    int64_t claimed;            /* what files on their way will add to that */
     size_t checkpoints, stored; /* kept ones that have a record; of them, in the store */
     size_t reserved, lifted;
     uint64_t clock, dropped;
@@ -66,6 +67,7 @@ void tiers_destroy(struct tiers *t)
     if (!t)
         return;
     assert(t->checkpoints == 0 && t->lifted == 0 && t->list[SPARE].count == 0);
+    assert(t->reserved == 0 && t->claimed == 0);
     slots_destroy(t->slots);
     free(t->idle);
     free(t->resident);
@@ -389,7 +391,7 @@ bool tiers_adopt(struct tiers *t, struct checkpoint *c)
     if (!c->position)
         return true; /* the empty state takes no room */
     if (c->record) {
-        if (!tiers_has_room(t) || !make_host_room(t))
+        if ((!t->options.store && !tiers_has_room(t)) || !make_host_room(t))
             return false;
         t->host_bytes += t->options.record_bytes;
     }
@@ -512,7 +514,7 @@ bool tiers_recall(struct tiers *t, struct checkpoint *c)
     if (!tiers_has_record(c))
         return false;
     if (c->refs == 0 && has_bytes(c)) {
-        if (!tiers_has_room(t))
+        if (!t->options.store && !tiers_has_room(t))
             return false;
         t->checkpoints++;
     }
@@ -592,13 +594,18 @@ size_t tiers_room(const struct tiers *t)
     return o->host_bytes / o->record_bytes + (size_t)slots_count(t->slots) - 1;
 }
 
+/* Whether so many bytes fit into the store beside what is there, on its way, and reserved. */
+static bool fits(const struct tiers *t, uint64_t bytes, size_t reserved)
+{
+    return t->store_bytes + (uint64_t)t->claimed + reserved * t->options.record_bytes + bytes <=
+           t->options.store_bytes;
+}
+
 bool tiers_has_room(const struct tiers *t)
 {
-    size_t unstored = t->checkpoints - t->stored + t->reserved;
-
     if (t->options.store)
-        return t->store_bytes + (unstored + 1) * t->options.record_bytes <= t->options.store_bytes;
-    return unstored + t->lifted < tiers_room(t);
+        return fits(t, t->options.record_bytes, t->reserved);
+    return t->checkpoints + t->reserved + t->lifted < tiers_room(t);
 }
 
 bool tiers_reserve(struct tiers *t)
@@ -615,9 +622,17 @@ void tiers_unreserve(struct tiers *t)
     t->reserved--;
 }
 
-bool tiers_may_grow(const struct tiers *t, uint64_t bytes)
+bool tiers_claim(struct tiers *t, int64_t growth, bool promised)
 {
-    return t->store_bytes + bytes <= t->options.store_bytes;
+    if (growth > 0 && !fits(t, (uint64_t)growth, promised ? 0 : t->reserved))
+        return false;
+    t->claimed += growth;
+    return true;
+}
+
+void tiers_unclaim(struct tiers *t, int64_t growth)
+{
+    t->claimed -= growth;
 }
 
 struct tiers_counts tiers_counts(const struct tiers *t)

@@ -64,7 +64,7 @@ void tiers_commit(struct tiers *t, struct checkpoint *c, int slot);
  * as a spare goes. */
 void tiers_revive(struct tiers *t, struct checkpoint *c, int slot);
 /* Takes over a checkpoint whose record is in host memory, or in the store alone. false: no
- * room (c stays the caller's). */
+ * room in memory (c stays the caller's). */
 bool tiers_adopt(struct tiers *t, struct checkpoint *c);
 /* It is in the store from now on, as a file of so many bytes; not twice. */
 void tiers_stored(struct tiers *t, struct checkpoint *c, uint64_t bytes);
@@ -84,8 +84,8 @@ void tiers_pin(struct tiers *t, struct checkpoint *c);
 void tiers_unpin(struct tiers *t, struct checkpoint *c);
 struct checkpoint *tiers_remember(struct checkpoint *c); /* returns c */
 void tiers_forget(struct tiers *t, struct checkpoint *c);
-/* Keeps one that is remembered. false: its record is gone, or there is no room for it beside
- * what else is kept. */
+/* Keeps one that is remembered. false: its record is gone, or, without a store, there is no room
+ * for it beside what else is kept. */
 bool tiers_recall(struct tiers *t, struct checkpoint *c);
 /* Keeps one that is remembered, for the store still has its file, of so many bytes. */
 void tiers_find(struct tiers *t, struct checkpoint *c, uint64_t bytes);
@@ -105,12 +105,17 @@ bool tiers_read_slot(struct tiers *t, int slot, void *record);
 /* The most checkpoints that can be held. */
 size_t tiers_room(const struct tiers *t);
 /* Whether one further checkpoint could be held beside those there are and those for which
- * room is reserved; each that is not in the store counts as its record. */
+ * room is reserved. In a store room is bytes: of the files that are there, of those on their
+ * way, and a record's for each reservation and for the one that is asked about. What stays in
+ * memory needs none. */
 bool tiers_has_room(const struct tiers *t);
 bool tiers_reserve(struct tiers *t); /* false: no room */
 void tiers_unreserve(struct tiers *t);
-/* Whether the files in the store may have so many bytes more. */
-bool tiers_may_grow(const struct tiers *t, uint64_t bytes);
+/* The bytes in the store will be so many more, or fewer, when a file on its way is there, and
+ * what it takes the place of is gone. promised: it had a reservation, or takes a place; else it
+ * leaves alone what is reserved. false: no room. */
+bool tiers_claim(struct tiers *t, int64_t growth, bool promised);
+void tiers_unclaim(struct tiers *t, int64_t growth); /* it is not on its way any more */
 
 /* Moves from one tier to another since the start. */
 struct tiers_moves {
