@@ -1,10 +1,7 @@
 /* The engine over a state folder: what is answered is kept, a restart changes nothing, what
  * the disk refuses never happened, and what lies on it goes on bit for bit. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
-#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -13,78 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-#include "models/model.h"
 #include "server/state/disk_io.h"
-#include "tests/server/engine/rig.h"
-#include "tests/server/folder.h"
-
-static const char model[] = "tests/data/rwkv7-tiny-hf";
-static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 };
-enum { PROMPT = 6 };
-
-static const struct engine_options roomy = { .slots = 24,
-                                             .max_batch = 20,
-                                             .row_budget = 64,
-                                             .max_queue = 64,
-                                             .max_sessions = 64,
-                                             .host_bytes = 1 << 26,
-                                             .spare_bytes = 1 << 20 };
-
-static struct engine_options kept(int slots, size_t host_bytes)
-{
-    struct engine_options o = roomy;
-
-    o.slots = slots;
-    o.host_bytes = host_bytes;
-    o.state_dir = folder;
-    o.store_bytes = 1 << 28;
-    o.durability = DISK_ALWAYS;
-    return o;
-}
-
-static struct command *penalized(const char *session, int at, int max_tokens)
-{
-    struct command *c = rig_turn(session, prompt + at % 6, PROMPT, max_tokens);
-
-    c->turn.sampling.repetition = 1.3f;
-    c->turn.sampling.presence = 0.4f;
-    return c;
-}
-
-/* The same turn on both. */
-static void both(struct rig *a, struct rig *b, const char *session, int at, int max_tokens)
-{
-    struct outcome *x = rig_run_turn(a, penalized(session, at, max_tokens));
-    struct outcome *y = rig_run_turn(b, penalized(session, at, max_tokens));
-
-    assert_int_equal(x->problem.what, PROBLEM_NONE);
-    assert_int_equal(y->problem.what, PROBLEM_NONE);
-    assert_int_equal(x->version, y->version);
-    assert_int_equal(x->position, y->position);
-    assert_memory_equal(x->choice[0].id, y->choice[0].id,
-                        (size_t)max_tokens * sizeof(x->choice[0].id[0]));
-    free(x);
-    free(y);
-}
-
-static struct session_info *describe(struct rig *r, const char *session)
-{
-    static struct session_info info;
-    struct command *c = rig_command(COMMAND_SESSION_GET, session, NULL);
-
-    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
-    free(info.metadata);
-    info = c->sessions[0];
-    c->sessions[0].metadata = NULL;
-    command_free(c);
-    return &info;
-}
+#include "tests/server/engine/store_rig.h"
 
 static struct id take_snapshot(struct rig *r, const char *session, const char *label)
 {
@@ -96,16 +28,6 @@ static struct id take_snapshot(struct rig *r, const char *session, const char *l
     id = c->snapshots[0].id;
     command_free(c);
     return id;
-}
-
-static enum problem_code ask(struct rig *r, enum command_kind kind, const char *session,
-                             const char *snapshot)
-{
-    struct command *c = rig_command(kind, session, snapshot);
-    enum problem_code what = rig_ask(r, c);
-
-    command_free(c);
-    return what;
 }
 
 static void create_with_all(struct rig *r)
@@ -122,31 +44,31 @@ static void create_with_all(struct rig *r)
 
 static void a_restart_brings_everything_back(void **unused)
 {
-    const struct engine_options o = kept(4, 1 << 20);
+    const struct engine_options o = store_options(4, 1 << 20);
     struct rig r, plain;
     struct session_info before, *after;
     struct command *c;
     struct id snapshot;
 
     (void)unused;
-    rig_open(&r, model, &o, 1);
-    rig_open(&plain, model, &roomy, 1);
+    rig_open(&r, store_model, &o, 1);
+    rig_open(&plain, store_model, &store_roomy, 1);
     create_with_all(&r);
     create_with_all(&plain);
     rig_do(&r, COMMAND_SESSION_CREATE, "gone");
     rig_do(&r, COMMAND_SESSION_CREATE, "empty");
-    both(&r, &plain, "a", 0, 5);
+    store_both(&r, &plain, "a", 0, 5);
     snapshot = take_snapshot(&r, "a", "first");
-    both(&r, &plain, "a", 1, 4);
+    store_both(&r, &plain, "a", 1, 4);
     rig_do(&r, COMMAND_SESSION_DELETE, "gone");
-    before = *describe(&r, "a");
+    before = *store_describe(&r, "a");
     before.metadata = NULL;
     rig_close(&r);
 
-    rig_open(&r, model, &o, 1);
+    rig_open(&r, store_model, &o, 1);
     assert_int_equal(engine_counters(r.engine).sessions, 2);
     assert_int_equal(engine_counters(r.engine).snapshots, 1);
-    after = describe(&r, "a");
+    after = store_describe(&r, "a");
     assert_string_equal(after->metadata, "{\"who\":\"me\"}");
     assert_string_equal(after->residency, "disk");
     assert_string_equal(after->head.text, before.head.text);
@@ -160,15 +82,15 @@ static void a_restart_brings_everything_back(void **unused)
     assert_string_equal(c->snapshots[0].tier, "disk");
     command_free(c);
     rig_assert_same_state(&r, "a", &plain, "a");
-    both(&r, &plain, "a", 2, 6);
+    store_both(&r, &plain, "a", 2, 6);
     rig_assert_same_state(&r, "a", &plain, "a");
-    assert_int_equal(ask(&r, COMMAND_SESSION_RESTORE, "a", snapshot.text), PROBLEM_NONE);
-    assert_int_equal(ask(&r, COMMAND_SNAPSHOT_DELETE, NULL, snapshot.text), PROBLEM_NONE);
+    assert_int_equal(store_ask(&r, COMMAND_SESSION_RESTORE, "a", snapshot.text), PROBLEM_NONE);
+    assert_int_equal(store_ask(&r, COMMAND_SNAPSHOT_DELETE, NULL, snapshot.text), PROBLEM_NONE);
     rig_close(&r);
 
-    rig_open(&r, model, &o, 1);
+    rig_open(&r, store_model, &o, 1);
     assert_int_equal(engine_counters(r.engine).snapshots, 0);
-    assert_int_equal(describe(&r, "a")->position, PROMPT + 5);
+    assert_int_equal(store_describe(&r, "a")->position, STORE_PROMPT + 5);
     assert_int_equal(engine_counters(r.engine).store_reports, 0);
     rig_close(&r);
     rig_close(&plain);
@@ -179,13 +101,13 @@ static void a_restart_brings_everything_back(void **unused)
 static void sessions_on_the_disk_go_on_exactly(void **unused)
 {
     enum { SESSIONS = 5 };
-    const struct engine_options o = kept(2, 0);
+    const struct engine_options o = store_options(2, 0);
     struct rig few, many;
     char name[16];
 
     (void)unused;
-    rig_open(&few, model, &o, 1);
-    rig_open(&many, model, &roomy, 1);
+    rig_open(&few, store_model, &o, 1);
+    rig_open(&many, store_model, &store_roomy, 1);
     for (int i = 0; i < SESSIONS; i++) {
         snprintf(name, sizeof(name), "s%d", i);
         rig_do(&few, COMMAND_SESSION_CREATE, name);
@@ -194,7 +116,7 @@ static void sessions_on_the_disk_go_on_exactly(void **unused)
     for (int round = 0; round < 4; round++) {
         for (int i = 0; i < SESSIONS; i++) {
             snprintf(name, sizeof(name), "s%d", i);
-            both(&few, &many, name, i + round, 3 + i % 2);
+            store_both(&few, &many, name, i + round, 3 + i % 2);
         }
         if (round == 1)
             nanosleep(&(struct timespec){ .tv_sec = 1, .tv_nsec = 300000000 }, NULL); /* a sweep */
@@ -233,38 +155,38 @@ static void damage(const char *path)
 
 static void a_damaged_state_is_set_aside(void **unused)
 {
-    const struct engine_options o = kept(1, 0);
+    const struct engine_options o = store_options(1, 0);
     struct rig r;
     struct outcome *out;
     struct id head;
     char path[300], aside[320];
 
     (void)unused;
-    rig_open(&r, model, &o, 1);
+    rig_open(&r, store_model, &o, 1);
     rig_do(&r, COMMAND_SESSION_CREATE, "good");
     rig_do(&r, COMMAND_SESSION_CREATE, "bad");
-    free(rig_run_turn(&r, penalized("bad", 0, 3)));
-    free(rig_run_turn(&r, penalized("good", 0, 3)));
-    head = describe(&r, "bad")->head;
-    assert_string_equal(describe(&r, "bad")->residency, "disk");
+    free(rig_run_turn(&r, store_turn("bad", 0, 3)));
+    free(rig_run_turn(&r, store_turn("good", 0, 3)));
+    head = store_describe(&r, "bad")->head;
+    assert_string_equal(store_describe(&r, "bad")->residency, "disk");
     find_file(&head, path);
     damage(path);
     for (int i = 0; i < 2; i++) {
-        out = rig_run_turn(&r, penalized("bad", 1, 3));
+        out = rig_run_turn(&r, store_turn("bad", 1, 3));
         assert_int_equal(out->problem.what, PROBLEM_STATE_DAMAGED);
         free(out);
-        assert_int_equal(ask(&r, COMMAND_SESSION_EXPORT, "bad", NULL), PROBLEM_STATE_DAMAGED);
-        out = rig_run_turn(&r, penalized("good", 1, 3));
+        assert_int_equal(store_ask(&r, COMMAND_SESSION_EXPORT, "bad", NULL), PROBLEM_STATE_DAMAGED);
+        out = rig_run_turn(&r, store_turn("good", 1, 3));
         assert_int_equal(out->problem.what, PROBLEM_NONE);
         free(out);
     }
-    assert_int_equal(describe(&r, "bad")->version, 1);
+    assert_int_equal(store_describe(&r, "bad")->version, 1);
     snprintf(aside, sizeof(aside), "%s.corrupt", path);
     assert_int_equal(access(aside, F_OK), 0);
     assert_int_equal(engine_counters(r.engine).store_reports, 1);
     rig_restart(&r, &o); /* it does not go back to what it was before */
-    assert_int_equal(describe(&r, "bad")->version, 1);
-    out = rig_run_turn(&r, penalized("bad", 1, 3));
+    assert_int_equal(store_describe(&r, "bad")->version, 1);
+    out = rig_run_turn(&r, store_turn("bad", 1, 3));
     assert_int_equal(out->problem.what, PROBLEM_STATE_DAMAGED);
     free(out);
     assert_int_equal(engine_counters(r.engine).store_reports, 1);
@@ -294,14 +216,14 @@ static void a_prefix_that_cannot_be_read_costs_its_tokens_and_no_answer(void **u
 
     (void)unused;
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
-        const struct engine_options o = kept(1, 0);
+        const struct engine_options o = store_options(1, 0);
         struct outcome *expected, *out;
         struct rig r, plain;
         char path[300];
         struct id head;
 
-        rig_open(&r, model, &o, 1);
-        rig_open(&plain, model, &roomy, 1);
+        rig_open(&r, store_model, &o, 1);
+        rig_open(&plain, store_model, &store_roomy, 1);
         for (int k = 0; k < 2; k++) {
             const char *name = k ? "long" : "short";
 
@@ -309,9 +231,9 @@ static void a_prefix_that_cannot_be_read_costs_its_tokens_and_no_answer(void **u
             free(begin_alike(&r, name, k ? 40 : 20, 1));
         }
         rig_do(&r, COMMAND_SESSION_CREATE, "other");
-        free(rig_run_turn(&r, penalized("other", 3, 3)));
+        free(rig_run_turn(&r, store_turn("other", 3, 3)));
         for (int k = 0; k < 2; k++) {
-            head = describe(&r, k ? "long" : "short")->head;
+            head = store_describe(&r, k ? "long" : "short")->head;
             find_file(&head, path);
             if (k ? rows[i].long_one : rows[i].short_one)
                 damage(path);
@@ -335,9 +257,6 @@ static void a_prefix_that_cannot_be_read_costs_its_tokens_and_no_answer(void **u
 
 /* Calls that write fail from number fail_at on, `fails` of them. */
 static atomic_int calls, fail_at, fails, fail_with;
-static atomic_bool slow; /* fsync waits for `go` */
-static atomic_int held;  /* times it did */
-static sem_t go;
 
 static bool hit(void)
 {
@@ -365,10 +284,6 @@ static int try_fallocate(int fd, int mode, off_t at, off_t len)
 
 static int try_fsync(int fd)
 {
-    if (atomic_load(&slow)) {
-        atomic_fetch_add(&held, 1);
-        sem_wait(&go);
-    }
     return hit() && atomic_load(&fail_with) ? -1 : fsync(fd);
 }
 
@@ -410,40 +325,40 @@ static bool is_refusal(enum problem_code what, int with)
 static int sweep_turns(int with, int how_many)
 {
     const struct disk_io io = faulty_io();
-    struct engine_options o = kept(2, 0);
+    struct engine_options o = store_options(2, 0);
     struct rig r, plain;
     struct outcome *out;
     int refused = 0;
 
     o.io = &io;
-    rig_open(&plain, model, &roomy, 1);
+    rig_open(&plain, store_model, &store_roomy, 1);
     rig_do(&plain, COMMAND_SESSION_CREATE, "a");
-    rig_open(&r, model, &o, 1);
+    rig_open(&r, store_model, &o, 1);
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
     for (int k = 1; k <= 14; k++) {
-        uint64_t version = describe(&r, "a")->version;
+        uint64_t version = store_describe(&r, "a")->version;
 
         atomic_store(&fail_with, with);
         atomic_store(&fails, how_many);
         atomic_store(&calls, 0);
         atomic_store(&fail_at, k);
-        out = rig_run_turn(&r, penalized("a", k, 2));
+        out = rig_run_turn(&r, store_turn("a", k, 2));
         atomic_store(&fail_at, 0);
         assert_int_equal(count_drafts(), 0);
         if (out->problem.what == PROBLEM_NONE) {
             free(out);
-            free(rig_run_turn(&plain, penalized("a", k, 2)));
+            free(rig_run_turn(&plain, store_turn("a", k, 2)));
         } else {
             assert_true(is_refusal(out->problem.what, with));
             assert_int_equal(out->choice[0].finish, FINISH_FAILED);
             free(out);
-            assert_int_equal(describe(&r, "a")->version, version);
+            assert_int_equal(store_describe(&r, "a")->version, version);
             refused++;
-            both(&r, &plain, "a", k, 2);
+            store_both(&r, &plain, "a", k, 2);
         }
         if (k % 5 == 0) {
             rig_close(&r);
-            rig_open(&r, model, &o, 1);
+            rig_open(&r, store_model, &o, 1);
         }
         rig_assert_same_state(&r, "a", &plain, "a");
     }
@@ -478,61 +393,61 @@ static void a_short_write_is_gone_on_with(void **unused)
 static void verbs_that_are_not_kept_did_not_happen(void **unused)
 {
     const struct disk_io io = faulty_io();
-    struct engine_options o = kept(2, 0);
+    struct engine_options o = store_options(2, 0);
     struct command *c;
     struct id snapshot;
     struct rig r;
 
     (void)unused;
     o.io = &io;
-    rig_open(&r, model, &o, 1);
+    rig_open(&r, store_model, &o, 1);
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
-    free(rig_run_turn(&r, penalized("a", 0, 3)));
+    free(rig_run_turn(&r, store_turn("a", 0, 3)));
     snapshot = take_snapshot(&r, "a", "");
-    free(rig_run_turn(&r, penalized("a", 1, 3)));
+    free(rig_run_turn(&r, store_turn("a", 1, 3)));
     atomic_store(&fail_with, EIO);
     atomic_store(&fails, 1 << 20);
     atomic_store(&calls, 0);
     atomic_store(&fail_at, 1);
-    assert_int_equal(ask(&r, COMMAND_SESSION_CREATE, "new", NULL), PROBLEM_STORAGE_ERROR);
-    assert_int_equal(ask(&r, COMMAND_SESSION_DELETE, "a", NULL), PROBLEM_STORAGE_ERROR);
-    assert_int_equal(ask(&r, COMMAND_SESSION_RESTORE, "a", snapshot.text), PROBLEM_STORAGE_ERROR);
-    assert_int_equal(ask(&r, COMMAND_SNAPSHOT_TAKE, "a", NULL), PROBLEM_STORAGE_ERROR);
-    assert_int_equal(ask(&r, COMMAND_SNAPSHOT_DELETE, NULL, snapshot.text), PROBLEM_STORAGE_ERROR);
+    assert_int_equal(store_ask(&r, COMMAND_SESSION_CREATE, "new", NULL), PROBLEM_STORAGE_ERROR);
+    assert_int_equal(store_ask(&r, COMMAND_SESSION_DELETE, "a", NULL), PROBLEM_STORAGE_ERROR);
+    assert_int_equal(store_ask(&r, COMMAND_SESSION_RESTORE, "a", snapshot.text),
+                     PROBLEM_STORAGE_ERROR);
+    assert_int_equal(store_ask(&r, COMMAND_SNAPSHOT_TAKE, "a", NULL), PROBLEM_STORAGE_ERROR);
+    assert_int_equal(store_ask(&r, COMMAND_SNAPSHOT_DELETE, NULL, snapshot.text),
+                     PROBLEM_STORAGE_ERROR);
     c = rig_command(COMMAND_SESSION_FORK, "a", NULL);
     c->count = 3;
     assert_int_equal(rig_ask(&r, c), PROBLEM_STORAGE_ERROR);
     command_free(c);
     atomic_store(&fail_at, 0);
-    assert_int_equal(describe(&r, "a")->version, 2);
+    assert_int_equal(store_describe(&r, "a")->version, 2);
     assert_int_equal(engine_counters(r.engine).sessions, 1);
     assert_int_equal(engine_counters(r.engine).snapshots, 1);
     rig_do(&r, COMMAND_SESSION_CREATE, "new");
     rig_close(&r);
-    rig_open(&r, model, &o, 1);
+    rig_open(&r, store_model, &o, 1);
     assert_int_equal(engine_counters(r.engine).sessions, 2);
     assert_int_equal(engine_counters(r.engine).snapshots, 1);
-    assert_int_equal(describe(&r, "a")->version, 2);
+    assert_int_equal(store_describe(&r, "a")->version, 2);
     rig_close(&r);
 }
 
 /* The turn's answer waits for its fsync; others' steps do not. */
 static void a_slow_disk_holds_back_the_answer_alone(void **unused)
 {
-    const struct disk_io io = faulty_io();
-    struct engine_options o = kept(4, 1 << 20);
+    struct engine_options o = store_options(4, 1 << 20);
     struct command *c;
     struct outcome *out;
     struct event *e;
     struct rig r;
 
     (void)unused;
-    o.io = &io;
-    rig_open(&r, model, &o, 1);
+    o.io = store_held_io();
+    rig_open(&r, store_model, &o, 1);
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
-    sem_init(&go, 0, 0);
-    atomic_store(&slow, true);
-    c = penalized("a", 0, 3);
+    store_hold();
+    c = store_turn("a", 0, 3);
     assert_true(engine_send(r.engine, c));
     for (int text = 0; text < 3;) {
         e = engine_receive(r.engine);
@@ -545,17 +460,15 @@ static void a_slow_disk_holds_back_the_answer_alone(void **unused)
         event_free(e);
     }
     for (int i = 0; i < 5; i++) { /* stateless turns: nothing of them is kept */
-        out = rig_run_turn(&r, rig_turn("", prompt, PROMPT, 20));
+        out = rig_run_turn(&r, rig_turn("", store_prompt, STORE_PROMPT, 20));
         assert_int_equal(out->problem.what, PROBLEM_NONE);
         free(out);
     }
     nanosleep(&(struct timespec){ .tv_nsec = 50000000 }, NULL);
     assert_null(engine_receive(r.engine));
-    assert_int_equal(describe(&r, "a")->version, 0);
-    assert_true(describe(&r, "a")->busy);
-    atomic_store(&slow, false);
-    for (int i = 0; i < 10; i++)
-        sem_post(&go);
+    assert_int_equal(store_describe(&r, "a")->version, 0);
+    assert_true(store_describe(&r, "a")->busy);
+    store_let_go();
     for (bool over = false; !over;) {
         e = engine_receive(r.engine);
         if (!e)
@@ -567,231 +480,9 @@ static void a_slow_disk_holds_back_the_answer_alone(void **unused)
     assert_int_equal(c->turn.info.version, 1);
     command_free(c);
     rig_close(&r);
-    sem_destroy(&go);
 }
 
-static void the_disk_has_a_budget(void **unused)
-{
-    struct engine_options o = kept(8, 1 << 20);
-    struct outcome *out;
-    enum problem_code what = PROBLEM_NONE;
-    char name[16];
-    struct rig r;
-    int i;
-
-    (void)unused;
-    rig_open(&r, model, &o, 1);
-    rig_do(&r, COMMAND_SESSION_CREATE, "s");
-    free(rig_run_turn(&r, rig_turn("s", prompt, PROMPT, 1)));
-    o.store_bytes = 4 * engine_counters(r.engine).store_bytes;
-    rig_do(&r, COMMAND_SESSION_DELETE, "s");
-    rig_close(&r);
-    rig_open(&r, model, &o, 1);
-    for (i = 0; i < 10 && what == PROBLEM_NONE; i++) {
-        snprintf(name, sizeof(name), "s%d", i);
-        rig_do(&r, COMMAND_SESSION_CREATE, name);
-        out = rig_run_turn(&r, rig_turn(name, prompt, PROMPT, 1));
-        what = out->problem.what;
-        free(out);
-    }
-    assert_int_equal(what, PROBLEM_STORAGE_FULL);
-    assert_in_range(i, 4, 5);
-    assert_true(engine_counters(r.engine).store_bytes <= o.store_bytes);
-    rig_do(&r, COMMAND_SESSION_DELETE, "s0");
-    out = rig_run_turn(&r, rig_turn(name, prompt, PROMPT, 1));
-    assert_int_equal(out->problem.what, PROBLEM_NONE);
-    free(out);
-    rig_close(&r);
-}
-
-static uint64_t file_bytes;
-
-static int add_file(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)path;
-    (void)ftw;
-    file_bytes += type == FTW_F ? (uint64_t)st->st_size : 0;
-    return 0;
-}
-
-/* Of all states in the folder. */
-static uint64_t bytes_on_disk(void)
-{
-    char states[160];
-
-    snprintf(states, sizeof(states), "%s/states", folder);
-    file_bytes = 0;
-    assert_int_equal(nftw(states, add_file, 8, FTW_PHYS), 0);
-    return file_bytes;
-}
-
-enum { MOST = 1200 };
-
-/* A turn of at most MOST tokens on each of n sessions at once; how many are refused. */
-static int turns_at_once(struct rig *r, int n, size_t tokens)
-{
-    struct command *c[16];
-    struct outcome *out = calloc(16, sizeof(*out));
-    int32_t id[MOST];
-    char name[16];
-    int refused = 0;
-
-    assert_non_null(out);
-    for (size_t i = 0; i < tokens; i++)
-        id[i] = 5 + (int32_t)i % 90;
-    for (int i = 0; i < n; i++) {
-        snprintf(name, sizeof(name), "s%d", i);
-        c[i] = rig_turn(name, id, tokens, 1);
-    }
-    rig_run(r, c, n, out);
-    for (int i = 0; i < n; i++) {
-        assert_true(out[i].problem.what == PROBLEM_NONE ||
-                    out[i].problem.what == PROBLEM_STORAGE_FULL);
-        refused += out[i].problem.what != PROBLEM_NONE;
-        command_free(c[i]);
-    }
-    free(out);
-    return refused;
-}
-
-/* Ids and descriptions count: of sessions that come at once, and of those that grow. */
-static void no_byte_of_a_file_is_beyond_the_budget(void **unused)
-{
-    enum { SESSIONS = 16, ROUNDS = 6 };
-    struct engine_options o = kept(20, 1 << 20);
-    int refused, later = 0;
-    char name[16];
-    struct rig r;
-
-    (void)unused;
-    rig_open(&r, model, &o, 1);
-    o.store_bytes = 10 * model_info(r.model)->layout.bytes;
-    rig_close(&r);
-    rig_open(&r, model, &o, 1);
-    for (int i = 0; i < SESSIONS; i++) {
-        snprintf(name, sizeof(name), "s%d", i);
-        rig_do(&r, COMMAND_SESSION_CREATE, name);
-    }
-    refused = turns_at_once(&r, SESSIONS, 60);
-    assert_in_range(refused, SESSIONS - 9, SESSIONS - 6);
-    rig_restart(&r, &o); /* what was on its way out is gone */
-    assert_true(bytes_on_disk() <= o.store_bytes);
-    for (int round = 0; round < ROUNDS; round++)
-        later += turns_at_once(&r, SESSIONS, MOST) > refused;
-    assert_true(later > 0); /* none of the old ones had room to grow in the end */
-    rig_restart(&r, &o);
-    assert_true(bytes_on_disk() <= o.store_bytes);
-    assert_int_equal(engine_counters(r.engine).store_bytes, bytes_on_disk());
-    rig_do(&r, COMMAND_SESSION_DELETE, "s0");
-    rig_do(&r, COMMAND_SESSION_CREATE, "s0");
-    assert_in_range(turns_at_once(&r, SESSIONS, 1), 1, SESSIONS - 8);
-    rig_close(&r);
-}
-
-enum { TURNS = 16, TOKENS = 400, QUANTUM = 4 };
-
-/* Sends a session's creation and a turn of it. */
-static void send_begun(struct rig *r, const char *session, struct command *turn)
-{
-    assert_true(engine_send(r->engine, rig_command(COMMAND_SESSION_CREATE, session, NULL)));
-    assert_true(engine_send(r->engine, turn));
-}
-
-/* Turns that all begin at once, however long it takes to send them: they wait for their
- * sessions, and all sessions but a first one for the same fsync. */
-static void begin_at_once(struct rig *r, struct command *c[TURNS], int got[TURNS])
-{
-    char name[16];
-
-    sem_init(&go, 0, 0);
-    atomic_store(&held, 0);
-    atomic_store(&slow, true);
-    assert_true(engine_send(r->engine, rig_command(COMMAND_SESSION_CREATE, "first", NULL)));
-    while (!atomic_load(&held))
-        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
-    for (int i = 0; i < TURNS; i++) {
-        snprintf(name, sizeof(name), "s%d", i);
-        c[i] = penalized(name, i, TOKENS);
-        c[i]->waiter = &got[i];
-        send_begun(r, name, c[i]);
-    }
-    while (engine_counters(r->engine).store_waiting < TURNS + 1)
-        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
-    atomic_store(&slow, false);
-    sem_post(&go);
-}
-
-/* 16 turns on 2 slots: nobody is far ahead, and each gets what it gets alone. */
-static void turns_share_the_slots_by_time(void **unused)
-{
-    const struct disk_io io = faulty_io();
-    struct engine_options o = kept(2, 1 << 26);
-    struct command *c[TURNS];
-    int got[TURNS] = { 0 }, least = TOKENS, open = TURNS;
-    struct rig few, alone;
-    bool first = true;
-    char name[16];
-
-    (void)unused;
-    o.quantum = QUANTUM;
-    o.io = &io;
-    rig_open(&few, model, &o, 1);
-    rig_open(&alone, model, &roomy, 1);
-    begin_at_once(&few, c, got);
-    while (open) {
-        struct event *e = engine_receive(few.engine);
-
-        if (!e) {
-            nanosleep(&(struct timespec){ .tv_nsec = 50000 }, NULL);
-            continue;
-        }
-        if (e->kind == EVENT_TEXT)
-            *(int *)e->command->waiter += e->tokens;
-        for (int i = 0; e->kind == EVENT_FINISH && first && i < TURNS; i++)
-            least = got[i] < least ? got[i] : least;
-        first &= e->kind != EVENT_FINISH;
-        if (e->kind == EVENT_ANSWER) {
-            assert_int_equal(e->command->problem.what, PROBLEM_NONE);
-            open -= e->command->kind == COMMAND_TURN;
-            command_free(e->command);
-        }
-        event_free(e);
-    }
-    assert_true(least >= TOKENS - 2 * QUANTUM);
-    assert_true(engine_counters(few.engine).slices >= TURNS * (TOKENS / QUANTUM - 2));
-    for (int i = 0; i < TURNS; i++) {
-        snprintf(name, sizeof(name), "s%d", i);
-        rig_do(&alone, COMMAND_SESSION_CREATE, name);
-        free(rig_run_turn(&alone, penalized(name, i, TOKENS)));
-        rig_assert_same_state(&few, name, &alone, name);
-    }
-    assert_int_equal(engine_counters(few.engine).slots_used, 2);
-    rig_close(&few);
-    rig_close(&alone);
-    sem_destroy(&go);
-}
-
-/* Promise P4, with the only slot there is. */
-static void a_slot_that_was_used_equals_a_fresh_one(void **unused)
-{
-    struct engine_options o = kept(1, 0);
-    struct rig used, fresh;
-
-    (void)unused;
-    rig_open(&used, model, &o, 1);
-    rig_do(&used, COMMAND_SESSION_CREATE, "before");
-    free(rig_run_turn(&used, penalized("before", 3, 30)));
-    rig_do(&used, COMMAND_SESSION_DELETE, "before");
-    rig_open(&fresh, model, &roomy, 1);
-    rig_do(&used, COMMAND_SESSION_CREATE, "a");
-    rig_do(&fresh, COMMAND_SESSION_CREATE, "a");
-    both(&used, &fresh, "a", 0, 8);
-    rig_assert_same_state(&used, "a", &fresh, "a");
-    rig_close(&used);
-    rig_close(&fresh);
-}
-
-#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, folder_make, folder_remove)
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, store_setup, folder_remove)
 
 int main(void)
 {
@@ -805,10 +496,6 @@ int main(void)
         IN_FOLDER(a_short_write_is_gone_on_with),
         IN_FOLDER(verbs_that_are_not_kept_did_not_happen),
         IN_FOLDER(a_slow_disk_holds_back_the_answer_alone),
-        IN_FOLDER(the_disk_has_a_budget),
-        IN_FOLDER(no_byte_of_a_file_is_beyond_the_budget),
-        IN_FOLDER(turns_share_the_slots_by_time),
-        IN_FOLDER(a_slot_that_was_used_equals_a_fresh_one),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
