@@ -53,7 +53,8 @@ struct slot_place tiers_place(const struct tiers *t, int slot);
 
 /* A slot to work in, on whichever device suits (placement.h), holding the state of `from` (NULL,
  * position 0 or cold: the empty state). -1 when each device has as many turns as it may, or when
- * what would have to leave a slot has no place. */
+ * what would have to leave a slot has no place. One that is remembered, and kept by the caller
+ * alone, may lose its record to it. */
 int tiers_start(struct tiers *t, struct checkpoint *from);
 /* The working slot takes on a record that was read from the store. */
 void tiers_fill(struct tiers *t, int slot, const void *record);

@@ -295,6 +295,37 @@ static void what_stays_in_memory_needs_no_room_on_the_disk(void **unused)
     rig_close(&r);
 }
 
+/* There is no other, and no memory to put it. */
+static void a_state_that_others_left_in_the_only_slot_is_gone_on_from(void **unused)
+{
+    enum { DRAWN = 3, KNOWN = TOKENS + DRAWN - 1, MORE = 10 };
+    struct engine_options o = store_options(1, 0);
+    int32_t id[TOKENS + DRAWN + MORE] = { 0 };
+    struct outcome *out, *expected;
+    struct rig r, plain;
+
+    (void)unused;
+    rig_open(&r, model, &o, 1);
+    rig_open(&plain, model, &store_roomy, 1);
+    for (int i = 0; i < TOKENS; i++)
+        id[i] = 5 + i;
+    for (int round = 0; round < 2; round++) {
+        out = rig_run_turn(&r, rig_turn("", id, TOKENS, DRAWN));
+        assert_int_equal(out->choice[0].tokens, DRAWN);
+        memcpy(id + TOKENS, out->choice[0].id, DRAWN * sizeof(id[0]));
+        free(out);
+        out = rig_run_turn(&r, rig_turn("", id, TOKENS + DRAWN + MORE, DRAWN));
+        expected = rig_run_turn(&plain, rig_turn("", id, TOKENS + DRAWN + MORE, DRAWN));
+        assert_int_equal(out->problem.what, PROBLEM_NONE);
+        assert_int_equal(out->cached_tokens, KNOWN);
+        assert_memory_equal(out->choice[0].id, expected->choice[0].id, DRAWN * sizeof(id[0]));
+        free(expected);
+        free(out);
+    }
+    rig_close(&r);
+    rig_close(&plain);
+}
+
 /* While its turn runs, too. */
 static void an_anchor_makes_way_for_a_state(void **unused)
 {
@@ -427,6 +458,7 @@ int main(void)
         IN_FOLDER(a_state_on_its_way_takes_the_room_of_one),
         IN_FOLDER(nor_does_what_it_takes_the_place_of),
         IN_FOLDER(what_stays_in_memory_needs_no_room_on_the_disk),
+        IN_FOLDER(a_state_that_others_left_in_the_only_slot_is_gone_on_from),
         IN_FOLDER(an_anchor_makes_way_for_a_state),
         IN_FOLDER(turns_share_the_slots_by_time),
         IN_FOLDER(a_slot_that_was_used_equals_a_fresh_one),
