@@ -36,9 +36,11 @@ const struct option option_table[] = {
               "demonstration model" },
 
     { OPTION(device), .def = "auto", .commands = COMPUTE, .value = "NAME",
-      .help = "cpu, cuda, cuda:N for the machine's GPU N, or auto: the first GPU if there is one" },
+      .help =
+          "cpu, cuda, cuda:N for the machine's GPU N, or auto: the first GPU if there is one; or "
+          "several of a kind, as in cuda:0,cuda:1" },
     { OPTION(threads), .def = "0", .max = 1024, .commands = COMPUTE, .value = "N",
-      .help = "compute threads of the CPU; 0: one per core" },
+      .help = "compute threads of the CPU, shared by its devices; 0: one per core" },
     { OPTION(isa), .def = "auto", .choices = "auto|plain|avx2|avx512", .commands = COMPUTE,
       .value = "SET", .help = "CPU instructions to use" },
 
@@ -58,11 +60,11 @@ const struct option option_table[] = {
     { OPTION(chat_template), .def = "auto", .commands = SERVE, .value = "NAME",
       .help = "chatml, rwkv-world, plain (the texts alone), none, or auto: by the model" },
     { OPTION(slots), .def = "64", .min = 1, .max = 65536, .commands = SERVE, .value = "N",
-      .help = "sessions whose state is on the device at once" },
+      .help = "sessions whose state is on a device at once" },
     { OPTION(max_batch), .def = "64", .min = 1, .max = 65536, .commands = SERVE, .value = "N",
-      .help = "sequences in one step" },
+      .help = "sequences in one step of a device" },
     { OPTION(row_budget), .def = "512", .min = 2, .max = 65536, .commands = SERVE, .value = "N",
-      .help = "tokens in one step, prompts' and answers' together; above max_batch" },
+      .help = "tokens in one step of a device, prompts' and answers' together; above max_batch" },
     { OPTION(max_queue), .def = "1024", .min = 1, .max = 1000000, .commands = SERVE, .value = "N",
       .help = "turns that may wait for a slot; 429" },
     { OPTION(max_sessions), .def = "100000", .min = 1, .max = 100000000, .commands = SERVE,

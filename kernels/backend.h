@@ -4,7 +4,7 @@
  * asked for, so that the program needs nothing of CUDA to start. What a pointer from
  * backend_alloc() points to is the backend's memory: only operations and the copies below may touch
  * it (on the CPU it is host memory, but nothing above kernels/ relies on that). One thread drives a
- * backend. */
+ * backend, and may drive several in turns: between begin() and end() it calls no other. */
 #ifndef KERNELS_BACKEND_H
 #define KERNELS_BACKEND_H
 
@@ -20,6 +20,7 @@ struct backend_options {
     const char *isa; /* CPU: "auto", "plain", "avx2" or "avx512"; ERR_INPUT if the machine
                       * lacks it */
     int device;      /* CUDA: which of the machine's, from 0 */
+    int share;       /* CPU: so many backends have the threads between them; 0: this one alone */
 };
 
 enum ceiling {
@@ -95,7 +96,7 @@ struct backend_module {
     unsigned interface;
     struct backend *(*open)(const struct backend_options *options, struct error *err);
 };
-#define BACKEND_MODULE_INTERFACE 1u
+#define BACKEND_MODULE_INTERFACE 2u
 #define BACKEND_MODULE_SYMBOL    "eddy_backend_module"
 
 #endif

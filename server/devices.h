@@ -7,6 +7,7 @@
 #define SERVER_DEVICES_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct backend;
 struct backend_options;
@@ -14,7 +15,7 @@ struct error;
 struct model;
 struct model_options;
 
-enum { DEVICES_MAX = 16 };
+enum { DEVICES_MAX = 16, DEVICES_TEXT = 1024 };
 
 struct device {
     struct backend *backend;
@@ -26,13 +27,18 @@ struct devices {
     int count;
 };
 
-/* name: "cpu", "cuda", "cuda:N", or "auto": a GPU if there is one. `with` says the rest. Errors
- * as of backend.h; devices_close() in both cases. */
-bool devices_open(struct devices *d, const char *name, const struct backend_options *with,
+/* list: "cpu", "cuda" or "cuda:N", or several of a kind with commas between them, no GPU twice; or
+ * "auto": the first GPU if there is one. `with` says the rest; CPUs share its threads. Errors as
+ * of backend.h; devices_close() in both cases. */
+bool devices_open(struct devices *d, const char *list, const struct backend_options *with,
                   struct error *err);
-/* Errors as of model_open(). */
+/* Errors as of model_open(); each device reads the files. */
 bool devices_load(struct devices *d, const char *path, const struct model_options *sizes,
                   struct error *err);
 void devices_close(struct devices *d);
+
+/* What each was chosen to be: "cuda:0, NVIDIA H200; cuda:1, NVIDIA H200", cut where DEVICES_TEXT
+ * bytes would not do. */
+void devices_describe(const struct devices *d, char *text, size_t size);
 
 #endif

@@ -271,6 +271,14 @@ static const struct isa *choose_isa(const char *name, struct error *err)
     return NULL;
 }
 
+static int count_threads(const struct backend_options *o)
+{
+    const int all = o->threads > 0 ? o->threads : pool_cores();
+    const int own = o->share > 1 ? all / o->share : all;
+
+    return own > 0 ? own : 1;
+}
+
 struct backend *backend_open_cpu(const struct backend_options *options, struct error *err)
 {
     const struct isa *isa = choose_isa(options->isa ? options->isa : "auto", err);
@@ -287,7 +295,7 @@ struct backend *backend_open_cpu(const struct backend_options *options, struct e
         .name = "cpu",
         .detail = cpu->detail,
         .ops = isa->ops,
-        .stream = pool_create(options->threads, err),
+        .stream = pool_create(count_threads(options), err),
         .alloc = cpu_alloc,
         .free = cpu_free,
         .room = cpu_room,

@@ -205,7 +205,7 @@ bool pool_take_fault(struct stream *q)
     return atomic_exchange(&q->fault, false);
 }
 
-static int core_count(void)
+int pool_cores(void)
 {
     cpu_set_t set;
     int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
@@ -221,7 +221,7 @@ struct stream *pool_create(int threads, struct error *err)
         error_set(err, ERR_NOMEM, "compute pool: out of memory");
         return NULL;
     }
-    *q = (struct stream){ .threads = threads > 0 ? threads : core_count() };
+    *q = (struct stream){ .threads = threads };
     q->worker = calloc((size_t)q->threads, sizeof(*q->worker));
     if (!q->worker) {
         error_set(err, ERR_NOMEM, "compute pool: out of memory");

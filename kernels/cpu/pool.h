@@ -21,7 +21,9 @@ struct stream;
 
 typedef void pool_work(const void *job, int unit, int thread);
 
-/* threads: the caller's included; 0 = one per core. NULL and ERR_NOMEM or ERR_LIMIT. */
+int pool_cores(void); /* that this process may use */
+
+/* threads: the caller's included, at least 1. NULL and ERR_NOMEM or ERR_LIMIT. */
 struct stream *pool_create(int threads, struct error *err);
 void pool_destroy(struct stream *q); /* takes NULL */
 int pool_threads(const struct stream *q);

@@ -300,6 +300,8 @@ void sample_cuda(struct stream *q, const struct sample *p)
 {
     bool plain = true;
 
+    /* It is enqueued behind end(), when the thread may have turned to another device. */
+    stream_note(q, cudaSetDevice(q->device), "sample");
     if (!q->sampling && !(q->sampling = (struct sampling *)calloc(1, sizeof(*q->sampling)))) {
         stream_note(q, cudaErrorMemoryAllocation, "sample");
         return;

@@ -101,6 +101,7 @@ static void put_tiers(struct page *p, const struct engine_counters *c)
     put(p, "eddy_tier_sessions{tier=\"disk\"} %d\n", c->sessions_store);
     put(p, "eddy_tier_sessions{tier=\"empty\"} %d\n", c->sessions_empty);
     head(p, "eddy_state_moves_total", "counter", "States moved between tiers.");
+    put_move(p, "device", "device", c->moves.device_device);
     put_move(p, "device", "host", c->moves.device_host);
     put_move(p, "device", "disk", c->moves.device_store);
     put_move(p, "host", "disk", c->moves.host_store);
@@ -144,6 +145,16 @@ static void put_redis(struct page *p, const struct redis_counts *c)
     put_gauge(p, "eddy_redis_up", "Redis serves.", !c->away);
 }
 
+static void put_devices(struct page *p, const struct engine_counters *c)
+{
+    head(p, "eddy_device_slots_used", "gauge",
+         "State slots in use on each device of --device, by turns and by states that wait.");
+    for (int i = 0; i < c->devices; i++) {
+        put(p, "eddy_device_slots_used{device=\"%d\",by=\"turn\"} %d\n", i, c->device[i].worked);
+        put(p, "eddy_device_slots_used{device=\"%d\",by=\"state\"} %d\n", i, c->device[i].resident);
+    }
+}
+
 static void put_engine(struct page *p, const struct engine_counters *c)
 {
     put_gauge(p, "eddy_turns_running", "Sequences that are being computed.", c->running);
@@ -151,8 +162,9 @@ static void put_engine(struct page *p, const struct engine_counters *c)
     put_gauge(p, "eddy_batch_sequences", "Sequences in the newest step.", c->batch);
     put_gauge(p, "eddy_sessions", "Sessions alive.", c->sessions);
     put_gauge(p, "eddy_snapshots", "Snapshots kept.", c->snapshots);
-    put_gauge(p, "eddy_slots", "State slots on the device.", c->slots);
+    put_gauge(p, "eddy_slots", "State slots on all devices.", c->slots);
     put_gauge(p, "eddy_slots_used", "State slots in use.", c->slots_used);
+    put_devices(p, c);
     head(p, "eddy_state_bytes", "gauge", "Bytes of states by tier.");
     put(p, "eddy_state_bytes{tier=\"device\"} %zu\n", c->device_bytes);
     put(p, "eddy_state_bytes{tier=\"host\"} %zu\n", c->host_bytes);

@@ -11,6 +11,7 @@
 static void put_model(const struct api *api, struct json_out *o)
 {
     const struct model_info *m = api->model;
+    char devices[DEVICES_TEXT];
 
     json_open(o, '{');
     json_key(o, "id");
@@ -40,7 +41,10 @@ static void put_model(const struct api *api, struct json_out *o)
     json_key(o, "backend");
     json_string(o, api->devices->at[0].backend->name);
     json_key(o, "backend_detail");
-    json_string(o, api->devices->at[0].backend->detail);
+    devices_describe(api->devices, devices, sizeof(devices));
+    json_string(o, devices);
+    json_key(o, "devices");
+    json_int(o, api->devices->count);
     json_key(o, "fingerprint");
     json_hex(o, m->fingerprint, sizeof(m->fingerprint));
     json_close(o, '}');

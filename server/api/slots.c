@@ -15,6 +15,7 @@
 #include "server/api/pending.h"
 #include "server/api/repeats.h"
 #include "server/api/verbs.h"
+#include "server/devices.h"
 #include "server/http/http.h"
 
 enum { SLOTS_MAX = 1000, DIGITS = 4 };
@@ -214,7 +215,9 @@ static void erase(struct slot_call *s, struct command *c)
 
 static int slots_of(const struct api *api)
 {
-    return api->options->slots < SLOTS_MAX ? api->options->slots : SLOTS_MAX;
+    const int slots = api->options->slots * api->devices->count;
+
+    return slots < SLOTS_MAX ? slots : SLOTS_MAX;
 }
 
 static bool read_number(const struct api *api, const char *text, int *number, struct problem *p)

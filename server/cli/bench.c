@@ -244,6 +244,8 @@ bool bench_open(struct bench *b, const struct options *o, struct error *err)
 
     b->options = o;
     b->local.engine = NULL;
+    if (strchr(o->device, ','))
+        return error_set(err, ERR_INPUT, "one device is measured at a time, not \"%s\"", o->device);
     if (!model_describe(model_path(o), &info, err))
         return false;
     /* Two slots a session, one to work in; not for states that would not fit. */

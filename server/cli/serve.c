@@ -36,24 +36,27 @@ static void scaled(char *text, size_t size, double n)
     snprintf(text, size, n < 9.95 && i > 0 ? "%.1f %s" : "%.0f %s", n, unit[i]);
 }
 
-/* Where the device's memory goes. */
-static void announce_memory(const struct options *o, const struct loaded *l)
+/* Where a device's memory goes. */
+static void announce_memory(const struct options *o, const struct devices *devices, int number)
 {
-    const struct model_info *m = model_info(l->model);
-    const size_t left = l->backend->room(l->backend);
-    char weights[32], slot[32], slots[32], work[32], room[32];
+    const struct device *d = &devices->at[number];
+    const struct model_info *m = model_info(d->model);
+    const size_t left = d->backend->room(d->backend);
+    char of[32] = "", weights[32], slot[32], slots[32], work[32], room[32];
 
+    if (devices->count > 1)
+        snprintf(of, sizeof(of), " of device %d", number);
     scaled(weights, sizeof(weights), (double)m->weight_bytes);
     scaled(slot, sizeof(slot), (double)m->layout.bytes);
     scaled(slots, sizeof(slots), (double)m->layout.bytes * o->slots);
     scaled(work, sizeof(work), (double)m->scratch_bytes);
     scaled(room, sizeof(room), (double)left);
     if (o->log_json)
-        log_line(LOG_INFO, "memory", "device", l->backend->detail, "weights", weights, "slots",
+        log_line(LOG_INFO, "memory", "device", d->backend->detail, "weights", weights, "slots",
                  slots, "workspace", work, "free", left ? room : "unknown", NULL);
     else
-        printf("memory: %sB of weights, %d slots of %sB are %sB, %sB of workspace%s%s%s\n", weights,
-               o->slots, slot, slots, work, left ? ", " : "", left ? room : "",
+        printf("memory%s: %sB of weights, %d slots of %sB are %sB, %sB of workspace%s%s%s\n", of,
+               weights, o->slots, slot, slots, work, left ? ", " : "", left ? room : "",
                left ? "B left" : "");
     fflush(stdout);
 }
@@ -62,12 +65,13 @@ static void announce(const struct options *o, const struct loaded *l, int port)
 {
     const struct model_info *m = model_info(l->model);
     bool v6 = strchr(o->host, ':') != NULL;
-    char url[256], parameters[32], state[32];
+    char url[256], parameters[32], state[32], devices[DEVICES_TEXT];
 
+    devices_describe(&l->devices, devices, sizeof(devices));
     snprintf(url, sizeof(url), "http://%s%s%s:%d", v6 ? "[" : "", o->host, v6 ? "]" : "", port);
     if (o->log_json) { /* a machine reads: one event, no page of examples */
         log_line(LOG_INFO, "ready", "url", url, "model", l->name, "architecture", m->architecture,
-                 "backend", l->backend->name, NULL);
+                 "backend", l->backend->name, "devices", devices, NULL);
         return;
     }
     scaled(parameters, sizeof(parameters), (double)m->parameters);
@@ -83,8 +87,8 @@ static void announce(const struct options *o, const struct loaded *l, int port)
            "    curl %s/v1/completions -H 'Content-Type: application/json' \\\n"
            "      -d \"{\\\"session_id\\\":\\\"tale\\\",\\\"prompt\\\":\\\"$text\\\","
            "\\\"max_tokens\\\":40}\"; done\n\n",
-           url, l->name, m->architecture, parameters, state, l->backend->name, l->backend->detail,
-           url, url, url, url);
+           url, l->name, m->architecture, parameters, state, l->backend->name, devices, url, url,
+           url, url);
     fflush(stdout);
 }
 
@@ -126,7 +130,8 @@ static int serve(const struct options *o, struct loaded *l)
         return fail(&err);
     }
     announce(o, l, server_port(server));
-    announce_memory(o, l);
+    for (int i = 0; i < l->devices.count; i++)
+        announce_memory(o, &l->devices, i);
     served = server_run(server);
     server_close(server);
     log_line(LOG_INFO, "stopped", NULL);

@@ -97,6 +97,8 @@ static void publish_counters(struct engine *e)
     c->snapshots = (int)e->snapshots.count;
     c->slots = at.slots;
     c->slots_used = at.slots_used;
+    c->devices = e->devices->count;
+    memcpy(c->device, at.device, sizeof(c->device));
     c->spares = at.spares;
     c->spares_dropped = at.dropped;
     c->prefix_bytes = e->prefix ? prefix_bytes(e->prefix) : 0;

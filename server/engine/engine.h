@@ -84,6 +84,8 @@ struct engine_counters {
     int store_waiting;          /* operations on their way */
     int queued, running, batch; /* batch: sequences in the newest step */
     int sessions, slots, slots_used, snapshots;
+    int devices;
+    struct tiers_device device[DEVICES_MAX];
     size_t spares;       /* states that nobody needs but that may spare work */
     size_t prefix_bytes; /* of the index of contexts */
     int sessions_device, sessions_host, sessions_store, sessions_empty; /* of a second ago */

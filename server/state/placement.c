@@ -1,6 +1,6 @@
 #include "server/state/placement.h"
 
-enum { COPY_COST = 4, ROOM_COST = 2 }; /* in running turns */
+enum { COPY_COST = 4 }; /* in running turns */
 
 int placement_choose(const struct placement *device, int devices, int most, int home, unsigned skip)
 {
@@ -8,8 +8,8 @@ int placement_choose(const struct placement *device, int devices, int most, int 
 
     for (int i = 0; i < devices; i++) {
         const struct placement *d = &device[i];
-        const int cost =
-            d->worked + (home >= 0 && home != i ? COPY_COST : 0) + (d->free ? 0 : ROOM_COST);
+        const int copies = (home >= 0 && home != i) + !d->free;
+        const int cost = d->worked + copies * COPY_COST;
 
         if (skip >> i & 1 || d->worked >= most || d->free + d->resident == 0)
             continue;

@@ -4,8 +4,9 @@
  * run. But a state that lies on another device has to be copied through host memory: its bytes
  * cross a bus twice, at about 50 GB/s, where each step of a turn crosses the device's memory with
  * them twice, at about 3 TB/s. So a copy costs what 64 steps of one more turn cost, whatever the
- * model; for turns of 16 tokens, that is a lead of 4 turns. Moving another state down to make
- * room crosses the bus once. Among equals the one with the most free slots is taken. */
+ * model; for turns of 16 tokens, that is a lead of 4 turns. Where no slot is free another state
+ * goes down and comes up again when it is wanted, which costs the same. Among equals the one
+ * with the most free slots is taken. */
 #ifndef SERVER_STATE_PLACEMENT_H
 #define SERVER_STATE_PLACEMENT_H
 

@@ -333,17 +333,26 @@ static int acquire(struct tiers *t, struct checkpoint *from)
     return slot;
 }
 
+/* false: the device that it is on failed. */
+static bool copy_in(struct tiers *t, int slot, const struct checkpoint *from)
+{
+    t->moves.device_device += device_of(t, slot) != device_of(t, from->slot);
+    return slots_copy(t->slots, slot, from->slot);
+}
+
 static int start_from(struct tiers *t, struct checkpoint *from)
 {
     int slot;
 
     from->used = ++t->clock;
     slot = acquire(t, from);
-    if (slot >= 0 && from->slot >= 0 && !slots_copy(t->slots, slot, from->slot)) {
+    if (slot < 0)
+        return -1;
+    if (from->slot >= 0 && !copy_in(t, slot, from)) {
         slots_release(t->slots, slot);
         return -1;
     }
-    if (slot >= 0 && from->record) {
+    if (from->record) {
         slots_upload(t->slots, slot, from->record);
         t->moves.host_device++;
     }

@@ -121,6 +121,7 @@ void tiers_unclaim(struct tiers *t, int64_t growth); /* it is not on its way any
 /* Moves from one tier to another since the start. */
 struct tiers_moves {
     uint64_t device_host, device_store, host_store, host_device, store_device;
+    uint64_t device_device; /* to the slot of a turn on another one; it is still there, too */
 };
 
 struct tiers_counts {

@@ -414,19 +414,26 @@ static void a_model_is_its_folder_or_its_file(void **state)
 /* Machines differ in their GPUs; none has one of these names. */
 static void a_device_that_is_not_there_is_refused_in_one_line(void **state)
 {
-    static const char *const names[] = { "gpu", "cuda:", "cuda:x", "cuda:12345", "cuda:4096" };
+    static const char *const names[] = { "gpu",         "cuda:",    "cuda:x",          "cuda:12345",
+                                         "cpu,cuda:0",  "cpu,auto", "cuda:0,cuda,cpu", "cpu,",
+                                         "cuda,cuda:0", "cuda:4096" };
+    const size_t last = sizeof(names) / sizeof(names[0]) - 1;
     static struct result r;
 
     (void)state;
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+    for (size_t i = 0; i <= last; i++) {
         RUN(&r, "", "run", DEMO, "-p", PROMPT, "-n", "1", "--device", names[i]);
         assert_int_equal(r.status, 2);
         assert_string_equal(r.out, "");
-        assert_non_null(strstr(r.err, i < 4 ? names[i] : "cuda"));
+        assert_non_null(strstr(r.err, i < last ? names[i] : "cuda"));
         assert_ptr_equal(strchr(r.err, '\n'), r.err + strlen(r.err) - 1);
     }
     RUN(&r, "", "run", DEMO, "-p", PROMPT, "-n", "1", "--device", "cpu");
     assert_int_equal(r.status, 0);
+    RUN(&r, "", "run", DEMO, "-p", PROMPT, "-n", "1", "--device", "cpu,cpu");
+    assert_int_equal(r.status, 0);
+    RUN(&r, "", "bench", DEMO, "--device", "cpu,cpu");
+    assert_int_equal(r.status, 2);
 }
 
 static int make_folder(void **state)

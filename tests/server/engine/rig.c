@@ -32,12 +32,18 @@ static void start_engine(struct rig *r, const struct engine_options *options)
 
 void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads)
 {
+    rig_open_on(r, "cpu", model, options, threads);
+}
+
+void rig_open_on(struct rig *r, const char *devices, const char *model,
+                 const struct engine_options *options, int threads)
+{
     const struct backend_options with = { .threads = threads, .isa = "auto" };
     const struct model_options sizes = { .max_rows = options->row_budget,
                                          .max_logits = engine_max_logits(options) };
     struct error err = { 0 };
 
-    if (!devices_open(&r->devices, "cpu", &with, &err) ||
+    if (!devices_open(&r->devices, devices, &with, &err) ||
         !devices_load(&r->devices, model, &sizes, &err))
         fail_msg("%s", err.message);
     r->model = r->devices.at[0].model;

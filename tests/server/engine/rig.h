@@ -20,8 +20,11 @@ struct rig {
     struct engine *engine;
 };
 
-/* Asserts on failure. threads: of the backend. */
+/* Asserts on failure. threads: of the CPU. */
 void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads);
+/* On these devices in place of one CPU, as devices_open() takes them. */
+void rig_open_on(struct rig *r, const char *devices, const char *model,
+                 const struct engine_options *options, int threads);
 void rig_close(struct rig *r);
 /* The engine ends, and another one starts with these options. */
 void rig_restart(struct rig *r, const struct engine_options *options);

@@ -15,6 +15,7 @@
 enum { AT_ONCE = 4, EXTRAS = 4, CHECK_EVERY = 200, STEPS = 800 };
 
 static int forks, rollbacks, hits, subtrees, partial, verbs; /* of all worlds */
+static uint64_t crossed;
 
 static int steps(void)
 {
@@ -264,11 +265,12 @@ static void assert_it_was_a_world(const struct world *w)
 static void print_world(const struct world *w, const struct engine_counters *c)
 {
     print_message("# %d forks, %d rollbacks, %d turns (%d cancelled), %d draws, %d prefix hits, "
-                  "%d subtrees, %d refused, %d restarts, %llu slices, %llu from the store\n",
+                  "%d subtrees, %d refused, %d restarts, %llu slices, %llu from the store, "
+                  "%llu from device to device\n",
                   w->done[COMMAND_SESSION_FORK], w->done[COMMAND_SESSION_ROLLBACK],
                   w->done[COMMAND_TURN], w->cancelled, w->draws, w->hits, w->subtrees, w->refused,
                   w->restarts, (unsigned long long)c->slices,
-                  (unsigned long long)c->moves.store_device);
+                  (unsigned long long)c->moves.store_device, (unsigned long long)w->crossed);
     forks += w->done[COMMAND_SESSION_FORK];
     rollbacks += w->done[COMMAND_SESSION_ROLLBACK];
     hits += w->hits;
@@ -347,6 +349,33 @@ static const struct world_plan plans[] = {
       .on_disk = 30,
       .durability = DISK_NONE,
       .seed = 2862933555777941757u },
+    { .name = "and_on_two_devices",
+      .model = mamba2,
+      .devices = "cpu,cpu",
+      .slots = 2,
+      .parked = 3,
+      .spares = 4,
+      .cache_every = 32,
+      .seed = 1442695040888963407u },
+    { .name = "and_in_slices_on_three_devices",
+      .model = rwkv,
+      .devices = "cpu,cpu,cpu",
+      .slots = 1,
+      .parked = 5,
+      .spares = 3,
+      .quantum = 2,
+      .owners = 2,
+      .seed = 2685821657736338717u },
+    { .name = "and_on_two_devices_with_a_disk",
+      .model = mamba,
+      .devices = "cpu,cpu",
+      .slots = 2,
+      .parked = 2,
+      .spares = 3,
+      .on_disk = 30,
+      .durability = DISK_ALWAYS,
+      .quantum = 3,
+      .seed = 4101842887655102017u },
 };
 
 enum { WORLDS = sizeof(plans) / sizeof(plans[0]) };
@@ -371,6 +400,8 @@ static void run_world(void **state)
             world_restart(w);
     }
     c = engine_counters(w->rig.engine);
+    w->crossed += c.moves.device_device;
+    crossed += w->crossed;
     assert_it_was_a_world(w);
     world_close(w);
     print_world(w, &c);
@@ -382,7 +413,7 @@ static void nothing_was_missing(void **unused)
 {
     (void)unused;
     assert_true(forks + rollbacks >= steps());
-    assert_true(hits && subtrees && partial);
+    assert_true(hits && subtrees && partial && crossed);
 }
 
 int main(int argc, char **argv)

@@ -81,7 +81,8 @@ void world_open(struct world *w, const struct world_plan *plan)
     w->reference = reference_open(model);
     w->record_bytes = reference_info(w->reference)->layout.bytes;
     set_options(w);
-    rig_open(&w->rig, model, &w->options, plan->threads ? plan->threads : 1);
+    rig_open_on(&w->rig, plan->devices ? plan->devices : "cpu", model, &w->options,
+                plan->threads ? plan->threads : 1);
 }
 
 /* Bytes of the checkpoints' files; what else there is counts as strange. */
@@ -194,6 +195,7 @@ void world_check(struct world *w, const struct world_session *s)
 
 void world_restart(struct world *w)
 {
+    w->crossed += engine_counters(w->rig.engine).moves.device_device;
     rig_restart(&w->rig, &w->options);
     w->restarts++;
     world_check_bounds(w);

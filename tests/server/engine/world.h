@@ -30,15 +30,16 @@ enum {
 /* How a world differs from others. */
 struct world_plan {
     const char *name, *model;
-    int slots;
-    int parked;       /* states that fit into host memory */
-    int spares;       /* of those that nobody needs; 0: no prefix cache */
-    int on_disk;      /* states that fit into the folder; 0: there is no store */
-    int owners;       /* 0: everything belongs to the one owner that there is without keys */
-    int owner_states; /* of one owner; 0: no bound */
-    int quantum;      /* steps of a turn before it makes room */
-    int cache_every;  /* tokens of a prompt from one spare to the next; 0: one near its end */
-    int threads;      /* of the backend; 0: one */
+    const char *devices; /* NULL: one CPU */
+    int slots;           /* of each */
+    int parked;          /* states that fit into host memory */
+    int spares;          /* of those that nobody needs; 0: no prefix cache */
+    int on_disk;         /* states that fit into the folder; 0: there is no store */
+    int owners;          /* 0: everything belongs to the one owner that there is without keys */
+    int owner_states;    /* of one owner; 0: no bound */
+    int quantum;         /* steps of a turn before it makes room */
+    int cache_every;     /* tokens of a prompt from one spare to the next; 0: one near its end */
+    int threads;         /* of the CPU; 0: one */
     enum disk_mode durability;
     const struct disk_io *io; /* borrowed; NULL: the system's */
     uint64_t seed;
@@ -81,9 +82,10 @@ struct world {
     struct world_snapshot snapshot[WORLD_SNAPSHOTS];
     /* What was done, so that it can be asserted that something was. */
     int done[COMMAND_SNAPSHOT_IMPORT + 1], refused, cancelled, partial, restarts;
-    int hits;     /* turns that began on a state which others had left */
-    int subtrees; /* that were deleted, of more than one snapshot */
-    int draws;    /* that were compared */
+    int hits;         /* turns that began on a state which others had left */
+    int subtrees;     /* that were deleted, of more than one snapshot */
+    int draws;        /* that were compared */
+    uint64_t crossed; /* states that went from device to device, before the newest start */
     uint64_t random;
 };
 

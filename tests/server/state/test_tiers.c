@@ -17,38 +17,56 @@
 
 enum { RECORD = 192, SLOTS = 3, PARKED = 4, SPARES = 5 };
 
-static struct backend *backend;
-static struct devices devices;
+static struct devices two, one; /* one: the first of them */
 
-static int open_backend(void **unused)
+static int open_devices(void **unused)
 {
+    const struct backend_options with = { .threads = 2, .isa = "plain" };
     struct error err;
 
     (void)unused;
-    backend = backend_open_cpu(&(struct backend_options){ .threads = 1, .isa = "plain" }, &err);
-    devices = (struct devices){ .at = { { backend, NULL } }, .count = 1 };
-    return backend ? 0 : -1;
+    if (!devices_open(&two, "cpu,cpu", &with, &err))
+        return -1;
+    one = (struct devices){ .at = { two.at[0] }, .count = 1 };
+    return 0;
 }
 
-static int close_backend(void **unused)
+static int close_devices(void **unused)
 {
     (void)unused;
-    backend_close(backend);
+    devices_close(&two);
     return 0;
+}
+
+static struct tiers *create_on(const struct devices *devices, int slots, int at_once)
+{
+    struct error err;
+    const struct tiers_options options = { .record_bytes = RECORD,
+                                           .slots = slots,
+                                           .at_once = at_once,
+                                           .host_bytes = PARKED * RECORD,
+                                           .spare_bytes = SPARES * RECORD };
+    struct tiers *t = tiers_create(devices, &options, &err);
+
+    assert_non_null(t);
+    return t;
 }
 
 static struct tiers *create(void)
 {
-    struct error err;
-    const struct tiers_options options = { .record_bytes = RECORD,
-                                           .slots = SLOTS,
-                                           .at_once = SLOTS,
-                                           .host_bytes = PARKED * RECORD,
-                                           .spare_bytes = SPARES * RECORD };
-    struct tiers *t = tiers_create(&devices, &options, &err);
+    return create_on(&one, SLOTS, SLOTS);
+}
 
-    assert_non_null(t);
-    return t;
+static void *record_of(struct tiers *t, int slot)
+{
+    struct slot_place at = tiers_place(t, slot);
+
+    return (char *)tiers_records(t, at.device) + at.index * RECORD;
+}
+
+static struct backend *backend_of(struct tiers *t, int slot)
+{
+    return two.at[tiers_place(t, slot).device].backend;
 }
 
 static void write_slot(struct tiers *t, int slot, int byte)
@@ -56,14 +74,14 @@ static void write_slot(struct tiers *t, int slot, int byte)
     unsigned char bytes[RECORD];
 
     memset(bytes, byte, RECORD);
-    backend->upload(backend, (char *)tiers_records(t, 0) + slot * RECORD, bytes, RECORD);
+    backend_of(t, slot)->upload(backend_of(t, slot), record_of(t, slot), bytes, RECORD);
 }
 
 static bool slot_is(struct tiers *t, int slot, int byte)
 {
     unsigned char bytes[RECORD];
 
-    backend->download(backend, bytes, (char *)tiers_records(t, 0) + slot * RECORD, RECORD);
+    backend_of(t, slot)->download(backend_of(t, slot), bytes, record_of(t, slot), RECORD);
     for (int i = 0; i < RECORD; i++)
         if (bytes[i] != byte)
             return false;
@@ -172,12 +190,11 @@ static unsigned below(unsigned n)
 }
 
 /* Against the simplest model there is: a checkpoint is the byte its record was filled with. */
-static void random_turns_forks_and_releases_never_mix_states(void **unused)
+static void random_on(const struct devices *devices, int slots)
 {
-    struct tiers *t = create();
+    struct tiers *t = create_on(devices, slots, slots);
     struct checkpoint *held[12] = { NULL };
 
-    (void)unused;
     for (int round = 0; round < 20000; round++) {
         unsigned i = below(12), j = below(12);
 
@@ -202,6 +219,88 @@ static void random_turns_forks_and_releases_never_mix_states(void **unused)
     assert_int_equal(tiers_counts(t).checkpoints, 0);
     assert_int_equal(tiers_counts(t).slots_used, 0);
     assert_int_equal(tiers_counts(t).host_bytes, 0);
+    tiers_destroy(t);
+}
+
+static void random_turns_forks_and_releases_never_mix_states(void **unused)
+{
+    (void)unused;
+    random_on(&one, SLOTS);
+}
+
+/* Where one slot is left to work in on either device, what is on the other comes to it. */
+static void nor_do_they_on_two_devices(void **unused)
+{
+    (void)unused;
+    random_on(&two, 1);
+    random_on(&two, 2);
+}
+
+static void every_slot_of_every_device_is_had_and_is_zero(void **unused)
+{
+    enum { ALL = 2 * SLOTS };
+    struct tiers *t = create_on(&two, SLOTS, SLOTS);
+    int slot[ALL];
+
+    (void)unused;
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < ALL; i++) {
+            slot[i] = tiers_start(t, NULL);
+            assert_true(slot[i] >= 0 && slot_is(t, slot[i], 0));
+            for (int k = 0; k < i; k++)
+                assert_int_not_equal(slot[k], slot[i]);
+            write_slot(t, slot[i], 0xa0 + i);
+        }
+        assert_int_equal(tiers_start(t, NULL), -1);
+        for (int i = 0; i < ALL; i++) {
+            assert_true(slot_is(t, slot[i], 0xa0 + i));
+            tiers_drop(t, slot[i]);
+        }
+    }
+    tiers_destroy(t);
+}
+
+static void no_device_has_more_turns_than_it_may(void **unused)
+{
+    struct tiers *t = create_on(&two, SLOTS, 2);
+    int slot[4];
+
+    (void)unused;
+    for (int i = 0; i < 4; i++)
+        assert_true((slot[i] = tiers_start(t, NULL)) >= 0);
+    assert_int_equal(tiers_start(t, NULL), -1);
+    assert_int_equal(tiers_counts(t).device[0].worked, 2);
+    assert_int_equal(tiers_counts(t).device[1].worked, 2);
+    tiers_drop(t, slot[0]);
+    assert_int_equal(tiers_place(t, slot[0] = tiers_start(t, NULL)).device, 0);
+    for (int i = 0; i < 4; i++)
+        tiers_drop(t, slot[i]);
+    tiers_destroy(t);
+}
+
+/* The first device is full of turns but for the state that they all could start from. */
+static void a_state_comes_to_where_its_turn_works(void **unused)
+{
+    struct tiers *t = create_on(&two, 2, 2);
+    struct checkpoint *c = turn(t, NULL, 7);
+    const int home = tiers_place(t, c->slot).device;
+    int slot[3];
+
+    (void)unused;
+    for (int i = 0; i < 3; i++) {
+        slot[i] = tiers_start(t, c);
+        assert_true(slot[i] >= 0 && slot_is(t, slot[i], 7) && slot_is(t, c->slot, 7));
+        write_slot(t, slot[i], i);
+    }
+    assert_int_equal(tiers_counts(t).device[home].worked, 1);
+    assert_int_equal(tiers_counts(t).device[!home].worked, 2);
+    assert_int_equal(tiers_counts(t).moves.device_device, 2);
+    assert_int_equal(tiers_counts(t).host_bytes, 0);
+    for (int i = 0; i < 3; i++) {
+        assert_true(slot_is(t, slot[i], i));
+        tiers_drop(t, slot[i]);
+    }
+    tiers_release(t, c);
     tiers_destroy(t);
 }
 
@@ -445,18 +544,19 @@ static size_t little_room(struct backend *be)
 static void more_slots_than_fit_are_refused_with_the_number_that_does(void **unused)
 {
     struct tiers_options options = { .record_bytes = RECORD, .slots = 11, .at_once = 11 };
+    struct backend *backend = one.at[0].backend;
     size_t (*room)(struct backend * be) = backend->room;
     struct error err = { 0 };
     struct tiers *t;
 
     (void)unused;
     backend->room = little_room;
-    assert_null(tiers_create(&devices, &options, &err));
+    assert_null(tiers_create(&one, &options, &err));
     assert_int_equal(err.code, ERR_NOMEM);
     assert_non_null(strstr(err.message, "11 state slots"));
     assert_non_null(strstr(err.message, ": 10 do"));
     options.slots = 10;
-    t = tiers_create(&devices, &options, &err);
+    t = tiers_create(&one, &options, &err);
     assert_non_null(t);
     tiers_destroy(t);
     backend->room = room;
@@ -471,16 +571,21 @@ static bool sync_fails(struct backend *be, struct error *err)
 
 static void nothing_is_taken_from_a_device_that_fails(void **unused)
 {
+    struct backend *backend = one.at[0].backend;
     bool (*sync)(struct backend * be, struct error * err) = backend->sync;
-    struct checkpoint *c = checkpoint_create();
-    struct tiers *t = create();
+    struct tiers *t = create_on(&two, 2, 2);
+    struct checkpoint *c = turn(t, NULL, 3);
+    int slot;
 
     (void)unused;
-    assert_non_null(c);
-    tiers_commit(t, c, tiers_start(t, NULL));
+    assert_int_equal(tiers_place(t, c->slot).device, 0);
+    slot = tiers_start(t, c); /* beside it, so that the next one has to cross */
     backend->sync = sync_fails;
     assert_null(tiers_export(t, c));
+    assert_int_equal(tiers_start(t, c), -1);
     backend->sync = sync;
+    assert_int_equal(tiers_counts(t).slots_used, 2);
+    tiers_drop(t, slot);
     tiers_release(t, c);
     tiers_destroy(t);
 }
@@ -493,6 +598,10 @@ int main(void)
         cmocka_unit_test(what_does_not_fit_is_refused_and_nothing_is_lost),
         cmocka_unit_test(an_export_is_a_copy_and_comes_back_by_adoption),
         cmocka_unit_test(random_turns_forks_and_releases_never_mix_states),
+        cmocka_unit_test(nor_do_they_on_two_devices),
+        cmocka_unit_test(every_slot_of_every_device_is_had_and_is_zero),
+        cmocka_unit_test(no_device_has_more_turns_than_it_may),
+        cmocka_unit_test(a_state_comes_to_where_its_turn_works),
         cmocka_unit_test(ids_are_found_listed_in_order_and_removed),
         cmocka_unit_test(a_map_keeps_its_order_through_gaps),
         cmocka_unit_test(a_page_is_what_comes_next_in_the_order_of_ids),
@@ -502,5 +611,5 @@ int main(void)
         cmocka_unit_test(more_slots_than_fit_are_refused_with_the_number_that_does),
         cmocka_unit_test(nothing_is_taken_from_a_device_that_fails),
     };
-    return cmocka_run_group_tests(tests, open_backend, close_backend);
+    return cmocka_run_group_tests(tests, open_devices, close_devices);
 }

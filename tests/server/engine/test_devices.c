@@ -1,0 +1,210 @@
+/* One engine on several devices: what one device computes, to the last bit, wherever a turn works.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "config/error.h"
+#include "kernels/backend.h"
+#include "tests/server/engine/rig.h"
+
+static const char model[] = "tests/data/mamba2-grouped";
+static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10, 11, 12 };
+enum { PROMPT = 8, TOKENS = 24, FORKS = 8 };
+
+static const struct engine_options roomy = { .slots = 12,
+                                             .max_batch = 4,
+                                             .row_budget = 16,
+                                             .max_queue = 64,
+                                             .max_sessions = 64,
+                                             .host_bytes = 1 << 26 };
+
+/* A session with a past, and its forks. */
+struct family {
+    struct rig rig;
+    struct id fork[FORKS];
+    struct outcome out[FORKS];
+};
+
+/* Turns of different lengths and prompts at once, one on each fork. */
+static void run_on_each(struct family *f)
+{
+    struct command *c[FORKS];
+
+    for (int i = 0; i < FORKS; i++)
+        c[i] = rig_turn(f->fork[i].text, prompt, (size_t)(i % PROMPT), TOKENS + i);
+    rig_run(&f->rig, c, FORKS, f->out);
+    for (int i = 0; i < FORKS; i++) {
+        assert_int_equal(c[i]->problem.what, PROBLEM_NONE);
+        command_free(c[i]);
+    }
+}
+
+static struct family *family_open(const char *devices)
+{
+    struct command *c = rig_command(COMMAND_SESSION_FORK, "parent", NULL);
+    struct family *f = calloc(1, sizeof(*f));
+
+    rig_open_on(&f->rig, devices, model, &roomy, 2);
+    rig_do(&f->rig, COMMAND_SESSION_CREATE, "parent");
+    free(rig_run_turn(&f->rig, rig_turn("parent", prompt, PROMPT, TOKENS)));
+    c->count = FORKS;
+    assert_int_equal(rig_ask(&f->rig, c), PROBLEM_NONE);
+    for (int i = 0; i < FORKS; i++)
+        f->fork[i] = c->sessions[i].id;
+    command_free(c);
+    return f;
+}
+
+static void assert_same(struct family *a, struct family *b)
+{
+    for (int i = 0; i < FORKS; i++) {
+        const size_t n = (size_t)a->out[i].choice[0].tokens;
+
+        rig_assert_same_state(&a->rig, a->fork[i].text, &b->rig, b->fork[i].text);
+        assert_int_equal(n, b->out[i].choice[0].tokens);
+        assert_memory_equal(a->out[i].choice[0].id, b->out[i].choice[0].id, n * sizeof(int32_t));
+        assert_memory_equal(a->out[i].choice[0].logprob, b->out[i].choice[0].logprob,
+                            n * sizeof(float));
+    }
+}
+
+/* The parent is on one device; of the forks that run at once some have to leave it. */
+static void forks_go_on_alike_on_any_device(void **unused)
+{
+    struct family *one = family_open("cpu"), *two = family_open("cpu,cpu");
+    struct engine_counters c;
+
+    (void)unused;
+    for (int round = 0; round < 3; round++) {
+        run_on_each(one);
+        run_on_each(two);
+        assert_same(one, two);
+    }
+    c = engine_counters(two->rig.engine);
+    assert_true(c.moves.device_device > 0);
+    assert_true(c.device[0].resident > 0 && c.device[1].resident > 0);
+    assert_int_equal(engine_counters(one->rig.engine).moves.device_device, 0);
+    rig_close(&one->rig);
+    rig_close(&two->rig);
+    free(one);
+    free(two);
+}
+
+/* What was on one device goes back to where it was, on the other: alone, a turn works where most
+ * slots are free. */
+static void snapshots_and_rollbacks_hold_on_any_device(void **unused)
+{
+    struct engine_options few = roomy;
+    struct rig one, two;
+
+    (void)unused;
+    few.slots = 1;
+    few.spare_bytes = 1 << 20;
+    rig_open(&one, model, &roomy, 1);
+    rig_open_on(&two, "cpu,cpu", model, &few, 2);
+    for (int k = 0; k < 2; k++) {
+        struct rig *r = k ? &two : &one;
+
+        rig_do(r, COMMAND_SESSION_CREATE, "a");
+        rig_do(r, COMMAND_SESSION_CREATE, "b");
+        for (int round = 0; round < 4; round++) {
+            struct command *snapshot, *restore;
+
+            free(rig_run_turn(r, rig_turn("a", prompt, PROMPT, TOKENS)));
+            snapshot = rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL);
+            assert_int_equal(rig_ask(r, snapshot), PROBLEM_NONE);
+            free(rig_run_turn(r, rig_turn("a", prompt, 3, 5)));
+            free(rig_run_turn(r, rig_turn("b", prompt + 1, 5, 5)));
+            restore = rig_command(COMMAND_SESSION_RESTORE, "a", snapshot->snapshots[0].id.text);
+            assert_int_equal(rig_ask(r, restore), PROBLEM_NONE);
+            assert_int_equal(rig_roll_back(r, "b", 0, (uint64_t)(round * 10 + 4)), PROBLEM_NONE);
+            free(rig_run_turn(r, rig_turn("b", prompt, 1, 5)));
+            command_free(snapshot);
+            command_free(restore);
+        }
+    }
+    rig_assert_same_state(&one, "a", &two, "a");
+    rig_assert_same_state(&one, "b", &two, "b");
+    rig_close(&one);
+    rig_close(&two);
+}
+
+static uint64_t steps_of(const char *devices)
+{
+    struct command *c[FORKS];
+    uint64_t steps;
+    struct rig r;
+
+    rig_open_on(&r, devices, model, &roomy, 1);
+    for (int i = 0; i < FORKS; i++)
+        c[i] = rig_turn("", prompt, 1, TOKENS);
+    rig_run(&r, c, FORKS, NULL);
+    for (int i = 0; i < FORKS; i++)
+        command_free(c[i]);
+    steps = engine_counters(r.engine).steps;
+    rig_close(&r);
+    return steps;
+}
+
+/* max_batch is of each device: twice as many turns need no more steps. */
+static void devices_step_together(void **unused)
+{
+    (void)unused;
+    assert_true(steps_of("cpu") >= 2 * TOKENS);
+    assert_true(steps_of("cpu,cpu") < 2 * TOKENS);
+}
+
+static atomic_bool broken;
+
+static bool break_down(struct backend *be, struct error *err)
+{
+    if (!atomic_load(&broken))
+        return true;
+    be->lost = true;
+    return error_set(err, ERR_DEVICE, "pulled out");
+}
+
+/* Whichever it is, and though the turn that is seen to fail worked on the other. */
+static void one_lost_device_ends_all_and_is_named(void **unused)
+{
+    (void)unused;
+    for (int lost = 0; lost < 2; lost++) {
+        struct command *c[2];
+        struct rig r;
+
+        atomic_store(&broken, false);
+        rig_open_on(&r, "cpu,cpu", model, &roomy, 2);
+        rig_do(&r, COMMAND_SESSION_CREATE, "a");
+        r.devices.at[lost].backend->sync = break_down;
+        atomic_store(&broken, true);
+        for (int i = 0; i < 2; i++)
+            c[i] = rig_turn(i ? "" : "a", prompt, PROMPT, 500);
+        rig_run(&r, c, 2, NULL);
+        for (int i = 0; i < 2; i++) {
+            assert_int_equal(c[i]->problem.what, PROBLEM_DEVICE_ERROR);
+            command_free(c[i]);
+        }
+        assert_ptr_equal(engine_counters(r.engine).lost, r.devices.at[lost].backend->detail);
+        rig_close(&r);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(forks_go_on_alike_on_any_device),
+        cmocka_unit_test(snapshots_and_rollbacks_hold_on_any_device),
+        cmocka_unit_test(devices_step_together),
+        cmocka_unit_test(one_lost_device_ends_all_and_is_named),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
