@@ -26,6 +26,16 @@ static const struct engine_options roomy = { .slots = 12,
                                              .max_sessions = 64,
                                              .host_bytes = 1 << 26 };
 
+static void assert_same_answer(const struct outcome *a, const struct outcome *b)
+{
+    const size_t n = (size_t)a->choice[0].tokens;
+
+    assert_int_equal(a->problem.what, PROBLEM_NONE);
+    assert_int_equal(n, b->choice[0].tokens);
+    assert_memory_equal(a->choice[0].id, b->choice[0].id, n * sizeof(int32_t));
+    assert_memory_equal(a->choice[0].logprob, b->choice[0].logprob, n * sizeof(float));
+}
+
 /* A session with a past, and its forks. */
 struct family {
     struct rig rig;
@@ -47,12 +57,14 @@ static void run_on_each(struct family *f)
     }
 }
 
-static struct family *family_open(const char *devices)
+static struct family *family_open(const char *devices, int slots)
 {
+    struct engine_options options = roomy;
     struct command *c = rig_command(COMMAND_SESSION_FORK, "parent", NULL);
     struct family *f = calloc(1, sizeof(*f));
 
-    rig_open_on(&f->rig, devices, model, &roomy, 2);
+    options.slots = slots;
+    rig_open_on(&f->rig, devices, model, &options, 2);
     rig_do(&f->rig, COMMAND_SESSION_CREATE, "parent");
     free(rig_run_turn(&f->rig, rig_turn("parent", prompt, PROMPT, TOKENS)));
     c->count = FORKS;
@@ -66,20 +78,15 @@ static struct family *family_open(const char *devices)
 static void assert_same(struct family *a, struct family *b)
 {
     for (int i = 0; i < FORKS; i++) {
-        const size_t n = (size_t)a->out[i].choice[0].tokens;
-
         rig_assert_same_state(&a->rig, a->fork[i].text, &b->rig, b->fork[i].text);
-        assert_int_equal(n, b->out[i].choice[0].tokens);
-        assert_memory_equal(a->out[i].choice[0].id, b->out[i].choice[0].id, n * sizeof(int32_t));
-        assert_memory_equal(a->out[i].choice[0].logprob, b->out[i].choice[0].logprob,
-                            n * sizeof(float));
+        assert_same_answer(&a->out[i], &b->out[i]);
     }
 }
 
-/* The parent is on one device; of the forks that run at once some have to leave it. */
+/* The parent is on one device, which has no place for them all. */
 static void forks_go_on_alike_on_any_device(void **unused)
 {
-    struct family *one = family_open("cpu"), *two = family_open("cpu,cpu");
+    struct family *one = family_open("cpu", 12), *two = family_open("cpu,cpu", 3);
     struct engine_counters c;
 
     (void)unused;
@@ -96,6 +103,85 @@ static void forks_go_on_alike_on_any_device(void **unused)
     rig_close(&two->rig);
     free(one);
     free(two);
+}
+
+/* One device, and two like it. A machine without two GPUs has the CPU alone. */
+static const char *const kinds[][2] = { { "cpu", "cpu,cpu" }, { "cuda:0", "cuda:0,cuda:1" } };
+enum { KINDS = 2 };
+
+static bool is_there(const char *devices)
+{
+    const struct backend_options with = { .threads = 2, .isa = "auto" };
+    struct devices probe;
+    struct error err = { 0 };
+    bool there = devices_open(&probe, devices, &with, &err);
+
+    devices_close(&probe);
+    if (!there && err.code != ERR_INPUT)
+        fail_msg("%s", err.message);
+    return there;
+}
+
+/* The only slot of a device holds the session's state, so that its turn works on the other. */
+static void a_session_changes_devices_with_every_turn(void **unused)
+{
+    enum { ROUNDS = 6 };
+    struct engine_options few = roomy;
+
+    (void)unused;
+    few.slots = 1;
+    for (int k = 0; k < KINDS; k++) {
+        struct rig one, two;
+
+        if (!is_there(kinds[k][1]))
+            continue;
+        rig_open_on(&one, kinds[k][0], model, &roomy, 1);
+        rig_open_on(&two, kinds[k][1], model, &few, 2);
+        rig_do(&one, COMMAND_SESSION_CREATE, "a");
+        rig_do(&two, COMMAND_SESSION_CREATE, "a");
+        for (int round = 0; round < ROUNDS; round++) {
+            struct outcome *x = rig_run_turn(&one, rig_turn("a", prompt + round, 2, TOKENS));
+            struct outcome *y = rig_run_turn(&two, rig_turn("a", prompt + round, 2, TOKENS));
+
+            assert_same_answer(x, y);
+            free(x);
+            free(y);
+        }
+        assert_int_equal(engine_counters(two.engine).moves.device_device, ROUNDS - 1);
+        rig_assert_same_state(&one, "a", &two, "a");
+        rig_close(&one);
+        rig_close(&two);
+    }
+}
+
+/* Each alone in its batch. */
+static void turns_side_by_side_are_what_each_is_alone(void **unused)
+{
+    struct outcome *out = calloc(2, sizeof(*out));
+
+    (void)unused;
+    for (int k = 0; k < KINDS; k++) {
+        struct rig r;
+
+        if (!is_there(kinds[k][1]))
+            continue;
+        rig_open_on(&r, kinds[k][1], model, &roomy, 2);
+        for (int round = 0; round < 4; round++) {
+            struct command *c[2];
+            struct outcome *alone = rig_run_turn(&r, rig_turn("", prompt, PROMPT, TOKENS));
+
+            for (int i = 0; i < 2; i++)
+                c[i] = rig_turn("", prompt, PROMPT, TOKENS);
+            rig_run(&r, c, 2, out);
+            for (int i = 0; i < 2; i++) {
+                assert_same_answer(&out[i], alone);
+                command_free(c[i]);
+            }
+            free(alone);
+        }
+        rig_close(&r);
+    }
+    free(out);
 }
 
 /* What was on one device goes back to where it was, on the other: alone, a turn works where most
@@ -139,16 +225,14 @@ static void snapshots_and_rollbacks_hold_on_any_device(void **unused)
 
 static uint64_t steps_of(const char *devices)
 {
-    struct command *c[FORKS];
+    struct command *c = rig_turn("", prompt, 2, TOKENS);
     uint64_t steps;
     struct rig r;
 
     rig_open_on(&r, devices, model, &roomy, 1);
-    for (int i = 0; i < FORKS; i++)
-        c[i] = rig_turn("", prompt, 1, TOKENS);
-    rig_run(&r, c, FORKS, NULL);
-    for (int i = 0; i < FORKS; i++)
-        command_free(c[i]);
+    c->turn.choices = FORKS; /* they begin together */
+    c->turn.ignore_eos = true;
+    free(rig_run_turn(&r, c));
     steps = engine_counters(r.engine).steps;
     rig_close(&r);
     return steps;
@@ -185,8 +269,10 @@ static void one_lost_device_ends_all_and_is_named(void **unused)
         rig_do(&r, COMMAND_SESSION_CREATE, "a");
         r.devices.at[lost].backend->sync = break_down;
         atomic_store(&broken, true);
-        for (int i = 0; i < 2; i++)
-            c[i] = rig_turn(i ? "" : "a", prompt, PROMPT, 500);
+        for (int i = 0; i < 2; i++) { /* the first runs until the other one's device has failed */
+            c[i] = rig_turn(i ? "" : "a", prompt, PROMPT, 1 << 24);
+            c[i]->turn.ignore_eos = true;
+        }
         rig_run(&r, c, 2, NULL);
         for (int i = 0; i < 2; i++) {
             assert_int_equal(c[i]->problem.what, PROBLEM_DEVICE_ERROR);
@@ -201,6 +287,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forks_go_on_alike_on_any_device),
+        cmocka_unit_test(a_session_changes_devices_with_every_turn),
+        cmocka_unit_test(turns_side_by_side_are_what_each_is_alone),
         cmocka_unit_test(snapshots_and_rollbacks_hold_on_any_device),
         cmocka_unit_test(devices_step_together),
         cmocka_unit_test(one_lost_device_ends_all_and_is_named),
