@@ -43,28 +43,6 @@ void command_free(struct command *c)
     free(c);
 }
 
-enum session_use command_use(const struct command *c)
-{
-    static const enum session_use of[] = {
-        [COMMAND_TURN] = USE_MOVES,
-        [COMMAND_SESSION_CREATE] = USE_CHANGES,
-        [COMMAND_SESSION_DELETE] = USE_CHANGES,
-        [COMMAND_SESSION_FORK] = USE_CHANGES,
-        [COMMAND_SESSION_RESTORE] = USE_MOVES,
-        [COMMAND_SESSION_ROLLBACK] = USE_MOVES,
-        [COMMAND_SESSION_IMPORT] = USE_MOVES,
-        [COMMAND_SNAPSHOT_TAKE] = USE_CHANGES,
-        [COMMAND_SNAPSHOT_IMPORT] = USE_LOOKS, /* the last kind: the table has them all */
-    };
-
-    return of[c->kind];
-}
-
-bool command_exports(const struct command *c)
-{
-    return c->kind == COMMAND_SESSION_EXPORT || c->kind == COMMAND_SNAPSHOT_EXPORT;
-}
-
 void event_free(struct event *e)
 {
     if (!e)

@@ -40,7 +40,7 @@ enum command_kind {
     COMMAND_SNAPSHOT_GET,
     COMMAND_SNAPSHOT_DELETE, /* answers how many in count */
     COMMAND_SNAPSHOT_EXPORT,
-    COMMAND_SNAPSHOT_IMPORT,
+    COMMAND_SNAPSHOT_IMPORT, /* the last one */
 };
 
 /* A session as the API shows it; a copy. */
@@ -151,15 +151,6 @@ struct command {
 
 struct command *command_create(enum command_kind kind, void *waiter); /* NULL: no memory */
 void command_free(struct command *c);                                 /* takes NULL */
-/* What a command does with the session that it names. */
-enum session_use {
-    USE_LOOKS,   /* at what was kept last, or it names none */
-    USE_CHANGES, /* it comes, goes, or somebody else gets its head: in the middle of a turn, too */
-    USE_MOVES,   /* it gets another head: one at a time, and not in the middle of a turn */
-};
-enum session_use command_use(const struct command *c);
-/* Its answer is a copy of a checkpoint, with the record. */
-bool command_exports(const struct command *c);
 
 /* One token with its probabilities, for clients that asked. */
 struct token_score {

@@ -182,14 +182,45 @@ void engine_observe(struct engine_histogram *h, double seconds);
 /* engine.c */
 void engine_post(struct engine *e, struct event *event);
 void engine_answer(struct engine *e, struct command *c);
-/* Does what the command says and answers it, now or later. */
-void engine_obey(struct engine *e, struct command *c);
-/* What a command asked of a cold checkpoint was read, or was not; r stays the caller's. */
-void recalled(struct engine *e, struct command *c, struct recall *r);
 struct event *engine_event(enum event_kind kind, struct command *c); /* NULL: no memory */
 
+/* obey.c */
+/* Does what the command says and answers it, now or later. */
+void engine_obey(struct engine *e, struct command *c);
+/* What a command does with the session that it names. */
+enum session_use {
+    USE_LOOKS,   /* at what was kept last, or it names none */
+    USE_CHANGES, /* it comes, goes, or somebody else gets its head: in the middle of a turn, too */
+    USE_MOVES,   /* it gets another head: one at a time, and not in the middle of a turn */
+};
+enum session_use command_use(const struct command *c);
+/* Its answer is a copy of a checkpoint, with the record. */
+bool command_exports(const struct command *c);
+bool command_no_memory(struct command *c); /* PROBLEM_OUT_OF_MEMORY; false */
+/* Fills all of a list's page but what it wants; page->entry is from malloc. false: no memory. */
+bool command_page(struct command *c, const struct id_map *of, struct id_page *page);
+
+/* What engine_obey() calls for each kind. false: c->problem says why not. The command is to be
+ * answered unless c->later: whoever set that does. */
+bool obey_turn(struct engine *e, struct command *c); /* turns.c */
+bool obey_session_create(struct engine *e, struct command *c);
+bool obey_session_get(struct engine *e, struct command *c);
+bool obey_session_list(struct engine *e, struct command *c);
+bool obey_session_delete(struct engine *e, struct command *c);
+bool obey_session_fork(struct engine *e, struct command *c);
+bool obey_session_restore(struct engine *e, struct command *c);
+bool obey_session_rollback(struct engine *e, struct command *c); /* rollback.c */
+bool obey_session_export(struct engine *e, struct command *c);
+bool obey_session_import(struct engine *e, struct command *c);
+bool obey_slot_list(struct engine *e, struct command *c);
+bool obey_snapshot_take(struct engine *e, struct command *c);
+bool obey_snapshot_list(struct engine *e, struct command *c);
+bool obey_snapshot_get(struct engine *e, struct command *c);
+bool obey_snapshot_delete(struct engine *e, struct command *c);
+bool obey_snapshot_export(struct engine *e, struct command *c);
+bool obey_snapshot_import(struct engine *e, struct command *c);
+
 /* turns.c: jobs and their sequences. */
-void turn_begin(struct engine *e, struct command *c);
 void turn_cancel_marked(struct engine *e);
 /* A job for a rollback: the ids of the session's past from position `from`, where the base's
  * record ends, to the aim. The command is answered at its end. false: refused. */
@@ -240,9 +271,7 @@ bool anchors_leave_room(struct engine *e);
  * kept. false: c->problem. */
 bool anchor_ask(struct engine *e, struct command *c, struct checkpoint *anchor);
 
-/* rollback.c: what session_command() does of it. true: done, or c->later. */
-bool rollback_begin(struct engine *e, struct command *c, struct session *s);
-/* The job's ids are in. */
+/* rollback.c: the job's ids are in. */
 void rollback_end(struct engine *e, struct sequence *q);
 
 /* scheduler.c */
@@ -253,16 +282,7 @@ void scheduler_enqueue(struct engine *e, struct sequence *s, bool front);
 bool scheduler_step(struct engine *e);
 void scheduler_fail_all(struct engine *e, enum problem_code what, const char *message);
 
-/* sessions.c and snapshots.c: do what a command says; false with c->problem set. It is to be
- * answered unless c->later, which whoever answers it later sets. */
-bool session_command(struct engine *e, struct command *c);
-bool snapshot_command(struct engine *e, struct command *c);
-/* The command's owner's; another one's are as unknown as any. */
-struct session *session_find(struct engine *e, const struct command *c, struct problem *p);
-/* The command names no version, or this one. PROBLEM_VERSION_MISMATCH. */
-bool session_is_expected(const struct session *s, const struct command *c, struct problem *p);
-bool session_claim(struct engine *e, const struct command *c, struct session **out,
-                   struct problem *p);
+/* copies.c */
 /* The command's answer is a copy with its record in host memory, the ids of its past and the seed;
  * later, if it has to be read from the store. false: c->problem. */
 bool command_export(struct engine *e, struct command *c, struct checkpoint *from,
@@ -270,8 +290,26 @@ bool command_export(struct engine *e, struct command *c, struct checkpoint *from
 /* The past of a session. false: it is in the store; the command is obeyed again when it is
  * here, or c->problem says why it cannot be. */
 bool session_has_past(struct engine *e, struct command *c, struct session *s);
+/* What a command asked of a cold checkpoint was read, or was not; r stays the caller's. */
+void recalled(struct engine *e, struct command *c, struct recall *r);
+/* The past of what the store has. false: no memory. */
+bool past_read_back(struct engine *e, struct past **past, struct checkpoint *from);
+/* Lets go of a past that is in the store. */
+void past_cool(struct engine *e, struct past **past, const struct checkpoint *c);
 /* The ids that an imported checkpoint brought become a past. */
 bool checkpoint_take_past(struct engine *e, struct command *c, struct past **past);
+
+/* sessions.c */
+/* The command's owner's; another one's are as unknown as any. */
+struct session *session_find(struct engine *e, const struct command *c, struct problem *p);
+/* The command names no version, or this one. PROBLEM_VERSION_MISMATCH. */
+bool session_is_expected(const struct session *s, const struct command *c, struct problem *p);
+bool session_claim(struct engine *e, const struct command *c, struct session **out,
+                   struct problem *p);
+/* Room for the answer, before anything changes: so that what is done is also answered. */
+bool session_prepare(struct command *c, const char *metadata);
+/* All but the metadata, which stays what it is. */
+void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
 /* An entry by which s becomes what *next says of head, past, snapshot and seed, one version
  * on. The references to head and past are taken over; the snapshot is borrowed. NULL: no
  * memory. */
@@ -280,20 +318,16 @@ struct entry *session_moving(struct engine *e, struct session *s, const struct s
                              struct command *command);
 /* It is kept. */
 void session_moved(struct engine *e, struct entry *x);
-/* "empty", "device", "host" or "disk". */
-const char *checkpoint_tier(const struct checkpoint *c);
-/* All but the metadata, which stays what it is. */
-void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
-/* The past of what the store has. false: no memory. */
-bool past_read_back(struct engine *e, struct past **past, struct checkpoint *from);
-/* One of this model at a place of a context, without its record; refs 1. NULL: no memory. */
-struct checkpoint *checkpoint_at(const struct engine *e, uint64_t owner, uint64_t position);
-/* The one at position 0, for which no room is needed. */
-struct checkpoint *session_empty_head(struct engine *e, uint64_t owner);
 /* The command moves the session to what *next says, and is answered when that is kept. false:
  * no memory. Takes the references as session_moving(). */
 bool session_move(struct engine *e, struct command *c, struct session *s,
                   const struct session *next);
+/* One of this model at a place of a context, without its record; refs 1. NULL: no memory. */
+struct checkpoint *checkpoint_at(const struct engine *e, uint64_t owner, uint64_t position);
+/* The one at position 0, for which no room is needed. */
+struct checkpoint *session_empty_head(struct engine *e, uint64_t owner);
+/* "empty", "device", "host" or "disk". */
+const char *checkpoint_tier(const struct checkpoint *c);
 /* Whether the owner's budget has room for one more head. PROBLEM_STATE_QUOTA. */
 bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p);
 /* There is no room for one more state: PROBLEM_STORAGE_FULL, or, if it is not the store that
@@ -303,13 +337,13 @@ bool state_refuse(const struct engine *e, enum problem_code otherwise, struct pr
 bool sessions_sweep(struct engine *e);
 /* Without a word to the store. A running turn loses it and ends. */
 void session_remove(struct engine *e, struct session *s);
+void sessions_clear(struct engine *e);
+
+/* snapshots.c */
+struct snapshot *snapshot_find(struct engine *e, const struct command *c, struct problem *p);
 /* Its place is gone; the store's records are the caller's. */
 void snapshot_remove(struct engine *e, struct snapshot *s);
-void sessions_clear(struct engine *e);
-struct snapshot *snapshot_find(struct engine *e, const struct command *c, struct problem *p);
-void snapshots_clear(struct engine *e);
-/* Lets go of a past that is in the store. */
-void past_cool(struct engine *e, struct past **past, const struct checkpoint *c);
 void snapshots_cool(struct engine *e);
+void snapshots_clear(struct engine *e);
 
 #endif

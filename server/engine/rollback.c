@@ -142,7 +142,7 @@ static bool go_back(struct engine *e, struct command *c, struct session *s, uint
     return c->later;
 }
 
-bool rollback_begin(struct engine *e, struct command *c, struct session *s)
+static bool begin(struct engine *e, struct command *c, struct session *s)
 {
     struct checkpoint *aim;
 
@@ -163,6 +163,16 @@ bool rollback_begin(struct engine *e, struct command *c, struct session *s)
     if (c->position < past_reach(s->past))
         return unreachable(c, s, "position");
     return go_back(e, c, s, c->position, past_find_start(s->past, c->position));
+}
+
+bool obey_session_rollback(struct engine *e, struct command *c)
+{
+    struct session *s;
+
+    if (c->snapshot.text[0])
+        return obey_session_restore(e, c);
+    return session_claim(e, c, &s, &c->problem) && session_has_past(e, c, s) &&
+           session_prepare(c, s->metadata) && begin(e, c, s);
 }
 
 void rollback_end(struct engine *e, struct sequence *q)

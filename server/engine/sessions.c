@@ -149,20 +149,14 @@ void session_describe(const struct engine *e, const struct session *s, struct se
         memcpy(info->tail, head->tail, strlen(head->tail) + 1);
 }
 
-static bool no_memory(struct command *c)
-{
-    return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
-}
-
-/* Before anything changes, so that what is done is also answered. */
-static bool prepare(struct command *c, const char *metadata)
+bool session_prepare(struct command *c, const char *metadata)
 {
     c->sessions = calloc(1, sizeof(*c->sessions));
     if (!c->sessions)
-        return no_memory(c);
+        return command_no_memory(c);
     c->items = 1;
     if (metadata && !(c->sessions->metadata = strdup(metadata)))
-        return no_memory(c);
+        return command_no_memory(c);
     return true;
 }
 
@@ -283,7 +277,7 @@ static bool keep_new(struct engine *e, struct command *c, struct session *s)
     if (!x || !entry_put_session(e, x, s)) {
         entry_free(e, x);
         session_remove(e, s);
-        return no_memory(c);
+        return command_no_memory(c);
     }
     session_describe(e, s, c->sessions);
     x->session = s;
@@ -291,7 +285,7 @@ static bool keep_new(struct engine *e, struct command *c, struct session *s)
     return true;
 }
 
-static bool create(struct engine *e, struct command *c)
+bool obey_session_create(struct engine *e, struct command *c)
 {
     struct snapshot *from = NULL;
     struct session *s;
@@ -301,9 +295,10 @@ static bool create(struct engine *e, struct command *c)
                            "there is a session '%s' already", c->session.text);
     if (c->snapshot.text[0] && !(from = snapshot_find(e, c, &c->problem)))
         return false;
-    s = prepare(c, c->metadata) ? add_session(e, c, &c->session, from ? from->checkpoint : NULL,
-                                              from ? from->past : NULL)
-                                : NULL;
+    s = session_prepare(c, c->metadata)
+            ? add_session(e, c, &c->session, from ? from->checkpoint : NULL,
+                          from ? from->past : NULL)
+            : NULL;
     if (!s)
         return false;
     if (from) {
@@ -321,36 +316,31 @@ static bool create(struct engine *e, struct command *c)
     return keep_new(e, c, s);
 }
 
-static bool get(struct engine *e, struct command *c)
+bool obey_session_get(struct engine *e, struct command *c)
 {
     struct session *s = session_find(e, c, &c->problem);
 
-    return s && session_is_expected(s, c, &c->problem) && prepare(c, s->metadata) &&
+    return s && session_is_expected(s, c, &c->problem) && session_prepare(c, s->metadata) &&
            answer(e, c, s);
 }
 
-static bool list(struct engine *e, struct command *c)
+bool obey_session_list(struct engine *e, struct command *c)
 {
-    struct id_page page = { .owner = c->owner, .after = &c->after, .room = (size_t)c->count + 1 };
+    struct id_page page = { 0 };
     bool ok = true;
 
-    page.entry = malloc(page.room * sizeof(struct id_entry *));
-    c->sessions = calloc(page.room, sizeof(*c->sessions));
-    if (!page.entry || !c->sessions) {
-        free(page.entry);
-        return no_memory(c);
-    }
-    id_map_page(&e->sessions, &page);
-    for (size_t i = 0; i < page.count && c->items < c->count && ok; i++) {
+    if (!command_page(c, &e->sessions, &page))
+        return false;
+    c->sessions = calloc(page.count + 1, sizeof(*c->sessions));
+    for (size_t i = 0; c->sessions && i < page.count && ok; i++) {
         struct session_info *info = &c->sessions[c->items++];
         const struct session *s = page.entry[i]->value;
 
         ok = !s->metadata || (info->metadata = strdup(s->metadata));
         session_describe(e, s, info);
     }
-    c->more = page.count == page.room;
     free(page.entry);
-    return ok || no_memory(c);
+    return (c->sessions && ok) || command_no_memory(c);
 }
 
 /* What could not be deleted in the store is still there. */
@@ -379,11 +369,12 @@ static bool drop_session(struct engine *e, struct command *c, struct session *s)
     return true;
 }
 
-static bool forget(struct engine *e, struct command *c)
+bool obey_session_delete(struct engine *e, struct command *c)
 {
     struct session *s = session_find(e, c, &c->problem);
 
-    return s && session_is_expected(s, c, &c->problem) && (drop_session(e, c, s) || no_memory(c));
+    return s && session_is_expected(s, c, &c->problem) &&
+           (drop_session(e, c, s) || command_no_memory(c));
 }
 
 static struct session *child_of(const struct engine *e, const struct command *c, int i)
@@ -435,14 +426,14 @@ static bool keep_children(struct engine *e, struct command *c)
     }
     if (!x) {
         forget_children(e, c);
-        return no_memory(c);
+        return command_no_memory(c);
     }
     journal_submit(e, x);
     return true;
 }
 
 /* Children share the checkpoint; each gets a slot of its own when it is written. */
-static bool branch(struct engine *e, struct command *c)
+bool obey_session_fork(struct engine *e, struct command *c)
 {
     struct session *s = session_find(e, c, &c->problem);
     struct snapshot *from = NULL;
@@ -453,7 +444,7 @@ static bool branch(struct engine *e, struct command *c)
         return false;
     c->sessions = calloc((size_t)c->count, sizeof(*c->sessions));
     if (!c->sessions)
-        return no_memory(c);
+        return command_no_memory(c);
     while (c->items < c->count) {
         struct session *child = add_session(e, c, &none, from ? from->checkpoint : s->head,
                                             from ? from->past : s->past);
@@ -491,17 +482,17 @@ bool session_move(struct engine *e, struct command *c, struct session *s,
     struct entry *x = session_moving(e, s, next, moved, c);
 
     if (!x)
-        return no_memory(c);
+        return command_no_memory(c);
     journal_submit(e, x);
     return true;
 }
 
-static bool restore(struct engine *e, struct command *c)
+bool obey_session_restore(struct engine *e, struct command *c)
 {
     struct snapshot *from = snapshot_find(e, c, &c->problem);
     struct session *s, next;
 
-    if (!from || !session_claim(e, c, &s, &c->problem) || !prepare(c, s->metadata))
+    if (!from || !session_claim(e, c, &s, &c->problem) || !session_prepare(c, s->metadata))
         return false;
     next = *s;
     next.head = tiers_keep(from->checkpoint);
@@ -511,79 +502,17 @@ static bool restore(struct engine *e, struct command *c)
     return session_move(e, c, s, &next);
 }
 
-static bool go_back(struct engine *e, struct command *c)
-{
-    struct session *s;
-
-    if (c->snapshot.text[0])
-        return restore(e, c);
-    return session_claim(e, c, &s, &c->problem) && session_has_past(e, c, s) &&
-           prepare(c, s->metadata) && rollback_begin(e, c, s);
-}
-
-static struct checkpoint *export(struct engine *e, const struct checkpoint *from,
-                                 const struct past *past)
-{
-    struct checkpoint *copy = tiers_export(e->tiers, from);
-
-    if (copy && past_describe(past, copy))
-        return copy;
-    checkpoint_destroy(copy);
-    return NULL;
-}
-
-bool command_export(struct engine *e, struct command *c, struct checkpoint *from,
-                    const struct past *past, uint64_t seed)
-{
-    if (checkpoint_is_cold(from)) {
-        c->seed = seed;
-        if (from->damaged)
-            return recall_refuse(&c->problem);
-        if (journal_recall(e, from, c))
-            return true;
-    } else if ((c->checkpoint = export(e, from, past))) {
-        c->checkpoint->seed = seed;
-        checkpoint_forget_anchors(c->checkpoint);
-        return true;
-    }
-    return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
-                       "no memory for a copy of the state");
-}
-
-bool past_read_back(struct engine *e, struct past **past, struct checkpoint *from)
-{
-    if (!journal_has_anchors(e))
-        checkpoint_forget_anchors(from);
-    return past_restore(e->tiers, past, from);
-}
-
-/* Whoever wrote the file may name what he likes: nothing here is found by such a name. */
-bool checkpoint_take_past(struct engine *e, struct command *c, struct past **past)
-{
-    struct checkpoint *from = c->checkpoint;
-
-    from->owner = c->owner;
-    checkpoint_forget_anchors(from);
-    if (!past_restore(e->tiers, past, from))
-        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
-                           "no memory for the context's tokens");
-    free(from->token);
-    from->token = NULL;
-    from->tokens = 0;
-    return true;
-}
-
-static bool copy_out(struct engine *e, struct command *c)
+bool obey_session_export(struct engine *e, struct command *c)
 {
     struct session *s = session_find(e, c, &c->problem);
 
-    if (!s || !session_is_expected(s, c, &c->problem) || !prepare(c, s->metadata))
+    if (!s || !session_is_expected(s, c, &c->problem) || !session_prepare(c, s->metadata))
         return false;
     answer(e, c, s);
     return command_export(e, c, s->head, s->past, s->seed);
 }
 
-static bool take_in(struct engine *e, struct command *c)
+bool obey_session_import(struct engine *e, struct command *c)
 {
     struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
     struct checkpoint *head = c->checkpoint;
@@ -592,8 +521,8 @@ static bool take_in(struct engine *e, struct command *c)
 
     if (!s && c->has_expected_version) /* it names a version of what is not there */
         return session_find(e, c, &c->problem) != NULL;
-    if ((s && !session_claim(e, c, &s, &c->problem)) || !prepare(c, s ? s->metadata : NULL) ||
-        !checkpoint_take_past(e, c, &past))
+    if ((s && !session_claim(e, c, &s, &c->problem)) ||
+        !session_prepare(c, s ? s->metadata : NULL) || !checkpoint_take_past(e, c, &past))
         return false;
     if (!tiers_adopt(e->tiers, head)) {
         past_release(e->tiers, past);
@@ -619,14 +548,14 @@ static bool take_in(struct engine *e, struct command *c)
     return keep_new(e, c, s);
 }
 
-static bool list_slots(struct engine *e, struct command *c)
+bool obey_slot_list(struct engine *e, struct command *c)
 {
     const struct session *s;
     struct id id;
 
     c->sessions = calloc((size_t)c->count + 1, sizeof(*c->sessions));
     if (!c->sessions)
-        return no_memory(c);
+        return command_no_memory(c);
     for (; c->items < c->count; c->items++) {
         snprintf(id.text, sizeof(id.text), "slot-%d", c->items);
         s = id_map_find(&e->sessions, c->owner, &id);
@@ -634,41 +563,6 @@ static bool list_slots(struct engine *e, struct command *c)
             session_describe(e, s, &c->sessions[c->items]);
     }
     return true;
-}
-
-bool session_command(struct engine *e, struct command *c)
-{
-    switch (c->kind) {
-    case COMMAND_SESSION_CREATE:
-        return create(e, c);
-    case COMMAND_SESSION_GET:
-        return get(e, c);
-    case COMMAND_SESSION_LIST:
-        return list(e, c);
-    case COMMAND_SLOT_LIST:
-        return list_slots(e, c);
-    case COMMAND_SESSION_DELETE:
-        return forget(e, c);
-    case COMMAND_SESSION_FORK:
-        return branch(e, c);
-    case COMMAND_SESSION_RESTORE:
-        return restore(e, c);
-    case COMMAND_SESSION_ROLLBACK:
-        return go_back(e, c);
-    case COMMAND_SESSION_EXPORT:
-        return copy_out(e, c);
-    default:
-        return take_in(e, c);
-    }
-}
-
-/* The past of what is in the store alone is there too. */
-void past_cool(struct engine *e, struct past **past, const struct checkpoint *c)
-{
-    if (!checkpoint_is_cold(c))
-        return;
-    past_release(e->tiers, *past);
-    *past = NULL;
 }
 
 static void count_session(struct tally *t, const struct session *s)

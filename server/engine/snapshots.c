@@ -40,9 +40,7 @@ static void describe(const struct engine *e, const struct snapshot *s, struct sn
 static bool prepare(struct command *c)
 {
     c->snapshots = malloc(sizeof(*c->snapshots));
-    if (!c->snapshots)
-        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
-    return true;
+    return c->snapshots || command_no_memory(c);
 }
 
 static bool answer(struct engine *e, struct command *c, const struct snapshot *s)
@@ -91,7 +89,7 @@ static struct snapshot *add_snapshot(struct engine *e, struct command *c,
     free(s);
     tiers_release(e->tiers, checkpoint);
     past_release(e->tiers, past);
-    problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for another snapshot");
+    command_no_memory(c);
     return NULL;
 }
 
@@ -154,8 +152,7 @@ static bool keep_new(struct engine *e, struct command *c, struct snapshot *s,
         entry_free(e, x);
         forget_link(e, s);
         snapshot_remove(e, s);
-        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
-                           "no memory for another snapshot");
+        return command_no_memory(c);
     }
     x->snapshot = s;
     answer(e, c, s);
@@ -164,7 +161,7 @@ static bool keep_new(struct engine *e, struct command *c, struct snapshot *s,
 }
 
 /* A kept head needs room of its own as soon as the session moves on. */
-static bool take(struct engine *e, struct command *c)
+bool obey_snapshot_take(struct engine *e, struct command *c)
 {
     struct session *from = session_find(e, c, &c->problem);
     struct snapshot *s;
@@ -202,14 +199,10 @@ static bool is_asked_for(const void *value, const void *arg)
            (!a->root || lineage_is_below(s->place, a->root));
 }
 
-static bool list(struct engine *e, struct command *c)
+bool obey_snapshot_list(struct engine *e, struct command *c)
 {
     struct asked asked = { .command = c };
-    struct id_page page = { .owner = c->owner,
-                            .after = &c->after,
-                            .wants = is_asked_for,
-                            .arg = &asked,
-                            .room = (size_t)c->count + 1 };
+    struct id_page page = { .wants = is_asked_for, .arg = &asked };
     const struct snapshot *root = NULL;
     const struct session *of = NULL;
 
@@ -218,21 +211,16 @@ static bool list(struct engine *e, struct command *c)
         (c->snapshot.text[0] && !(root = snapshot_find(e, c, &c->problem))))
         return false;
     asked.root = root ? root->place : NULL;
-    page.entry = malloc(page.room * sizeof(struct id_entry *));
-    c->snapshots = calloc(page.room, sizeof(*c->snapshots));
-    if (!page.entry || !c->snapshots) {
-        free(page.entry);
-        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the list");
-    }
-    id_map_page(&e->snapshots, &page);
-    for (size_t i = 0; i < page.count && c->items < c->count; i++)
+    if (!command_page(c, &e->snapshots, &page))
+        return false;
+    c->snapshots = calloc(page.count + 1, sizeof(*c->snapshots));
+    for (size_t i = 0; c->snapshots && i < page.count; i++)
         describe(e, page.entry[i]->value, &c->snapshots[c->items++]);
-    c->more = page.count == page.room;
     free(page.entry);
-    return true;
+    return c->snapshots || command_no_memory(c);
 }
 
-static bool get(struct engine *e, struct command *c)
+bool obey_snapshot_get(struct engine *e, struct command *c)
 {
     struct snapshot *s = snapshot_find(e, c, &c->problem);
 
@@ -271,7 +259,7 @@ static bool add_deleted(struct engine *e, struct entry *x, struct command *c, st
     return journal_shares(e) || lineage_fell(e, x, root->place, c->count > 1);
 }
 
-static bool forget(struct engine *e, struct command *c)
+bool obey_snapshot_delete(struct engine *e, struct command *c)
 {
     struct snapshot *s = snapshot_find(e, c, &c->problem);
     struct entry *x = s ? entry_create(deleted, c) : NULL;
@@ -280,13 +268,13 @@ static bool forget(struct engine *e, struct command *c)
         return false;
     if (!x || !add_deleted(e, x, c, s)) {
         entry_free(e, x);
-        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
+        return command_no_memory(c);
     }
     journal_submit(e, x);
     return true;
 }
 
-static bool copy_out(struct engine *e, struct command *c)
+bool obey_snapshot_export(struct engine *e, struct command *c)
 {
     struct snapshot *s = snapshot_find(e, c, &c->problem);
 
@@ -296,7 +284,7 @@ static bool copy_out(struct engine *e, struct command *c)
     return command_export(e, c, s->checkpoint, s->past, s->seed);
 }
 
-static bool take_in(struct engine *e, struct command *c)
+bool obey_snapshot_import(struct engine *e, struct command *c)
 {
     struct checkpoint *checkpoint = c->checkpoint;
     struct snapshot *s;
@@ -314,24 +302,6 @@ static bool take_in(struct engine *e, struct command *c)
         return false;
     s->seed = checkpoint->seed;
     return keep_new(e, c, s, NULL);
-}
-
-bool snapshot_command(struct engine *e, struct command *c)
-{
-    switch (c->kind) {
-    case COMMAND_SNAPSHOT_TAKE:
-        return take(e, c);
-    case COMMAND_SNAPSHOT_LIST:
-        return list(e, c);
-    case COMMAND_SNAPSHOT_GET:
-        return get(e, c);
-    case COMMAND_SNAPSHOT_DELETE:
-        return forget(e, c);
-    case COMMAND_SNAPSHOT_EXPORT:
-        return copy_out(e, c);
-    default:
-        return take_in(e, c);
-    }
 }
 
 void snapshots_cool(struct engine *e)

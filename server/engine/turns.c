@@ -316,17 +316,15 @@ static struct sequence *begin_prompt(struct engine *e, struct job *job)
     return s;
 }
 
-void turn_begin(struct engine *e, struct command *c)
+bool obey_turn(struct engine *e, struct command *c)
 {
     struct turn *turn = &c->turn;
     struct session *session;
     struct sequence *s;
     struct job *job;
 
-    if (!check_turn(e, c, &session)) {
-        engine_answer(e, c);
-        return;
-    }
+    if (!check_turn(e, c, &session))
+        return false;
     job = job_create(e, c, session);
     s = job ? begin_prompt(e, job) : NULL;
     if (!s) {
@@ -334,8 +332,7 @@ void turn_begin(struct engine *e, struct command *c)
             problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the turn");
         if (job)
             job_free(e, job);
-        engine_answer(e, c);
-        return;
+        return false;
     }
     turn->prompt_tokens = s->position;
     turn->cached_tokens = job->cached ? job->cached : session ? session->head->position : 0;
@@ -347,6 +344,8 @@ void turn_begin(struct engine *e, struct command *c)
     scheduler_enqueue(e, s, false);
     if (atomic_load(&c->cancelled)) /* on its way here */
         cancel(e, s);
+    c->later = true;
+    return true;
 }
 
 static bool fill_replay(struct sequence *s, const struct past *past, uint64_t from, size_t n)

@@ -1,0 +1,104 @@
+/* copies.c - what leaves a state's place and comes back: copies for clients, and pasts that only
+ * the store still has. */
+#include <stdlib.h>
+
+#include "server/engine/engine_internal.h"
+#include "server/state/reader.h"
+#include "server/state/tiers.h"
+
+static struct checkpoint *export(struct engine *e, const struct checkpoint *from,
+                                 const struct past *past)
+{
+    struct checkpoint *copy = tiers_export(e->tiers, from);
+
+    if (copy && past_describe(past, copy))
+        return copy;
+    checkpoint_destroy(copy);
+    return NULL;
+}
+
+bool command_export(struct engine *e, struct command *c, struct checkpoint *from,
+                    const struct past *past, uint64_t seed)
+{
+    if (checkpoint_is_cold(from)) {
+        c->seed = seed;
+        if (from->damaged)
+            return recall_refuse(&c->problem);
+        if (journal_recall(e, from, c))
+            return true;
+    } else if ((c->checkpoint = export(e, from, past))) {
+        c->checkpoint->seed = seed;
+        checkpoint_forget_anchors(c->checkpoint);
+        return true;
+    }
+    return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
+                       "no memory for a copy of the state");
+}
+
+bool past_read_back(struct engine *e, struct past **past, struct checkpoint *from)
+{
+    if (!journal_has_anchors(e))
+        checkpoint_forget_anchors(from);
+    return past_restore(e->tiers, past, from);
+}
+
+/* Whoever wrote the file may name what he likes: nothing here is found by such a name. */
+bool checkpoint_take_past(struct engine *e, struct command *c, struct past **past)
+{
+    struct checkpoint *from = c->checkpoint;
+
+    from->owner = c->owner;
+    checkpoint_forget_anchors(from);
+    if (!past_restore(e->tiers, past, from))
+        return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
+                           "no memory for the context's tokens");
+    free(from->token);
+    from->token = NULL;
+    from->tokens = 0;
+    return true;
+}
+
+bool session_has_past(struct engine *e, struct command *c, struct session *s)
+{
+    if (s->past || !s->head->position)
+        return true;
+    if (s->head->damaged)
+        return recall_refuse(&c->problem);
+    if (!journal_recall(e, s->head, c))
+        problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory to read the state back");
+    return false;
+}
+
+static bool give_past(struct engine *e, struct command *c, const struct recall *r)
+{
+    struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
+
+    return !s || s->past || s->head != r->of || past_read_back(e, &s->past, r->checkpoint) ||
+           problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the past");
+}
+
+void recalled(struct engine *e, struct command *c, struct recall *r)
+{
+    c->problem = r->problem;
+    if (command_exports(c)) {
+        c->checkpoint = r->checkpoint;
+        r->checkpoint = NULL;
+        if (c->checkpoint) {
+            c->checkpoint->seed = c->seed;
+            checkpoint_forget_anchors(c->checkpoint);
+        }
+    } else if (r->checkpoint && give_past(e, c, r)) {
+        engine_obey(e, c);
+        return;
+    }
+    engine_answer(e, c);
+}
+
+/* The past of what is in the store alone is there too. */
+void past_cool(struct engine *e, struct past **past, const struct checkpoint *c)
+{
+    if (!checkpoint_is_cold(c))
+        return;
+    past_release(e->tiers, *past);
+    *past = NULL;
+}
