@@ -1,8 +1,10 @@
 #include "tests/server/engine/rig.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -16,16 +18,35 @@
 #include "server/state/checkpoint.h"
 #include "server/state/format.h"
 
-static void no_wake(void *arg)
+static pthread_mutex_t cutting = PTHREAD_MUTEX_INITIALIZER;
+
+/* In the engine's thread, between two steps. */
+static void wake(void *arg)
 {
-    (void)arg;
+    struct rig *r = arg;
+
+    pthread_mutex_lock(&cutting);
+    if (r->cut) {
+        atomic_store(&r->cut->cancelled, true);
+        engine_nudge(r->engine);
+    }
+    r->cut = NULL;
+    pthread_mutex_unlock(&cutting);
+}
+
+static void set_cut(struct rig *r, struct command *c)
+{
+    pthread_mutex_lock(&cutting);
+    r->cut = c;
+    pthread_mutex_unlock(&cutting);
 }
 
 static void start_engine(struct rig *r, const struct engine_options *options)
 {
     struct error err = { 0 };
 
-    r->engine = engine_create(&r->devices, r->tokenizer, options, no_wake, NULL, &err);
+    r->cut = NULL;
+    r->engine = engine_create(&r->devices, r->tokenizer, options, wake, r, &err);
     if (!r->engine)
         fail_msg("%s", err.message);
 }
@@ -171,6 +192,7 @@ void rig_run(struct rig *r, struct command **c, int n, struct outcome *out)
 
 void rig_run_cancelled(struct rig *r, struct command *c, int tokens, struct outcome *out)
 {
+    set_cut(r, tokens == 1 ? c : NULL);
     send(r, c, out);
     while (!take_event(next_event(r))) {
         if (out->choice[0].tokens < tokens || atomic_load(&c->cancelled))
@@ -178,6 +200,7 @@ void rig_run_cancelled(struct rig *r, struct command *c, int tokens, struct outc
         atomic_store(&c->cancelled, true);
         engine_nudge(r->engine);
     }
+    set_cut(r, NULL);
 }
 
 struct outcome *rig_run_turn(struct rig *r, struct command *c)

@@ -18,6 +18,7 @@ struct rig {
     struct model *model; /* the first device's */
     struct tokenizer *tokenizer;
     struct engine *engine;
+    struct command *cut; /* to be cancelled when its first events come */
 };
 
 /* Asserts on failure. threads: of the CPU. */
@@ -59,7 +60,9 @@ struct command *rig_turn(const char *session, const int32_t *prompt, size_t n, i
 void rig_run(struct rig *r, struct command **c, int n, struct outcome *out);
 /* One turn; freed. out is from malloc. */
 struct outcome *rig_run_turn(struct rig *r, struct command *c);
-/* One turn that is cancelled when it has sampled so many tokens, if it gets there. */
+/* One turn that is cancelled when it has sampled so many tokens, if it gets there, and if it is
+ * still running when that is seen here. One that is to be cancelled at its first token always is.
+ */
 void rig_run_cancelled(struct rig *r, struct command *c, int tokens, struct outcome *out);
 /* One command of another kind: its problem; the command stays the caller's. */
 enum problem_code rig_ask(struct rig *r, struct command *c);

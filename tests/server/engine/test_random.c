@@ -150,7 +150,7 @@ static void cancel_midway(struct world *w, struct world_session *s, struct outco
 
     c->turn.max_tokens = 40;
     c->turn.commit_partial = world_below(w, 2);
-    rig_run_cancelled(&w->rig, c, 1 + (int)world_below(w, 20), out);
+    rig_run_cancelled(&w->rig, c, world_below(w, 2) ? 1 : 2 + (int)world_below(w, 20), out);
     world_turned(w, s, c, out);
     command_free(c);
 }
