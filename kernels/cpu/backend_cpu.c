@@ -18,6 +18,7 @@
 struct backend_cpu {
     struct backend base;
     struct slab *slab; /* the one that is being filled, or NULL */
+    float *ceiling;    /* what ceiling_read_bandwidth() reads, or NULL */
     char detail[64];
 };
 
@@ -197,7 +198,7 @@ static double cpu_ceiling(struct backend *be, enum ceiling which)
 {
     switch (which) {
     case CEILING_READ:
-        return ceiling_read_bandwidth(be);
+        return ceiling_read_bandwidth(be, &((struct backend_cpu *)be)->ceiling);
     case CEILING_FMA:
         return ceiling_fma_rate(be);
     case CEILING_BF16:
@@ -217,6 +218,7 @@ static bool cpu_sync(struct backend *be, struct error *err)
 
 static void cpu_destroy(struct backend *be)
 {
+    cpu_free(be, ((struct backend_cpu *)be)->ceiling);
     pool_destroy(be->stream);
     free(be);
 }

@@ -85,16 +85,19 @@ static void read_unit(const void *arg, int unit, int thread)
     job->read(job->data + (size_t)unit * CHUNK, CHUNK);
 }
 
-double ceiling_read_bandwidth(struct backend *be)
+double ceiling_read_bandwidth(struct backend *be, float **buffer)
 {
     const size_t bytes = (size_t)BUFFER_MB << 20;
-    float *data = be->alloc(be, bytes);
-    const struct read_job job = { loops_of(be)->read, data };
+    struct read_job job = { .read = loops_of(be)->read };
     double best = 0.0;
 
-    if (!data)
-        return 0.0;
-    memset(data, 1, bytes); /* pages never written would all be the one page of zeros */
+    if (!*buffer) {
+        *buffer = be->alloc(be, bytes);
+        if (!*buffer)
+            return 0.0;
+        memset(*buffer, 1, bytes); /* pages never written would all be the one page of zeros */
+    }
+    job.data = *buffer;
     for (int i = 0; i < RUNS; i++) {
         double start = now();
 
@@ -104,7 +107,6 @@ double ceiling_read_bandwidth(struct backend *be)
 
         best = rate > best ? rate : best;
     }
-    be->free(be, data);
     return best;
 }
 

@@ -7,8 +7,10 @@
 
 struct backend;
 
-/* Bytes a second read from memory, well beyond any cache; 0 without room for the buffer. */
-double ceiling_read_bandwidth(struct backend *be);
+/* Bytes a second read from memory, well beyond any cache; 0 without room for the buffer. That is
+ * NULL at first and kept between calls, as giving it back would disturb what is measured next:
+ * the caller frees it, with be->free(). */
+double ceiling_read_bandwidth(struct backend *be, float **buffer);
 
 /* float32 operations a second (a multiply-add is two) with the backend's instruction set. */
 double ceiling_fma_rate(struct backend *be);

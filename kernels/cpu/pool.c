@@ -3,8 +3,9 @@
  * Everything goes through one 64-bit ticket: the call's number above, the units not yet
  * handed out below. A thread claims a unit by decrementing it, so that nobody can claim from
  * a call that is over, and only a thread that holds a unit reads the call's fields. Which unit
- * it is, the counter of the thread's end says: both ends together are claimed as often as there
- * are units, so they meet. The futexes are only a way to wait: the atomics carry the order. */
+ * it is, the counters of the threads' shares say: as many are handed out as there are units,
+ * so whoever claimed one finds one. The futexes are only a way to wait: the atomics carry
+ * the order. */
 #include "kernels/cpu/pool.h"
 
 #include <linux/futex.h>
@@ -31,6 +32,7 @@ struct worker {
     int index;
     void *scratch;
     size_t scratch_bytes;
+    _Alignas(CACHE_LINE) _Atomic uint32_t taken; /* units of its share that were handed out */
 };
 
 struct stream {
@@ -40,10 +42,7 @@ struct stream {
     uint32_t units;
 
     _Alignas(CACHE_LINE) _Atomic uint64_t ticket; /* call << 32 | units left */
-    struct {
-        _Alignas(CACHE_LINE) _Atomic uint32_t taken;
-    } end[2];                                   /* of the row of units: its first, its last */
-    _Alignas(CACHE_LINE) _Atomic uint32_t done; /* units finished; the caller sleeps on it */
+    _Alignas(CACHE_LINE) _Atomic uint32_t done;   /* units finished; the caller sleeps on it */
     _Atomic uint32_t caller_sleeps;
     _Alignas(CACHE_LINE) _Atomic uint32_t wake; /* workers sleep on it */
     _Atomic int sleepers;
@@ -80,6 +79,29 @@ static int64_t now_ns(void)
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* Units of the current call in front of a thread's share. */
+static uint32_t share_begin(const struct stream *q, int thread)
+{
+    return (uint32_t)((uint64_t)q->units * (uint64_t)thread / (uint64_t)q->threads);
+}
+
+/* The next unit of the thread's own share, or else of the nearest thread that has one. Called
+ * once for each unit of the call. */
+static int next_unit(struct stream *q, int thread)
+{
+    for (;; thread = (thread + 1) % q->threads) {
+        const uint32_t begin = share_begin(q, thread), size = share_begin(q, thread + 1) - begin;
+        _Atomic uint32_t *taken = &q->worker[thread].taken;
+
+        if (atomic_load_explicit(taken, memory_order_relaxed) < size) {
+            const uint32_t unit = atomic_fetch_add(taken, 1);
+
+            if (unit < size)
+                return (int)(begin + unit);
+        }
+    }
+}
+
 /* Does units of the current call until none is left. */
 static void take_units(struct stream *q, int thread)
 {
@@ -90,9 +112,9 @@ static void take_units(struct stream *q, int thread)
                                                    memory_order_acq_rel, memory_order_acquire))
             continue;
 
-        const uint32_t units = q->units, taken = atomic_fetch_add(&q->end[thread % 2].taken, 1);
+        const uint32_t units = q->units;
 
-        q->work(q->job, (int)(thread % 2 ? units - 1 - taken : taken), thread);
+        q->work(q->job, next_unit(q, thread), thread);
         if (atomic_fetch_add(&q->done, 1) + 1 == units && atomic_load(&q->caller_sleeps))
             futex_wake(&q->done, 1);
         ticket = atomic_load_explicit(&q->ticket, memory_order_acquire);
@@ -164,8 +186,8 @@ void pool_run(struct stream *q, int units, size_t cost, pool_work *work, const v
     q->job = job;
     q->units = (uint32_t)units;
     atomic_store(&q->done, 0);
-    atomic_store(&q->end[0].taken, 0);
-    atomic_store(&q->end[1].taken, 0);
+    for (int i = 0; i < q->threads; i++)
+        atomic_store_explicit(&q->worker[i].taken, 0, memory_order_relaxed);
     atomic_store(&q->ticket, call << 32 | (uint32_t)units);
     if (atomic_load(&q->sleepers) > 0) {
         atomic_fetch_add(&q->wake, 1);
@@ -222,15 +244,16 @@ struct stream *pool_create(int threads, struct error *err)
         return NULL;
     }
     *q = (struct stream){ .threads = threads };
-    q->worker = calloc((size_t)q->threads, sizeof(*q->worker));
+    q->worker = aligned_alloc(CACHE_LINE, (size_t)q->threads * sizeof(*q->worker));
     if (!q->worker) {
         error_set(err, ERR_NOMEM, "compute pool: out of memory");
         goto fail;
     }
+    for (int i = 0; i < q->threads; i++)
+        q->worker[i] = (struct worker){ .pool = q, .index = i };
     for (int i = 1; i < q->threads; i++) {
         struct worker *w = &q->worker[i];
 
-        *w = (struct worker){ .pool = q, .index = i };
         if (pthread_create(&w->handle, NULL, worker_main, w) != 0) {
             error_set(err, ERR_LIMIT, "compute pool: cannot start thread %d of %d", i + 1,
                       q->threads);

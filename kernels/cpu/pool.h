@@ -2,11 +2,12 @@
  *
  * The caller works too, and pool_run() returns when every unit is done: a CPU operation has
  * happened when its call returns. Units are handed out one at a time, so a thread that the
- * system took away delays only the unit it holds; a sleeping thread is never waited for. Even
- * threads take them from the first one on, odd ones from the last one back: calls whose units
- * are in one order find in a core's cache what it wrote in the call before. Idle threads spin
- * for some microseconds and then sleep, so that they do not take the cores from the threads
- * that serve requests.
+ * system took away delays only the unit it holds; a sleeping thread is never waited for. Each
+ * thread takes those of its own share from the first one on, and then helps the others: it
+ * walks through memory in one direction, which is what prefetching hardware follows, and calls
+ * whose units are in one order find in a core's cache what it wrote in the call before. Idle
+ * threads spin for some microseconds and then sleep, so that they do not take the cores from
+ * the threads that serve requests.
  *
  * What a unit computes must not depend on the thread that runs it, nor on other units. One
  * thread at a time calls pool_run(). */

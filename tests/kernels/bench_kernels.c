@@ -11,7 +11,6 @@
 
 #include "config/error.h"
 #include "kernels/backend.h"
-#include "kernels/cpu/ceiling.h"
 
 enum { RUNS = 7, WEIGHT_MB = 192 };
 
@@ -305,8 +304,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", err.message);
         return 1;
     }
-    bandwidth = ceiling_read_bandwidth(be);
-    fma = ceiling_fma_rate(be);
+    bandwidth = be->ceiling(be, CEILING_READ);
+    fma = be->ceiling(be, CEILING_FMA);
     printf("%s: reads %.1f GB/s, fp32 %.1f GFLOP/s, bf16 dot %.1f GFLOP/s\n", be->detail,
            bandwidth * 1e-9, fma * 1e-9, ceiling_bf16_rate(be) * 1e-9);
     bench_linear(DTYPE_BF16, 3072, 768, bandwidth, fma);

@@ -18,7 +18,7 @@ enum {
     V_PER_PANEL = PANEL / VW,
     ROWS_MAX = 6,              /* rows of the largest tile */
     BLOCK_BYTES = 24 << 10,    /* weights of a group that meet all rows of a unit */
-    AHEAD = 8192,              /* bytes of a group fetched ahead */
+    AHEAD = 4096,              /* bytes of a group fetched ahead */
     UNIT_GROUPS = 4,           /* at most, of a unit */
     UNIT_ROWS = 20 * ROWS_MAX, /* at most, of a unit, */
     UNIT_X_BYTES = 384 << 10,  /* and what its x may take of the second-level cache */
@@ -53,7 +53,24 @@ INLINE vf load_weights(const char *pair, int v, int odd, enum dtype dtype)
         return v_load((const float *)(const void *)pair + at);
     if (dtype == DTYPE_F16)
         return v_load_f16((const uint16_t *)(const void *)pair + at);
-    return odd ? v_load_bf16_high(pair + 4 * v * VW) : v_load_bf16_low(pair + 4 * v * VW);
+    return odd ? v_bf16_high(v_words(pair + 4 * v * VW)) : v_bf16_low(v_words(pair + 4 * v * VW));
+}
+
+/* A pair of bf16 columns meets columns j and j + 1 of the only row. The tile waits for memory:
+ * each word is loaded once. */
+INLINE void add_words(vf *sum, const char *w, int NV, const float *x, int j)
+{
+    vw pair[8];
+
+    UNROLL
+    for (int v = 0; v < NV; v++)
+        pair[v] = v_keep(v_words(w + 4 * v * VW));
+    UNROLL
+    for (int v = 0; v < NV; v++)
+        sum[v] = v_fma(v_bf16_low(pair[v]), v_set(x[j]), sum[v]);
+    UNROLL
+    for (int v = 0; v < NV; v++)
+        sum[v] = v_fma(v_bf16_high(pair[v]), v_set(x[j + 1]), sum[v]);
 }
 
 /* One column of a pair meets column j of every row. */
@@ -90,8 +107,12 @@ INLINE void run_tile(const struct tile *tile, enum dtype dtype, int NV, int NR)
         UNROLL
         for (int i = 0; i < lines; i++)
             _mm_prefetch(w + AHEAD + i * 64, _MM_HINT_T0);
-        add_column(sum, w, 0, dtype, NV, NR, x, j);
-        add_column(sum, w, 1, dtype, NV, NR, x, j + 1);
+        if (NR == 1 && dtype == DTYPE_BF16) {
+            add_words(sum, w, NV, x[0], j);
+        } else {
+            add_column(sum, w, 0, dtype, NV, NR, x, j);
+            add_column(sum, w, 1, dtype, NV, NR, x, j + 1);
+        }
     }
     if (tile->columns % 2)
         add_column(sum, w, 0, dtype, NV, NR, x, pairs_end);

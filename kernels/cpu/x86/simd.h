@@ -30,15 +30,24 @@
 
 #ifdef __AVX512F__
 typedef __m512 vf;
+typedef __m512i vw; /* words of 32 bits */
 enum { VW = 16 };
 
 #define V(op) _mm512_##op##_ps
 #else
 typedef __m256 vf;
+typedef __m256i vw;
 enum { VW = 8 };
 
 #define V(op) _mm256_##op##_ps
 #endif
+
+/* Stays in its register: compilers would rather load it again for each use. */
+INLINE vw v_keep(vw w)
+{
+    __asm__("" : "+v"(w));
+    return w;
+}
 
 INLINE vf v_zero(void)
 {
@@ -133,16 +142,20 @@ INLINE void v_store_n(float *p, vf a, int n)
         _mm512_mask_storeu_ps(p, v_first(n), a);
 }
 
-/* The low and the high halves of words of two bfloat16. */
-INLINE vf v_load_bf16_low(const void *p)
+INLINE vw v_words(const void *p)
 {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+    return _mm512_loadu_si512(p);
 }
 
-INLINE vf v_load_bf16_high(const void *p)
+/* The low and the high halves of words of two bfloat16. */
+INLINE vf v_bf16_low(vw w)
 {
-    return _mm512_castsi512_ps(
-        _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32((int)0xffff0000)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+}
+
+INLINE vf v_bf16_high(vw w)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)));
 }
 
 INLINE vf v_load_f16(const uint16_t *p)
@@ -244,16 +257,20 @@ INLINE void v_store_n(float *p, vf a, int n)
         _mm256_maskstore_ps(p, v_first(n), a);
 }
 
-/* The low and the high halves of words of two bfloat16. */
-INLINE vf v_load_bf16_low(const void *p)
+INLINE vw v_words(const void *p)
 {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(p), 16));
+    return _mm256_loadu_si256(p);
 }
 
-INLINE vf v_load_bf16_high(const void *p)
+/* The low and the high halves of words of two bfloat16. */
+INLINE vf v_bf16_low(vw w)
 {
-    return _mm256_castsi256_ps(
-        _mm256_and_si256(_mm256_loadu_si256(p), _mm256_set1_epi32((int)0xffff0000)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
+}
+
+INLINE vf v_bf16_high(vw w)
+{
+    return _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32((int)0xffff0000)));
 }
 
 INLINE vf v_load_f16(const uint16_t *p)
