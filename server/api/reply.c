@@ -46,8 +46,10 @@ bool scores_add(struct scores *to, const struct token_score *from, size_t n)
     return true;
 }
 
-void reply_head(const struct reply *r, const char *object, struct json_out *o)
+/* The answer opens, and the choices in it. */
+static void open_answer(const struct reply *r, const char *object, struct json_out *o)
 {
+    json_open(o, '{');
     json_key(o, "id");
     json_string(o, r->id.text);
     json_key(o, "object");
@@ -58,6 +60,8 @@ void reply_head(const struct reply *r, const char *object, struct json_out *o)
     json_string(o, r->model);
     json_key(o, "system_fingerprint");
     json_hex(o, r->fingerprint, 16);
+    json_key(o, "choices");
+    json_open(o, '[');
 }
 
 void reply_usage(const struct reply *r, struct json_out *o)
@@ -77,7 +81,7 @@ void reply_usage(const struct reply *r, struct json_out *o)
     json_close(o, '}');
 }
 
-void reply_session(const struct reply *r, struct json_out *o)
+static void put_session(const struct reply *r, struct json_out *o)
 {
     if (!r->session)
         return;
@@ -92,8 +96,54 @@ void reply_session(const struct reply *r, struct json_out *o)
     json_close(o, '}');
 }
 
-const char *reply_finish_name(enum finish f)
+/* A turn that was cancelled is answered only with what was kept of it. */
+static void close_choice(enum finish f, struct json_out *o)
 {
-    /* A turn that was cancelled is answered only with what was kept of it. */
-    return f == FINISH_NONE ? NULL : f == FINISH_STOP ? "stop" : "length";
+    json_key(o, "finish_reason");
+    json_string(o, f == FINISH_NONE ? NULL : f == FINISH_STOP ? "stop" : "length");
+    json_close(o, '}');
+}
+
+static void put_totals(const struct reply *r, struct json_out *o)
+{
+    json_key(o, "usage");
+    reply_usage(r, o);
+    put_session(r, o);
+}
+
+void reply_whole(struct reply *r, struct json_out *o)
+{
+    open_answer(r, r->shape->object, o);
+    for (int i = 0; i < r->prompts * r->n; i++) {
+        json_open(o, '{');
+        r->shape->choice(r, i, o);
+        close_choice(r->choice[i].finish, o);
+    }
+    json_close(o, ']');
+    put_totals(r, o);
+    json_close(o, '}');
+}
+
+void reply_chunk(struct reply *r, const struct reply_piece *piece, struct json_out *o)
+{
+    open_answer(r, r->shape->chunk_object, o);
+    json_open(o, '{');
+    r->shape->piece(r, piece, o);
+    close_choice(piece->finish, o);
+    json_close(o, ']');
+    if (r->include_usage) {
+        json_key(o, "usage");
+        json_null(o);
+    }
+    if (piece->finish != FINISH_NONE)
+        put_session(r, o);
+    json_close(o, '}');
+}
+
+void reply_usage_chunk(struct reply *r, struct json_out *o)
+{
+    open_answer(r, r->shape->chunk_object, o);
+    json_close(o, ']');
+    put_totals(r, o);
+    json_close(o, '}');
 }

@@ -68,9 +68,11 @@ struct reply_piece {
 struct reply_shape {
     const char *id_prefix;
     void (*whole)(struct reply *r, struct json_out *o);
-    void (*chunk)(struct reply *r, const struct reply_piece *piece, struct json_out *o);
-    /* The extra chunk of include_usage. */
-    void (*usage)(struct reply *r, struct json_out *o);
+    /* What reply_whole() and the chunks of a stream call the answer and its chunks, and the fields
+     * of a choice, but for finish_reason. */
+    const char *object, *chunk_object;
+    void (*choice)(struct reply *r, int index, struct json_out *o);
+    void (*piece)(struct reply *r, const struct reply_piece *piece, struct json_out *o);
 };
 
 extern const struct reply_shape reply_completion, reply_chat;
@@ -81,10 +83,10 @@ void reply_finish(struct reply *r);
 
 bool scores_add(struct scores *to, const struct token_score *from, size_t n);
 
-/* Parts that both shapes share. */
-void reply_head(const struct reply *r, const char *object, struct json_out *o);
-void reply_usage(const struct reply *r, struct json_out *o);   /* the value */
-void reply_session(const struct reply *r, struct json_out *o); /* key and value, or nothing */
-const char *reply_finish_name(enum finish f);                  /* NULL: not finished */
+/* The answer as a list of choices; one chunk of it; the extra chunk of include_usage. */
+void reply_whole(struct reply *r, struct json_out *o);
+void reply_chunk(struct reply *r, const struct reply_piece *piece, struct json_out *o);
+void reply_usage_chunk(struct reply *r, struct json_out *o);
+void reply_usage(const struct reply *r, struct json_out *o); /* the value of "usage" */
 
 #endif

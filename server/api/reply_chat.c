@@ -50,11 +50,10 @@ static void put_logprobs(const struct reply *r, const struct token_score *score,
     json_close(o, '}');
 }
 
-static void put_choice(const struct reply *r, int index, struct json_out *o)
+static void put_choice(struct reply *r, int index, struct json_out *o)
 {
     const struct reply_choice *c = &r->choice[index];
 
-    json_open(o, '{');
     json_key(o, "index");
     json_int(o, index);
     json_key(o, "message");
@@ -67,33 +66,10 @@ static void put_choice(const struct reply *r, int index, struct json_out *o)
     json_null(o);
     json_close(o, '}');
     put_logprobs(r, c->scores.item, c->scores.count, o);
-    json_key(o, "finish_reason");
-    json_string(o, reply_finish_name(c->finish));
-    json_close(o, '}');
 }
 
-static void whole(struct reply *r, struct json_out *o)
+static void put_piece(struct reply *r, const struct reply_piece *piece, struct json_out *o)
 {
-    json_open(o, '{');
-    reply_head(r, "chat.completion", o);
-    json_key(o, "choices");
-    json_open(o, '[');
-    for (int i = 0; i < r->prompts * r->n; i++)
-        put_choice(r, i, o);
-    json_close(o, ']');
-    json_key(o, "usage");
-    reply_usage(r, o);
-    reply_session(r, o);
-    json_close(o, '}');
-}
-
-static void chunk(struct reply *r, const struct reply_piece *piece, struct json_out *o)
-{
-    json_open(o, '{');
-    reply_head(r, "chat.completion.chunk", o);
-    json_key(o, "choices");
-    json_open(o, '[');
-    json_open(o, '{');
     json_key(o, "index");
     json_int(o, piece->choice);
     json_key(o, "delta");
@@ -108,30 +84,8 @@ static void chunk(struct reply *r, const struct reply_piece *piece, struct json_
     }
     json_close(o, '}');
     put_logprobs(r, piece->score, piece->scores, o);
-    json_key(o, "finish_reason");
-    json_string(o, reply_finish_name(piece->finish));
-    json_close(o, '}');
-    json_close(o, ']');
-    if (r->include_usage) {
-        json_key(o, "usage");
-        json_null(o);
-    }
-    if (piece->finish != FINISH_NONE)
-        reply_session(r, o);
-    json_close(o, '}');
 }
 
-static void usage(struct reply *r, struct json_out *o)
-{
-    json_open(o, '{');
-    reply_head(r, "chat.completion.chunk", o);
-    json_key(o, "choices");
-    json_open(o, '[');
-    json_close(o, ']');
-    json_key(o, "usage");
-    reply_usage(r, o);
-    reply_session(r, o);
-    json_close(o, '}');
-}
-
-const struct reply_shape reply_chat = { "chatcmpl", whole, chunk, usage };
+const struct reply_shape reply_chat = { "chatcmpl",        reply_whole,
+                                        "chat.completion", "chat.completion.chunk",
+                                        put_choice,        put_piece };

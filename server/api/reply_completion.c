@@ -158,7 +158,6 @@ static void put_choice(struct reply *r, int index, struct json_out *o)
     if (!text_buffer_append(&whole, p->text.bytes, p->text.len) ||
         !text_buffer_append(&whole, c->text.bytes, c->text.len))
         o->failed = true;
-    json_open(o, '{');
     json_key(o, "text");
     json_text(o, whole.len ? whole.bytes : "", whole.len);
     json_key(o, "index");
@@ -166,38 +165,15 @@ static void put_choice(struct reply *r, int index, struct json_out *o)
     /* Prompt tokens count their own characters; without scores of the prompt an echo still
      * moves the answer's. */
     put_logprobs(r, runs, 2, p->scores.count ? 0 : characters(p->text.bytes, p->text.len), o);
-    json_key(o, "finish_reason");
-    json_string(o, reply_finish_name(c->finish));
-    json_close(o, '}');
     free(whole.bytes);
 }
 
-static void whole(struct reply *r, struct json_out *o)
-{
-    json_open(o, '{');
-    reply_head(r, "text_completion", o);
-    json_key(o, "choices");
-    json_open(o, '[');
-    for (int i = 0; i < r->prompts * r->n; i++)
-        put_choice(r, i, o);
-    json_close(o, ']');
-    json_key(o, "usage");
-    reply_usage(r, o);
-    reply_session(r, o);
-    json_close(o, '}');
-}
-
-static void chunk(struct reply *r, const struct reply_piece *piece, struct json_out *o)
+static void put_piece(struct reply *r, const struct reply_piece *piece, struct json_out *o)
 {
     struct reply_choice *c = &r->choice[piece->choice];
     const struct run run = { piece->score, piece->scores, piece->prompt,
                              piece->prompt ? r->prompt[piece->choice / r->n].lead : 0 };
 
-    json_open(o, '{');
-    reply_head(r, "text_completion", o);
-    json_key(o, "choices");
-    json_open(o, '[');
-    json_open(o, '{');
     json_key(o, "text");
     json_text(o, piece->text, piece->len);
     json_key(o, "index");
@@ -205,30 +181,8 @@ static void chunk(struct reply *r, const struct reply_piece *piece, struct json_
     c->text_chars = put_logprobs(r, &run, piece->scores > 0, c->text_chars, o);
     if (piece->prompt && !piece->scores)
         c->text_chars = characters(piece->text, piece->len);
-    json_key(o, "finish_reason");
-    json_string(o, reply_finish_name(piece->finish));
-    json_close(o, '}');
-    json_close(o, ']');
-    if (r->include_usage) {
-        json_key(o, "usage");
-        json_null(o);
-    }
-    if (piece->finish != FINISH_NONE)
-        reply_session(r, o);
-    json_close(o, '}');
 }
 
-static void usage(struct reply *r, struct json_out *o)
-{
-    json_open(o, '{');
-    reply_head(r, "text_completion", o);
-    json_key(o, "choices");
-    json_open(o, '[');
-    json_close(o, ']');
-    json_key(o, "usage");
-    reply_usage(r, o);
-    reply_session(r, o);
-    json_close(o, '}');
-}
-
-const struct reply_shape reply_completion = { "cmpl", whole, chunk, usage };
+const struct reply_shape reply_completion = {
+    "cmpl", reply_whole, "text_completion", "text_completion", put_choice, put_piece
+};

@@ -62,7 +62,7 @@ static void emit_chunk(struct generation *g, const struct reply_piece *piece)
 {
     struct json_out out = write_chunk(g);
 
-    g->reply.shape->chunk(&g->reply, piece, &out);
+    reply_chunk(&g->reply, piece, &out);
     emit_json(g, &out);
 }
 
@@ -160,7 +160,7 @@ void stream_complete(struct generation *g)
                 last_chunk(g, i);
         if (g->params.include_usage) {
             out = write_chunk(g);
-            g->reply.shape->usage(&g->reply, &out);
+            reply_usage_chunk(&g->reply, &out);
             emit_json(g, &out);
         }
         emit(g, "[DONE]", 6);

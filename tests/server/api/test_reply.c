@@ -81,7 +81,7 @@ static cJSON *chunk(struct reply *r, struct reply_piece piece)
     if (!piece.text)
         piece.text = "";
     json_out_init(&o, &b);
-    r->shape->chunk(r, &piece, &o);
+    reply_chunk(r, &piece, &o);
     return parse(&b, &o);
 }
 
@@ -91,7 +91,7 @@ static cJSON *usage(struct reply *r)
     struct json_out o;
 
     json_out_init(&o, &b);
-    r->shape->usage(r, &o);
+    reply_usage_chunk(r, &o);
     return parse(&b, &o);
 }
 
@@ -343,7 +343,7 @@ static void no_chunk_has_a_line_break(void **state)
     (void)state;
     make(&r, &reply_chat, 1, 1);
     json_out_init(&o, &b);
-    r.shape->chunk(&r, &(struct reply_piece){ .text = "a\nb\r\n\n", .len = 6 }, &o);
+    reply_chunk(&r, &(struct reply_piece){ .text = "a\nb\r\n\n", .len = 6 }, &o);
     assert_true(json_out_ok(&o));
     assert_null(memchr(b.bytes, '\n', b.len));
     assert_null(memchr(b.bytes, '\r', b.len));
