@@ -307,7 +307,7 @@ int main(int argc, char **argv)
     bandwidth = be->ceiling(be, CEILING_READ);
     fma = be->ceiling(be, CEILING_FMA);
     printf("%s: reads %.1f GB/s, fp32 %.1f GFLOP/s, bf16 dot %.1f GFLOP/s\n", be->detail,
-           bandwidth * 1e-9, fma * 1e-9, ceiling_bf16_rate(be) * 1e-9);
+           bandwidth * 1e-9, fma * 1e-9, be->ceiling(be, CEILING_BF16) * 1e-9);
     bench_linear(DTYPE_BF16, 3072, 768, bandwidth, fma);
     bench_linear(DTYPE_BF16, 768, 3072, bandwidth, fma);
     bench_linear(DTYPE_BF16, 50277, 768, bandwidth, fma);
