@@ -17,7 +17,9 @@
 #define GET_HEALTH "GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 #define POST(path) "POST " path " HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
-enum { FAST = 100 }; /* clock speed where deadlines are waited for */
+/* Clock speeds where deadlines are waited for, and where they are to be kept: how fast what is sent
+ * arrives is up to what else the machine does. */
+enum { FAST = 100, BRISK = 10 };
 
 static char *repeat(const char *piece, size_t times)
 {
@@ -241,20 +243,20 @@ static void a_body_that_drips_is_given_up(void **state)
     site_stop(&s);
 }
 
-/* At that speed the rate asks for about 100 KiB in each real second. */
+/* At that speed the rate asks for 5 KiB in each half second but the first. */
 static void a_body_that_keeps_the_rate_is_taken(void **state)
 {
     static struct site s;
     struct answer a;
-    char *piece = repeat("x", 10000);
+    char *piece = repeat("x", 5000);
 
     (void)state;
-    site_start(&s, 10, FAST);
+    site_start(&s, 10, BRISK);
     struct peer p = peer_dial(&s);
     peer_say(&p, "PUT /blob HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n\r\n");
-    for (int i = 0; i < 50; i++) {
+    for (int i = 0; i < 100; i++) {
         peer_say(&p, piece);
-        usleep(6000);
+        usleep(8000);
     }
     assert_true(peer_read(&p, &a));
     assert_int_equal(a.status, 201);
