@@ -145,19 +145,24 @@ static struct seen race(struct rig *r, enum verb first, enum verb second, const 
     return after;
 }
 
+static struct engine_options kept_by(struct disk_io *io)
+{
+    return (struct engine_options){ .slots = 4,
+                                    .max_batch = 4,
+                                    .row_budget = 64,
+                                    .max_queue = 16,
+                                    .max_sessions = 64,
+                                    .host_bytes = 1 << 20,
+                                    .state_dir = folder,
+                                    .store_bytes = 1 << 28,
+                                    .durability = DISK_ALWAYS,
+                                    .io = io };
+}
+
 static void of_two_that_name_one_version_one_is_done_and_a_restart_agrees(void **unused)
 {
     struct disk_io io = disk_io_system;
-    const struct engine_options o = { .slots = 4,
-                                      .max_batch = 4,
-                                      .row_budget = 64,
-                                      .max_queue = 16,
-                                      .max_sessions = 64,
-                                      .host_bytes = 1 << 20,
-                                      .state_dir = folder,
-                                      .store_bytes = 1 << 28,
-                                      .durability = DISK_ALWAYS,
-                                      .io = &io };
+    const struct engine_options o = kept_by(&io);
     struct seen before[VERBS][VERBS];
     struct goal goal;
     struct rig r;
@@ -237,16 +242,7 @@ static void a_fork_of_what_a_turn_leaves_takes_no_byte_beyond_the_budget(void **
 {
     enum { STATES = 4, ROUNDS = 3 * STATES };
     struct disk_io io = disk_io_system;
-    struct engine_options o = { .slots = 4,
-                                .max_batch = 4,
-                                .row_budget = 64,
-                                .max_queue = 16,
-                                .max_sessions = 64,
-                                .host_bytes = 1 << 20,
-                                .state_dir = folder,
-                                .store_bytes = 1 << 28,
-                                .durability = DISK_ALWAYS,
-                                .io = &io };
+    struct engine_options o = kept_by(&io);
     int refused = 0;
     struct rig r;
 
