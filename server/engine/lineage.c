@@ -42,13 +42,13 @@ static void unhang(struct lineage *n)
     n->before = n->next = NULL;
 }
 
-/* Nobody waits for the change of a mark. When it fails, or is not made for want of memory or
- * because the server stops, the next start makes it. */
-static void change_mark(struct engine *e, struct lineage *n, bool drop)
+/* Nobody waits for this record. When it fails, or is not made for want of memory or because the
+ * server stops, the next start makes it. */
+static void drop_mark(struct engine *e, const struct lineage *n)
 {
     struct entry *x = e->closing ? NULL : entry_create(NULL, NULL);
 
-    if (x && (drop ? entry_drop_snapshot(e, x, n) : entry_mark_snapshot(e, x, n, false)))
+    if (x && entry_drop_snapshot(e, x, n))
         journal_submit(e, x);
     else
         entry_free(e, x);
@@ -62,7 +62,7 @@ void lineage_release(struct engine *e, struct lineage *n)
         assert(!n->child && !n->snapshot);
         unhang(n);
         if (n->marked)
-            change_mark(e, n, true);
+            drop_mark(e, n);
         id_map_remove(&e->lineage, n->owner, n->id.text);
         free(n);
         n = parent;
@@ -135,7 +135,49 @@ bool lineage_fell(struct engine *e, struct entry *x, struct lineage *n, bool who
     if (journal_shares(e) || (n->refs == 1 && !whole))
         return entry_drop_snapshot(e, x, n);
     n->marked = true;
-    return entry_mark_snapshot(e, x, n, whole);
+    return entry_mark_snapshot(e, x, n, whole || n->felled);
+}
+
+/* The disk may still say that something is below x->parent. */
+static void moved(struct engine *e, struct entry *x)
+{
+    (void)e;
+    if (x->problem.what != PROBLEM_NONE)
+        lineage_keep(x->parent);
+}
+
+/* An entry that says where a place hangs now, or that it is gone. What it hung below keeps its
+ * mark until the disk has the entry, to the next start if it never does: so the disk can follow
+ * each place upwards whenever a crash comes. */
+static struct entry *entry_away(const struct lineage *n)
+{
+    struct entry *x = entry_create(moved, NULL);
+
+    if (x)
+        x->parent = lineage_keep(n->parent);
+    else
+        lineage_keep(n->parent);
+    return x;
+}
+
+/* said: the entry is complete. */
+static void submit_away(struct engine *e, struct entry *x, bool said)
+{
+    if (x && said) {
+        journal_submit(e, x);
+    } else if (x) {
+        lineage_keep(x->parent);
+        entry_free(e, x);
+    }
+}
+
+/* A gone place, and its mark. */
+static void hang_mark(struct engine *e, struct lineage *n, struct lineage *parent)
+{
+    struct entry *x = e->closing ? NULL : entry_away(n);
+
+    lineage_hang(e, n, parent);
+    submit_away(e, x, x && entry_mark_snapshot(e, x, n, n->felled));
 }
 
 /* It is gone, and hangs where it counts as being; so do the gone ones that hung below it. */
@@ -148,8 +190,8 @@ static void take_down(struct engine *e, struct lineage *n, struct lineage *up)
         next = child->next;
         if (!child->gone)
             continue;
-        lineage_hang(e, child, up);
-        change_mark(e, child, false);
+        child->felled |= n->felled;
+        hang_mark(e, child, up);
     }
 }
 
@@ -158,30 +200,14 @@ void lineage_end(struct engine *e, struct lineage *n)
     take_down(e, n, lineage_nearest(n->parent));
 }
 
-/* The root's mark stays for the next start to read if this one's record does. */
-static void ended_below(struct engine *e, struct entry *x)
-{
-    (void)e;
-    if (x->problem.what != PROBLEM_NONE)
-        lineage_keep(x->parent);
-}
-
+/* Its mark speaks for what is below, as the root's does, for the disk may hear of it first. */
 void lineage_end_below(struct engine *e, struct lineage *n, struct lineage *root)
 {
-    struct entry *x;
+    struct entry *x = journal_shares(e) || e->closing ? NULL : entry_away(n);
 
+    n->felled = true;
     take_down(e, n, lineage_nearest(root->parent));
-    if (journal_shares(e) || e->closing)
-        return;
-    x = entry_create(ended_below, NULL);
-    if (x)
-        x->parent = lineage_keep(root);
-    if (x && lineage_fell(e, x, n, false)) {
-        journal_submit(e, x);
-    } else {
-        lineage_keep(root);
-        entry_free(e, x);
-    }
+    submit_away(e, x, x && lineage_fell(e, x, n, false));
 }
 
 void lineage_lose(struct engine *e, uint64_t owner, const struct id *id)
@@ -219,8 +245,7 @@ void lineage_settle(struct engine *e)
 
         if (!n->gone || !n->parent || !n->parent->gone)
             continue;
-        lineage_hang(e, n, lineage_nearest(n->parent));
-        change_mark(e, n, false);
+        hang_mark(e, n, lineage_nearest(n->parent));
     }
     for (size_t i = 0; (at = id_map_walk(&e->lineage, &i)); i++)
         lineage_release(e, at->value);

@@ -11,7 +11,8 @@
  *
  * A subtree is deleted by one record: the mark of its root says that what is below is deleted
  * too. The other records follow; when a crash comes before they are written, the next start
- * finishes the work.
+ * finishes the work. It finds what is below by following each record upwards: so a mark stays
+ * until no record in the disk names it any more.
  *
  * With a Redis, a server learns of snapshots one by one: a place may be of one that this server
  * has not seen, and counts as there. Reference-counted. Engine thread only. */

@@ -235,6 +235,8 @@ static void deleted(struct engine *e, struct entry *x)
     x->command->problem = x->problem;
     while (root->along)
         root = root->along;
+    if (x->problem.what == PROBLEM_NONE)
+        root->place->felled = root != s;
     for (; s && x->problem.what == PROBLEM_NONE; s = next) {
         next = s->along;
         if (next)

@@ -1,6 +1,8 @@
 /* The tree of snapshots against the simplest model of one: an array of parents, in which what
  * was deleted stays and is looked through. */
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -16,6 +18,7 @@
 #include "config/error.h"
 #include "server/state/disk.h"
 #include "server/state/disk_io.h"
+#include "server/state/disk_log.h"
 #include "tests/server/engine/rig.h"
 #include "tests/server/folder.h"
 
@@ -383,35 +386,59 @@ static void the_tree_outlives_parking_and_restarts(void **unused)
     play_world(options(2, 0, true));
 }
 
-/* From call number fail_at on nothing reaches the disk any more: what a crash leaves. */
-static atomic_int calls, fail_at;
+/* From call number fail_at on so many calls fail: all that come, which is what a crash leaves, or
+ * one. */
+static atomic_int calls, fail_at, fails;
 
-static bool crashed(void)
+static bool failing(void)
 {
     int n = atomic_fetch_add(&calls, 1) + 1, from = atomic_load(&fail_at);
 
     errno = EIO;
-    return from && n >= from;
+    return from && n >= from && n - from < atomic_load(&fails);
+}
+
+static void fail_from(int call, int so_many)
+{
+    atomic_store(&calls, 0);
+    atomic_store(&fails, so_many);
+    atomic_store(&fail_at, call);
 }
 
 static ssize_t try_pwrite(int fd, const void *bytes, size_t len, off_t at)
 {
-    return crashed() ? -1 : pwrite(fd, bytes, len, at);
+    return failing() ? -1 : pwrite(fd, bytes, len, at);
 }
 
 static int try_fsync(int fd)
 {
-    return crashed() ? -1 : fsync(fd);
+    return failing() ? -1 : fsync(fd);
 }
 
 static int try_unlinkat(int dir, const char *path, int flags)
 {
-    return crashed() ? -1 : unlinkat(dir, path, flags);
+    return failing() ? -1 : unlinkat(dir, path, flags);
 }
 
-/* A root, a chain below it with a branch, a session at each end, one of them below a snapshot
- * that is gone; and two outside. */
-static int grow(struct world *w)
+static atomic_bool keeping;
+
+static int keep_files(int dir, const char *path, int flags)
+{
+    errno = EIO;
+    return atomic_load(&keeping) ? -1 : unlinkat(dir, path, flags);
+}
+
+enum { ROOT = 1, CUT = 4, LEFT = 3 };
+
+/* A tree in which ROOT has CUT snapshots, itself included, and as many that are gone; LEFT others
+ * are outside. Sessions stand on both ends, one of them below a snapshot that is gone, and
+ * outside.
+ *
+ *   0 - 1 - (2) - 5 - (6) - 7
+ *    \       \
+ *     8 - 9   3 - (4)
+ */
+static void grow(struct world *w)
 {
     struct model_session *s = w->session;
 
@@ -427,69 +454,171 @@ static int grow(struct world *w)
         take(w, &s[1], &s[1]);
     }
     fork_session(w, &s[1], &s[2]);
-    delete_snapshot(w, s[1].below, false);
+    delete_snapshot(w, 4, false);
+    delete_snapshot(w, 6, false);
+    delete_snapshot(w, 2, false);
     restore(w, &s[1], 0);
     take(w, &s[1], &s[1]);
     take(w, &s[1], &s[1]);
-    return 1; /* to be deleted with what is below it */
 }
 
-static void a_crash_leaves_a_subtree_whole_or_gone(void **unused)
+static void open_grown(struct world *w, const struct disk_io *io)
 {
-    enum { CUT = 6 };
+    folder_remove(NULL);
+    folder_make(NULL);
+    *w = (struct world){ .options = options(8, 1 << 24, true) };
+    w->options.durability = DISK_ALWAYS;
+    w->options.io = io;
+    rig_open(&w->rig, model, &w->options, 1);
+    grow(w);
+}
+
+static bool delete_below_root(struct world *w)
+{
+    struct command *c = rig_command(COMMAND_SNAPSHOT_DELETE, NULL, w->snapshot[ROOT].id.text);
+    bool answered;
+
+    c->whole = true;
+    answered = rig_ask(&w->rig, c) == PROBLEM_NONE;
+    command_free(c);
+    return answered;
+}
+
+static void forget_below_root(struct world *w)
+{
+    for (int i = 0; i < w->snapshots; i++)
+        w->snapshot[i].alive &= !is_below(w, i, ROOT);
+}
+
+/* Everything is as expected, goes on, and is found again. */
+static void check_and_go_on(struct world *w)
+{
+    check(w);
+    for (int i = 0; i < 3; i++) {
+        append(w, &w->session[i]);
+        take(w, &w->session[i], &w->session[i]);
+    }
+    check(w);
+    reopen(w);
+    check(w);
+    assert_int_equal(engine_counters(w->rig.engine).store_reports, 0);
+    rig_close(&w->rig);
+}
+
+/* A start after call number `call` and the next ones have failed: whether the subtree is there. */
+static bool is_left(struct world *w, const struct disk_io *io, int call, int so_many,
+                    bool *answered)
+{
+    int left;
+
+    open_grown(w, io);
+    fail_from(call, so_many);
+    *answered = delete_below_root(w);
+    if (*answered)
+        forget_below_root(w);
+    check(w);
+    rig_close(&w->rig);
+    fail_from(0, 0);
+
+    rig_open(&w->rig, model, &w->options, 1);
+    left = engine_counters(w->rig.engine).snapshots;
+    if (!*answered && left != LEFT + CUT) /* it was done after all */
+        forget_below_root(w);
+    check_and_go_on(w);
+    return left == LEFT + CUT;
+}
+
+static void check_failures(int so_many)
+{
     static struct world w;
     struct disk_io io = disk_io_system;
     bool answered = false;
     int whole = 0, gone = 0;
 
-    (void)unused;
     io.pwrite = try_pwrite;
     io.fsync = try_fsync;
     io.unlinkat = try_unlinkat;
     for (int k = 1; !answered || k < 30; k++) {
-        struct command *c;
-        int root, left;
+        bool left = is_left(&w, &io, k, so_many, &answered);
 
-        folder_remove(NULL);
-        folder_make(NULL);
-        w = (struct world){ .options = options(8, 1 << 24, true) };
-        w.options.durability = DISK_ALWAYS;
-        w.options.io = &io;
-        rig_open(&w.rig, model, &w.options, 1);
-        root = grow(&w);
-        c = rig_command(COMMAND_SNAPSHOT_DELETE, NULL, w.snapshot[root].id.text);
-        c->whole = true;
-        atomic_store(&calls, 0);
-        atomic_store(&fail_at, k);
-        answered = rig_ask(&w.rig, c) == PROBLEM_NONE;
-        command_free(c);
-        if (answered)
-            for (int i = 0; i < w.snapshots; i++)
-                w.snapshot[i].alive &= !is_below(&w, i, root);
-        check(&w);
-        rig_close(&w.rig);
-        atomic_store(&fail_at, 0);
-
-        rig_open(&w.rig, model, &w.options, 1);
-        left = engine_counters(w.rig.engine).snapshots;
-        if (!answered && left != w.snapshots - 1) { /* or it was done after all */
-            for (int i = 0; i < w.snapshots; i++)
-                w.snapshot[i].alive &= !is_below(&w, i, root);
-        }
-        check(&w);
-        whole += left == w.snapshots - 1;
-        gone += left == w.snapshots - 1 - CUT;
-        for (int i = 0; i < 3; i++) { /* and goes on */
-            append(&w, &w.session[i]);
-            take(&w, &w.session[i], &w.session[i]);
-        }
-        check(&w);
-        reopen(&w);
-        check(&w);
-        assert_int_equal(engine_counters(w.rig.engine).store_reports, 0);
-        rig_close(&w.rig);
+        whole += left;
+        gone += !left;
     }
     assert_true(whole >= 1 && gone >= 2);
+}
+
+static void a_crash_leaves_a_subtree_whole_or_gone(void **unused)
+{
+    (void)unused;
+    check_failures(INT_MAX);
+}
+
+static void a_failure_leaves_a_subtree_whole_or_gone(void **unused)
+{
+    (void)unused;
+    check_failures(1);
+}
+
+/* Ends the log behind so many of the records that begin at `from` or later. false: there are no
+ * more. */
+static bool cut_log(size_t from, int records, size_t *end)
+{
+    char path[128];
+    size_t len, at = DISK_LOG_BEGIN, n;
+    unsigned char *bytes;
+    int fd;
+
+    snprintf(path, sizeof(path), "%s/log", folder);
+    fd = open(path, O_RDWR);
+    assert_true(fd >= 0);
+    len = (size_t)lseek(fd, 0, SEEK_END);
+    bytes = malloc(len);
+    assert_true(pread(fd, bytes, len, 0) == (ssize_t)len);
+    while ((at < from || records-- > 0) && (n = disk_record_decode(bytes + at, len - at, NULL)))
+        at += n;
+    assert_int_equal(ftruncate(fd, (off_t)at), 0);
+    close(fd);
+    free(bytes);
+    *end = at;
+    return at < len;
+}
+
+/* Nothing is on its way to the folder any more. */
+static void settle(struct world *w)
+{
+    rig_do(&w->rig, COMMAND_SESSION_LIST, NULL);
+    while (engine_counters(w->rig.engine).store_waiting)
+        usleep(100);
+}
+
+/* The work behind the answer may stop at any record. */
+static void a_log_that_ends_early_leaves_a_subtree_whole_or_gone(void **unused)
+{
+    static struct world w;
+    struct disk_io io = disk_io_system;
+    bool more = true;
+    int records = 0;
+
+    (void)unused;
+    io.unlinkat = keep_files;
+    for (; more; records++) {
+        size_t from, end;
+
+        open_grown(&w, &io);
+        cut_log(SIZE_MAX, 0, &from);
+        atomic_store(&keeping, true);
+        assert_true(delete_below_root(&w));
+        settle(&w);
+        rig_close(&w.rig);
+        atomic_store(&keeping, false);
+        more = cut_log(from, records, &end);
+        if (records)
+            forget_below_root(&w);
+        w.options.io = NULL;
+        rig_open(&w.rig, model, &w.options, 1);
+        check_and_go_on(&w);
+    }
+    assert_true(records > CUT + 2);
 }
 
 /* Three sessions stand on snapshots of a subtree, as they do on those of another engine, which
@@ -497,7 +626,6 @@ static void a_crash_leaves_a_subtree_whole_or_gone(void **unused)
 static void sessions_go_on_when_their_snapshots_are_gone(void **unused)
 {
     static struct world w, kept;
-    int root;
 
     (void)unused;
     w = (struct world){ .options = options(2, 0, true) };
@@ -506,10 +634,10 @@ static void sessions_go_on_when_their_snapshots_are_gone(void **unused)
     rig_open(&kept.rig, model, &kept.options, 1);
     uint64_t from = seed;
 
-    root = grow(&w);
+    grow(&w);
     seed = from;
     grow(&kept);
-    delete_snapshot(&w, root, true);
+    delete_snapshot(&w, ROOT, true);
     for (int round = 0; round < 2; round++) {
         for (int i = 0; i < 3; i++) {
             struct outcome *a =
@@ -529,16 +657,17 @@ static void sessions_go_on_when_their_snapshots_are_gone(void **unused)
     rig_close(&kept.rig);
 }
 
+#define CASE(test) cmocka_unit_test_setup_teardown(test, folder_make, folder_remove)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(parents_are_the_nearest_that_are_left),
-        cmocka_unit_test_setup_teardown(the_tree_outlives_parking_and_restarts, folder_make,
-                                        folder_remove),
-        cmocka_unit_test_setup_teardown(a_crash_leaves_a_subtree_whole_or_gone, folder_make,
-                                        folder_remove),
-        cmocka_unit_test_setup_teardown(sessions_go_on_when_their_snapshots_are_gone, folder_make,
-                                        folder_remove),
+        CASE(the_tree_outlives_parking_and_restarts),
+        CASE(a_crash_leaves_a_subtree_whole_or_gone),
+        CASE(a_failure_leaves_a_subtree_whole_or_gone),
+        CASE(a_log_that_ends_early_leaves_a_subtree_whole_or_gone),
+        CASE(sessions_go_on_when_their_snapshots_are_gone),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
