@@ -111,13 +111,13 @@ static void set_link(struct engine *e, struct session *of, struct lineage *place
     of->snapshot = place;
 }
 
-/* The session may have gone on meanwhile, or away. */
-static void forget_link(struct engine *e, const struct snapshot *s)
+/* Back to the place before. The session may have gone on meanwhile, or away. */
+static void forget_link(struct engine *e, const struct snapshot *s, struct lineage *before)
 {
     struct session *from = id_map_find(&e->sessions, s->owner, &s->session);
 
     if (from && from->snapshot == s->place)
-        set_link(e, from, lineage_nearest(s->place->parent));
+        set_link(e, from, before);
 }
 
 /* A new snapshot was kept, or was not and is no more. */
@@ -128,7 +128,7 @@ static void taken(struct engine *e, struct entry *x)
 
     c->problem = x->problem;
     if (c->problem.what != PROBLEM_NONE) {
-        forget_link(e, x->snapshot);
+        forget_link(e, x->snapshot, x->parent);
         back = entry_create(NULL, NULL);
         if (back && lineage_fell(e, back, x->snapshot->place, false))
             journal_submit(e, back);
@@ -139,18 +139,23 @@ static void taken(struct engine *e, struct entry *x)
     engine_answer(e, c);
 }
 
-/* Takes a new snapshot to the journal, and the session that it was taken of, if any. */
-static bool keep_new(struct engine *e, struct command *c, struct snapshot *s,
-                     const struct session *from)
+/* Takes a new snapshot to the journal, and the session that it was taken of, if any. That one
+ * hangs below it at once, and in the store when the entry is there. */
+static bool keep_new(struct engine *e, struct command *c, struct snapshot *s, struct session *from)
 {
     struct entry *x = entry_create(taken, c);
+    bool ok = x && entry_put_snapshot(e, x, s);
 
-    /* A shared session is written only by who moves it: the link to this one goes along then. */
-    if (journal_shares(e))
-        from = NULL;
-    if (!x || !entry_put_snapshot(e, x, s) || (from && !entry_put_session(e, x, from))) {
+    if (ok && from) {
+        x->parent = lineage_keep(from->snapshot);
+        set_link(e, from, s->place);
+        /* A shared session is written only by who moves it: the link goes along then. */
+        ok = journal_shares(e) || entry_put_session(e, x, from);
+    }
+    if (!ok) {
+        if (x)
+            forget_link(e, s, x->parent);
         entry_free(e, x);
-        forget_link(e, s);
         snapshot_remove(e, s);
         return command_no_memory(c);
     }
@@ -177,7 +182,6 @@ bool obey_snapshot_take(struct engine *e, struct command *c)
         return false;
     s->seed = from->seed;
     s->session = from->id;
-    set_link(e, from, s->place);
     return keep_new(e, c, s, from);
 }
 

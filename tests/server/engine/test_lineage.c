@@ -422,10 +422,11 @@ static int try_unlinkat(int dir, const char *path, int flags)
 
 static atomic_bool keeping;
 
-static int keep_files(int dir, const char *path, int flags)
+/* States stay, whatever the log says. */
+static int keep_states(int dir, const char *path, int flags)
 {
     errno = EIO;
-    return atomic_load(&keeping) ? -1 : unlinkat(dir, path, flags);
+    return atomic_load(&keeping) && strstr(path, "ckpt_") ? -1 : unlinkat(dir, path, flags);
 }
 
 enum { ROOT = 1, CUT = 4, LEFT = 3 };
@@ -559,28 +560,52 @@ static void a_failure_leaves_a_subtree_whole_or_gone(void **unused)
     check_failures(1);
 }
 
-/* Ends the log behind so many of the records that begin at `from` or later. false: there are no
- * more. */
-static bool cut_log(size_t from, int records, size_t *end)
+struct log {
+    unsigned char *bytes; /* from malloc */
+    size_t len;
+};
+
+static int open_log(void)
 {
     char path[128];
-    size_t len, at = DISK_LOG_BEGIN, n;
-    unsigned char *bytes;
     int fd;
 
     snprintf(path, sizeof(path), "%s/log", folder);
     fd = open(path, O_RDWR);
     assert_true(fd >= 0);
-    len = (size_t)lseek(fd, 0, SEEK_END);
-    bytes = malloc(len);
-    assert_true(pread(fd, bytes, len, 0) == (ssize_t)len);
-    while ((at < from || records-- > 0) && (n = disk_record_decode(bytes + at, len - at, NULL)))
-        at += n;
-    assert_int_equal(ftruncate(fd, (off_t)at), 0);
+    return fd;
+}
+
+/* All its records, which no other byte follows. */
+static struct log read_log(void)
+{
+    int fd = open_log();
+    size_t len = (size_t)lseek(fd, 0, SEEK_END), n;
+    struct log log = { .bytes = malloc(len), .len = DISK_LOG_BEGIN };
+
+    assert_true(pread(fd, log.bytes, len, 0) == (ssize_t)len);
     close(fd);
-    free(bytes);
-    *end = at;
-    return at < len;
+    while ((n = disk_record_decode(log.bytes + log.len, len - log.len, NULL)))
+        log.len += n;
+    return log;
+}
+
+/* Where the record behind `at` begins. */
+static size_t next_record(const struct log *log, size_t at)
+{
+    size_t n = disk_record_decode(log->bytes + at, log->len - at, NULL);
+
+    assert_true(n > 0);
+    return at + n;
+}
+
+static void write_log(const struct log *log, size_t len)
+{
+    int fd = open_log();
+
+    assert_true(pwrite(fd, log->bytes, len, 0) == (ssize_t)len);
+    assert_int_equal(ftruncate(fd, (off_t)len), 0);
+    close(fd);
 }
 
 /* Nothing is on its way to the folder any more. */
@@ -596,22 +621,30 @@ static void a_log_that_ends_early_leaves_a_subtree_whole_or_gone(void **unused)
 {
     static struct world w;
     struct disk_io io = disk_io_system;
-    bool more = true;
     int records = 0;
 
     (void)unused;
-    io.unlinkat = keep_files;
-    for (; more; records++) {
-        size_t from, end;
+    io.unlinkat = keep_states;
+    for (bool more = true; more; records++) {
+        struct log before, log;
+        size_t end;
 
         open_grown(&w, &io);
-        cut_log(SIZE_MAX, 0, &from);
+        before = read_log();
         atomic_store(&keeping, true);
         assert_true(delete_below_root(&w));
         settle(&w);
         rig_close(&w.rig);
         atomic_store(&keeping, false);
-        more = cut_log(from, records, &end);
+
+        log = read_log();
+        end = before.len;
+        for (int i = 0; i < records && end < log.len; i++)
+            end = next_record(&log, end);
+        more = end < log.len;
+        write_log(&log, end);
+        free(before.bytes);
+        free(log.bytes);
         if (records)
             forget_below_root(&w);
         w.options.io = NULL;
@@ -619,6 +652,48 @@ static void a_log_that_ends_early_leaves_a_subtree_whole_or_gone(void **unused)
         check_and_go_on(&w);
     }
     assert_true(records > CUT + 2);
+}
+
+/* The log of some verbs, cut behind each record: what is found is what was before a verb, or
+ * what it made, whatever part of the work behind the answer is there. */
+static void every_beginning_of_a_log_is_a_moment(void **unused)
+{
+    enum { VERBS = 90 };
+    static struct world at[VERBS + 1], w;
+    struct disk_io io = disk_io_system;
+    size_t len[VERBS + 1], end = 0;
+    int cuts = 0;
+    struct log log;
+
+    (void)unused;
+    io.unlinkat = keep_states;
+    atomic_store(&keeping, true);
+    w = (struct world){ .options = options(8, 1 << 24, true) };
+    w.options.io = &io;
+    rig_open(&w.rig, model, &w.options, 1);
+    for (int i = 0; i <= VERBS; i++) {
+        if (i)
+            play(&w);
+        settle(&w);
+        log = read_log();
+        len[i] = log.len;
+        at[i] = w;
+        free(log.bytes);
+    }
+    rig_close(&w.rig);
+    log = read_log();
+    for (int i = 0; i < VERBS; i++)
+        for (end = len[i]; end < len[i + 1]; end = next_record(&log, end)) {
+            w = at[end == len[i] ? i : i + 1];
+            write_log(&log, end);
+            rig_open(&w.rig, model, &w.options, 1);
+            check(&w);
+            rig_close(&w.rig);
+            cuts++;
+        }
+    atomic_store(&keeping, false);
+    free(log.bytes);
+    assert_true(cuts > VERBS && w.done[COMMAND_SNAPSHOT_DELETE] > 5 && w.cut > 0);
 }
 
 /* Three sessions stand on snapshots of a subtree, as they do on those of another engine, which
@@ -667,6 +742,7 @@ int main(void)
         CASE(a_crash_leaves_a_subtree_whole_or_gone),
         CASE(a_failure_leaves_a_subtree_whole_or_gone),
         CASE(a_log_that_ends_early_leaves_a_subtree_whole_or_gone),
+        CASE(every_beginning_of_a_log_is_a_moment),
         CASE(sessions_go_on_when_their_snapshots_are_gone),
     };
 
