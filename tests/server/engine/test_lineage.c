@@ -466,7 +466,7 @@ static void grow(struct world *w)
 static void open_grown(struct world *w, const struct disk_io *io)
 {
     folder_remove(NULL);
-    folder_make(NULL);
+    folder_make_in_memory(NULL);
     *w = (struct world){ .options = options(8, 1 << 24, true) };
     w->options.durability = DISK_ALWAYS;
     w->options.io = io;
@@ -732,7 +732,7 @@ static void sessions_go_on_when_their_snapshots_are_gone(void **unused)
     rig_close(&kept.rig);
 }
 
-#define CASE(test) cmocka_unit_test_setup_teardown(test, folder_make, folder_remove)
+#define CASE(test) cmocka_unit_test_setup_teardown(test, folder_make_in_memory, folder_remove)
 
 int main(void)
 {
