@@ -318,16 +318,19 @@ struct entry *session_moving(struct engine *e, struct session *s, const struct s
                              struct command *command);
 /* It is kept. */
 void session_moved(struct engine *e, struct entry *x);
-/* The command moves the session to what *next says, and is answered when that is kept. false:
- * no memory. Takes the references as session_moving(). */
-bool session_move(struct engine *e, struct command *c, struct session *s,
-                  const struct session *next);
 /* One of this model at a place of a context, without its record; refs 1. NULL: no memory. */
 struct checkpoint *checkpoint_at(const struct engine *e, uint64_t owner, uint64_t position);
 /* The one at position 0, for which no room is needed. */
 struct checkpoint *session_empty_head(struct engine *e, uint64_t owner);
 /* "empty", "device", "host" or "disk". */
 const char *checkpoint_tier(const struct checkpoint *c);
+/* Adds a session of the command's owner that stands on `head` (kept here, with its past), or
+ * on nothing. No id: a new one. NULL: c->problem. */
+struct session *session_add(struct engine *e, struct command *c, const struct id *id,
+                            struct checkpoint *head, struct past *past);
+/* Deletes it, here when it is in the store. c: who asked for it and is answered then, or NULL.
+ * false: no memory. */
+bool session_drop(struct engine *e, struct command *c, struct session *s);
 /* Whether the owner's budget has room for one more head. PROBLEM_STATE_QUOTA. */
 bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p);
 /* There is no room for one more state: PROBLEM_STORAGE_FULL, or, if it is not the store that
@@ -338,6 +341,12 @@ bool sessions_sweep(struct engine *e);
 /* Without a word to the store. A running turn loses it and ends. */
 void session_remove(struct engine *e, struct session *s);
 void sessions_clear(struct engine *e);
+
+/* session_verbs.c */
+/* The command moves the session to what *next says, and is answered when that is kept. false:
+ * no memory. Takes the references as session_moving(). */
+bool session_move(struct engine *e, struct command *c, struct session *s,
+                  const struct session *next);
 
 /* snapshots.c */
 struct snapshot *snapshot_find(struct engine *e, const struct command *c, struct problem *p);

@@ -1,12 +1,10 @@
-/* sessions.c - the table of sessions and the verbs on them. */
+/* sessions.c - the table of sessions, and how one of them moves. */
 #include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "models/model.h"
 #include "server/engine/engine_internal.h"
-#include "server/state/reader.h"
 #include "server/state/tiers.h"
 
 enum { SWEEP_PIECE = 1024 }; /* sessions looked at in one go */
@@ -160,12 +158,6 @@ bool session_prepare(struct command *c, const char *metadata)
     return true;
 }
 
-static bool answer(struct engine *e, struct command *c, const struct session *s)
-{
-    session_describe(e, s, c->sessions);
-    return true;
-}
-
 static void session_free(struct engine *e, struct session *s)
 {
     if (!s)
@@ -200,10 +192,8 @@ struct checkpoint *session_empty_head(struct engine *e, uint64_t owner)
     return c;
 }
 
-/* Adds a session of the command's owner that stands on `head` (kept here, with its past), or
- * on nothing. */
-static struct session *add_session(struct engine *e, struct command *c, const struct id *id,
-                                   struct checkpoint *head, struct past *past)
+struct session *session_add(struct engine *e, struct command *c, const struct id *id,
+                            struct checkpoint *head, struct past *past)
 {
     struct problem *p = &c->problem;
     struct session *s;
@@ -260,89 +250,6 @@ void session_remove(struct engine *e, struct session *s)
     session_free(e, s);
 }
 
-/* A new session was kept, or was not and is no more. */
-static void created(struct engine *e, struct entry *x)
-{
-    x->command->problem = x->problem;
-    if (x->problem.what != PROBLEM_NONE)
-        session_remove(e, x->session);
-    engine_answer(e, x->command);
-}
-
-/* Takes a new session to the journal. */
-static bool keep_new(struct engine *e, struct command *c, struct session *s)
-{
-    struct entry *x = entry_create(created, c);
-
-    if (!x || !entry_put_session(e, x, s)) {
-        entry_free(e, x);
-        session_remove(e, s);
-        return command_no_memory(c);
-    }
-    session_describe(e, s, c->sessions);
-    x->session = s;
-    journal_submit(e, x);
-    return true;
-}
-
-bool obey_session_create(struct engine *e, struct command *c)
-{
-    struct snapshot *from = NULL;
-    struct session *s;
-
-    if (id_map_find(&e->sessions, c->owner, &c->session))
-        return problem_set(&c->problem, PROBLEM_SESSION_EXISTS, "id",
-                           "there is a session '%s' already", c->session.text);
-    if (c->snapshot.text[0] && !(from = snapshot_find(e, c, &c->problem)))
-        return false;
-    s = session_prepare(c, c->metadata)
-            ? add_session(e, c, &c->session, from ? from->checkpoint : NULL,
-                          from ? from->past : NULL)
-            : NULL;
-    if (!s)
-        return false;
-    if (from) {
-        s->snapshot = lineage_keep(from->place);
-        s->seed = from->seed;
-    }
-    if (c->has_seed) {
-        s->seed = c->seed;
-        s->seeded = true;
-    }
-    if (c->has_ttl)
-        s->ttl = c->ttl;
-    s->metadata = c->metadata;
-    c->metadata = NULL;
-    return keep_new(e, c, s);
-}
-
-bool obey_session_get(struct engine *e, struct command *c)
-{
-    struct session *s = session_find(e, c, &c->problem);
-
-    return s && session_is_expected(s, c, &c->problem) && session_prepare(c, s->metadata) &&
-           answer(e, c, s);
-}
-
-bool obey_session_list(struct engine *e, struct command *c)
-{
-    struct id_page page = { 0 };
-    bool ok = true;
-
-    if (!command_page(c, &e->sessions, &page))
-        return false;
-    c->sessions = calloc(page.count + 1, sizeof(*c->sessions));
-    for (size_t i = 0; c->sessions && i < page.count && ok; i++) {
-        struct session_info *info = &c->sessions[c->items++];
-        const struct session *s = page.entry[i]->value;
-
-        ok = !s->metadata || (info->metadata = strdup(s->metadata));
-        session_describe(e, s, info);
-    }
-    free(page.entry);
-    return (c->sessions && ok) || command_no_memory(c);
-}
-
 /* What could not be deleted in the store is still there. */
 static void deleted(struct engine *e, struct entry *x)
 {
@@ -354,8 +261,7 @@ static void deleted(struct engine *e, struct entry *x)
     engine_answer(e, x->command);
 }
 
-/* c: who asked for it, or NULL. */
-static bool drop_session(struct engine *e, struct command *c, struct session *s)
+bool session_drop(struct engine *e, struct command *c, struct session *s)
 {
     struct entry *x = entry_create(deleted, c);
 
@@ -366,202 +272,6 @@ static bool drop_session(struct engine *e, struct command *c, struct session *s)
     part_from_job(e, s);
     x->session = s;
     journal_submit(e, x);
-    return true;
-}
-
-bool obey_session_delete(struct engine *e, struct command *c)
-{
-    struct session *s = session_find(e, c, &c->problem);
-
-    return s && session_is_expected(s, c, &c->problem) &&
-           (drop_session(e, c, s) || command_no_memory(c));
-}
-
-static struct session *child_of(const struct engine *e, const struct command *c, int i)
-{
-    return id_map_find(&e->sessions, c->owner, &c->sessions[i].id);
-}
-
-/* Those that were kept go again. */
-static void forget_children(struct engine *e, struct command *c)
-{
-    struct entry *x = entry_create(NULL, NULL);
-
-    while (c->items) {
-        struct session *child = child_of(e, c, --c->items);
-
-        if (x)
-            entry_drop_session(e, x, child);
-        session_remove(e, child);
-    }
-    if (x)
-        journal_submit(e, x);
-}
-
-static void forked(struct engine *e, struct entry *x)
-{
-    struct command *c = x->command;
-
-    for (int i = 0; i < c->items; i++)
-        child_of(e, c, i)->storing = NULL;
-    c->problem = x->problem;
-    if (c->problem.what != PROBLEM_NONE)
-        forget_children(e, c);
-    engine_answer(e, c);
-}
-
-static bool keep_children(struct engine *e, struct command *c)
-{
-    struct entry *x = entry_create(forked, c);
-
-    for (int i = 0; x && i < c->items; i++) {
-        struct session *child = child_of(e, c, i);
-
-        if (!entry_put_session(e, x, child)) {
-            entry_free(e, x);
-            x = NULL;
-        } else {
-            child->storing = x;
-        }
-    }
-    if (!x) {
-        forget_children(e, c);
-        return command_no_memory(c);
-    }
-    journal_submit(e, x);
-    return true;
-}
-
-/* Children share the checkpoint; each gets a slot of its own when it is written. */
-bool obey_session_fork(struct engine *e, struct command *c)
-{
-    struct session *s = session_find(e, c, &c->problem);
-    struct snapshot *from = NULL;
-    const struct id none = { "" };
-
-    if (!s || !session_is_expected(s, c, &c->problem) ||
-        (c->snapshot.text[0] && !(from = snapshot_find(e, c, &c->problem))))
-        return false;
-    c->sessions = calloc((size_t)c->count, sizeof(*c->sessions));
-    if (!c->sessions)
-        return command_no_memory(c);
-    while (c->items < c->count) {
-        struct session *child = add_session(e, c, &none, from ? from->checkpoint : s->head,
-                                            from ? from->past : s->past);
-
-        if (!child) {
-            forget_children(e, c);
-            return false;
-        }
-        child->snapshot = lineage_keep(from ? from->place : lineage_nearest(s->snapshot));
-        child->ttl = s->ttl;
-        if (s->seeded) {
-            child->seeded = true;
-            child->seed = s->seed;
-        }
-        session_describe(e, child, &c->sessions[c->items++]);
-    }
-    return keep_children(e, c);
-}
-
-static void moved(struct engine *e, struct entry *x)
-{
-    struct command *c = x->command;
-
-    c->problem = x->problem;
-    if (c->problem.what == PROBLEM_NONE) {
-        session_moved(e, x);
-        answer(e, c, x->session);
-    }
-    engine_answer(e, c);
-}
-
-bool session_move(struct engine *e, struct command *c, struct session *s,
-                  const struct session *next)
-{
-    struct entry *x = session_moving(e, s, next, moved, c);
-
-    if (!x)
-        return command_no_memory(c);
-    journal_submit(e, x);
-    return true;
-}
-
-bool obey_session_restore(struct engine *e, struct command *c)
-{
-    struct snapshot *from = snapshot_find(e, c, &c->problem);
-    struct session *s, next;
-
-    if (!from || !session_claim(e, c, &s, &c->problem) || !session_prepare(c, s->metadata))
-        return false;
-    next = *s;
-    next.head = tiers_keep(from->checkpoint);
-    next.past = past_keep(from->past);
-    next.snapshot = from->place;
-    next.seed = from->seed;
-    return session_move(e, c, s, &next);
-}
-
-bool obey_session_export(struct engine *e, struct command *c)
-{
-    struct session *s = session_find(e, c, &c->problem);
-
-    if (!s || !session_is_expected(s, c, &c->problem) || !session_prepare(c, s->metadata))
-        return false;
-    answer(e, c, s);
-    return command_export(e, c, s->head, s->past, s->seed);
-}
-
-bool obey_session_import(struct engine *e, struct command *c)
-{
-    struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
-    struct checkpoint *head = c->checkpoint;
-    struct past *past;
-    struct session next;
-
-    if (!s && c->has_expected_version) /* it names a version of what is not there */
-        return session_find(e, c, &c->problem) != NULL;
-    if ((s && !session_claim(e, c, &s, &c->problem)) ||
-        !session_prepare(c, s ? s->metadata : NULL) || !checkpoint_take_past(e, c, &past))
-        return false;
-    if (!tiers_adopt(e->tiers, head)) {
-        past_release(e->tiers, past);
-        return state_refuse(e, PROBLEM_NO_SLOT, &c->problem);
-    }
-    c->checkpoint = NULL;
-    if (s) {
-        next = *s;
-        next.head = head;
-        next.past = past;
-        next.seed = head->seed;
-        next.snapshot = NULL;
-        return session_move(e, c, s, &next);
-    }
-    s = add_session(e, c, &c->session, NULL, NULL);
-    if (!s) {
-        tiers_release(e->tiers, head);
-        past_release(e->tiers, past);
-        return false;
-    }
-    s->seed = head->seed;
-    set_head(e, s, head, past, s->created);
-    return keep_new(e, c, s);
-}
-
-bool obey_slot_list(struct engine *e, struct command *c)
-{
-    const struct session *s;
-    struct id id;
-
-    c->sessions = calloc((size_t)c->count + 1, sizeof(*c->sessions));
-    if (!c->sessions)
-        return command_no_memory(c);
-    for (; c->items < c->count; c->items++) {
-        snprintf(id.text, sizeof(id.text), "slot-%d", c->items);
-        s = id_map_find(&e->sessions, c->owner, &id);
-        if (s)
-            session_describe(e, s, &c->sessions[c->items]);
-    }
     return true;
 }
 
@@ -593,7 +303,7 @@ bool sessions_sweep(struct engine *e)
         if (journal_shares(e))
             session_remove(e, s); /* Redis has a clock of its own, and may have a newer one */
         else
-            drop_session(e, NULL, s);
+            session_drop(e, NULL, s);
     }
     if (at)
         return false;
