@@ -72,9 +72,10 @@ struct options {
     int state_lease;     /* ms */
 
     /* backend */
-    char *device; /* auto, cpu, cuda, cuda:N; load.c reads it */
-    int threads;  /* 0: one per core */
-    char *isa;    /* auto, plain, avx2, avx512 */
+    char *device;      /* auto, cpu, cuda, cuda:N; load.c reads it */
+    int threads;       /* 0: one per core */
+    char *isa;         /* auto, plain, avx2, avx512, avx512bf16 */
+    char *activations; /* f32, bf16; the CPU's */
 
     /* run */
     char *prompt;

@@ -41,8 +41,12 @@ const struct option option_table[] = {
           "several of a kind, as in cuda:0,cuda:1" },
     { OPTION(threads), .def = "0", .max = 1024, .commands = COMPUTE, .value = "N",
       .help = "compute threads of the CPU, shared by its devices; 0: one per core" },
-    { OPTION(isa), .def = "auto", .choices = "auto|plain|avx2|avx512", .commands = COMPUTE,
-      .value = "SET", .help = "CPU instructions to use" },
+    { OPTION(isa), .def = "auto", .choices = "auto|plain|avx2|avx512|avx512bf16",
+      .commands = COMPUTE, .value = "SET", .help = "CPU instructions to use" },
+    { OPTION(activations), .def = "f32", .choices = "f32|bf16", .commands = COMPUTE,
+      .value = "FORMAT",
+      .help = "what the CPU multiplies bf16 weights with; bf16 rounds, and is faster on CPUs with "
+              "avx512bf16; a GPU always rounds" },
 
     { OPTION(host), .def = "127.0.0.1", .commands = SERVE | HEALTH, .value = "ADDRESS",
       .help = "address to listen on, or to ask" },

@@ -17,8 +17,9 @@ struct error;
 
 struct backend_options {
     int threads;     /* CPU: compute threads, the caller's included; 0 = one per core */
-    const char *isa; /* CPU: "auto", "plain", "avx2" or "avx512"; ERR_INPUT if the machine
-                      * lacks it */
+    const char *isa; /* CPU: "auto", "plain", "avx2", "avx512" or "avx512bf16"; ERR_INPUT if the
+                      * machine lacks it */
+    bool round_x;    /* CPU: of all bf16 matrices, see ops.h */
     int device;      /* CUDA: which of the machine's, from 0 */
     int share;       /* CPU: so many backends have the threads between them; 0: this one alone */
 };
@@ -27,7 +28,7 @@ enum ceiling {
     CEILING_READ, /* bytes a second that are only read from memory, beyond any cache */
     CEILING_COPY, /* bytes a second read and written, both counted; 0 on a CPU */
     CEILING_FMA,  /* float32 operations a second; a multiply-add is two */
-    CEILING_BF16, /* bf16 operations a second; 0: no such instruction */
+    CEILING_BF16, /* bf16 operations a second; 0: no such instruction in use */
 };
 
 /* What a step is recorded under: equal keys, and batches of equal sizes, enqueue the same
@@ -96,7 +97,7 @@ struct backend_module {
     unsigned interface;
     struct backend *(*open)(const struct backend_options *options, struct error *err);
 };
-#define BACKEND_MODULE_INTERFACE 2u
+#define BACKEND_MODULE_INTERFACE 3u
 #define BACKEND_MODULE_SYMBOL    "eddy_backend_module"
 
 #endif

@@ -46,14 +46,16 @@ struct field {
 struct matrix {
     int rows, cols;
     enum dtype dtype; /* F32, F16 or BF16: what is stored; sums are float32 */
+    bool round_x;     /* only with BF16: linear rounds x to that, too, to nearest even */
     void *data;       /* owned by whoever called backend_pack_matrix() */
     size_t bytes;
 };
 
 enum activation { ACT_NONE, ACT_SILU, ACT_SIGMOID, ACT_TANH, ACT_RELU2, ACT_SOFTPLUS };
 
-/* y[t] = act(W x[t] + bias), or y[t] += that. Sums run over ascending columns in one fixed
- * order per output. ACT_SOFTPLUS is x itself above 20, as in torch. */
+/* y[t] = act(W x[t] + bias), or y[t] += that, with x[t] rounded first if W.round_x says so; then
+ * numbers below the smallest normal one may count as zeros. Sums run over ascending columns in one
+ * fixed order per output. ACT_SOFTPLUS is x itself above 20, as in torch. */
 struct linear {
     float *y;       /* [T, W.rows] */
     const float *x; /* [T, W.cols] */

@@ -19,6 +19,7 @@ struct backend_cpu {
     struct backend base;
     struct slab *slab; /* the one that is being filled, or NULL */
     float *ceiling;    /* what ceiling_read_bandwidth() reads, or NULL */
+    bool round_x;
     char detail[64];
 };
 
@@ -160,6 +161,8 @@ static bool cpu_pack_matrix(struct backend *be, struct matrix *m, enum dtype dty
 {
     struct matrix packed = { .rows = rows, .cols = cols, .dtype = dtype };
 
+    packed.round_x = dtype == DTYPE_BF16 && ((struct backend_cpu *)be)->round_x;
+
     const size_t elements =
         (size_t)matrix_groups(&packed) * GROUP_ROWS * 2 * (size_t)matrix_pairs(&packed);
 
@@ -248,11 +251,17 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+
+static bool has_avx512bf16(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
 #endif
 
 /* Best first. */
 static const struct isa isas[] = {
 #ifdef KERNELS_X86
+    { "avx512bf16", &ops_cpu_avx512bf16, has_avx512bf16 },
     { "avx512", &ops_cpu_avx512, has_avx512 },
     { "avx2", &ops_cpu_avx2, has_avx2 },
 #endif
@@ -316,7 +325,9 @@ struct backend *backend_open_cpu(const struct backend_options *options, struct e
         free(cpu);
         return NULL;
     }
-    snprintf(cpu->detail, sizeof(cpu->detail), "%s, %d thread%s", isa->name,
-             pool_threads(cpu->base.stream), pool_threads(cpu->base.stream) == 1 ? "" : "s");
+    cpu->round_x = options->round_x;
+    snprintf(cpu->detail, sizeof(cpu->detail), "%s, %d thread%s%s", isa->name,
+             pool_threads(cpu->base.stream), pool_threads(cpu->base.stream) == 1 ? "" : "s",
+             cpu->round_x ? ", bf16 activations" : "");
     return &cpu->base;
 }

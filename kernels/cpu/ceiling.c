@@ -22,7 +22,7 @@ static double now(void)
 
 struct loops {
     const struct ops *ops;
-    fma_loop *fma;
+    fma_loop *fma, *dot; /* dot: of bf16, or NULL */
     read_loop *read;
 };
 
@@ -55,10 +55,11 @@ static void read_plain(const float *p, size_t n)
 
 static const struct loops loops[] = {
 #ifdef KERNELS_X86
-    { &ops_cpu_avx512, fma_avx512, read_avx512 },
-    { &ops_cpu_avx2, fma_avx2, read_avx2 },
+    { &ops_cpu_avx512bf16, fma_avx512, dot_avx512bf16, read_avx512 },
+    { &ops_cpu_avx512, fma_avx512, NULL, read_avx512 },
+    { &ops_cpu_avx2, fma_avx2, NULL, read_avx2 },
 #endif
-    { &ops_cpu_plain, fma_plain, read_plain },
+    { &ops_cpu_plain, fma_plain, NULL, read_plain },
 };
 
 static const struct loops *loops_of(const struct backend *be)
@@ -144,10 +145,7 @@ double ceiling_fma_rate(struct backend *be)
 
 double ceiling_bf16_rate(struct backend *be)
 {
-#ifdef KERNELS_X86_BF16
-    if (__builtin_cpu_supports("avx512bf16"))
-        return loop_rate(be, dot_bf16);
-#endif
-    (void)be;
-    return 0.0;
+    fma_loop *dot = loops_of(be)->dot;
+
+    return dot ? loop_rate(be, dot) : 0.0;
 }

@@ -15,7 +15,7 @@ double ceiling_read_bandwidth(struct backend *be, float **buffer);
 /* float32 operations a second (a multiply-add is two) with the backend's instruction set. */
 double ceiling_fma_rate(struct backend *be);
 
-/* Operations a second of the bf16 dot product; 0 if the machine has none. */
+/* Operations a second of the bf16 dot product; 0 if the instruction set has none. */
 double ceiling_bf16_rate(struct backend *be);
 
 #endif

@@ -9,7 +9,7 @@ typedef double fma_loop(int rounds);
 /* n is a multiple of 128. */
 typedef void read_loop(const float *p, size_t n);
 
-fma_loop fma_avx2, fma_avx512, dot_bf16;
+fma_loop fma_avx2, fma_avx512, dot_avx512bf16;
 read_loop read_avx2, read_avx512;
 
 /* The compiler must believe that x is needed. */

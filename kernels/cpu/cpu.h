@@ -46,7 +46,7 @@ static inline int unit_count(int T, int rows)
     return (T + rows - 1) / rows;
 }
 
-extern const struct ops ops_cpu_plain, ops_cpu_avx2, ops_cpu_avx512;
+extern const struct ops ops_cpu_plain, ops_cpu_avx2, ops_cpu_avx512, ops_cpu_avx512bf16;
 
 void embed_plain(struct stream *q, const struct batch *in, float *x, const struct matrix *table);
 void gather_plain(struct stream *q, const struct batch *in, float *y, const float *x, int dim);

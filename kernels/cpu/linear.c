@@ -8,6 +8,12 @@
 #include "kernels/cpu/activation.h"
 #include "kernels/cpu/pool.h"
 
+/* x as it is multiplied. */
+static float factor(const struct matrix *w, float x)
+{
+    return w->round_x ? bf16_to_f32(f32_to_bf16(x)) : x;
+}
+
 /* sum[r] = sum_j W[group * GROUP_ROWS + r, j] * x[j] */
 static void group_product(float sum[GROUP_ROWS], const struct matrix *w, int group, const float *x)
 {
@@ -18,15 +24,16 @@ static void group_product(float sum[GROUP_ROWS], const struct matrix *w, int gro
     for (int r = 0; r < GROUP_ROWS; r++)
         sum[r] = 0.0f;
     for (int j = 0; j < w->cols; j += 2) {
+        const float even = factor(w, x[j]), next = j + 1 < w->cols ? factor(w, x[j + 1]) : 0.0f;
         float pair[2 * GROUP_ROWS];
 
         dtype_to_f32(pair, (char *)w->data + (first + (size_t)j * GROUP_ROWS) * size, w->dtype,
                      2 * GROUP_ROWS);
         for (size_t r = 0; r < GROUP_ROWS; r++)
-            sum[r] += pair[r * lane] * x[j];
+            sum[r] += pair[r * lane] * even;
         if (j + 1 < w->cols)
             for (size_t r = 0; r < GROUP_ROWS; r++)
-                sum[r] += pair[r * lane + odd] * x[j + 1];
+                sum[r] += pair[r * lane + odd] * next;
     }
 }
 

@@ -37,7 +37,9 @@ static struct tokenizer *open_tokenizer(const char *path, int vocab, struct erro
 
 bool loaded_device(struct loaded *l, const struct options *o, struct error *err)
 {
-    const struct backend_options with = { .threads = o->threads, .isa = o->isa };
+    const struct backend_options with = { .threads = o->threads,
+                                          .isa = o->isa,
+                                          .round_x = strcmp(o->activations, "bf16") == 0 };
     bool ok;
 
     *l = (struct loaded){ 0 };

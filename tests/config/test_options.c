@@ -308,6 +308,15 @@ static void a_choice_is_one_of_its_words(void **state)
 
     assert_true(init(f, "eddy serve --isa avx2 --log-level warn"));
     assert_string_equal(f->o.isa, "avx2");
+    assert_string_equal(f->o.activations, "f32");
+    for (int i = 0; i < 3; i++) {
+        const char *const line[] = { "eddy serve --activations bf16", "eddy run --activations bf16",
+                                     "eddy bench --activations bf16" };
+
+        assert_true(init(f, line[i]));
+        assert_string_equal(f->o.activations, "bf16");
+    }
+    refuses(f, "eddy serve --activations f16", (const char *[]){ "--activations", "bf16", NULL });
     refuses(f, "eddy serve --isa avx", (const char *[]){ "--isa", "avx512", NULL });
     refuses(f, "eddy serve --isa avx2|avx512", (const char *[]){ "--isa", NULL });
     refuses(f, "eddy serve --log-level WARN", (const char *[]){ "--log-level", NULL });

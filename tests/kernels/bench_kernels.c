@@ -79,8 +79,15 @@ static double time_linear(const struct matrix *m, int count, int T)
     return best;
 }
 
-static void bench_linear(enum dtype dtype, int rows, int cols, double bandwidth, double fma)
+/* Ceilings of this machine. */
+struct machine {
+    double bandwidth, fma, bf16; /* bf16 0: no such instruction */
+};
+
+static void bench_linear(enum dtype dtype, bool round_x, int rows, int cols,
+                         const struct machine *machine)
 {
+    const double rate = round_x && machine->bf16 > 0 ? machine->bf16 : machine->fma;
     const int sizes[] = { 1, 2, 4, 8, 12, 16, 32, 64, 512 };
     struct matrix m[512];
     int count = 1;
@@ -91,6 +98,8 @@ static void bench_linear(enum dtype dtype, int rows, int cols, double bandwidth,
         m[count] = weights(dtype, rows, cols);
         count++;
     }
+    for (int i = 0; i < count; i++)
+        m[i].round_x = round_x;
     for (int i = 0; i < (int)(sizeof(sizes) / sizeof(sizes[0])); i++) {
         const int T = sizes[i];
         const double flop = 2.0 * rows * cols * T;
@@ -98,11 +107,12 @@ static void bench_linear(enum dtype dtype, int rows, int cols, double bandwidth,
         double took = time_linear(m, use, T);
 
         one = T == 1 ? took : one;
-        printf("linear %-4s %5dx%-5d T=%-3d %9.1f us  %5.1f GB/s (%3.0f %%)  %6.1f GFLOP/s "
+        printf("linear %-4s%s %5dx%-5d T=%-3d %9.1f us  %5.1f GB/s (%3.0f %%)  %6.1f GFLOP/s "
                "(%3.0f %%)  %4.1fx of T=1\n",
-               dtype_name(dtype), rows, cols, T, took * 1e6, (double)m[0].bytes / took * 1e-9,
-               (double)m[0].bytes / took / bandwidth * 100, flop / took * 1e-9,
-               flop / took / fma * 100, one * T / took);
+               dtype_name(dtype), round_x ? " by bf16" : "", rows, cols, T, took * 1e6,
+               (double)m[0].bytes / took * 1e-9,
+               (double)m[0].bytes / took / machine->bandwidth * 100, flop / took * 1e-9,
+               flop / took / rate * 100, one * T / took);
     }
     for (int i = 0; i < count; i++)
         be->free(be, m[i].data);
@@ -296,7 +306,7 @@ int main(int argc, char **argv)
     const struct backend_options options = { .isa = argc > 1 ? argv[1] : "auto",
                                              .threads = argc > 2 ? atoi(argv[2]) : 0 };
     struct error err;
-    double bandwidth, fma;
+    struct machine machine;
 
     setvbuf(stdout, NULL, _IOLBF, 0);
     be = backend_open_cpu(&options, &err);
@@ -304,15 +314,18 @@ int main(int argc, char **argv)
         fprintf(stderr, "%s\n", err.message);
         return 1;
     }
-    bandwidth = be->ceiling(be, CEILING_READ);
-    fma = be->ceiling(be, CEILING_FMA);
+    machine = (struct machine){ .bandwidth = be->ceiling(be, CEILING_READ),
+                                .fma = be->ceiling(be, CEILING_FMA),
+                                .bf16 = be->ceiling(be, CEILING_BF16) };
     printf("%s: reads %.1f GB/s, fp32 %.1f GFLOP/s, bf16 dot %.1f GFLOP/s\n", be->detail,
-           bandwidth * 1e-9, fma * 1e-9, be->ceiling(be, CEILING_BF16) * 1e-9);
-    bench_linear(DTYPE_BF16, 3072, 768, bandwidth, fma);
-    bench_linear(DTYPE_BF16, 768, 3072, bandwidth, fma);
-    bench_linear(DTYPE_BF16, 50277, 768, bandwidth, fma);
-    bench_linear(DTYPE_F16, 2048, 2048, bandwidth, fma);
-    bench_linear(DTYPE_F32, 1536, 768, bandwidth, fma);
+           machine.bandwidth * 1e-9, machine.fma * 1e-9, machine.bf16 * 1e-9);
+    for (int round_x = 0; round_x <= 1; round_x++) {
+        bench_linear(DTYPE_BF16, round_x, 3072, 768, &machine);
+        bench_linear(DTYPE_BF16, round_x, 768, 3072, &machine);
+        bench_linear(DTYPE_BF16, round_x, 50277, 768, &machine);
+    }
+    bench_linear(DTYPE_F16, false, 2048, 2048, &machine);
+    bench_linear(DTYPE_F32, false, 1536, 768, &machine);
     for (int i = 0; i < 3; i++) {
         const int S = i == 1 ? 16 : 1, T = i == 0 ? 1 : i == 1 ? 16 : 512;
 

@@ -24,7 +24,7 @@ static struct loan {
 } loan[LOANS_MAX];
 static int loans;
 
-const char *const check_backends[] = { "plain", "avx2", "avx512", "cuda", NULL };
+const char *const check_backends[] = { "plain", "avx2", "avx512", "avx512bf16", "cuda", NULL };
 
 void check_seed(int argc, char **argv)
 {

@@ -42,6 +42,30 @@ static void the_plain_table_is_always_there_and_an_unknown_one_never(void **stat
     backend_close(NULL);
 }
 
+/* Of bf16 matrices alone, and the backend says so. */
+static void rounding_is_a_choice(void **state)
+{
+    const float weight = 0;
+    struct error err;
+
+    (void)state;
+    for (int round_x = 0; round_x <= 1; round_x++) {
+        const struct backend_options options = { .threads = 1, .round_x = round_x };
+        struct backend *be = backend_open_cpu(&options, &err);
+
+        assert_non_null(be);
+        assert_int_equal(strstr(be->detail, "bf16 activations") != NULL, round_x);
+        for (enum dtype dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
+            struct matrix m;
+
+            assert_true(be->pack_matrix(be, &m, dtype, 1, 1, &weight, &err));
+            assert_int_equal(m.round_x, round_x && dtype == DTYPE_BF16);
+            be->free(be, m.data);
+        }
+        backend_close(be);
+    }
+}
+
 static void check_zeroed(struct backend *be)
 {
     const size_t sizes[] = { 0, 1, 63, 64, 4096, (1 << 20) - 65, (1 << 20) - 64, 1 << 20, 5000001 };
@@ -139,6 +163,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(every_table_is_complete, check_release),
         cmocka_unit_test_teardown(the_plain_table_is_always_there_and_an_unknown_one_never,
                                   check_release),
+        cmocka_unit_test(rounding_is_a_choice),
         ON_BOTH(memory_is_zeroed_and_aligned),
         ON_BOTH(memory_moves_both_ways),
         ON_BOTH(a_matrix_that_does_not_fit_is_refused),

@@ -11,7 +11,7 @@
 #include "config/error.h"
 #include "kernels/backend.h"
 
-const char *const isa_names[ISAS] = { "plain", "avx2", "avx512", "cuda" };
+const char *const isa_names[ISAS] = { "plain", "avx2", "avx512", "avx512bf16", "cuda" };
 
 bool runner_init(struct runner *r, const char *path, const char *isa)
 {

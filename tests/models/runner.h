@@ -8,7 +8,7 @@
 
 #include "models/model.h"
 
-enum { RUNNER_ROWS = 256, RUNNER_SLOTS = 24, ISAS = 4 };
+enum { RUNNER_ROWS = 256, RUNNER_SLOTS = 24, ISAS = 5 };
 
 /* The CPU's instruction sets, then "cuda". */
 extern const char *const isa_names[ISAS];

@@ -2,7 +2,8 @@
  *
  * Every output is one chain of fused multiply-adds over ascending columns, whatever T is: a
  * chain that is set aside between blocks of columns is stored as the float32 it already was.
- * So a row's result never depends on its company, to the last bit.
+ * So a row's result never depends on its company, to the last bit. Where x is rounded to bfloat16
+ * the links of the chain are dot products of pairs of columns.
  *
  * A tile is a group of outputs (or some panels of it) times up to ROWS_MAX rows, its sums all
  * in registers. Weights are read as they are stored and widened in registers. One tile of rows
@@ -37,12 +38,15 @@ static int smaller(int a, int b)
 
 /* Some columns, from an even one on, of some panels of a group against the rows of a tile. */
 struct tile {
-    const char *w; /* the first panel's first pair */
-    const float *x;
+    const char *w;  /* the first panel's first pair */
+    const float *x; /* or its pairs, see factors_of() */
     size_t x_ld;
     int columns;
     float *sum; /* [rows, GROUP_ROWS], in and out */
 };
+
+/* What a kernel multiplies: weights of a dtype with float32, or bf16 pairs with bf16 pairs. */
+enum factors { F32 = DTYPE_F32, F16 = DTYPE_F16, BF16 = DTYPE_BF16, PAIRS, FACTORS };
 
 /* Vector v of an even (odd 0) or odd column of a pair. */
 INLINE vf load_weights(const char *pair, int v, int odd, enum dtype dtype)
@@ -87,12 +91,27 @@ INLINE void add_column(vf *sum, const char *w, int odd, enum dtype dtype, int NV
         sum[i] = v_fma(weight[i % NV], v_set(x[i / NV][j]), sum[i]);
 }
 
-/* NV, NR and dtype are constants where this is used: the sums become registers. */
-INLINE void run_tile(const struct tile *tile, enum dtype dtype, int NV, int NR)
+/* A pair of columns meets pair number `pair` of every row. */
+INLINE void add_pair(vf *sum, const char *w, int NV, int NR, const float *const *x, int pair)
 {
+    vw weight[8];
+
+    UNROLL
+    for (int v = 0; v < NV; v++)
+        weight[v] = v_words(w + 4 * v * VW);
+    UNROLL
+    for (int i = 0; i < NR * NV; i++)
+        sum[i] = v_dot_bf16(sum[i], weight[i % NV], (vw)v_set(x[i / NV][pair]));
+}
+
+/* NV, NR and factors are constants where this is used: the sums become registers. */
+INLINE void run_tile(const struct tile *tile, enum factors factors, int NV, int NR)
+{
+    const enum dtype dtype = factors == PAIRS ? DTYPE_BF16 : (enum dtype)factors;
     const int pair_bytes = 2 * GROUP_ROWS * (dtype == DTYPE_F32 ? 4 : 2);
     const int lines = pair_bytes / 64 * NV / (GROUP * V_PER_PANEL); /* of the cache, a pair */
-    const int pairs_end = tile->columns & ~1;
+    const int columns = tile->columns + (factors == PAIRS ? tile->columns % 2 : 0);
+    const int pairs_end = columns & ~1;
     const char *w = tile->w;
     const float *x[ROWS_MAX];
     vf sum[24];
@@ -107,14 +126,16 @@ INLINE void run_tile(const struct tile *tile, enum dtype dtype, int NV, int NR)
         UNROLL
         for (int i = 0; i < lines; i++)
             _mm_prefetch(w + AHEAD + i * 64, _MM_HINT_T0);
-        if (NR == 1 && dtype == DTYPE_BF16) {
+        if (factors == PAIRS) {
+            add_pair(sum, w, NV, NR, x, j / 2);
+        } else if (NR == 1 && dtype == DTYPE_BF16) {
             add_words(sum, w, NV, x[0], j);
         } else {
             add_column(sum, w, 0, dtype, NV, NR, x, j);
             add_column(sum, w, 1, dtype, NV, NR, x, j + 1);
         }
     }
-    if (tile->columns % 2)
+    if (columns % 2)
         add_column(sum, w, 0, dtype, NV, NR, x, pairs_end);
     UNROLL
     for (int i = 0; i < NR * NV; i++)
@@ -123,10 +144,10 @@ INLINE void run_tile(const struct tile *tile, enum dtype dtype, int NV, int NR)
 
 typedef void tile_kernel(const struct tile *tile);
 
-#define TILE(dtype, panels, rows)                                                                  \
-    static void tile_##dtype##_##rows(const struct tile *tile)                                     \
+#define TILE(factors, panels, rows)                                                                \
+    static void tile_##factors##_##rows(const struct tile *tile)                                   \
     {                                                                                              \
-        run_tile(tile, DTYPE_##dtype, (panels)*V_PER_PANEL, rows);                                 \
+        run_tile(tile, factors, (panels)*V_PER_PANEL, rows);                                       \
     }
 
 /* Panels times rows: as many sums as the registers hold beside the weights of a column. */
@@ -151,16 +172,18 @@ typedef void tile_kernel(const struct tile *tile);
 SHAPES(TILE, F32)
 SHAPES(TILE, F16)
 SHAPES(TILE, BF16)
+SHAPES(TILE, PAIRS)
 
 static const struct shape {
     int panels;
-    tile_kernel *kernel[DTYPE_COUNT];
+    tile_kernel *kernel[FACTORS];
 } shapes[ROWS_MAX + 1] = { /* by rows */
-#define SHAPE(dtype, count, rows)                                                                  \
+#define SHAPE(unused, count, rows)                                                                 \
     [rows] = { .panels = (count),                                                                  \
-               .kernel = { [DTYPE_F32] = tile_F32_##rows,                                          \
-                           [DTYPE_F16] = tile_F16_##rows,                                          \
-                           [DTYPE_BF16] = tile_BF16_##rows } },
+               .kernel = { [F32] = tile_F32_##rows,                                                \
+                           [F16] = tile_F16_##rows,                                                \
+                           [BF16] = tile_BF16_##rows,                                              \
+                           [PAIRS] = tile_PAIRS_##rows } },
                            SHAPES(SHAPE, )
 };
 
@@ -188,7 +211,45 @@ INLINE vf activated(enum activation act, vf x)
 struct unit {
     const struct linear *p;
     int group, groups, t, rows;
+    const float *x; /* of the unit's rows, as the kernels want it */
+    size_t x_ld;
 };
+
+static enum factors factors_of(const struct matrix *w)
+{
+    return w->round_x ? PAIRS : (enum factors)w->dtype;
+}
+
+/* Floats that a row of x takes, or words of pairs, up to a whole vector of them. */
+static int row_words(const struct matrix *w)
+{
+    return w->round_x ? ceil_div(matrix_pairs(w), VW) * VW : w->cols;
+}
+
+/* A row of x as pairs of bfloat16; the last may lack its second. */
+static void round_row(float *pairs, const float *x, int cols)
+{
+#ifdef __AVX512BF16__
+    for (int j = 0; j < cols; j += 2 * VW, pairs += VW) {
+        const vf first = v_load_n(x + j, cols - j);
+        const vf second = cols - j > VW ? v_load_n(x + j + VW, cols - j - VW) : v_zero();
+
+        v_store(pairs, (vf)v_to_bf16(first, second));
+    }
+#else
+    uint16_t half[2 * VW] = { 0 };
+
+    for (int j = 0; j < cols; j += 2 * VW, pairs += VW) {
+        const int n = smaller(cols - j, 2 * VW);
+
+        for (int i = 0; i < n; i++)
+            half[i] = f32_to_bf16(x[j + i]);
+        if (n % 2)
+            half[n] = 0;
+        memcpy(pairs, half, sizeof(half));
+    }
+#endif
+}
 
 /* Rows of each tile but the last: equal tiles, as few as there can be. */
 static int tile_rows(const struct unit *u)
@@ -243,14 +304,14 @@ static void sum_tile(const struct unit *u, int group, int r, int rows, int colum
 {
     const struct matrix *w = u->p->w;
     const struct shape *shape = &shapes[rows];
-    struct tile tile = { .x = u->p->x + (size_t)(u->t + r) * u->p->x_ld + column,
-                         .x_ld = u->p->x_ld,
+    struct tile tile = { .x = u->x + (size_t)r * u->x_ld + (w->round_x ? column / 2 : column),
+                         .x_ld = u->x_ld,
                          .columns = columns };
 
     for (int i = 0; i < GROUP; i += shape->panels) {
         tile.w = panel_at(w, group * GROUP + i, column);
         tile.sum = sum + r * GROUP_ROWS + i * PANEL;
-        shape->kernel[w->dtype](&tile);
+        shape->kernel[factors_of(w)](&tile);
     }
 }
 
@@ -288,7 +349,7 @@ static int group_parts(const struct linear_job *job, const struct linear *p)
 
 static int row_parts(const struct linear *p)
 {
-    const int fit = UNIT_X_BYTES / ((int)sizeof(float) * p->w->cols) / ROWS_MAX * ROWS_MAX;
+    const int fit = UNIT_X_BYTES / ((int)sizeof(float) * row_words(p->w)) / ROWS_MAX * ROWS_MAX;
 
     return ceil_div(p->T, fit < ROWS_MAX ? ROWS_MAX : smaller(fit, UNIT_ROWS));
 }
@@ -312,8 +373,10 @@ static struct unit find_unit(const struct linear_job *job, int index)
 
     struct unit u = { .p = p,
                       .group = index / row_parts(p) * job->groups,
-                      .t = index % row_parts(p) * part_rows(p) };
+                      .t = index % row_parts(p) * part_rows(p),
+                      .x_ld = p->x_ld };
 
+    u.x = p->x + (size_t)u.t * p->x_ld;
     u.groups = smaller(matrix_groups(p->w) - u.group, job->groups);
     u.rows = smaller(p->T - u.t, part_rows(p));
     return u;
@@ -322,10 +385,21 @@ static struct unit find_unit(const struct linear_job *job, int index)
 static void run_unit(const void *arg, int index, int thread)
 {
     const struct linear_job *job = arg;
-    const struct unit u = find_unit(job, index);
-    float *sum = pool_scratch(job->q, thread, (size_t)u.rows * GROUP_ROWS * sizeof(*sum));
+    struct unit u = find_unit(job, index);
+    const struct matrix *w = u.p->w;
+    const size_t sums = (size_t)u.rows * GROUP_ROWS, words = (size_t)row_words(w);
+    float *sum = pool_scratch(job->q, thread,
+                              (sums + (w->round_x ? (size_t)u.rows * words : 0)) * sizeof(*sum));
 
-    for (int g = u.group; sum && g < u.group + u.groups; g++)
+    if (!sum)
+        return;
+    if (w->round_x) {
+        for (int r = 0; r < u.rows; r++)
+            round_row(sum + sums + (size_t)r * words, u.x + (size_t)r * u.x_ld, w->cols);
+        u.x = sum + sums;
+        u.x_ld = words;
+    }
+    for (int g = u.group; g < u.group + u.groups; g++)
         run_group(&u, g, sum);
 }
 
@@ -354,7 +428,7 @@ static int balanced_groups(struct linear_job job, int threads)
     return best;
 }
 
-void ISA(linear)(struct stream *q, const struct linear *p, int n)
+void ISA_BF16(linear)(struct stream *q, const struct linear *p, int n)
 {
     for (int phase; n > 0; p += phase, n -= phase) {
         struct linear_job job = { .q = q, .p = p };

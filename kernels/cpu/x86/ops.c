@@ -1,10 +1,10 @@
 /* ops.c - the table of this instruction set. What only moves rows has no twin. */
 #include "kernels/cpu/x86/x86.h"
 
-const struct ops ISA(ops_cpu) = {
+const struct ops ISA_BF16(ops_cpu) = {
     .embed = embed_plain,
     .gather = gather_plain,
-    .linear = ISA(linear),
+    .linear = ISA_BF16(linear),
     .norm = ISA(norm),
     .gated_norm = ISA(gated_norm),
     .lerp = ISA(lerp),

@@ -1,8 +1,9 @@
 /* simd.h - one vector of floats, as wide as the instruction set the file is compiled for.
  *
  * The sources of this folder are compiled once for AVX2 (with FMA and F16C) and once for
- * AVX-512 (F, BW, DQ, VL); ISA(name) is the symbol of this build. `_n` loads read the first n
- * floats and zero the rest, `_n` stores write the first n; 0 < n. */
+ * AVX-512 (F, BW, DQ, VL); ISA(name) is the symbol of this build. What is compiled once more for
+ * AVX-512 with BF16 has the symbol ISA_BF16(name). `_n` loads read the first n floats and zero the
+ * rest, `_n` stores write the first n; 0 < n. */
 #ifndef KERNELS_CPU_X86_SIMD_H
 #define KERNELS_CPU_X86_SIMD_H
 
@@ -26,6 +27,12 @@
 #define ISA(name) name##_avx512
 #else
 #define ISA(name) name##_avx2
+#endif
+
+#ifdef __AVX512BF16__
+#define ISA_BF16(name) name##_avx512bf16
+#else
+#define ISA_BF16(name) ISA(name)
 #endif
 
 #ifdef __AVX512F__
@@ -336,6 +343,26 @@ INLINE __m128 v_reduce4(const vf row[4])
     __m256 a = _mm256_hadd_ps(_mm256_hadd_ps(row[0], row[1]), _mm256_hadd_ps(row[2], row[3]));
 
     return _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+}
+#endif
+
+#ifdef __AVX512BF16__
+/* a and then b as bfloat16, two to a word, rounded to nearest even. */
+INLINE vw v_to_bf16(vf a, vf b)
+{
+    return (vw)_mm512_cvtne2ps_pbh(b, a);
+}
+
+INLINE vf v_dot_bf16(vf sum, vw a, vw b)
+{
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+#else
+/* sum + a * b of both bfloat16 of each word. */
+INLINE vf v_dot_bf16(vf sum, vw a, vw b)
+{
+    sum = v_fma(v_bf16_low(a), v_bf16_low(b), sum);
+    return v_fma(v_bf16_high(a), v_bf16_high(b), sum);
 }
 #endif
 

@@ -5,7 +5,7 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/x86/simd.h"
 
-void ISA(linear)(struct stream *q, const struct linear *p, int n);
+void ISA_BF16(linear)(struct stream *q, const struct linear *p, int n);
 void ISA(norm)(struct stream *q, const struct norm *p);
 void ISA(gated_norm)(struct stream *q, const struct gated_norm *p);
 void ISA(lerp)(struct stream *q, const struct lerp *p);
