@@ -13,12 +13,11 @@
 
 const char *const isa_names[ISAS] = { "plain", "avx2", "avx512", "avx512bf16", "cuda" };
 
-bool runner_init(struct runner *r, const char *path, const char *isa)
+bool runner_init_with(struct runner *r, const char *path, const char *isa, bool round_x)
 {
     const struct model_options options = { .max_rows = RUNNER_ROWS, .max_logits = RUNNER_ROWS };
+    const struct backend_options with = { .threads = 2, .isa = isa, .round_x = round_x };
     struct error err = { 0 };
-
-    const struct backend_options with = { .threads = 2, .isa = isa };
 
     *r = (struct runner){ .be = strcmp(isa, "cuda") == 0 ? backend_open_cuda(&with, &err)
                                                          : backend_open_cpu(&with, &err) };
@@ -30,9 +29,15 @@ bool runner_init(struct runner *r, const char *path, const char *isa)
     if (!r->m)
         fail_msg("%s", err.message);
     r->info = model_info(r->m);
+    r->rounds = r->info->dtype == DTYPE_BF16 && (round_x || !runner_is_exact(r));
     r->records = r->be->alloc(r->be, RUNNER_SLOTS * r->info->layout.bytes);
     assert_non_null(r->records);
     return true;
+}
+
+bool runner_init(struct runner *r, const char *path, const char *isa)
+{
+    return runner_init_with(r, path, isa, false);
 }
 
 void runner_finish(struct runner *r)

@@ -17,6 +17,7 @@ struct runner {
     struct backend *be;
     struct model *m;
     const struct model_info *info;
+    bool rounds;   /* activations, to the format of its weights */
     char *records; /* RUNNER_SLOTS of them, zeroed */
 };
 
@@ -29,6 +30,8 @@ struct trace {
 
 /* false when the machine lacks the instruction set or the GPU; any other failure fails the test. */
 bool runner_init(struct runner *r, const char *path, const char *isa);
+/* The same with activations that the CPU rounds to bf16, or not. */
+bool runner_init_with(struct runner *r, const char *path, const char *isa, bool round_x);
 void runner_finish(struct runner *r);
 
 /* Whether results are promised to the last bit, however tokens share steps. A GPU's are close,

@@ -51,20 +51,14 @@ static void start_engine(struct rig *r, const struct engine_options *options)
         fail_msg("%s", err.message);
 }
 
-void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads)
+static void open_with(struct rig *r, const char *devices, const char *model,
+                      const struct engine_options *options, const struct backend_options *with)
 {
-    rig_open_on(r, "cpu", model, options, threads);
-}
-
-void rig_open_on(struct rig *r, const char *devices, const char *model,
-                 const struct engine_options *options, int threads)
-{
-    const struct backend_options with = { .threads = threads, .isa = "auto" };
     const struct model_options sizes = { .max_rows = options->row_budget,
                                          .max_logits = engine_max_logits(options) };
     struct error err = { 0 };
 
-    if (!devices_open(&r->devices, devices, &with, &err) ||
+    if (!devices_open(&r->devices, devices, with, &err) ||
         !devices_load(&r->devices, model, &sizes, &err))
         fail_msg("%s", err.message);
     r->model = r->devices.at[0].model;
@@ -72,6 +66,25 @@ void rig_open_on(struct rig *r, const char *devices, const char *model,
     if (!r->tokenizer)
         fail_msg("%s", err.message);
     start_engine(r, options);
+}
+
+void rig_open_on(struct rig *r, const char *devices, const char *model,
+                 const struct engine_options *options, int threads)
+{
+    open_with(r, devices, model, options,
+              &(struct backend_options){ .threads = threads, .isa = "auto" });
+}
+
+void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads)
+{
+    rig_open_on(r, "cpu", model, options, threads);
+}
+
+void rig_open_rounding(struct rig *r, const char *model, const struct engine_options *options,
+                       int threads)
+{
+    open_with(r, "cpu", model, options,
+              &(struct backend_options){ .threads = threads, .isa = "auto", .round_x = true });
 }
 
 void rig_restart(struct rig *r, const struct engine_options *options)

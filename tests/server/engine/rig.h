@@ -26,6 +26,9 @@ void rig_open(struct rig *r, const char *model, const struct engine_options *opt
 /* On these devices in place of one CPU, as devices_open() takes them. */
 void rig_open_on(struct rig *r, const char *devices, const char *model,
                  const struct engine_options *options, int threads);
+/* With activations that the CPU rounds to bf16. */
+void rig_open_rounding(struct rig *r, const char *model, const struct engine_options *options,
+                       int threads);
 void rig_close(struct rig *r);
 /* The engine ends, and another one starts with these options. */
 void rig_restart(struct rig *r, const struct engine_options *options);
