@@ -654,8 +654,17 @@ static void a_log_that_ends_early_leaves_a_subtree_whole_or_gone(void **unused)
     assert_true(records > CUT + 2);
 }
 
+/* Shows what each session hangs below. */
+static void take_of_all(struct world *w)
+{
+    for (int i = 0; i < SESSIONS && w->snapshots < SNAPSHOTS; i++)
+        if (w->session[i].alive)
+            take(w, &w->session[i], &w->session[i]);
+    check(w);
+}
+
 /* The log of some verbs, cut behind each record: what is found is what was before a verb, or
- * what it made, whatever part of the work behind the answer is there. */
+ * what it made, whatever part of the work behind the answer is there. Taking is two records. */
 static void every_beginning_of_a_log_is_a_moment(void **unused)
 {
     enum { VERBS = 90 };
@@ -688,6 +697,8 @@ static void every_beginning_of_a_log_is_a_moment(void **unused)
             write_log(&log, end);
             rig_open(&w.rig, model, &w.options, 1);
             check(&w);
+            if (end == len[i] || at[i].done[COMMAND_SNAPSHOT_TAKE] == w.done[COMMAND_SNAPSHOT_TAKE])
+                take_of_all(&w);
             rig_close(&w.rig);
             cuts++;
         }
