@@ -84,6 +84,12 @@ static void free_timer(uv_handle_t *handle)
 
 static void answer_later(uv_timer_t *timer)
 {
+    struct site *s = timer->loop->data;
+
+    if (s->later_waits) {
+        uv_timer_start(timer, answer_later, 1, 0);
+        return;
+    }
     exchange_reply(timer->data, 200, "text/plain", "later", 5);
     uv_close((uv_handle_t *)timer, free_timer);
 }
@@ -146,7 +152,8 @@ static void pour(struct exchange *x, void *owner)
     static char block[16 * 1024];
     struct site *s = owner;
 
-    while (exchange_backlog(x) <= LIMIT_WRITE_QUEUE_BYTES) {
+    /* A connection that broke has no backlog any more, whatever is written. */
+    while (!x->c->broken && exchange_backlog(x) <= LIMIT_WRITE_QUEUE_BYTES) {
         exchange_write(x, block, sizeof(block));
         exchange_flush(x);
         if (exchange_backlog(x) > s->peak)
@@ -278,6 +285,7 @@ void site_start(struct site *s, int max_connections, unsigned speed)
     memset(s, 0, sizeof(*s));
     signal(SIGPIPE, SIG_IGN);
     assert_int_equal(uv_loop_init(&s->loop), 0);
+    s->loop.data = s;
     uv_sem_init(&s->done, 0);
     uv_async_init(&s->loop, &s->order, on_order);
     s->order.data = s;

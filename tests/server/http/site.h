@@ -22,6 +22,7 @@ struct site {
     atomic_int handled, gone, drains, answered, drained;
     atomic_size_t peak; /* largest backlog of /flood */
     atomic_long connections;
+    atomic_bool later_waits; /* while it is set, nobody gets the answer of /later */
 };
 
 extern const struct route site_routes[];

@@ -107,6 +107,7 @@ static void draining_finishes_what_runs_and_takes_nothing_new(void **state)
 
     (void)state;
     site_start(&s, 10, 1);
+    s.later_waits = true;
     struct peer running = peer_dial(&s), idle = peer_dial(&s), late = peer_dial(&s);
     peer_say(&late, "GET /health HTTP/1.1\r\n");
     peer_say(&running, REQUEST("GET /later"));
@@ -119,6 +120,7 @@ static void draining_finishes_what_runs_and_takes_nothing_new(void **state)
     assert_int_equal(a.status, 503);
     assert_true(answer_has_code(&a, "shutting_down"));
     assert_true(peer_sees_end(&late));
+    s.later_waits = false;
     assert_true(peer_read(&running, &a));
     assert_string_equal(a.body, "later");
     assert_string_equal(answer_header(&a, "Connection"), "close");
