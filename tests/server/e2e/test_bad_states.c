@@ -354,7 +354,6 @@ static void a_reader_that_stalls_loses_its_stream_only(void **state)
         assert_true(client_ask(&client[i], "POST", COMPLETIONS, NULL, body, strlen(body)));
     }
     for (int i = 0; i < READERS; i++) {
-        double until = seconds_now() + 60;
         cJSON *json;
         bool busy;
 
@@ -365,8 +364,7 @@ static void a_reader_that_stalls_loses_its_stream_only(void **state)
             busy = flag_of(json, "busy");
             assert_int_equal(number_of(json, "version"), 0);
             cJSON_Delete(json);
-        } while (busy && seconds_now() < until);
-        assert_false(busy);
+        } while (busy); /* the test has a time limit */
         client_close(&client[i]);
         snprintf(path, sizeof(path), "stalled-%d", i);
         json = ask(server.port, "POST", COMPLETIONS,

@@ -322,7 +322,7 @@ static void a_stream_whose_session_is_deleted_ends_with_an_error_event(void **st
     story_finish(&s);
     client_close(&c);
     refused(demo.port, 404, "session_not_found", "GET", "/v1/sessions/doomed", NULL);
-    assert_true(live_reaches(&demo, "eddy_turns_running", 0, 1));
+    assert_true(live_reaches(&demo, "eddy_turns_running", 0, 20));
 }
 
 static void a_client_that_leaves_frees_the_slot_and_changes_nothing(void **state)
@@ -343,7 +343,7 @@ static void a_client_that_leaves_frees_the_slot_and_changes_nothing(void **state
             client_reset(&c);
         else
             client_close(&c);
-        assert_true(live_reaches(&demo, "eddy_turns_running", 0, live_sanitized() ? 10 : 1));
+        assert_true(live_reaches(&demo, "eddy_turns_running", 0, 20));
         assert_true(live_metric(&demo, "eddy_slots_used") == used);
         json = ask(demo.port, "GET", "/v1/sessions/left", NULL);
         assert_int_equal(number_of(json, "version"), 1);

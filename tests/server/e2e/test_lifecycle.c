@@ -1,4 +1,5 @@
 /* How a server ends: it drains, it hurries, it refuses to start. */
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -39,14 +40,36 @@ static struct client begin(const struct live *l, int tokens)
     return c;
 }
 
+/* A connection on which nothing is asked for. */
+static struct client rest(const struct live *l)
+{
+    struct client c = client_dial(l->port);
+    struct response r;
+
+    assert_true(client_ask(&c, "GET", "/ready", NULL, NULL, 0));
+    assert_true(client_read(&c, &r));
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    return c;
+}
+
+/* A drain ends the connections that rest. */
+static void wait_for_drain(struct client *resting)
+{
+    struct response r;
+
+    assert_false(client_read(resting, &r));
+    client_close(resting);
+}
+
 /* A connection from before the drain is told that it is one. */
 static void a_drain_lets_a_running_stream_finish(void **state)
 {
     struct live l;
-    struct client c, late;
+    struct client c, late, resting;
     struct story undisturbed, s = { 0 };
     struct response r;
-    static const char rest[] = "/completions HTTP/1.1\r\nHost: x\r\n"
+    static const char more[] = "/completions HTTP/1.1\r\nHost: x\r\n"
                                "Content-Type: application/json\r\nContent-Length: 14\r\n\r\n"
                                "{\"prompt\":\"a\"}";
     const int tokens = live_sanitized() ? 100 : 1500;
@@ -58,16 +81,13 @@ static void a_drain_lets_a_running_stream_finish(void **state)
     stream_text(l.port, body, &undisturbed);
     assert_true(undisturbed.done);
     c = begin(&l, tokens);
-    late = client_dial(l.port);
-    assert_true(client_ask(&late, "GET", "/ready", NULL, NULL, 0));
-    assert_true(client_read(&late, &r));
-    assert_int_equal(r.status, 200);
-    response_finish(&r);
+    late = rest(&l);
+    resting = rest(&l);
     assert_true(client_send(&late, "POST /v1", 8)); /* a request that is on its way */
     live_is_well(&l);                               /* and has been seen */
     live_signal(&l, SIGTERM);
-    usleep(50000);
-    assert_true(client_send(&late, rest, sizeof(rest) - 1));
+    wait_for_drain(&resting);
+    assert_true(client_send(&late, more, sizeof(more) - 1));
     assert_true(client_read(&late, &r));
     assert_refusal(&r, 503, "shutting_down", "a request during the drain");
     response_finish(&r);
@@ -107,14 +127,15 @@ static void a_drain_ends_what_takes_too_long(void **state)
 static void a_second_signal_ends_it_at_once(void **state)
 {
     struct live l;
-    struct client c;
+    struct client c, resting;
     double began;
 
     (void)state;
     live_start(&l, DEMO, NULL);
     c = begin(&l, 60000);
+    resting = rest(&l);
     live_signal(&l, SIGTERM);
-    usleep(100000);
+    wait_for_drain(&resting);
     began = seconds_now();
     live_signal(&l, SIGTERM);
     assert_int_equal(live_wait(&l), 1);
@@ -126,22 +147,17 @@ static void an_idle_server_ends_at_once(void **state)
 {
     struct live l;
     struct client c;
-    struct response r;
     double began;
 
     (void)state;
     live_start(&l, MAMBA, NULL);
-    c = client_dial(l.port);
-    assert_true(client_ask(&c, "GET", "/health", NULL, NULL, 0));
-    assert_true(client_read(&c, &r));
-    response_finish(&r);
+    c = rest(&l);
     began = seconds_now();
     assert_int_equal(live_stop(&l), 0);
     assert_true(seconds_now() - began < 10);
     client_close(&c);
 }
 
-/* 85 */
 static void signals_that_mean_nothing_do_nothing(void **state)
 {
     static const int number[] = { SIGPIPE, SIGHUP, SIGUSR1, SIGXFSZ };
@@ -193,6 +209,25 @@ static void assert_session(const struct live *l, const cJSON *session, double ve
     cJSON_Delete(now);
 }
 
+/* A turn until its time is up. One that has drawn nothing by then is refused, and asked again. */
+static cJSON *run_out_of_time(const struct live *l)
+{
+    for (;;) { /* the test has a time limit */
+        struct response r = call(l->port, "POST", COMPLETIONS,
+                                 "{\"session_id\":\"s\",\"prompt\":[5,6],\"max_tokens\":60000,"
+                                 "\"ignore_eos\":true}");
+        cJSON *done = r.json;
+
+        if (r.status == 200) {
+            r.json = NULL;
+            response_finish(&r);
+            return done;
+        }
+        assert_refusal(&r, 504, "deadline_exceeded", "a turn without any time");
+        response_finish(&r);
+    }
+}
+
 /* What is answered as done is in the session: also when there was no time for more. */
 static void what_a_time_limit_leaves_of_a_turn_is_in_its_session(void **state)
 {
@@ -203,9 +238,7 @@ static void what_a_time_limit_leaves_of_a_turn_is_in_its_session(void **state)
     live_start(&l, DEMO, "--request-seconds", "1", NULL);
     cJSON_Delete(ask(l.port, "POST", "/v1/sessions", "{\"id\":\"s\"}"));
     for (int turn = 1; turn <= 2; turn++) {
-        cJSON *done = ask(l.port, "POST", COMPLETIONS,
-                          "{\"session_id\":\"s\",\"prompt\":[5,6],\"max_tokens\":60000,"
-                          "\"ignore_eos\":true}");
+        cJSON *done = run_out_of_time(&l);
 
         position += 2 + number_of(item_of(done, "usage"), "completion_tokens");
         assert_session(&l, item_of(done, "session"), turn, position);
@@ -290,6 +323,20 @@ static void a_completion_that_had_no_time_at_all_is_refused(void **state)
     assert_int_equal(live_stop(&l), 0);
 }
 
+static bool is_busy(const struct live *l)
+{
+    cJSON *s = ask(l->port, "GET", "/v1/sessions/s", NULL);
+    bool busy = flag_of(s, "busy");
+
+    cJSON_Delete(s);
+    return busy;
+}
+
+static bool is_answered(const struct client *c)
+{
+    return poll(&(struct pollfd){ .fd = c->fd, .events = POLLIN }, 1, 0) == 1;
+}
+
 /* A long way back does not hold the server up. */
 static void a_drain_ends_a_rollback(void **state)
 {
@@ -310,7 +357,8 @@ static void a_drain_ends_a_rollback(void **state)
     snprintf(body, sizeof(body), "{\"position\":%d}", parts * part - 10);
     c = client_dial(l.port);
     assert_true(client_ask(&c, "POST", "/v1/sessions/s/rollback", NULL, body, strlen(body)));
-    usleep(100000); /* let it arrive */
+    while (!is_busy(&l) && !is_answered(&c)) /* until it has begun */
+        usleep(1000);
     live_signal(&l, SIGTERM);
     assert_true(client_read(&c, &r));
     if (r.status != 200) /* it was fast */

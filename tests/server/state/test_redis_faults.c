@@ -228,7 +228,7 @@ static void a_short_absence_costs_no_turn(void **state)
     server.keeps = true;
     redis_server_begin(&server);
     options = rig_options(server.url, &url, NULL);
-    options.lease_ms = 5000;
+    options.lease_ms = 60000;
     r = redis_open(&options, &err);
     assert_non_null(r);
     assert_int_equal(rig_create(r, DISK_SESSION_SET, "s", "", 0, 0), REDIS_DONE);
