@@ -232,7 +232,7 @@ static void assert_free(struct rig *other)
 {
     enum problem_code what = PROBLEM_SESSION_BUSY;
 
-    for (int tries = 0; tries < 2000 && what == PROBLEM_SESSION_BUSY; tries++) {
+    for (int tries = 0; tries < 20000 && what == PROBLEM_SESSION_BUSY; tries++) {
         struct outcome *out = rig_run_turn(other, rig_turn("a", prompt, 2, 1));
 
         what = out->problem.what;

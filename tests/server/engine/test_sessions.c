@@ -322,13 +322,13 @@ static void a_turn_that_fails_keeps_its_session_alive(void **unused)
     (void)unused;
     rig_open(&r, model, &roomy, 1);
     made->has_ttl = true;
-    made->ttl = 0.05;
+    made->ttl = 1;
     assert_true(engine_send(r.engine, made)); /* the turn has no more than that time to begin */
     c = rig_turn("a", prompt, PROMPT, 1000000);
     c->turn.logprobs = -1;
     c->turn.ignore_eos = true;
     assert_true(engine_send(r.engine, c));
-    nanosleep(&(struct timespec){ .tv_nsec = 100000000 }, NULL);
+    nanosleep(&(struct timespec){ .tv_sec = 1, .tv_nsec = 100000000 }, NULL);
     cancelled_at = checkpoint_clock();
     atomic_store(&c->cancelled, true);
     engine_nudge(r.engine);

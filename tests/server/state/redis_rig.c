@@ -44,11 +44,18 @@ struct redis_options rig_options(const char *url, struct redis_url *parsed,
 
 struct redis *rig_open(const char *url)
 {
+    return rig_open_leasing(url, RIG_LEASE_MS);
+}
+
+struct redis *rig_open_leasing(const char *url, int lease_ms)
+{
     struct redis_url parsed;
     struct redis_options options = rig_options(url, &parsed, NULL);
     struct error err;
-    struct redis *r = redis_open(&options, &err);
+    struct redis *r;
 
+    options.lease_ms = lease_ms;
+    r = redis_open(&options, &err);
     if (!r)
         fail_msg("%s", err.message);
     return r;

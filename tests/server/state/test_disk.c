@@ -252,6 +252,13 @@ static void a_head_that_goes_back_holds_what_its_own_file_names(void **state)
     rig_end(&rig);
 }
 
+static void wait_for_files(int n)
+{
+    for (int i = 0; i < 6000 && rig_count_files(&rig, "") != n; i++)
+        usleep(10000);
+    assert_int_equal(rig_count_files(&rig, ""), n);
+}
+
 /* The bound is on all files; what only serves to go back fills what the heads leave. */
 static void anchors_make_way_for_heads(void **state)
 {
@@ -279,10 +286,9 @@ static void anchors_make_way_for_heads(void **state)
                                  : i == 2 ? "ckpt_2"
                                           : "ckpt_3",
                                  before, NULL));
-            usleep(20000); /* what is put off is done */
         }
+        wait_for_files(4); /* what is put off is done */
         assert_true(has("ckpt_0") && has("ckpt_1") && has("ckpt_2") && has("ckpt_3"));
-        assert_int_equal(rig_count_files(&rig, ""), 4);
         assert_int_equal(disk_counts(d).anchors_dropped, 3);
         assert_int_equal(disk_counts(d).anchors, 0);
         disk_close(d);
@@ -576,13 +582,6 @@ static int fail_fsync(int fd)
     atomic_fetch_add(&failed, 1);
     errno = EIO;
     return -1;
-}
-
-static void wait_for_files(int n)
-{
-    for (int i = 0; i < 6000 && rig_count_files(&rig, "") != n; i++)
-        usleep(10000);
-    assert_int_equal(rig_count_files(&rig, ""), n);
 }
 
 /* While the newest state cannot be made durable, the one before stays where it is. */

@@ -40,15 +40,15 @@ static void one_server_at_a_time_has_a_session(void **state)
 
     (void)state;
     redis_server_begin(&server);
-    here = rig_open(server.url);
-    there = rig_open(server.url);
+    here = rig_open_leasing(server.url, RIG_BRIEF_MS);
+    there = rig_open_leasing(server.url, RIG_BRIEF_MS);
     assert_int_equal(rig_create(here, DISK_SESSION_SET, "s", "", 0, 0), REDIS_DONE);
     taken = take(here, REDIS_DONE);
     op = take(there, REDIS_BUSY);
-    assert_in_range(op->wait_ms, 1, RIG_LEASE_MS);
+    assert_in_range(op->wait_ms, 1, RIG_BRIEF_MS);
     redis_op_free(op);
     refused(here, REDIS_BUSY); /* a lease is a turn's, not a server's */
-    usleep(3 * RIG_LEASE_MS * 1000);
+    usleep(2 * RIG_BRIEF_MS * 1000);
     refused(there, REDIS_BUSY); /* it was renewed */
     assert_int_equal(redis_counts(here).leases, 1);
     assert_int_equal(rig_commit(here, taken, "ckpt_a", 10), REDIS_DONE);
@@ -113,8 +113,8 @@ static void a_deleted_session_stays_deleted(void **state)
 
     (void)state;
     redis_server_begin(&server);
-    here = rig_open(server.url);
-    there = rig_open(server.url);
+    here = rig_open_leasing(server.url, RIG_BRIEF_MS);
+    there = rig_open_leasing(server.url, RIG_BRIEF_MS);
     for (int again = 0; again < 2; again++) {
         assert_int_equal(rig_create(here, DISK_SESSION_SET, "s", "", 0, 0), REDIS_DONE);
         taken = take(here, REDIS_DONE);
@@ -123,7 +123,7 @@ static void a_deleted_session_stays_deleted(void **state)
         if (again) /* as another one, at the same version */
             assert_int_equal(rig_create(there, DISK_SESSION_SET, "s", "", 0, 0), REDIS_DONE);
         if (again)
-            usleep(RIG_LEASE_MS * 1000);
+            usleep(RIG_BRIEF_MS * 1000);
         assert_int_equal(rig_commit(here, taken, "ckpt_a", 10), REDIS_ABSENT);
         redis_op_free(taken);
     }
@@ -145,7 +145,7 @@ static void a_killed_servers_session_goes_on_elsewhere(void **state)
     assert_int_equal(pipe(ready), 0);
     pid = fork();
     if (!pid) {
-        struct redis *here = rig_open(server.url);
+        struct redis *here = rig_open_leasing(server.url, RIG_BRIEF_MS);
         struct redis_op *op;
 
         rig_create(here, DISK_SESSION_SET, "s", "ckpt_a", 10, 0);
@@ -157,7 +157,7 @@ static void a_killed_servers_session_goes_on_elsewhere(void **state)
         pause();
     }
     assert_int_equal(read(ready[0], &byte, 1), 1);
-    there = rig_open(server.url);
+    there = rig_open_leasing(server.url, RIG_BRIEF_MS);
     refused(there, REDIS_BUSY);
     while (!redis_server_count(&server, "KEYS eddy:upload:*"))
         usleep(1000);
@@ -170,7 +170,7 @@ static void a_killed_servers_session_goes_on_elsewhere(void **state)
         redis_op_free(taken);
         usleep(20000);
     }
-    assert_in_range(tries, 1, RIG_LEASE_MS / 20 + 10);
+    assert_in_range(tries, 1, RIG_BRIEF_MS / 20 + 10);
     assert_int_equal(taken->verdict, REDIS_DONE);
     assert_int_equal(taken->record.version, 0);
     rig_check_file(there, "ckpt_a", 10);
