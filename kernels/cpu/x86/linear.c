@@ -8,7 +8,8 @@
  * A tile is a group of outputs (or some panels of it) times up to ROWS_MAX rows, its sums all
  * in registers. Weights are read as they are stored and widened in registers. One tile of rows
  * runs over all columns: it is bound by reading the weights, which are one stream. More rows
- * take the columns in blocks, whose weights stay in the first-level cache for all of them. */
+ * take the columns in blocks, whose weights stay in the first-level cache for all of them, and
+ * each tile fetches its part of the next block: memory is read while there is work for it. */
 #include "kernels/cpu/x86/x86.h"
 
 #include <string.h>
@@ -18,8 +19,10 @@
 enum {
     V_PER_PANEL = PANEL / VW,
     ROWS_MAX = 6,              /* rows of the largest tile */
-    BLOCK_BYTES = 24 << 10,    /* weights of a group that meet all rows of a unit */
-    AHEAD = 4096,              /* bytes of a group fetched ahead */
+    BLOCK_BYTES = 24 << 10,    /* weights of a group that meet all rows of a unit, */
+    FEW_BYTES = 16 << 10,      /* or few rows, for which they have hardly come */
+    FEW_ROWS = 4 * ROWS_MAX,   /* at most */
+    AHEAD = 4096,              /* bytes that the only tile of a group fetches ahead */
     UNIT_GROUPS = 4,           /* at most, of a unit */
     UNIT_ROWS = 20 * ROWS_MAX, /* at most, of a unit, */
     UNIT_X_BYTES = 384 << 10,  /* and what its x may take of the second-level cache */
@@ -42,11 +45,19 @@ struct tile {
     const float *x; /* or its pairs, see factors_of() */
     size_t x_ld;
     int columns;
-    float *sum; /* [rows, GROUP_ROWS], in and out */
+    float *sum;        /* [rows, GROUP_ROWS], in and out */
+    size_t ahead;      /* what is fetched, from w on, */
+    size_t fetch_step; /* and bytes from one pair's to the next one's */
 };
 
 /* What a kernel multiplies: weights of a dtype with float32, or bf16 pairs with bf16 pairs. */
 enum factors { F32 = DTYPE_F32, F16 = DTYPE_F16, BF16 = DTYPE_BF16, PAIRS, FACTORS };
+
+/* Bytes of a pair of columns of a group. */
+INLINE int pair_bytes(enum dtype dtype)
+{
+    return 2 * GROUP_ROWS * (dtype == DTYPE_F32 ? 4 : 2);
+}
 
 /* Vector v of an even (odd 0) or odd column of a pair. */
 INLINE vf load_weights(const char *pair, int v, int odd, enum dtype dtype)
@@ -108,11 +119,11 @@ INLINE void add_pair(vf *sum, const char *w, int NV, int NR, const float *const 
 INLINE void run_tile(const struct tile *tile, enum factors factors, int NV, int NR)
 {
     const enum dtype dtype = factors == PAIRS ? DTYPE_BF16 : (enum dtype)factors;
-    const int pair_bytes = 2 * GROUP_ROWS * (dtype == DTYPE_F32 ? 4 : 2);
-    const int lines = pair_bytes / 64 * NV / (GROUP * V_PER_PANEL); /* of the cache, a pair */
+    const int bytes = pair_bytes(dtype);
+    const int lines = bytes / 64 * NV / (GROUP * V_PER_PANEL); /* of the cache, a pair */
     const int columns = tile->columns + (factors == PAIRS ? tile->columns % 2 : 0);
     const int pairs_end = columns & ~1;
-    const char *w = tile->w;
+    const char *w = tile->w, *next = tile->w + tile->ahead;
     const float *x[ROWS_MAX];
     vf sum[24];
 
@@ -122,10 +133,10 @@ INLINE void run_tile(const struct tile *tile, enum factors factors, int NV, int 
     UNROLL
     for (int i = 0; i < NR * NV; i++)
         sum[i] = v_load(tile->sum + i / NV * GROUP_ROWS + i % NV * VW);
-    for (int j = 0; j < pairs_end; j += 2, w += pair_bytes) {
+    for (int j = 0; j < pairs_end; j += 2, w += bytes, next += tile->fetch_step) {
         UNROLL
         for (int i = 0; i < lines; i++)
-            _mm_prefetch(w + AHEAD + i * 64, _MM_HINT_T0);
+            v_fetch(next + i * 64);
         if (factors == PAIRS) {
             add_pair(sum, w, NV, NR, x, j / 2);
         } else if (NR == 1 && dtype == DTYPE_BF16) {
@@ -261,9 +272,9 @@ static int tile_rows(const struct unit *u)
  * once, which leaves the stream of weights whole. */
 static int block_columns(const struct unit *u)
 {
-    const int pair_bytes = 2 * GROUP_ROWS * (int)dtype_size(u->p->w->dtype);
+    const int bytes = u->rows <= FEW_ROWS ? FEW_BYTES : BLOCK_BYTES;
 
-    return u->rows <= ROWS_MAX ? u->p->w->cols : BLOCK_BYTES / pair_bytes * 2;
+    return u->rows <= ROWS_MAX ? u->p->w->cols : bytes / pair_bytes(u->p->w->dtype) * 2;
 }
 
 static const char *panel_at(const struct matrix *w, int panel, int column)
@@ -304,9 +315,13 @@ static void sum_tile(const struct unit *u, int group, int r, int rows, int colum
 {
     const struct matrix *w = u->p->w;
     const struct shape *shape = &shapes[rows];
+    const int step = tile_rows(u), tiles = ceil_div(u->rows, step), bytes = pair_bytes(w->dtype);
+    const int block = columns / 2 * bytes;
     struct tile tile = { .x = u->x + (size_t)r * u->x_ld + (w->round_x ? column / 2 : column),
                          .x_ld = u->x_ld,
-                         .columns = columns };
+                         .columns = columns,
+                         .ahead = (size_t)(tiles == 1 ? AHEAD : block + block / tiles * (r / step)),
+                         .fetch_step = (size_t)(bytes / tiles) };
 
     for (int i = 0; i < GROUP; i += shape->panels) {
         tile.w = panel_at(w, group * GROUP + i, column);
