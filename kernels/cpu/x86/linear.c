@@ -20,7 +20,7 @@ enum {
     V_PER_PANEL = PANEL / VW,
     ROWS_MAX = 6,              /* rows of the largest tile */
     BLOCK_BYTES = 24 << 10,    /* weights of a group that meet all rows of a unit, */
-    FEW_BYTES = 16 << 10,      /* or few rows, for which they have hardly come */
+    FEW_BYTES = 12 << 10,      /* or few: the next block comes while these are in use, */
     FEW_ROWS = 4 * ROWS_MAX,   /* at most */
     AHEAD = 4096,              /* bytes that the only tile of a group fetches ahead */
     UNIT_GROUPS = 4,           /* at most, of a unit */
