@@ -250,7 +250,7 @@ static void what_a_time_limit_leaves_of_a_turn_is_in_its_session(void **state)
 /* Four turns where one runs at a time: most have drawn nothing when their time is up. */
 static void a_turn_that_had_no_time_at_all_is_refused(void **state)
 {
-    enum { TURNS = 4 };
+    enum { TURNS = 12 };
     struct client c[TURNS];
     struct response r;
     struct live l;
@@ -294,7 +294,7 @@ static void a_turn_that_had_no_time_at_all_is_refused(void **state)
 /* Nor is an empty text the answer to one that leaves nothing behind. */
 static void a_completion_that_had_no_time_at_all_is_refused(void **state)
 {
-    enum { TURNS = 4 };
+    enum { TURNS = 12 };
     static const char body[] = "{\"prompt\":[5,6],\"max_tokens\":60000,\"ignore_eos\":true}";
     struct client c[TURNS];
     struct response r;
