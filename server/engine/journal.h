@@ -44,7 +44,7 @@ struct entry {
     struct snapshot *snapshot; /* and those that go along with it */
     struct checkpoint *head;   /* what the session is to stand on; kept */
     struct past *past;         /* behind it; kept */
-    struct lineage *parent;    /* the snapshot on the way there; kept */
+    struct lineage *parent;    /* the snapshot on the way there, or what was hung below; kept */
     uint64_t seed;             /* and its seed */
     double when;               /* seconds since 1970, as it is written */
 

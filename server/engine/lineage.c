@@ -151,12 +151,11 @@ static void moved(struct engine *e, struct entry *x)
  * each place upwards whenever a crash comes. */
 static struct entry *entry_away(const struct lineage *n)
 {
+    struct lineage *before = lineage_keep(n->parent);
     struct entry *x = entry_create(moved, NULL);
 
     if (x)
-        x->parent = lineage_keep(n->parent);
-    else
-        lineage_keep(n->parent);
+        x->parent = before;
     return x;
 }
 
@@ -243,9 +242,8 @@ void lineage_settle(struct engine *e)
     for (size_t i = 0; (at = id_map_walk(&e->lineage, &i)); i++) {
         struct lineage *n = at->value;
 
-        if (!n->gone || !n->parent || !n->parent->gone)
-            continue;
-        hang_mark(e, n, lineage_nearest(n->parent));
+        if (n->gone && n->parent && n->parent->gone)
+            hang_mark(e, n, lineage_nearest(n->parent));
     }
     for (size_t i = 0; (at = id_map_walk(&e->lineage, &i)); i++)
         lineage_release(e, at->value);
