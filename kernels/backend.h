@@ -43,7 +43,8 @@ struct backend {
     const char *detail; /* what was chosen: "avx512, 2 threads"; owned by the backend */
     const struct ops *ops;
     struct stream *stream;
-    bool lost; /* after sync() failed: the device, with all that it held */
+    bool lost;      /* after sync() failed: the device, with all that it held */
+    bool bf16_rows; /* its operations know y_bf16 and x_bf16 (ops.h), and gain by them */
 
     /* Sizes of decode steps that are recorded and replayed, ascending and ended by 0; a step
      * in between is filled up to the next. NULL: the backend records nothing. */
@@ -97,7 +98,7 @@ struct backend_module {
     unsigned interface;
     struct backend *(*open)(const struct backend_options *options, struct error *err);
 };
-#define BACKEND_MODULE_INTERFACE 3u
+#define BACKEND_MODULE_INTERFACE 4u
 #define BACKEND_MODULE_SYMBOL    "eddy_backend_module"
 
 #endif

@@ -4,7 +4,12 @@
  * and every other implementation is its twin, held to it by tests/kernels. Pointers are the
  * backend's memory. Operations enqueue and return nothing: shapes are proved when a model is
  * loaded, and a device fault surfaces at backend_sync(). Activations are float32, row-major;
- * `ld` is the distance between rows in floats, so that a slice of a wider row can be read.
+ * `ld` is the distance between rows in elements, so that a slice of a wider row can be read.
+ *
+ * What only products read need not be float32: an operation with a y_bf16 writes its rows there
+ * too, rounded to nearest even, at the distances of y, and not to y if that is NULL; y_bf16 NULL
+ * asks for nothing. A product takes such rows as x_bf16. Only the definitions and the backends
+ * that say so (backend.h, bf16_rows) know these fields.
  *
  * What an operation computes for one row never depends on the rows beside it, nor on how
  * many there are, and state operations take the tokens of a sequence in order: on the CPU
@@ -57,8 +62,10 @@ enum activation { ACT_NONE, ACT_SILU, ACT_SIGMOID, ACT_TANH, ACT_RELU2, ACT_SOFT
  * numbers below the smallest normal one may count as zeros. Sums run over ascending columns in one
  * fixed order per output. ACT_SOFTPLUS is x itself above 20, as in torch. */
 struct linear {
-    float *y;       /* [T, W.rows] */
-    const float *x; /* [T, W.cols] */
+    float *y;               /* [T, W.rows] */
+    uint16_t *y_bf16;       /* not with `add` */
+    const float *x;         /* [T, W.cols] */
+    const uint16_t *x_bf16; /* or NULL: instead of x, and only with BF16 weights */
     size_t y_ld, x_ld;
     const struct matrix *w;
     const float *bias; /* [W.rows] or NULL */
@@ -73,7 +80,8 @@ enum norm_kind { NORM_RMS, NORM_LAYER };
  * eps), or LAYER (x - mean) / sqrt(var + eps); then times weight, plus bias. */
 struct norm {
     enum norm_kind kind;
-    float *y;       /* [T, dim]; may be x */
+    float *y; /* [T, dim]; may be x */
+    uint16_t *y_bf16;
     const float *x; /* [T, dim] */
     size_t y_ld, x_ld;
     const float *weight; /* [dim] or NULL for ones */
@@ -85,7 +93,8 @@ struct norm {
 /* y[t] = rms_norm(x[t] * silu(z[t])) * weight per group (Mamba-2, arXiv 2405.21060: gate
  * first, then norm). weight NULL: no norm, only the gate. */
 struct gated_norm {
-    float *y;       /* [T, dim] */
+    float *y; /* [T, dim] */
+    uint16_t *y_bf16;
     const float *x; /* [T, dim] */
     const float *z; /* [T, dim] */
     size_t y_ld, x_ld, z_ld;
@@ -99,7 +108,8 @@ enum { SHIFT_MAX = 8 };
 /* Token shift (RWKV): y_i[t] = x[t] + (x[t-1] - x[t]) * mu_i, for n mixes at once. x[-1] is
  * the state, which afterwards holds the sequence's last x. */
 struct token_shift {
-    float *y[SHIFT_MAX];        /* n of [T, dim], none of them x */
+    float *y[SHIFT_MAX]; /* n of [T, dim], none of them x */
+    uint16_t *y_bf16[SHIFT_MAX];
     const float *mu[SHIFT_MAX]; /* n of [dim] */
     int n;
     const float *x; /* [T, dim] */
@@ -110,7 +120,8 @@ struct token_shift {
 /* Depthwise causal convolution of width W, then bias, then SiLU if asked (Mamba). The state
  * is the last W - 1 inputs, oldest first: [W - 1, dim]. */
 struct short_conv {
-    float *y;       /* [T, dim] */
+    float *y; /* [T, dim] */
+    uint16_t *y_bf16;
     const float *x; /* [T, dim]; not y */
     size_t y_ld, x_ld;
     const float *weight; /* [dim, W], the last column meets the newest input */
@@ -125,6 +136,7 @@ struct short_conv {
  *   y[c]   = (sum_n h[c,n] * C[n] + D[c] * x[c]) * silu(z[c])      (z NULL: no gate) */
 struct diagonal_scan {
     float *y; /* [T, dim] */
+    uint16_t *y_bf16;
     const float *x, *dt, *z;
     const float *B, *C; /* [T, N] */
     size_t y_ld, x_ld, dt_ld, z_ld, bc_ld;
@@ -181,7 +193,8 @@ struct delta_gates {
 /* RWKV-7's way out of the state: per-head layer norm of y, the bonus of the current token,
  * the gate:  y = (norm(y) * weight + bias + (sum_j r * k * r_k) * v) * g */
 struct head_output {
-    float *y;                   /* [T, H * V] in and out */
+    float *y;                   /* [T, H * V] in and, without y_bf16, out */
+    uint16_t *y_bf16;           /* if not NULL, out */
     const float *r, *k, *v, *g; /* [T, H * V]; here K == V */
     const float *r_k;           /* [H * V] */
     const float *weight, *bias; /* [H * V] */
@@ -194,6 +207,42 @@ struct lerp {
     float *y;
     const float *target, *mix;
     size_t n;
+};
+
+/* Fused operations: what its parts do, one after another, as few phases of a device. The rows
+ * that one part writes for the next are scratch memory, and mean nothing afterwards. */
+
+/* n products of the rows that a norm writes. */
+struct norm_linear {
+    struct norm norm;
+    const struct linear *p; /* x of each is y of norm, or x_bf16 its y_bf16 */
+    int n;
+};
+
+/* A norm, then the token shift of its rows; x of shift is y of norm. */
+struct norm_shift {
+    struct norm norm;
+    struct token_shift shift;
+};
+
+/* A step size of each channel, and the scan that takes it; dt of scan is y of dt. */
+struct dt_scan {
+    struct linear dt;
+    struct diagonal_scan scan;
+};
+
+/* The matrix state with its scalar decays (Mamba-2). */
+struct scalar_state {
+    struct decay_gates gates;
+    struct matrix_state state;
+};
+
+/* The matrix state with what leads into it and out of it (RWKV-7). */
+struct delta_state {
+    struct lerp v; /* n 0: none */
+    struct delta_gates gates;
+    struct matrix_state state;
+    struct head_output out;
 };
 
 enum { SAMPLE_TOP_MAX = 20 };
@@ -257,6 +306,11 @@ struct ops {
     void (*delta_gates)(struct stream *q, const struct delta_gates *p);
     void (*matrix_state)(struct stream *q, const struct batch *in, const struct matrix_state *p);
     void (*head_output)(struct stream *q, const struct head_output *p);
+    void (*norm_linear)(struct stream *q, const struct norm_linear *p);
+    void (*norm_shift)(struct stream *q, const struct batch *in, const struct norm_shift *p);
+    void (*dt_scan)(struct stream *q, const struct batch *in, const struct dt_scan *p);
+    void (*scalar_state)(struct stream *q, const struct batch *in, const struct scalar_state *p);
+    void (*delta_state)(struct stream *q, const struct batch *in, const struct delta_state *p);
     void (*sample)(struct stream *q, const struct sample *p);
 };
 

@@ -10,24 +10,34 @@ struct field arch_state(const struct arch_step *a, int i, int layer)
     };
 }
 
-void arch_norm(const struct arch_step *a, float *y, const float *x, const float *weight,
-               const float *bias)
+float *arch_f32_rows(const struct arch_step *a, float *rows)
+{
+    return a->bf16_rows ? NULL : rows;
+}
+
+uint16_t *arch_bf16_rows(const struct arch_step *a, float *rows)
+{
+    return a->bf16_rows ? (uint16_t *)rows : NULL;
+}
+
+struct norm arch_norm(const struct arch_step *a, float *y, const float *weight, const float *bias)
 {
     const int hidden = a->hyper->dim[HIDDEN];
 
-    a->ops->norm(a->stream, &(struct norm){
-                                .kind = a->norm,
-                                .y = y,
-                                .x = x,
-                                .y_ld = (size_t)hidden,
-                                .x_ld = (size_t)hidden,
-                                .weight = weight,
-                                .bias = bias,
-                                .T = a->in->T,
-                                .dim = hidden,
-                                .groups = 1,
-                                .eps = a->hyper->number[EPS],
-                            });
+    return (struct norm){
+        .kind = a->norm,
+        .y = arch_f32_rows(a, y),
+        .y_bf16 = arch_bf16_rows(a, y),
+        .x = a->x,
+        .y_ld = (size_t)hidden,
+        .x_ld = (size_t)hidden,
+        .weight = weight,
+        .bias = bias,
+        .T = a->in->T,
+        .dim = hidden,
+        .groups = 1,
+        .eps = a->hyper->number[EPS],
+    };
 }
 
 struct linear arch_linear(const struct arch_step *a, float *y, const float *x,
@@ -35,7 +45,8 @@ struct linear arch_linear(const struct arch_step *a, float *y, const float *x,
 {
     return (struct linear){
         .y = y,
-        .x = x,
+        .x = a->bf16_rows ? NULL : x,
+        .x_bf16 = a->bf16_rows ? (const uint16_t *)x : NULL,
         .y_ld = (size_t)w->rows,
         .x_ld = (size_t)w->cols,
         .w = w,
@@ -45,18 +56,19 @@ struct linear arch_linear(const struct arch_step *a, float *y, const float *x,
     };
 }
 
-void arch_product(const struct arch_step *a, float *y, const float *x, const struct matrix *w,
-                  const float *bias)
+struct linear arch_inner_linear(const struct arch_step *a, float *y, const float *x,
+                                const struct matrix *w, const float *bias, enum activation act)
 {
-    const struct linear p = arch_linear(a, y, x, w, bias, ACT_NONE);
+    struct linear p = arch_linear(a, arch_f32_rows(a, y), x, w, bias, act);
 
-    a->ops->linear(a->stream, &p, 1);
+    p.y_bf16 = arch_bf16_rows(a, y);
+    return p;
 }
 
-void arch_add_product(const struct arch_step *a, const float *y, const struct matrix *w,
+void arch_add_product(const struct arch_step *a, const float *x, const struct matrix *w,
                       const float *bias)
 {
-    struct linear p = arch_linear(a, a->x, y, w, bias, ACT_NONE);
+    struct linear p = arch_linear(a, a->x, x, w, bias, ACT_NONE);
 
     p.add = true;
     a->ops->linear(a->stream, &p, 1);

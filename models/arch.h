@@ -87,6 +87,7 @@ struct arch_step {
     float *x; /* [T, HIDDEN], the residual stream: left for the last norm */
     const struct state_layout *layout;
     float *records;
+    bool bf16_rows; /* what products read is bf16, see ops.h */
 };
 
 struct model_arch {
@@ -117,18 +118,25 @@ const struct model_arch *arch_find(const struct model_config *config, const stru
 /* Field `i` of the state table, of one layer. */
 struct field arch_state(const struct arch_step *a, int i, int layer);
 
-/* y = norm(x) * weight + bias, both [T, HIDDEN]; bias may be NULL. */
-void arch_norm(const struct arch_step *a, float *y, const float *x, const float *weight,
-               const float *bias);
+/* Scratch rows that only products read, as the two places an operation can write them to: one
+ * of them is NULL. */
+float *arch_f32_rows(const struct arch_step *a, float *rows);
+uint16_t *arch_bf16_rows(const struct arch_step *a, float *rows);
 
-/* y = act(W x + bias) on tight rows: to be enqueued by the caller, alone or with others. */
+/* y = norm(x) * weight + bias of the residual stream, y for products; bias may be NULL. */
+struct norm arch_norm(const struct arch_step *a, float *y, const float *weight, const float *bias);
+
+/* y = act(W x + bias) on tight rows, x only for products: to be enqueued by the caller, alone or
+ * with others. */
 struct linear arch_linear(const struct arch_step *a, float *y, const float *x,
                           const struct matrix *w, const float *bias, enum activation act);
 
-/* y = W x + bias, and the residual stream += W y + bias, enqueued. */
-void arch_product(const struct arch_step *a, float *y, const float *x, const struct matrix *w,
-                  const float *bias);
-void arch_add_product(const struct arch_step *a, const float *y, const struct matrix *w,
+/* The same whose y is only for products. */
+struct linear arch_inner_linear(const struct arch_step *a, float *y, const float *x,
+                                const struct matrix *w, const float *bias, enum activation act);
+
+/* The residual stream += W x + bias, x only for products, enqueued. */
+void arch_add_product(const struct arch_step *a, const float *x, const struct matrix *w,
                       const float *bias);
 
 extern const struct model_arch arch_mamba, arch_falcon_mamba, arch_mamba2, arch_rwkv7;

@@ -198,7 +198,7 @@ bool bind_resolve(struct bindings *b, const struct model_arch *arch, const struc
 {
     uint64_t largest = 0;
 
-    *b = (struct bindings){ .arch = arch, .hyper = h, .weights = w };
+    *b = (struct bindings){ .arch = arch, .hyper = h, .weights = w, .one_dtype = true };
     b->list = calloc(weights_count(w) + 1, sizeof(*b->list));
     if (!b->list)
         return error_set(err, ERR_NOMEM, "%s: out of memory", path);
@@ -223,6 +223,8 @@ bool bind_resolve(struct bindings *b, const struct model_arch *arch, const struc
             if (row->kind == IGNORED)
                 continue;
             b->parameters += elements(one.tensor);
+            b->one_dtype =
+                b->one_dtype && (row->kind != MATRIX || !largest || one.tensor->dtype == b->dtype);
             if (row->kind == MATRIX && elements(one.tensor) > largest) {
                 largest = elements(one.tensor);
                 b->dtype = one.tensor->dtype;

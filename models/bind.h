@@ -31,6 +31,7 @@ struct bindings {
     size_t count;
     uint64_t parameters;
     enum dtype dtype; /* of the largest matrix */
+    bool one_dtype;   /* of every matrix */
 };
 
 /* The architecture's structs, whose fields the table's offsets name. */

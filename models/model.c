@@ -24,11 +24,13 @@ struct model {
     struct backend *be; /* borrowed: whoever called model_open() */
     struct bound bound;
     char *scratch; /* the architecture's struct of pointers into memory */
-    char *memory;  /* the backend's: scratch, x, last and logits */
+    char *memory;  /* the backend's: scratch, x, last, normed and logits */
     float *x;      /* [max_rows, HIDDEN] */
     float *last;   /* [max_logits, HIDDEN] */
+    float *normed; /* the same for the head */
     float *logits; /* [max_logits, VOCAB] */
     int max_rows, max_logits;
+    bool bf16_rows; /* products take their inputs as bf16 */
 };
 
 /* The files while they are looked at. */
@@ -206,12 +208,12 @@ static size_t rows_bytes(int rows, int columns)
     return align((size_t)rows * (size_t)columns * sizeof(float));
 }
 
-/* One allocation, cut into the rows of the scratch table and model.c's own three. */
+/* One allocation, cut into the rows of the scratch table and model.c's own four. */
 static bool allocate_scratch(struct model *m, struct error *err)
 {
     const int *d = m->hyper.dim;
     size_t x = rows_bytes(m->max_rows, d[HIDDEN]), last = rows_bytes(m->max_logits, d[HIDDEN]);
-    size_t logits = rows_bytes(m->max_logits, d[VOCAB]), total = x + last + logits;
+    size_t logits = rows_bytes(m->max_logits, d[VOCAB]), total = x + 2 * last + logits;
 
     for (const struct scratch_row *row = m->arch->scratch; row->columns; row++)
         total += rows_bytes(m->max_rows, d[row->columns]);
@@ -225,8 +227,9 @@ static bool allocate_scratch(struct model *m, struct error *err)
     char *at = m->memory;
     m->x = (float *)at;
     m->last = (float *)(at + x);
-    m->logits = (float *)(at + x + last);
-    at += x + last + logits;
+    m->normed = (float *)(at + x + last);
+    m->logits = (float *)(at + x + 2 * last);
+    at += x + 2 * last + logits;
     for (const struct scratch_row *row = m->arch->scratch; row->columns; row++) {
         float *rows = (float *)at;
 
@@ -254,6 +257,7 @@ struct model *model_open(const char *path, struct backend *be, const struct mode
     if (ok) {
         m->arch = s.arch;
         m->hyper = s.hyper;
+        m->bf16_rows = be->bf16_rows && s.bindings.one_dtype && m->info.dtype == DTYPE_BF16;
         ok = load_weights(m, &s, err) && allocate_scratch(m, err) && be->sync(be, err);
     }
     source_finish(&s);
@@ -282,39 +286,28 @@ const struct model_info *model_info(const struct model *m)
 }
 
 /* Last norm and head, of the wanted rows only. */
-static void read_out(struct model *m, const struct batch *in)
+static void read_out(const struct model *m, struct arch_step a)
 {
-    const struct ops *o = m->be->ops;
-    struct stream *q = m->be->stream;
     const struct model_ends *ends = (const struct model_ends *)m->bound.model;
-    const int hidden = m->hyper.dim[HIDDEN];
+    const struct batch wanted = { .T = a.in->L };
 
-    o->gather(q, in, m->last, m->x, hidden);
-    o->norm(q, &(struct norm){ .kind = m->arch->norm,
-                               .y = m->last,
-                               .x = m->last,
-                               .y_ld = (size_t)hidden,
-                               .x_ld = (size_t)hidden,
-                               .weight = ends->norm,
-                               .bias = ends->norm_bias,
-                               .T = in->L,
-                               .dim = hidden,
-                               .groups = 1,
-                               .eps = m->hyper.number[EPS] });
-    o->linear(q,
-              &(struct linear){ .y = m->logits,
-                                .x = m->last,
-                                .y_ld = (size_t)m->hyper.dim[VOCAB],
-                                .x_ld = (size_t)hidden,
-                                .w = m->hyper.dim[TIED] ? &ends->embed : &ends->head,
-                                .T = in->L },
-              1);
+    a.ops->gather(a.stream, a.in, m->last, a.x, m->hyper.dim[HIDDEN]);
+    a.in = &wanted;
+    a.x = m->last;
+
+    const struct linear head = arch_linear(
+        &a, m->logits, m->normed, m->hyper.dim[TIED] ? &ends->embed : &ends->head, NULL, ACT_NONE);
+
+    a.ops->norm_linear(
+        a.stream,
+        &(struct norm_linear){
+            .norm = arch_norm(&a, m->normed, ends->norm, ends->norm_bias), .p = &head, .n = 1 });
 }
 
 /* What a step is, but for its batch: the backend may record it and not ask again. */
 static void enqueue(struct model *m, void *records, const struct batch *in)
 {
-    m->arch->step(&(struct arch_step){
+    const struct arch_step a = {
         .ops = m->be->ops,
         .stream = m->be->stream,
         .in = in,
@@ -326,9 +319,12 @@ static void enqueue(struct model *m, void *records, const struct batch *in)
         .x = m->x,
         .layout = &m->info.layout,
         .records = records,
-    });
+        .bf16_rows = m->bf16_rows,
+    };
+
+    m->arch->step(&a);
     if (in->L > 0)
-        read_out(m, in);
+        read_out(m, a);
 }
 
 /* false: the backend had recorded this step and replayed it. */

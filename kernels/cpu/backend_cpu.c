@@ -325,6 +325,7 @@ struct backend *backend_open_cpu(const struct backend_options *options, struct e
         free(cpu);
         return NULL;
     }
+    pool_set_ops(cpu->base.stream, isa->ops);
     cpu->round_x = options->round_x;
     snprintf(cpu->detail, sizeof(cpu->detail), "%s, %d thread%s%s", isa->name,
              pool_threads(cpu->base.stream), pool_threads(cpu->base.stream) == 1 ? "" : "s",

@@ -46,6 +46,15 @@ static inline int unit_count(int T, int rows)
     return (T + rows - 1) / rows;
 }
 
+/* Number i of what an operation writes: either place may be NULL (ops.h). */
+static inline void store_number(float *y, uint16_t *y_bf16, size_t i, float v)
+{
+    if (y)
+        y[i] = v;
+    if (y_bf16)
+        y_bf16[i] = f32_to_bf16(v);
+}
+
 extern const struct ops ops_cpu_plain, ops_cpu_avx2, ops_cpu_avx512, ops_cpu_avx512bf16;
 
 void embed_plain(struct stream *q, const struct batch *in, float *x, const struct matrix *table);
@@ -62,6 +71,13 @@ void delta_gates_plain(struct stream *q, const struct delta_gates *p);
 void matrix_state_plain(struct stream *q, const struct batch *in, const struct matrix_state *p);
 void head_output_plain(struct stream *q, const struct head_output *p);
 void sample_plain(struct stream *q, const struct sample *p);
+
+/* Of every table: made of its other operations (pool_ops()). */
+void norm_linear_cpu(struct stream *q, const struct norm_linear *p);
+void norm_shift_cpu(struct stream *q, const struct batch *in, const struct norm_shift *p);
+void dt_scan_cpu(struct stream *q, const struct batch *in, const struct dt_scan *p);
+void scalar_state_cpu(struct stream *q, const struct batch *in, const struct scalar_state *p);
+void delta_state_cpu(struct stream *q, const struct batch *in, const struct delta_state *p);
 
 /* What sampling does with every logit of a row: the part that has twins. */
 struct sample_loops {

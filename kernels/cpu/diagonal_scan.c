@@ -24,7 +24,8 @@ static void scan_token(const struct diagonal_scan *p, float *h, size_t t)
             y += hc[n] * C[n];
         }
         y += p->D[c] * x;
-        p->y[t * p->y_ld + (size_t)c] = p->z ? y * silu(p->z[t * p->z_ld + (size_t)c]) : y;
+        store_number(p->y, p->y_bf16, t * p->y_ld + (size_t)c,
+                     p->z ? y * silu(p->z[t * p->z_ld + (size_t)c]) : y);
     }
 }
 

@@ -9,7 +9,8 @@
 static void output_head(const struct head_output *p, size_t at, size_t channel)
 {
     const size_t V = (size_t)p->V;
-    float *y = p->y + at, mean = 0.0f, var = 0.0f, bonus = 0.0f;
+    const float *y = p->y + at;
+    float mean = 0.0f, var = 0.0f, bonus = 0.0f;
 
     for (size_t i = 0; i < V; i++)
         mean += y[i];
@@ -24,7 +25,8 @@ static void output_head(const struct head_output *p, size_t at, size_t channel)
     for (size_t i = 0; i < V; i++) {
         float normed = (y[i] - mean) * scale * p->weight[channel + i] + p->bias[channel + i];
 
-        y[i] = (normed + bonus * p->v[at + i]) * p->g[at + i];
+        store_number(p->y_bf16 ? NULL : p->y, p->y_bf16, at + i,
+                     (normed + bonus * p->v[at + i]) * p->g[at + i]);
     }
 }
 

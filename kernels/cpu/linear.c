@@ -8,15 +8,18 @@
 #include "kernels/cpu/activation.h"
 #include "kernels/cpu/pool.h"
 
-/* x as it is multiplied. */
-static float factor(const struct matrix *w, float x)
+/* Number i of x as it is multiplied. */
+static float factor(const struct linear *p, size_t i)
 {
-    return w->round_x ? bf16_to_f32(f32_to_bf16(x)) : x;
+    if (p->x_bf16)
+        return bf16_to_f32(p->x_bf16[i]);
+    return p->w->round_x ? bf16_to_f32(f32_to_bf16(p->x[i])) : p->x[i];
 }
 
-/* sum[r] = sum_j W[group * GROUP_ROWS + r, j] * x[j] */
-static void group_product(float sum[GROUP_ROWS], const struct matrix *w, int group, const float *x)
+/* sum[r] = sum_j W[group * GROUP_ROWS + r, j] * x[at + j] */
+static void group_product(float sum[GROUP_ROWS], const struct linear *p, int group, size_t at)
 {
+    const struct matrix *w = p->w;
     const size_t size = dtype_size(w->dtype), first = matrix_index(w, group * GROUP_ROWS, 0);
     const size_t lane = w->dtype == DTYPE_BF16 ? 2 : 1,
                  odd = w->dtype == DTYPE_BF16 ? 1 : GROUP_ROWS;
@@ -24,7 +27,8 @@ static void group_product(float sum[GROUP_ROWS], const struct matrix *w, int gro
     for (int r = 0; r < GROUP_ROWS; r++)
         sum[r] = 0.0f;
     for (int j = 0; j < w->cols; j += 2) {
-        const float even = factor(w, x[j]), next = j + 1 < w->cols ? factor(w, x[j + 1]) : 0.0f;
+        const float even = factor(p, at + (size_t)j);
+        const float next = j + 1 < w->cols ? factor(p, at + (size_t)j + 1) : 0.0f;
         float pair[2 * GROUP_ROWS];
 
         dtype_to_f32(pair, (char *)w->data + (first + (size_t)j * GROUP_ROWS) * size, w->dtype,
@@ -46,13 +50,14 @@ static void run_group(const void *job, int group, int thread)
 
     (void)thread;
     for (int t = 0; t < p->T; t++) {
-        float *y = p->y + (size_t)t * p->y_ld + row, sum[GROUP_ROWS];
+        const size_t at = (size_t)t * p->y_ld + (size_t)row;
+        float sum[GROUP_ROWS];
 
-        group_product(sum, p->w, group, p->x + (size_t)t * p->x_ld);
+        group_product(sum, p, group, (size_t)t * p->x_ld);
         for (int r = 0; r < rows; r++) {
-            float v = activate(p->act, sum[r] + (p->bias ? p->bias[row + r] : 0.0f));
+            const float v = activate(p->act, sum[r] + (p->bias ? p->bias[row + r] : 0.0f));
 
-            y[r] = p->add ? y[r] + v : v;
+            store_number(p->y, p->y_bf16, at + (size_t)r, p->add ? p->y[at + (size_t)r] + v : v);
         }
     }
 }

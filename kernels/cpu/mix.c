@@ -27,10 +27,9 @@ void token_shift_plain(struct stream *q, const struct batch *in, const struct to
             const float *x = p->x + (size_t)t * dim;
 
             for (int i = 0; i < p->n; i++) {
-                float *y = p->y[i] + (size_t)t * dim;
-
                 for (size_t j = 0; j < dim; j++)
-                    y[j] = x[j] + (before[j] - x[j]) * p->mu[i][j];
+                    store_number(p->y[i], p->y_bf16[i], (size_t)t * dim + j,
+                                 x[j] + (before[j] - x[j]) * p->mu[i][j]);
             }
             before = x;
         }
@@ -49,8 +48,9 @@ static const float *conv_input(const struct short_conv *p, const float *state, c
     return x + (size_t)row * p->x_ld;
 }
 
+/* Row t of a sequence; its outputs begin at y[at]. */
 static void conv_row(const struct short_conv *p, const float *state, const float *x, int t,
-                     float *y)
+                     size_t at)
 {
     for (int c = 0; c < p->dim; c++) {
         float sum = 0.0f;
@@ -59,7 +59,7 @@ static void conv_row(const struct short_conv *p, const float *state, const float
             sum += p->weight[c * p->W + i] * conv_input(p, state, x, t - p->W + 1 + i)[c];
         if (p->bias)
             sum += p->bias[c];
-        y[c] = p->silu ? silu(sum) : sum;
+        store_number(p->y, p->y_bf16, at + (size_t)c, p->silu ? silu(sum) : sum);
     }
 }
 
@@ -73,7 +73,7 @@ void short_conv_plain(struct stream *q, const struct batch *in, const struct sho
         float *state = p->state.base + (size_t)in->slot[s] * p->state.stride;
 
         for (int t = 0; t < T; t++)
-            conv_row(p, state, x, t, p->y + (first + (size_t)t) * p->y_ld);
+            conv_row(p, state, x, t, (first + (size_t)t) * p->y_ld);
         for (int i = 0; i < p->W - 1; i++) /* ascending: a row moves before it is overwritten */
             memmove(state + (size_t)i * (size_t)p->dim, conv_input(p, state, x, T - p->W + 1 + i),
                     (size_t)p->dim * sizeof(*state));

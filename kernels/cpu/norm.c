@@ -32,13 +32,14 @@ void norm_plain(struct stream *q, const struct norm *p)
     for (int t = 0; t < p->T; t++) {
         for (int first = 0; first < p->dim; first += n) {
             const float *x = p->x + (size_t)t * p->x_ld + first;
-            float *y = p->y + (size_t)t * p->y_ld + first;
+            const size_t at = (size_t)t * p->y_ld + (size_t)first;
             float mean = p->kind == NORM_LAYER ? mean_of(x, n) : 0.0f;
             float scale = 1.0f / sqrtf(mean_square(x, n, mean) + p->eps);
 
             for (int i = 0; i < n; i++)
-                y[i] = (x[i] - mean) * scale * (p->weight ? p->weight[first + i] : 1.0f) +
-                       (p->bias ? p->bias[first + i] : 0.0f);
+                store_number(p->y, p->y_bf16, at + (size_t)i,
+                             (x[i] - mean) * scale * (p->weight ? p->weight[first + i] : 1.0f) +
+                                 (p->bias ? p->bias[first + i] : 0.0f));
         }
     }
 }
@@ -52,17 +53,16 @@ void gated_norm_plain(struct stream *q, const struct gated_norm *p)
         for (int first = 0; first < p->dim; first += n) {
             const float *x = p->x + (size_t)t * p->x_ld + first;
             const float *z = p->z + (size_t)t * p->z_ld + first;
-            float *y = p->y + (size_t)t * p->y_ld + first;
+            const size_t at = (size_t)t * p->y_ld + (size_t)first;
+            float scale = 1.0f, sum = 0.0f;
 
+            for (int i = 0; p->weight && i < n; i++)
+                sum += x[i] * silu(z[i]) * (x[i] * silu(z[i]));
+            if (p->weight)
+                scale = 1.0f / sqrtf(sum / (float)n + p->eps);
             for (int i = 0; i < n; i++)
-                y[i] = x[i] * silu(z[i]);
-            if (!p->weight)
-                continue;
-
-            float scale = 1.0f / sqrtf(mean_square(y, n, 0.0f) + p->eps);
-
-            for (int i = 0; i < n; i++)
-                y[i] = y[i] * scale * p->weight[first + i];
+                store_number(p->y, p->y_bf16, at + (size_t)i,
+                             x[i] * silu(z[i]) * scale * (p->weight ? p->weight[first + i] : 1.0f));
         }
     }
 }

@@ -50,6 +50,7 @@ struct stream {
 
     int threads, started;
     struct worker *worker; /* [threads]; 0 is the caller */
+    const struct ops *ops;
 };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected)
@@ -195,6 +196,16 @@ void pool_run(struct stream *q, int units, size_t cost, pool_work *work, const v
     }
     take_units(q, 0);
     wait_until_done(q);
+}
+
+void pool_set_ops(struct stream *q, const struct ops *ops)
+{
+    q->ops = ops;
+}
+
+const struct ops *pool_ops(const struct stream *q)
+{
+    return q->ops;
 }
 
 int pool_threads(const struct stream *q)

@@ -18,6 +18,7 @@
 #include <stddef.h>
 
 struct error;
+struct ops;
 struct stream;
 
 typedef void pool_work(const void *job, int unit, int thread);
@@ -28,6 +29,11 @@ int pool_cores(void); /* that this process may use */
 struct stream *pool_create(int threads, struct error *err);
 void pool_destroy(struct stream *q); /* takes NULL */
 int pool_threads(const struct stream *q);
+
+/* The table whose operations run here, for those that are made of others. Set before the first;
+ * borrowed. */
+void pool_set_ops(struct stream *q, const struct ops *ops);
+const struct ops *pool_ops(const struct stream *q);
 
 /* Runs work(job, unit, thread) for each unit below `units`, 0 <= thread < pool_threads().
  * cost: about how many float operations or loads all units need; the caller does little

@@ -117,7 +117,9 @@ struct mamba_scratch {
     float *xn;  /* [T, HIDDEN] */
     float *in;  /* [T, IN_ROWS]: c, z */
     float *c;   /* [T, INNER] */
+    float *cx;  /* the same for W_x, if that takes bf16 */
     float *rbc; /* [T, X_ROWS]: r, B, C */
+    float *rx;  /* the same for W_dt, if that takes bf16 */
     float *dt;  /* [T, INNER] */
     float *y;   /* [T, INNER] */
 };
@@ -125,16 +127,18 @@ struct mamba_scratch {
 #define S(field) offsetof(struct mamba_scratch, field)
 
 static const struct scratch_row scratch[] = {
-    { S(xn), HIDDEN }, { S(in), IN_ROWS }, { S(c), INNER }, { S(rbc), X_ROWS },
-    { S(dt), INNER },  { S(y), INNER },    { 0, 0 },
+    { S(xn), HIDDEN }, { S(in), IN_ROWS }, { S(c), INNER }, { S(cx), INNER }, { S(rbc), X_ROWS },
+    { S(rx), X_ROWS }, { S(dt), INNER },   { S(y), INNER }, { 0, 0 },
 };
 
-static void norm_part(const struct arch_step *a, float *x, int dim)
+/* In place, if y_bf16 does not say otherwise. */
+static void norm_part(const struct arch_step *a, float *x, uint16_t *y_bf16, int dim)
 {
     const size_t ld = (size_t)a->hyper->dim[X_ROWS];
 
     a->ops->norm(a->stream, &(struct norm){ .kind = NORM_RMS,
-                                            .y = x,
+                                            .y = y_bf16 ? NULL : x,
+                                            .y_bf16 = y_bf16,
                                             .x = x,
                                             .y_ld = ld,
                                             .x_ld = ld,
@@ -153,10 +157,12 @@ static void block(const struct arch_step *a, int l)
     const int *d = a->hyper->dim, R = d[RANK], N = d[STATE];
     const size_t inner = (size_t)d[INNER], in_ld = (size_t)d[IN_ROWS], rbc_ld = (size_t)d[X_ROWS];
 
-    arch_norm(a, s->xn, a->x, w->norm, NULL);
-    arch_product(a, s->in, s->xn, &w->in, w->in_bias);
+    struct linear in = arch_linear(a, s->in, s->xn, &w->in, w->in_bias, ACT_NONE);
+    o->norm_linear(
+        q, &(struct norm_linear){ .norm = arch_norm(a, s->xn, w->norm, NULL), .p = &in, .n = 1 });
     o->short_conv(q, a->in,
                   &(struct short_conv){ .y = s->c,
+                                        .y_bf16 = arch_bf16_rows(a, s->cx),
                                         .x = s->in,
                                         .y_ld = inner,
                                         .x_ld = in_ld,
@@ -166,32 +172,36 @@ static void block(const struct arch_step *a, int l)
                                         .W = d[CONV],
                                         .silu = true,
                                         .state = arch_state(a, STATE_CONV, l) });
-    arch_product(a, s->rbc, s->c, &w->x, NULL);
+    struct linear x = arch_linear(a, s->rbc, a->bf16_rows ? s->cx : s->c, &w->x, NULL, ACT_NONE);
+    x.y_bf16 = d[MIXER_NORMS] ? NULL : arch_bf16_rows(a, s->rx);
+    o->linear(q, &x, 1);
     if (d[MIXER_NORMS]) {
-        norm_part(a, s->rbc, R);
-        norm_part(a, s->rbc + R, N);
-        norm_part(a, s->rbc + R + N, N);
+        norm_part(a, s->rbc, arch_bf16_rows(a, s->rx), R);
+        norm_part(a, s->rbc + R, NULL, N);
+        norm_part(a, s->rbc + R + N, NULL, N);
     }
-    struct linear dt = arch_linear(a, s->dt, s->rbc, &w->dt, w->dt_bias, ACT_SOFTPLUS);
+    struct linear dt =
+        arch_linear(a, s->dt, a->bf16_rows ? s->rx : s->rbc, &w->dt, w->dt_bias, ACT_SOFTPLUS);
     dt.x_ld = rbc_ld;
-    o->linear(q, &dt, 1);
-    o->diagonal_scan(q, a->in,
-                     &(struct diagonal_scan){ .y = s->y,
-                                              .x = s->c,
-                                              .dt = s->dt,
-                                              .z = s->in + inner,
-                                              .B = s->rbc + R,
-                                              .C = s->rbc + R + N,
-                                              .y_ld = inner,
-                                              .x_ld = inner,
-                                              .dt_ld = inner,
-                                              .z_ld = in_ld,
-                                              .bc_ld = rbc_ld,
-                                              .A = w->A,
-                                              .D = w->D,
-                                              .dim = d[INNER],
-                                              .N = N,
-                                              .state = arch_state(a, STATE_SSM, l) });
+    o->dt_scan(q, a->in,
+               &(struct dt_scan){ .dt = dt,
+                                  .scan = { .y = arch_f32_rows(a, s->y),
+                                            .y_bf16 = arch_bf16_rows(a, s->y),
+                                            .x = s->c,
+                                            .dt = s->dt,
+                                            .z = s->in + inner,
+                                            .B = s->rbc + R,
+                                            .C = s->rbc + R + N,
+                                            .y_ld = inner,
+                                            .x_ld = inner,
+                                            .dt_ld = inner,
+                                            .z_ld = in_ld,
+                                            .bc_ld = rbc_ld,
+                                            .A = w->A,
+                                            .D = w->D,
+                                            .dim = d[INNER],
+                                            .N = N,
+                                            .state = arch_state(a, STATE_SSM, l) } });
     arch_add_product(a, s->y, &w->out, w->out_bias);
 }
 

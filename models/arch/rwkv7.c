@@ -145,6 +145,7 @@ struct rwkv7_scratch {
     float *xn, *mix[MIXES];                         /* [T, HIDDEN] */
     float *r, *w, *k, *v, *a, *g, *v_first, *v_mix; /* [T, HIDDEN] */
     float *decay, *b, *kk_a, *y;                    /* [T, HIDDEN] */
+    float *out;                                     /* y for W_o, if that takes bf16 */
     float *w_low, *a_low, *v_low, *g_low;           /* [T, their rank] */
     float *ffn;                                     /* [T, FFN] */
 };
@@ -152,31 +153,19 @@ struct rwkv7_scratch {
 #define S(field) offsetof(struct rwkv7_scratch, field)
 
 static const struct scratch_row scratch[] = {
-    { S(xn), HIDDEN },
-    { S(mix[R]), HIDDEN },
-    { S(mix[W]), HIDDEN },
-    { S(mix[K]), HIDDEN },
-    { S(mix[V]), HIDDEN },
-    { S(mix[A]), HIDDEN },
-    { S(mix[G]), HIDDEN },
-    { S(r), HIDDEN },
-    { S(w), HIDDEN },
-    { S(k), HIDDEN },
-    { S(v), HIDDEN },
-    { S(a), HIDDEN },
-    { S(g), HIDDEN },
-    { S(v_first), HIDDEN },
-    { S(v_mix), HIDDEN },
-    { S(decay), HIDDEN },
-    { S(b), HIDDEN },
-    { S(kk_a), HIDDEN },
-    { S(y), HIDDEN },
-    { S(w_low), W_RANK },
-    { S(a_low), A_RANK },
-    { S(v_low), V_RANK },
-    { S(g_low), G_RANK },
-    { S(ffn), FFN },
-    { 0, 0 },
+    { S(xn), HIDDEN },     { S(mix[R]), HIDDEN },
+    { S(mix[W]), HIDDEN }, { S(mix[K]), HIDDEN },
+    { S(mix[V]), HIDDEN }, { S(mix[A]), HIDDEN },
+    { S(mix[G]), HIDDEN }, { S(r), HIDDEN },
+    { S(w), HIDDEN },      { S(k), HIDDEN },
+    { S(v), HIDDEN },      { S(a), HIDDEN },
+    { S(g), HIDDEN },      { S(v_first), HIDDEN },
+    { S(v_mix), HIDDEN },  { S(decay), HIDDEN },
+    { S(b), HIDDEN },      { S(kk_a), HIDDEN },
+    { S(y), HIDDEN },      { S(out), HIDDEN },
+    { S(w_low), W_RANK },  { S(a_low), A_RANK },
+    { S(v_low), V_RANK },  { S(g_low), G_RANK },
+    { S(ffn), FFN },       { 0, 0 },
 };
 
 /* r, w, k, v, a, g of the shifted inputs: all products of one rank of dependence at once. */
@@ -187,10 +176,10 @@ static void project(const struct arch_step *a, const struct rwkv7_layer *w,
         arch_linear(a, s->r, s->mix[R], &w->r, NULL, ACT_NONE),
         arch_linear(a, s->k, s->mix[K], &w->k, NULL, ACT_NONE),
         arch_linear(a, v, s->mix[V], &w->v, NULL, ACT_NONE),
-        arch_linear(a, s->w_low, s->mix[W], &w->w1, NULL, ACT_TANH),
-        arch_linear(a, s->a_low, s->mix[A], &w->a1, NULL, ACT_NONE),
-        arch_linear(a, s->g_low, s->mix[G], &w->g1, NULL, ACT_SIGMOID),
-        arch_linear(a, s->v_low, s->mix[V], &w->v1, NULL, ACT_NONE),
+        arch_inner_linear(a, s->w_low, s->mix[W], &w->w1, NULL, ACT_TANH),
+        arch_inner_linear(a, s->a_low, s->mix[A], &w->a1, NULL, ACT_NONE),
+        arch_inner_linear(a, s->g_low, s->mix[G], &w->g1, NULL, ACT_SIGMOID),
+        arch_inner_linear(a, s->v_low, s->mix[V], &w->v1, NULL, ACT_NONE),
     };
     const struct linear second[] = {
         arch_linear(a, s->w, s->w_low, &w->w2, w->w0, ACT_NONE),
@@ -203,71 +192,82 @@ static void project(const struct arch_step *a, const struct rwkv7_layer *w,
     a->ops->linear(a->stream, second, blend_v ? 4 : 3);
 }
 
+/* mix_i(ln(x)) for n mixes, into the first of s->mix. */
+static void shift(const struct arch_step *a, const float *ln, const float *ln_bias,
+                  const float *const *mu, int n, struct field before)
+{
+    const struct rwkv7_scratch *s = a->scratch;
+    struct norm_shift p = {
+        .norm = arch_norm(a, NULL, ln, ln_bias),
+        .shift = { .n = n, .x = s->xn, .dim = a->hyper->dim[HIDDEN], .state = before },
+    };
+
+    p.norm.y = s->xn;
+    p.norm.y_bf16 = NULL;
+    for (int i = 0; i < n; i++) {
+        p.shift.y[i] = arch_f32_rows(a, s->mix[i]);
+        p.shift.y_bf16[i] = arch_bf16_rows(a, s->mix[i]);
+        p.shift.mu[i] = mu[i];
+    }
+    a->ops->norm_shift(a->stream, a->in, &p);
+}
+
 static void time_mix(const struct arch_step *a, int l)
 {
-    const struct ops *o = a->ops;
-    struct stream *q = a->stream;
     const struct rwkv7_layer *w = (const struct rwkv7_layer *)a->layers + l;
     const struct rwkv7_scratch *s = a->scratch;
     const int *d = a->hyper->dim, T = a->in->T, H = d[HEADS], N = d[HEAD_DIM];
     const size_t hidden = (size_t)d[HIDDEN];
     float *v = l ? s->v : s->v_first; /* layer 0's stays for the others to blend towards */
 
-    arch_norm(a, s->xn, a->x, w->ln1, w->ln1_bias);
-    struct token_shift shift = {
-        .n = MIXES, .x = s->xn, .dim = d[HIDDEN], .state = arch_state(a, STATE_SHIFT, l)
-    };
-    for (int i = 0; i < MIXES; i++) {
-        shift.y[i] = s->mix[i];
-        shift.mu[i] = w->mu[i];
-    }
-    o->token_shift(q, a->in, &shift);
+    shift(a, w->ln1, w->ln1_bias, w->mu, MIXES, arch_state(a, STATE_SHIFT, l));
     project(a, w, s, v, l > 0);
-    if (l > 0)
-        o->lerp(q, &(struct lerp){
-                       .y = v, .target = s->v_first, .mix = s->v_mix, .n = (size_t)T * hidden });
-    o->delta_gates(q, &(struct delta_gates){ .decay = s->decay,
-                                             .a_out = s->kk_a,
-                                             .b = s->b,
-                                             .k = s->k,
-                                             .w = s->w,
-                                             .a = s->a,
-                                             .k_k = w->k_k,
-                                             .k_a = w->k_a,
-                                             .T = T,
-                                             .H = H,
-                                             .K = N });
-    o->matrix_state(q, a->in,
-                    &(struct matrix_state){ .y = s->y,
-                                            .w = s->decay,
-                                            .a = s->kk_a,
-                                            .b = s->b,
-                                            .k = s->k,
-                                            .q = s->r,
-                                            .v = v,
-                                            .y_ld = hidden,
-                                            .w_ld = hidden,
-                                            .ab_ld = hidden,
-                                            .kq_ld = hidden,
-                                            .v_ld = hidden,
-                                            .H = H,
-                                            .V = N,
-                                            .K = N,
-                                            .k_heads = H,
-                                            .state = arch_state(a, STATE_WKV, l) });
-    o->head_output(q, &(struct head_output){ .y = s->y,
-                                             .r = s->r,
-                                             .k = s->k,
-                                             .v = v,
-                                             .g = s->g,
-                                             .r_k = w->r_k,
-                                             .weight = w->head_norm,
-                                             .bias = w->head_norm_bias,
-                                             .T = T,
-                                             .H = H,
-                                             .V = N,
-                                             .eps = (float)N * HEAD_NORM_EPS });
-    arch_add_product(a, s->y, &w->o, NULL);
+    a->ops->delta_state(
+        a->stream, a->in,
+        &(struct delta_state){
+            .v = { .y = v, .target = s->v_first, .mix = s->v_mix, .n = l ? (size_t)T * hidden : 0 },
+            .gates = { .decay = s->decay,
+                       .a_out = s->kk_a,
+                       .b = s->b,
+                       .k = s->k,
+                       .w = s->w,
+                       .a = s->a,
+                       .k_k = w->k_k,
+                       .k_a = w->k_a,
+                       .T = T,
+                       .H = H,
+                       .K = N },
+            .state = { .y = s->y,
+                       .w = s->decay,
+                       .a = s->kk_a,
+                       .b = s->b,
+                       .k = s->k,
+                       .q = s->r,
+                       .v = v,
+                       .y_ld = hidden,
+                       .w_ld = hidden,
+                       .ab_ld = hidden,
+                       .kq_ld = hidden,
+                       .v_ld = hidden,
+                       .H = H,
+                       .V = N,
+                       .K = N,
+                       .k_heads = H,
+                       .state = arch_state(a, STATE_WKV, l) },
+            .out = { .y = s->y,
+                     .y_bf16 = arch_bf16_rows(a, s->out),
+                     .r = s->r,
+                     .k = s->k,
+                     .v = v,
+                     .g = s->g,
+                     .r_k = w->r_k,
+                     .weight = w->head_norm,
+                     .bias = w->head_norm_bias,
+                     .T = T,
+                     .H = H,
+                     .V = N,
+                     .eps = (float)N * HEAD_NORM_EPS } });
+    arch_add_product(a, a->bf16_rows ? s->out : s->y, &w->o, NULL);
 }
 
 static void channel_mix(const struct arch_step *a, int l)
@@ -275,15 +275,8 @@ static void channel_mix(const struct arch_step *a, int l)
     const struct rwkv7_layer *w = (const struct rwkv7_layer *)a->layers + l;
     const struct rwkv7_scratch *s = a->scratch;
 
-    arch_norm(a, s->xn, a->x, w->ln2, w->ln2_bias);
-    a->ops->token_shift(a->stream, a->in,
-                        &(struct token_shift){ .y = { s->mix[0] },
-                                               .mu = { w->mu_ffn },
-                                               .n = 1,
-                                               .x = s->xn,
-                                               .dim = a->hyper->dim[HIDDEN],
-                                               .state = arch_state(a, STATE_FFN_SHIFT, l) });
-    const struct linear up = arch_linear(a, s->ffn, s->mix[0], &w->ffn_k, NULL, ACT_RELU2);
+    shift(a, w->ln2, w->ln2_bias, &w->mu_ffn, 1, arch_state(a, STATE_FFN_SHIFT, l));
+    const struct linear up = arch_inner_linear(a, s->ffn, s->mix[0], &w->ffn_k, NULL, ACT_RELU2);
     a->ops->linear(a->stream, &up, 1);
     arch_add_product(a, s->ffn, &w->ffn_v, NULL);
 }
@@ -293,7 +286,10 @@ static void step(const struct arch_step *a)
     const struct rwkv7 *m = a->model;
 
     a->ops->embed(a->stream, a->in, a->x, &m->ends.embed);
-    arch_norm(a, a->x, a->x, m->ln0, m->ln0_bias);
+    struct norm ln0 = arch_norm(a, NULL, m->ln0, m->ln0_bias);
+    ln0.y = a->x;
+    ln0.y_bf16 = NULL;
+    a->ops->norm(a->stream, &ln0);
     for (int l = 0; l < a->hyper->dim[LAYERS]; l++) {
         time_mix(a, l);
         channel_mix(a, l);
