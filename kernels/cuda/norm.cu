@@ -2,6 +2,7 @@
  * they are few enough and aligned. */
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/state.cuh"
 
 enum { VECTORS = 4, THREADS_MAX = 1024 };
 
@@ -9,6 +10,7 @@ enum { VECTORS = 4, THREADS_MAX = 1024 };
  * weight either. */
 struct part {
     float *y;
+    uint16_t *y_bf16;
     const float *x, *z, *weight, *bias;
     size_t y_ld, x_ld, z_ld;
     int n; /* numbers in a part */
@@ -88,7 +90,7 @@ static __global__ void __launch_bounds__(THREADS_MAX) norm_in_registers(struct p
     if (p.normed)
         scale = scale_of(p, block_sum(square, shared[1]));
 
-    float4 *y = (float4 *)(p.y + blockIdx.x * p.y_ld + first);
+    const size_t to = blockIdx.x * p.y_ld + first;
 
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
@@ -96,8 +98,9 @@ static __global__ void __launch_bounds__(THREADS_MAX) norm_in_registers(struct p
         const int at = i * blockDim.x + threadIdx.x;
 
         if (at < vectors)
-            y[at] = make_float4(v[i].x * scale * w.x + b.x, v[i].y * scale * w.y + b.y,
-                                v[i].z * scale * w.z + b.z, v[i].w * scale * w.w + b.w);
+            store_numbers<4>(p.y, p.y_bf16, to + 4 * at,
+                             { { v[i].x * scale * w.x + b.x, v[i].y * scale * w.y + b.y,
+                                 v[i].z * scale * w.z + b.z, v[i].w * scale * w.w + b.w } });
     }
 }
 
@@ -107,8 +110,8 @@ static __global__ void norm_any(struct part p)
     __shared__ float shared[2][WARPS_MAX];
     const size_t first = (size_t)blockIdx.y * p.n;
     const float *x = p.x + blockIdx.x * p.x_ld + first, *z = p.z + blockIdx.x * p.z_ld + first;
-    float *y = p.y + blockIdx.x * p.y_ld + first, sum = 0.0f, mean = 0.0f, square = 0.0f;
-    float scale = 1.0f;
+    const size_t to = blockIdx.x * p.y_ld + first;
+    float sum = 0.0f, mean = 0.0f, square = 0.0f, scale = 1.0f;
 
     let_next_start();
     wait_for_inputs();
@@ -127,22 +130,18 @@ static __global__ void norm_any(struct part p)
     for (int i = threadIdx.x; i < p.n; i += blockDim.x) {
         const float v = (p.gated ? gated(x[i], z[i]) : x[i]) - mean;
 
-        y[i] = v * scale * (p.weight ? p.weight[first + i] : 1.0f) +
-               (p.bias ? p.bias[first + i] : 0.0f);
+        store_numbers<1>(p.y, p.y_bf16, to + i,
+                         { { v * scale * (p.weight ? p.weight[first + i] : 1.0f) +
+                             (p.bias ? p.bias[first + i] : 0.0f) } });
     }
-}
-
-static bool is_aligned(const void *p, size_t ld)
-{
-    return (uintptr_t)p % sizeof(float4) == 0 && ld % 4 == 0;
 }
 
 static void run(struct stream *q, const char *where, const struct part *p, int groups, int T)
 {
-    const bool wide = p->n % 4 == 0 && p->n <= 4 * VECTORS * THREADS_MAX &&
-                      is_aligned(p->x, p->x_ld) && is_aligned(p->y, p->y_ld) &&
-                      is_aligned(p->z, p->z_ld) && is_aligned(p->weight, 0) &&
-                      is_aligned(p->bias, 0);
+    const uintptr_t off = off_grid(p->x, p->x_ld) | off_grid(p->y, p->y_ld) |
+                          off_grid(p->y_bf16, p->y_ld) | off_grid(p->z, p->z_ld) |
+                          off_grid(p->weight, 0) | off_grid(p->bias, 0);
+    const bool wide = p->n % 4 == 0 && p->n <= 4 * VECTORS * THREADS_MAX && off == 0;
     const int each = wide ? 4 * VECTORS : 1, wanted = (p->n + each - 1) / each;
     const int threads = wanted > THREADS_MAX ? THREADS_MAX : (wanted + WARP - 1) / WARP * WARP;
     void (*const in_registers)(struct part) =
@@ -154,19 +153,22 @@ static void run(struct stream *q, const char *where, const struct part *p, int g
 
 void norm_cuda(struct stream *q, const struct norm *p)
 {
-    const struct part part = { p->y,
-                               p->x,
-                               NULL,
-                               p->weight,
-                               p->bias,
-                               p->y_ld,
-                               p->x_ld,
-                               0,
-                               p->dim / p->groups,
-                               p->eps,
-                               p->kind == NORM_LAYER,
-                               false,
-                               true };
+    const struct part part = {
+        .y = p->y,
+        .y_bf16 = p->y_bf16,
+        .x = p->x,
+        .z = NULL,
+        .weight = p->weight,
+        .bias = p->bias,
+        .y_ld = p->y_ld,
+        .x_ld = p->x_ld,
+        .z_ld = 0,
+        .n = p->dim / p->groups,
+        .eps = p->eps,
+        .centered = p->kind == NORM_LAYER,
+        .gated = false,
+        .normed = true,
+    };
 
     run(q, "norm", &part, p->groups, p->T);
 }
@@ -174,8 +176,20 @@ void norm_cuda(struct stream *q, const struct norm *p)
 void gated_norm_cuda(struct stream *q, const struct gated_norm *p)
 {
     const struct part part = {
-        p->y,   p->x,  p->z, p->weight,        NULL, p->y_ld, p->x_ld, p->z_ld, p->dim / p->groups,
-        p->eps, false, true, p->weight != NULL
+        .y = p->y,
+        .y_bf16 = p->y_bf16,
+        .x = p->x,
+        .z = p->z,
+        .weight = p->weight,
+        .bias = NULL,
+        .y_ld = p->y_ld,
+        .x_ld = p->x_ld,
+        .z_ld = p->z_ld,
+        .n = p->dim / p->groups,
+        .eps = p->eps,
+        .centered = false,
+        .gated = true,
+        .normed = p->weight != NULL,
     };
 
     run(q, "gated_norm", &part, p->groups, p->T);

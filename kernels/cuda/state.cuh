@@ -3,6 +3,8 @@
 #ifndef KERNELS_CUDA_STATE_CUH
 #define KERNELS_CUDA_STATE_CUH
 
+#include <cuda_bf16.h>
+
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/ptx.cuh"
 
@@ -19,6 +21,28 @@ template <int N> static __device__ __forceinline__ floats<N> load(const float *p
 template <int N> static __device__ __forceinline__ void store(float *p, const floats<N> &x)
 {
     *(floats<N> *)p = x;
+}
+
+/* N numbers of bf16 at an address that is a multiple of their size. */
+template <int N> struct alignas(2 * N) rounded {
+    __nv_bfloat16 v[N];
+};
+
+/* Numbers `at` to at + N - 1 of what an operation writes: either place may be NULL (ops.h). */
+template <int N>
+static __device__ __forceinline__ void store_numbers(float *y, uint16_t *y_bf16, size_t at,
+                                                     const floats<N> &x)
+{
+    if (y)
+        store<N>(y + at, x);
+    if (!y_bf16)
+        return;
+
+    rounded<N> r;
+
+    for (int i = 0; i < N; i++)
+        r.v[i] = __float2bfloat16_rn(x.v[i]);
+    *(rounded<N> *)(y_bf16 + at) = r;
 }
 
 /* Four floats at any address, in one access if ALIGNED says that it is a multiple of 16. */
@@ -44,6 +68,12 @@ template <bool ALIGNED> static __device__ __forceinline__ void store4(float *p, 
 static inline uintptr_t off_grid(const float *p, size_t ld)
 {
     return ((uintptr_t)p | ld * sizeof(*p)) % 16;
+}
+
+/* The same for four numbers of bf16, which are on a grid of 8 bytes. */
+static inline uintptr_t off_grid(const uint16_t *p, size_t ld)
+{
+    return ((uintptr_t)p | ld * sizeof(*p)) % 8;
 }
 
 static inline uintptr_t off_grid(const struct field &state)
