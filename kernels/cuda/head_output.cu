@@ -42,7 +42,7 @@ static __global__ void __launch_bounds__(HEADS_A_BLOCK *WARP) output_pairs(struc
 
         y.v[j] = (normed + bonus * v.v[j]) * g.v[j];
     }
-    store<PAIR>(p.y + at, y);
+    store_numbers<PAIR>(p.y_bf16 ? nullptr : p.y, p.y_bf16, at, y);
 }
 
 /* The same for any V and any alignment. */
@@ -73,16 +73,17 @@ static __global__ void __launch_bounds__(HEADS_A_BLOCK *WARP) output_any(struct 
     for (int i = lane; i < p.V; i += WARP) {
         const float normed =
             (p.y[at + i] - mean) * scale * p.weight[channel + i] + p.bias[channel + i];
+        const floats<1> y = { { (normed + bonus * p.v[at + i]) * p.g[at + i] } };
 
-        p.y[at + i] = (normed + bonus * p.v[at + i]) * p.g[at + i];
+        store_numbers<1>(p.y_bf16 ? nullptr : p.y, p.y_bf16, at + i, y);
     }
 }
 
 void head_output_cuda(struct stream *q, const struct head_output *p)
 {
-    const uintptr_t off = off_grid(p->y, 0) | off_grid(p->r, 0) | off_grid(p->k, 0) |
-                          off_grid(p->v, 0) | off_grid(p->g, 0) | off_grid(p->r_k, 0) |
-                          off_grid(p->weight, 0) | off_grid(p->bias, 0);
+    const uintptr_t off = off_grid(p->y, 0) | off_grid(p->y_bf16, 0) | off_grid(p->r, 0) |
+                          off_grid(p->k, 0) | off_grid(p->v, 0) | off_grid(p->g, 0) |
+                          off_grid(p->r_k, 0) | off_grid(p->weight, 0) | off_grid(p->bias, 0);
     const bool pairs = p->V == PAIR * WARP && off == 0;
 
     if (p->T)

@@ -35,7 +35,7 @@ static __device__ __forceinline__ void mix_row(const struct token_shift &p, cons
 
             for (int j = 0; j < N; j++)
                 y.v[j] = x.v[j] + (before.v[j] - x.v[j]) * m.mu[i].v[j];
-            store<N>(p.y[i] + at, y);
+            store_numbers<N>(p.y[i], p.y_bf16[i], at, y);
         }
     }
 }
@@ -132,7 +132,7 @@ void token_shift_cuda(struct stream *q, const struct batch *in, const struct tok
     uintptr_t off = off_grid(p->x, dim) | off_grid(p->state);
 
     for (int i = 0; i < p->n; i++)
-        off |= off_grid(p->y[i], dim) | off_grid(p->mu[i], 0);
+        off |= off_grid(p->y[i], dim) | off_grid(p->y_bf16[i], dim) | off_grid(p->mu[i], 0);
     if (off == 0)
         shift<4>(q, in, p);
     else

@@ -2,411 +2,18 @@
  * backend over random sizes: it computes what is defined, and neither the rows
  * beside a row, nor the cut of a sequence into calls, nor the number of threads can be seen.
  *
- * An operation is described by a `struct spec`: the ranges of its inputs, what it writes and
- * how it is called. The harness lays it out with odd row distances and slots out of order,
- * and compares whole arrays, so that gaps between rows and other slots count too. */
+ * An operation is described by a `struct spec` (op_specs.h): the ranges of its inputs, what it
+ * writes and how it is called. The harness lays it out with odd row distances and slots out of
+ * order, and compares whole arrays, so that gaps between rows and other slots count too. */
 #include "check.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { ARRAYS = 8, T_MAX = 40, LONG_MAX = 600 };
+#include "op_specs.h"
 
-/* Rows or constants of `width` floats in [lo, hi). For outputs it is what they hold before;
- * magnitude bounds the absolute values that add up to one of them. */
-struct array {
-    int width;
-    float lo, hi;
-    double magnitude;
-};
-
-struct call;
-
-struct spec {
-    char name[64];
-    struct array x[ARRAYS], y[ARRAYS], c[ARRAYS]; /* row inputs, row outputs, constants */
-    struct array state;
-    double terms; /* of the longest sum; a state adds its steps */
-    bool tight_x, tight_y;
-    bool decode; /* all five sequences have one row */
-    int d[6];    /* sizes for run() */
-    void (*run)(const struct call *c);
-};
-
-struct call {
-    const struct spec *spec;
-    const struct ops *ops;
-    struct stream *q;
-    const struct batch *in;
-    const float *x[ARRAYS], *c[ARRAYS];
-    float *y[ARRAYS];
-    size_t x_ld[ARRAYS], y_ld[ARRAYS];
-    struct field state;
-};
-
-static void run_norm(const struct call *c)
-{
-    const int *d = c->spec->d;
-    const bool in_place = d[3];
-    const struct norm p = { .kind = (enum norm_kind)d[0],
-                            .y = c->y[0],
-                            .x = in_place ? c->y[0] : c->x[0],
-                            .y_ld = c->y_ld[0],
-                            .x_ld = in_place ? c->y_ld[0] : c->x_ld[0],
-                            .weight = d[4] ? c->c[0] : NULL,
-                            .bias = d[5] ? c->c[1] : NULL,
-                            .T = c->in->T,
-                            .dim = d[1],
-                            .groups = d[2],
-                            .eps = 1e-5f };
-
-    c->ops->norm(c->q, &p);
-}
-
-/* A value is at most 6 deviations from the mean here; the scale carries the sum's error. */
-static struct spec any_norm(void)
-{
-    const int groups = check_int(1, 4), n = check_int(8, 200), in_place = check_int(0, 1);
-    const int dim = groups * n;
-
-    return (struct spec){ .name = "norm",
-                          .x = { { dim, -2, 2, 0 } },
-                          .y = { { dim, -2, 2, 8 } },
-                          .c = { { dim, -1, 1, 0 }, { dim, -1, 1, 0 } },
-                          .terms = n,
-                          .d = { check_int(0, 1), dim, groups, in_place, check_int(0, 1),
-                                 check_int(0, 1) },
-                          .run = run_norm };
-}
-
-static void run_gated_norm(const struct call *c)
-{
-    const int *d = c->spec->d;
-    const struct gated_norm p = { .y = c->y[0],
-                                  .x = c->x[0],
-                                  .z = c->x[1],
-                                  .y_ld = c->y_ld[0],
-                                  .x_ld = c->x_ld[0],
-                                  .z_ld = c->x_ld[1],
-                                  .weight = d[2] ? c->c[0] : NULL,
-                                  .T = c->in->T,
-                                  .dim = d[0],
-                                  .groups = d[1],
-                                  .eps = 1e-5f };
-
-    c->ops->gated_norm(c->q, &p);
-}
-
-static struct spec any_gated_norm(void)
-{
-    const int groups = check_int(1, 4), n = check_int(8, 200), dim = groups * n;
-
-    return (struct spec){ .name = "gated_norm",
-                          .x = { { dim, -2, 2, 0 }, { dim, -4, 4, 0 } },
-                          .y = { { dim, 0, 1, 8 } },
-                          .c = { { dim, -1, 1, 0 } },
-                          .terms = n,
-                          .d = { dim, groups, check_int(0, 2) > 0 },
-                          .run = run_gated_norm };
-}
-
-static void run_lerp(const struct call *c)
-{
-    const struct lerp p = { .y = c->y[0],
-                            .target = c->x[0],
-                            .mix = c->x[1],
-                            .n = (size_t)c->in->T * (size_t)c->spec->d[0] };
-
-    c->ops->lerp(c->q, &p);
-}
-
-static struct spec any_lerp(void)
-{
-    const int dim = check_int(1, 70);
-
-    return (struct spec){ .name = "lerp",
-                          .x = { { dim, -1, 1, 0 }, { dim, 0, 1, 0 } },
-                          .y = { { dim, -1, 1, 3 } },
-                          .terms = 2,
-                          .tight_x = true,
-                          .tight_y = true,
-                          .d = { dim },
-                          .run = run_lerp };
-}
-
-static void run_token_shift(const struct call *c)
-{
-    struct token_shift p = {
-        .n = c->spec->d[1], .x = c->x[0], .dim = c->spec->d[0], .state = c->state
-    };
-
-    for (int i = 0; i < p.n; i++) {
-        p.y[i] = c->y[i];
-        p.mu[i] = c->c[i];
-    }
-    c->ops->token_shift(c->q, c->in, &p);
-}
-
-static struct spec any_token_shift(void)
-{
-    const int dim = check_int(1, 100), n = check_int(1, SHIFT_MAX);
-    struct spec s = { .name = "token_shift",
-                      .x = { { dim, -1, 1, 0 } },
-                      .state = { dim, -1, 1, 0 },
-                      .terms = 2,
-                      .tight_x = true,
-                      .tight_y = true,
-                      .d = { dim, n },
-                      .run = run_token_shift };
-
-    for (int i = 0; i < n; i++) {
-        s.y[i] = (struct array){ dim, 0, 1, 3 };
-        s.c[i] = (struct array){ dim, 0, 1, 0 };
-    }
-    return s;
-}
-
-static void run_short_conv(const struct call *c)
-{
-    const int *d = c->spec->d;
-    const struct short_conv p = { .y = c->y[0],
-                                  .x = c->x[0],
-                                  .y_ld = c->y_ld[0],
-                                  .x_ld = c->x_ld[0],
-                                  .weight = c->c[0],
-                                  .bias = d[2] ? c->c[1] : NULL,
-                                  .dim = d[0],
-                                  .W = d[1],
-                                  .silu = d[3],
-                                  .state = c->state };
-
-    c->ops->short_conv(c->q, c->in, &p);
-}
-
-static struct spec any_short_conv(void)
-{
-    const int dim = check_int(1, 150), W = check_int(2, 9);
-
-    return (struct spec){ .name = "short_conv",
-                          .x = { { dim, -1, 1, 0 } },
-                          .y = { { dim, 0, 1, W + 1 } },
-                          .c = { { dim * W, -1, 1, 0 }, { dim, -1, 1, 0 } },
-                          .state = { dim * (W - 1), -1, 1, 0 },
-                          .terms = W,
-                          .d = { dim, W, check_int(0, 1), check_int(0, 1) },
-                          .run = run_short_conv };
-}
-
-static void run_diagonal_scan(const struct call *c)
-{
-    const struct diagonal_scan p = { .y = c->y[0],
-                                     .x = c->x[0],
-                                     .dt = c->x[1],
-                                     .z = c->spec->d[2] ? c->x[2] : NULL,
-                                     .B = c->x[3],
-                                     .C = c->x[4],
-                                     .y_ld = c->y_ld[0],
-                                     .x_ld = c->x_ld[0],
-                                     .dt_ld = c->x_ld[1],
-                                     .z_ld = c->x_ld[2],
-                                     .bc_ld = c->x_ld[3],
-                                     .A = c->c[0],
-                                     .D = c->c[1],
-                                     .dim = c->spec->d[0],
-                                     .N = c->spec->d[1],
-                                     .state = c->state };
-
-    c->ops->diagonal_scan(c->q, c->in, &p);
-}
-
-/* |h| settles below |B x / A|, 1 on average, and the gate is below 3. */
-static struct spec diagonal_scan_of(int dim, int N)
-{
-    return (struct spec){ .name = "diagonal_scan",
-                          .x = { { dim, -1, 1, 0 },
-                                 { dim, 0.001f, 0.5f, 0 },
-                                 { dim, -3, 3, 0 },
-                                 { N, -1, 1, 0 },
-                                 { N, -1, 1, 0 } },
-                          .y = { { dim, 0, 1, 3.0 * N } },
-                          .c = { { dim * N, -1.5f, -0.1f, 0 }, { dim, -1, 1, 0 } },
-                          .state = { dim * N, -1, 1, 10 },
-                          .terms = N,
-                          .d = { dim, N, check_int(0, 1) },
-                          .run = run_diagonal_scan };
-}
-
-static struct spec any_diagonal_scan(void)
-{
-    const int sizes[] = { 16, 16, 8, 5, 32, 37 };
-
-    return diagonal_scan_of(check_int(1, 100), sizes[check_int(0, 5)]);
-}
-
-static void run_decay_gates(const struct call *c)
-{
-    const struct decay_gates p = { .dt = c->y[0],
-                                   .decay = c->y[1],
-                                   .raw = c->x[0],
-                                   .raw_ld = c->x_ld[0],
-                                   .bias = c->c[0],
-                                   .A = c->c[1],
-                                   .T = c->in->T,
-                                   .H = c->spec->d[0],
-                                   .lo = 0.001f,
-                                   .hi = 22.0f };
-
-    c->ops->decay_gates(c->q, &p);
-}
-
-/* exp(-z) moves by at most z exp(-z) < 1/2 times the relative error of z. */
-static struct spec any_decay_gates(void)
-{
-    const int H = check_int(1, 50);
-
-    return (struct spec){ .name = "decay_gates",
-                          .x = { { H, -12, 24, 0 } },
-                          .y = { { H, 0, 1, 24 }, { H, 0, 1, 2 } },
-                          .c = { { H, -1, 1, 0 }, { H, -4, -0.1f, 0 } },
-                          .terms = 2,
-                          .tight_y = true,
-                          .d = { H },
-                          .run = run_decay_gates };
-}
-
-static void run_delta_gates(const struct call *c)
-{
-    const struct delta_gates p = { .decay = c->y[0],
-                                   .a_out = c->y[1],
-                                   .b = c->y[2],
-                                   .k = c->y[3],
-                                   .w = c->x[0],
-                                   .a = c->x[1],
-                                   .k_k = c->c[0],
-                                   .k_a = c->c[1],
-                                   .T = c->in->T,
-                                   .H = c->spec->d[0],
-                                   .K = c->spec->d[1] };
-
-    c->ops->delta_gates(c->q, &p);
-}
-
-static struct spec any_delta_gates(void)
-{
-    const int H = check_int(1, 5), K = check_int(0, 1) ? 64 : check_int(1, 70), D = H * K;
-
-    return (struct spec){ .name = "delta_gates",
-                          .x = { { D, -6, 6, 0 }, { D, 0, 1, 0 } },
-                          .y = { { D, 0, 1, 2 }, { D, 0, 1, 2 }, { D, 0, 1, 2 }, { D, -1, 1, 2 } },
-                          .c = { { D, 0.5f, 1.5f, 0 }, { D, 0, 1, 0 } },
-                          .terms = K,
-                          .tight_x = true,
-                          .tight_y = true,
-                          .d = { H, K },
-                          .run = run_delta_gates };
-}
-
-static void run_matrix_state(const struct call *c)
-{
-    const int *d = c->spec->d;
-    const bool delta = d[4], scale = d[5];
-    const struct matrix_state p = { .y = c->y[0],
-                                    .w = c->x[0],
-                                    .a = delta ? c->x[1] : NULL,
-                                    .b = delta ? c->x[2] : NULL,
-                                    .k = c->x[3],
-                                    .q = c->x[4],
-                                    .v = c->x[5],
-                                    .y_ld = c->y_ld[0],
-                                    .w_ld = c->x_ld[0],
-                                    .ab_ld = c->x_ld[1],
-                                    .kq_ld = c->x_ld[3],
-                                    .v_ld = c->x_ld[5],
-                                    .v_scale = scale ? c->x[6] : NULL,
-                                    .skip = scale ? c->c[0] : NULL,
-                                    .w_per_head = c->spec->x[0].width == d[0],
-                                    .H = d[0],
-                                    .V = d[1],
-                                    .K = d[2],
-                                    .k_heads = d[3],
-                                    .state = c->state };
-
-    c->ops->matrix_state(c->q, c->in, &p);
-}
-
-/* The decay and the delta term (K |a| |b| <= 1/4) together contract, so that |S| stays below
- * about 1 / (1 - 0.95) of a step's |v k|, and far below on average. */
-static struct spec matrix_state_of(int H, int k_heads, int V, int K)
-{
-    const int delta = check_int(0, 1), per_head = check_int(0, 1);
-    const float small = 0.5f / (float)(K > 64 ? 12 : K > 16 ? 8 : K > 8 ? 4 : 3);
-
-    return (struct spec){ .name = "matrix_state",
-                          .x = { { per_head ? H : H * K, 0.5f, 0.7f, 0 },
-                                 { H * K, -small, small, 0 },
-                                 { H * K, -small, small, 0 },
-                                 { k_heads * K, -1, 1, 0 },
-                                 { k_heads * K, -1, 1, 0 },
-                                 { H * V, -1, 1, 0 },
-                                 { per_head ? H : H * K, 0, 1, 0 } },
-                          .y = { { H * V, 0, 1, 1.0 * K } },
-                          .c = { { H, -1, 1, 0 } },
-                          .state = { H * V * K, -1, 1, 4 },
-                          .terms = K,
-                          .d = { H, V, K, k_heads, delta, check_int(0, 1) },
-                          .run = run_matrix_state };
-}
-
-static struct spec any_matrix_state(void)
-{
-    const int sizes[][2] = { { 64, 64 }, { 64, 128 }, { 24, 32 }, { 7, 64 },
-                             { 16, 16 }, { 20, 8 },   { 7, 5 },   { 64, 40 } };
-    const int *VK = sizes[check_int(0, 7)], k_heads = check_int(1, 2);
-
-    return matrix_state_of(k_heads * check_int(1, 3), k_heads, VK[0], VK[1]);
-}
-
-static void run_head_output(const struct call *c)
-{
-    const struct head_output p = { .y = c->y[0],
-                                   .r = c->x[0],
-                                   .k = c->x[1],
-                                   .v = c->x[2],
-                                   .g = c->x[3],
-                                   .r_k = c->c[0],
-                                   .weight = c->c[1],
-                                   .bias = c->c[2],
-                                   .T = c->in->T,
-                                   .H = c->spec->d[0],
-                                   .V = c->spec->d[1],
-                                   .eps = 64e-5f };
-
-    c->ops->head_output(c->q, &p);
-}
-
-static struct spec any_head_output(void)
-{
-    const int H = check_int(1, 4), V = check_int(0, 1) ? 64 : check_int(8, 70), D = H * V;
-
-    return (
-        struct spec){ .name = "head_output",
-                      .x = { { D, -1, 1, 0 }, { D, -1, 1, 0 }, { D, -1, 1, 0 }, { D, -1, 1, 0 } },
-                      .y = { { D, -2, 2, 8 + V / 4.0 } },
-                      .c = { { D, -1, 1, 0 }, { D, -1, 1, 0 }, { D, -1, 1, 0 } },
-                      .terms = V,
-                      .tight_x = true,
-                      .tight_y = true,
-                      .d = { H, V },
-                      .run = run_head_output };
-}
-
-static struct spec (*const any[])(void) = {
-    any_norm,          any_gated_norm,  any_lerp,        any_token_shift,  any_short_conv,
-    any_diagonal_scan, any_decay_gates, any_delta_gates, any_matrix_state, any_head_output,
-};
-
-enum { OPS = sizeof(any) / sizeof(any[0]) };
+enum { T_MAX = 40, LONG_MAX = 600 };
 
 /* An operation laid out in memory with a ragged batch. */
 struct world {
@@ -422,6 +29,15 @@ struct world {
 static size_t row_distance(int width, int gap, bool aligned)
 {
     return aligned ? (size_t)(width + 3) / 4 * 4 + 4 : (size_t)(width + gap);
+}
+
+static uint16_t *rounded(const float *x, size_t n)
+{
+    uint16_t *y = check_memory(n * sizeof(*y));
+
+    for (size_t i = 0; i < n; i++)
+        y[i] = f32_to_bf16(x[i]);
+    return y;
 }
 
 static struct world make_world(struct spec spec)
@@ -458,6 +74,7 @@ static struct world make_world(struct spec spec)
         w.y_floats[i] = (size_t)T * c->y_ld[i];
         c->x[i] = check_floats((size_t)T * c->x_ld[i], (double)spec.x[i].lo, (double)spec.x[i].hi);
         c->y[i] = check_floats(w.y_floats[i], (double)spec.y[i].lo, (double)spec.y[i].hi);
+        c->y_bf16[i] = rounded(c->y[i], w.y_floats[i]);
         c->c[i] = check_floats((size_t)spec.c[i].width, (double)spec.c[i].lo, (double)spec.c[i].hi);
     }
     w.state_floats = w.record * (size_t)w.slots;
@@ -469,6 +86,7 @@ static struct world make_world(struct spec spec)
 /* Copies of what an operation writes. */
 struct result {
     float *y[ARRAYS], *state;
+    uint16_t *y_bf16[ARRAYS];
 };
 
 static float *copy_of(const float *x, size_t n)
@@ -483,8 +101,10 @@ static struct result fresh_result(const struct world *w)
 {
     struct result r = { .state = copy_of(w->call.state.base, w->state_floats) };
 
-    for (int i = 0; i < ARRAYS; i++)
+    for (int i = 0; i < ARRAYS; i++) {
         r.y[i] = copy_of(w->call.y[i], w->y_floats[i]);
+        r.y_bf16[i] = rounded(w->call.y[i], w->y_floats[i]);
+    }
     return r;
 }
 
@@ -502,6 +122,7 @@ static struct call lend_call(const struct world *w, struct backend *be, struct r
         c.x[i] = check_show(be, c.x[i], T * c.x_ld[i] * size);
         c.c[i] = check_show(be, c.c[i], (size_t)w->spec.c[i].width * size);
         c.y[i] = check_lend(be, r->y[i], w->y_floats[i] * size);
+        c.y_bf16[i] = check_lend(be, r->y_bf16[i], w->y_floats[i] * sizeof(*c.y_bf16[i]));
     }
     return c;
 }
@@ -512,6 +133,7 @@ static void run_part(struct call c, struct backend *be, int first, const struct 
     for (int i = 0; i < ARRAYS; i++) {
         c.x[i] += (size_t)first * c.x_ld[i];
         c.y[i] += (size_t)first * c.y_ld[i];
+        c.y_bf16[i] += (size_t)first * c.y_ld[i];
     }
     c.in = check_begin(be, in);
     c.spec->run(&c);
@@ -576,18 +198,68 @@ static void every_operation_computes_what_is_defined(void **state)
 {
     (void)state;
     for (int i = 1; check_backends[i]; i++) {
-        for (int k = 0; k < 40 * OPS; k++) {
+        for (int k = 0; k < 40 * any_specs; k++) {
             struct backend *plain = check_backend("plain", 1),
                            *be = check_backend(check_backends[i], 1);
 
             if (be) {
-                const struct world w = make_world(any[k % OPS]());
+                const struct world w = make_world(any_spec[k % any_specs]());
                 const struct result a = run_whole(&w, be), b = run_whole(&w, plain);
 
                 check_near(&w, &a, &b);
             }
             check_release(NULL);
         }
+    }
+}
+
+/* What one output holds after rows of bf16 were asked for, `want` being the same as float32.
+ * Rounding moves a number by at most 2^-8 of it. */
+static void check_rounded(const struct world *w, int y, const struct result *got,
+                          const struct result *want)
+{
+    const struct array *a = &w->spec.y[y];
+    const double terms =
+        w->spec.terms + (w->spec.state.magnitude > 0 ? 8.0 * (w->longest + T_MAX) : 0);
+    const double tolerance = check_tolerance(terms, a->magnitude);
+
+    for (size_t i = 0; i < w->y_floats[y]; i++) {
+        const float x = bf16_to_f32(got->y_bf16[y][i]), exact = want->y[y][i];
+        const bool gap = i % w->call.y_ld[y] >= (size_t)a->width;
+
+        if (gap ? got->y_bf16[y][i] != w->call.y_bf16[y][i]
+                : !(fabs((double)(x - exact)) <= 0x1p-8 * fabs((double)exact) + 2 * tolerance))
+            fail_msg("%s: bf16 [%d][%zu] is %.9g, as float32 %.9g, tolerance %.3g", w->spec.name, y,
+                     i, (double)x, (double)exact, tolerance);
+    }
+    if (w->call.rows[y] == ROWS_BF16)
+        check_equal(w->spec.name, got->y[y], w->call.y[y], w->y_floats[y]);
+    else
+        check_close(w->spec.name, got->y[y], want->y[y], w->y_floats[y], tolerance);
+}
+
+static void rows_in_bf16_are_the_defined_ones_rounded(void **state)
+{
+    const char *const knowing[] = { "plain", "cuda" };
+
+    (void)state;
+    for (int k = 0; k < 60 * any_specs; k++) {
+        const struct spec spec = any_spec[k / 2 % any_specs]();
+        struct backend *plain = check_backend("plain", 1), *be = check_backend(knowing[k % 2], 1);
+
+        if (be && spec.bf16) {
+            struct world w = make_world(spec);
+            const struct result want = run_whole(&w, plain);
+
+            for (int y = 0; y < spec.bf16; y++)
+                w.call.rows[y] = (enum rows)check_int(ROWS_BF16, ROWS_BOTH - spec.bf16_alone);
+
+            const struct result got = run_whole(&w, be);
+
+            for (int y = 0; y < spec.bf16; y++)
+                check_rounded(&w, y, &got, &want);
+        }
+        check_release(NULL);
     }
 }
 
@@ -618,11 +290,11 @@ static void batching_and_chunking_are_invisible(void **state)
 {
     (void)state;
     for (int i = 0; check_backends[i]; i++) {
-        for (int k = 0; k < 15 * OPS; k++) {
+        for (int k = 0; k < 15 * any_specs; k++) {
             struct backend *be = check_backend(check_backends[i], 1);
 
             if (be) {
-                const struct world w = make_world(any[k % OPS]());
+                const struct world w = make_world(any_spec[k % any_specs]());
                 const struct result whole = run_whole(&w, be);
                 const struct result rows = run_pieces(&w, be, 1);
                 const struct result pieces = run_pieces(&w, be, check_int(2, 7));
@@ -644,12 +316,12 @@ static void the_number_of_threads_is_invisible(void **state)
 {
     (void)state;
     for (int i = 0; check_backends[i]; i++) {
-        for (int k = 0; k < 6 * OPS; k++) {
+        for (int k = 0; k < 6 * any_specs; k++) {
             struct backend *one = check_backend(check_backends[i], 1);
             struct backend *three = check_backend(check_backends[i], 3);
 
             if (one && check_is_exact(one)) {
-                const struct world w = make_world(any[k % OPS]());
+                const struct world w = make_world(any_spec[k % any_specs]());
                 const struct result a = run_whole(&w, one), b = run_whole(&w, three);
 
                 check_same(&w, "threads", &a, &b);
@@ -663,11 +335,11 @@ static void other_slots_and_the_gaps_between_rows_are_untouched(void **state)
 {
     (void)state;
     for (int i = 0; check_backends[i]; i++) {
-        for (int k = 0; k < 6 * OPS; k++) {
+        for (int k = 0; k < 6 * any_specs; k++) {
             struct backend *be = check_backend(check_backends[i], 1);
 
             if (be) {
-                const struct world w = make_world(any[k % OPS]());
+                const struct world w = make_world(any_spec[k % any_specs]());
                 const struct result r = run_whole(&w, be);
                 bool used[8] = { false };
 
@@ -756,6 +428,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(every_operation_computes_what_is_defined, check_release),
+        cmocka_unit_test_teardown(rows_in_bf16_are_the_defined_ones_rounded, check_release),
         cmocka_unit_test_teardown(a_wide_decode_step_computes_what_is_defined, check_release),
         cmocka_unit_test_teardown(batching_and_chunking_are_invisible, check_release),
         cmocka_unit_test_teardown(the_number_of_threads_is_invisible, check_release),
