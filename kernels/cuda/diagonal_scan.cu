@@ -8,122 +8,34 @@
  * scanned: short of channels, a channel is spread over more threads. What bounds them is
  * shared memory and the few warps there are, not the exponentials. Any other N takes a warp a
  * channel with the state in memory. */
-#include "kernels/cuda/activation.cuh"
-#include "kernels/cuda/state.cuh"
+#include "kernels/cuda/diagonal_scan.cuh"
 
 enum {
     THREADS = 128,
-    N = 16,
     TOKENS = 32,
     DECODE_BLOCKS = 7 /* of decode on a multiprocessor: 72 registers a thread */
 };
 
-static const float LOG2_E = 1.44269504f;
-
-/* The states of one channel that one thread holds. */
-template <int OWN> struct part {
-    float h[OWN], A[OWN];
-};
-
-/* The decay is 2^(dt A). */
-template <int OWN>
-static __device__ __forceinline__ float advance(part<OWN> &s, float dt, float dx, const float *B,
-                                                const float *C)
-{
-    float y = 0.0f;
-
-#pragma unroll
-    for (int n = 0; n < OWN; n++) {
-        s.h[n] = fast_exp2(dt * s.A[n]) * s.h[n] + dx * B[n];
-        y += s.h[n] * C[n];
-    }
-    return y;
-}
-
-static __device__ __forceinline__ void unpack(float *to, float4 from)
-{
-    to[0] = from.x;
-    to[1] = from.y;
-    to[2] = from.z;
-    to[3] = from.w;
-}
-
-/* The sums over LANES neighbouring threads of LANES values each: thread i gets value i's. In
- * each step a thread gives half of its values to the one HALF away and adds what it gets. */
-template <int HALF>
-static __device__ __forceinline__ float sum_across(const float (&v)[2 * HALF], int lane)
-{
-    const bool upper = lane & HALF;
-    float sum[HALF];
-
-#pragma unroll
-    for (int i = 0; i < HALF; i++) {
-        const float keep = upper ? v[i + HALF] : v[i], give = upper ? v[i] : v[i + HALF];
-
-        sum[i] = keep + __shfl_xor_sync(0xffffffffu, give, HALF);
-    }
-    if constexpr (HALF > 1)
-        return sum_across<HALF / 2>(sum, lane);
-    else
-        return sum[0];
-}
-
-/* In decode four lanes share four channels, 8 apart, so that a warp's accesses are contiguous:
- * each lane has a quarter of the states of all four, and the inputs and the output of one. */
-enum { SHARED = 4, OWN = N / SHARED, APART = 32 / SHARED };
-
-/* The first n of a lane's shared channels, and zeros; no state is met again soon. */
-template <bool ALIGNED>
-static __device__ __forceinline__ void load_states(part<OWN> (&s)[SHARED], const float *h, int n)
-{
-#pragma unroll
-    for (int k = 0; k < SHARED; k++, h += APART * N) {
-        float4 v = {};
-
-        if (k < n)
-            v = ALIGNED ? __ldcs((const float4 *)h) : load4<false>(h);
-        unpack(s[k].h, v);
-    }
-}
-
-template <bool ALIGNED>
-static __device__ __forceinline__ void store_states(const part<OWN> (&s)[SHARED], float *h, int n)
-{
-#pragma unroll
-    for (int k = 0; k < SHARED; k++, h += APART * N) {
-        const float4 v = make_float4(s[k].h[0], s[k].h[1], s[k].h[2], s[k].h[3]);
-
-        if (ALIGNED && k < n)
-            __stcs((float4 *)h, v);
-        else if (k < n)
-            store4<false>(h, v);
-    }
-}
-
 /* Row t, of which this lane brings and finishes channel c. */
 template <bool ALIGNED>
-static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p,
-                                                  part<OWN> (&s)[SHARED], int t, int c, float D)
+static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p, quarters &h,
+                                                  const quarters &A, int t, int c, float D)
 {
     const size_t row = (size_t)t;
     const unsigned lane = threadIdx.x % SHARED;
     const bool inside = c < p.dim;
-    const float dt = inside ? p.dt[row * p.dt_ld + c] : 0.0f;
-    const float x = inside ? p.x[row * p.x_ld + c] : 0.0f;
-    const float z = inside && p.z ? p.z[row * p.z_ld + c] : 0.0f;
-    float B[OWN], C[OWN], sum[SHARED];
+    struct row_inputs r;
 
-    unpack(B, load4<ALIGNED>(p.B + row * p.bc_ld + lane * OWN));
-    unpack(C, load4<ALIGNED>(p.C + row * p.bc_ld + lane * OWN));
-#pragma unroll
-    for (int k = 0; k < SHARED; k++)
-        sum[k] = advance<OWN>(s[k], __shfl_sync(0xffffffffu, dt * LOG2_E, k, SHARED),
-                              __shfl_sync(0xffffffffu, dt * x, k, SHARED), B, C);
+    r.dt = inside ? p.dt[row * p.dt_ld + c] : 0.0f;
+    r.x = inside ? p.x[row * p.x_ld + c] : 0.0f;
+    r.z = inside && p.z ? p.z[row * p.z_ld + c] : 0.0f;
+    unpack(r.B, load4<ALIGNED>(p.B + row * p.bc_ld + lane * OWN));
+    unpack(r.C, load4<ALIGNED>(p.C + row * p.bc_ld + lane * OWN));
 
-    const float y = sum_across<SHARED / 2>(sum, lane) + D * x;
+    const float y = advance_row(h, A, r, D);
 
     if (inside)
-        p.y[row * p.y_ld + c] = p.z ? gated(y, z) : y;
+        store_numbers<1>(p.y, p.y_bf16, row * p.y_ld + c, { p.z ? gated(y, r.z) : y });
 }
 
 /* Block (x, y): 32 channels a warp of `each` sequences. The batch and the states may be read
@@ -139,28 +51,26 @@ static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
     const size_t at = (size_t)c * N + lane * OWN;
     const int end = min(S, (int)(blockIdx.y + 1) * each);
     int i = (int)blockIdx.y * each;
-    part<OWN> s[SHARED];
+    quarters h, A;
 
     let_next_start();
     if (first >= p.dim)
         return;
-#pragma unroll
-    for (int k = 0; k < SHARED; k++)
-        unpack(s[k].A, k < held ? load4<ALIGNED>(p.A + at + k * APART * N) : float4{});
+    load_rates<ALIGNED>(A, p.A + at, held);
 
     const float D = own < p.dim ? p.D[own] : 0.0f;
     struct sequence q = load_sequence(in, p.state, i);
 
-    load_states<ALIGNED>(s, q.state + at, q.state ? held : 0);
+    load_states<ALIGNED>(h, q.state + at, q.state ? held : 0);
     wait_for_inputs();
     for (;;) {
         for (int t = q.begin; t < q.end; t++)
-            decode_row<ALIGNED>(p, s, t, own, D);
-        store_states<ALIGNED>(s, q.state + at, q.state ? held : 0);
+            decode_row<ALIGNED>(p, h, A, t, own, D);
+        store_states<ALIGNED>(h, q.state + at, q.state ? held : 0);
         if (++i >= end)
             break;
         q = load_sequence(in, p.state, i);
-        load_states<ALIGNED>(s, q.state + at, q.state ? held : 0);
+        load_states<ALIGNED>(h, q.state + at, q.state ? held : 0);
     }
 }
 
@@ -200,6 +110,11 @@ fetch_block(const struct diagonal_scan &p, block<CHANNELS> &to, int t, int rows,
         fetch_rows<CHANNELS, ALIGNED>(to.z[0], p.z + row * p.z_ld + channel, p.z_ld, rows, width);
 }
 
+/* The states of one channel that one thread holds. */
+template <int OWN> struct part {
+    float h[OWN], A[OWN];
+};
+
 /* Rows [first, first + rows), at most TOKENS, of one channel a group of lanes. Beyond them the
  * block holds zeros, which leave the state alone. All sums come before all outputs, so that a
  * warp, often alone on its scheduler, has many tokens' loads and exponentials under way. */
@@ -223,7 +138,7 @@ static __device__ __forceinline__ void scan_block(const struct diagonal_scan &p,
             const floats<OWN> C = load<OWN>(&b.C[t][lane * OWN]);
             const float dt = b.dt[t][c];
 
-            sum[i] = advance<OWN>(s, dt, dt * b.x[t][c], B.v, C.v);
+            sum[i] = advance<OWN>(s.h, s.A, dt, dt * b.x[t][c], B.v, C.v);
         }
         y[k] = sum_across<LANES / 2>(sum, lane);
     }
@@ -235,7 +150,8 @@ static __device__ __forceinline__ void scan_block(const struct diagonal_scan &p,
         if (p.z)
             y[k] = gated(y[k], b.z[t][c]);
         if (t < rows && channel + c < p.dim)
-            p.y[(size_t)(first + t) * p.y_ld + (size_t)(channel + c)] = y[k];
+            store_numbers<1>(p.y, p.y_bf16, (size_t)(first + t) * p.y_ld + (size_t)(channel + c),
+                             { y[k] });
     }
 }
 
@@ -317,7 +233,8 @@ static __global__ void __launch_bounds__(THREADS)
             y += __shfl_xor_sync(0xffffffffu, y, d);
         y += p.D[c] * x;
         if (lane == 0)
-            p.y[row * p.y_ld + (size_t)c] = p.z ? gated(y, p.z[row * p.z_ld + (size_t)c]) : y;
+            store_numbers<1>(p.y, p.y_bf16, row * p.y_ld + (size_t)c,
+                             { p.z ? gated(y, p.z[row * p.z_ld + (size_t)c]) : y });
     }
 }
 

@@ -18,7 +18,7 @@ static __device__ __forceinline__ void finish(const struct short_conv &p, const 
 
         sum.v[j] = p.silu ? silu(y) : y;
     }
-    store<N>(p.y + (size_t)t * p.y_ld + (size_t)c, sum);
+    store_numbers<N>(p.y, p.y_bf16, (size_t)t * p.y_ld + (size_t)c, sum);
 }
 
 template <int N>
@@ -202,8 +202,8 @@ static void conv(struct stream *q, const struct batch *in, const struct short_co
 void short_conv_cuda(struct stream *q, const struct batch *in, const struct short_conv *p)
 {
     const uintptr_t off = off_grid(p->x, p->x_ld) | off_grid(p->y, p->y_ld) |
-                          off_grid(p->bias, (size_t)p->dim) | off_grid(p->weight, 0) |
-                          off_grid(p->state);
+                          off_grid(p->y_bf16, p->y_ld) | off_grid(p->bias, (size_t)p->dim) |
+                          off_grid(p->weight, 0) | off_grid(p->state);
 
     if (off == 0)
         conv<4>(q, in, p);

@@ -143,7 +143,8 @@ static struct spec any_token_shift(void)
 static void run_short_conv(const struct call *c)
 {
     const int *d = c->spec->d;
-    const struct short_conv p = { .y = c->y[0],
+    const struct short_conv p = { .y = f32_rows(c, 0),
+                                  .y_bf16 = bf16_rows(c, 0),
                                   .x = c->x[0],
                                   .y_ld = c->y_ld[0],
                                   .x_ld = c->x_ld[0],
@@ -167,13 +168,15 @@ static struct spec any_short_conv(void)
                           .c = { { dim * W, -1, 1, 0 }, { dim, -1, 1, 0 } },
                           .state = { dim * (W - 1), -1, 1, 0 },
                           .terms = W,
+                          .bf16 = 1,
                           .d = { dim, W, check_int(0, 1), check_int(0, 1) },
                           .run = run_short_conv };
 }
 
 static void run_diagonal_scan(const struct call *c)
 {
-    const struct diagonal_scan p = { .y = c->y[0],
+    const struct diagonal_scan p = { .y = f32_rows(c, 0),
+                                     .y_bf16 = bf16_rows(c, 0),
                                      .x = c->x[0],
                                      .dt = c->x[1],
                                      .z = c->spec->d[2] ? c->x[2] : NULL,
@@ -206,6 +209,7 @@ struct spec diagonal_scan_of(int dim, int N)
                           .c = { { dim * N, -1.5f, -0.1f, 0 }, { dim, -1, 1, 0 } },
                           .state = { dim * N, -1, 1, 10 },
                           .terms = N,
+                          .bf16 = 1,
                           .d = { dim, N, check_int(0, 1) },
                           .run = run_diagonal_scan };
 }

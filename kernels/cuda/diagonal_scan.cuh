@@ -1,0 +1,118 @@
+/* diagonal_scan.cuh - one token of a diagonal state of 16 numbers a channel, and how a warp of
+ * a decode step shares the states of 32 channels. */
+#ifndef KERNELS_CUDA_DIAGONAL_SCAN_CUH
+#define KERNELS_CUDA_DIAGONAL_SCAN_CUH
+
+#include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/state.cuh"
+
+enum { N = 16 };
+
+static const float LOG2_E = 1.44269504f;
+
+/* OWN states of one channel; the decay is 2^(dt A). */
+template <int OWN>
+static __device__ __forceinline__ float advance(float (&h)[OWN], const float (&A)[OWN], float dt,
+                                                float dx, const float *B, const float *C)
+{
+    float y = 0.0f;
+
+#pragma unroll
+    for (int n = 0; n < OWN; n++) {
+        h[n] = fast_exp2(dt * A[n]) * h[n] + dx * B[n];
+        y += h[n] * C[n];
+    }
+    return y;
+}
+
+static __device__ __forceinline__ void unpack(float *to, float4 from)
+{
+    to[0] = from.x;
+    to[1] = from.y;
+    to[2] = from.z;
+    to[3] = from.w;
+}
+
+/* The sums over LANES neighbouring threads of LANES values each: thread i gets value i's. In
+ * each step a thread gives half of its values to the one HALF away and adds what it gets. */
+template <int HALF>
+static __device__ __forceinline__ float sum_across(const float (&v)[2 * HALF], int lane)
+{
+    const bool upper = lane & HALF;
+    float sum[HALF];
+
+#pragma unroll
+    for (int i = 0; i < HALF; i++) {
+        const float keep = upper ? v[i + HALF] : v[i], give = upper ? v[i] : v[i + HALF];
+
+        sum[i] = keep + __shfl_xor_sync(0xffffffffu, give, HALF);
+    }
+    if constexpr (HALF > 1)
+        return sum_across<HALF / 2>(sum, lane);
+    else
+        return sum[0];
+}
+
+/* In decode four lanes share four channels, 8 apart, so that a warp's accesses are contiguous:
+ * each lane has a quarter of the states of all four, and the inputs and the output of one. */
+enum { SHARED = 4, OWN = N / SHARED, APART = 32 / SHARED };
+
+/* Of the states of a lane, or of their rates: [SHARED, OWN]. */
+typedef float quarters[SHARED][OWN];
+
+/* The first n of a lane's shared channels, and zeros; no state is met again soon. */
+template <bool ALIGNED>
+static __device__ __forceinline__ void load_states(quarters &s, const float *h, int n)
+{
+#pragma unroll
+    for (int k = 0; k < SHARED; k++, h += APART * N) {
+        float4 v = {};
+
+        if (k < n)
+            v = ALIGNED ? __ldcs((const float4 *)h) : load4<false>(h);
+        unpack(s[k], v);
+    }
+}
+
+template <bool ALIGNED>
+static __device__ __forceinline__ void store_states(const quarters &s, float *h, int n)
+{
+#pragma unroll
+    for (int k = 0; k < SHARED; k++, h += APART * N) {
+        const float4 v = make_float4(s[k][0], s[k][1], s[k][2], s[k][3]);
+
+        if (ALIGNED && k < n)
+            __stcs((float4 *)h, v);
+        else if (k < n)
+            store4<false>(h, v);
+    }
+}
+
+template <bool ALIGNED>
+static __device__ __forceinline__ void load_rates(quarters &A, const float *from, int n)
+{
+#pragma unroll
+    for (int k = 0; k < SHARED; k++)
+        unpack(A[k], k < n ? load4<ALIGNED>(from + k * APART * N) : float4{});
+}
+
+/* A row as a lane brings it: step size, input and gate of its own channel, B and C of its
+ * quarter of the states. */
+struct row_inputs {
+    float dt, x, z, B[OWN], C[OWN];
+};
+
+/* The row's output of the lane's own channel, without the gate. */
+static __device__ __forceinline__ float advance_row(quarters &h, const quarters &A,
+                                                    const struct row_inputs &r, float D)
+{
+    float sum[SHARED];
+
+#pragma unroll
+    for (int k = 0; k < SHARED; k++)
+        sum[k] = advance<OWN>(h[k], A[k], __shfl_sync(0xffffffffu, r.dt * LOG2_E, k, SHARED),
+                              __shfl_sync(0xffffffffu, r.dt * r.x, k, SHARED), r.B, r.C);
+    return sum_across<SHARED / 2>(sum, (int)threadIdx.x % SHARED) + D * r.x;
+}
+
+#endif
