@@ -59,13 +59,14 @@ struct delta_wave {
 /* 16 rows of a state in a warp's registers: tile j has columns 8j to 8j + 7. */
 typedef float state_rows[K / 8][4];
 
+template <int LD = K>
 static __device__ __forceinline__ void load_state(state_rows &S, const float *from, int row)
 {
     const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
 
     for (int j = 0; j < K / 8; j++)
         for (int i = 0; i < 2; i++) {
-            const float2 x = *(const float2 *)(from + (row + g + 8 * i) * K + 8 * j + c);
+            const float2 x = *(const float2 *)(from + (row + g + 8 * i) * LD + 8 * j + c);
 
             S[j][2 * i] = x.x;
             S[j][2 * i + 1] = x.y;
@@ -384,31 +385,40 @@ static __global__ void __launch_bounds__(THREADS)
     store_state(w.matrix + place_of(p, at, head), map, row);
 }
 
+enum { RING = 6, ADD_ROW = K + 4 };
+
+/* What the segments ahead do to the state of one head: M and N as they lie in the workspace; and
+ * M of the next, split. */
+struct pass_shared {
+    float map[RING][K * K], add[RING][K * ADD_ROW];
+    unsigned short tile[2][K * ROW];
+};
+
 enum { RUNS = K * K / 4 / THREADS };
 
-/* N and M of one segment on their way: N as a warp's rows, M in runs of four. */
-static __device__ __forceinline__ void load_transfer(const struct matrix_state &p,
-                                                     const struct delta_wave &w, int segment,
-                                                     int head, int row, state_rows &add,
-                                                     float4 (&map)[RUNS])
+/* M and N of one segment on their way. */
+static __device__ __forceinline__ void fetch_transfer(const struct matrix_state &p,
+                                                      const struct delta_wave &w, int segment,
+                                                      int head, float *map, float *add)
 {
-    const float *from = w.matrix + place_of(p, segment, head);
+    const size_t from = place_of(p, segment, head);
 
-    load_state(add, w.state + place_of(p, segment, head), row);
 #pragma unroll
-    for (int i = 0; i < RUNS; i++)
-        map[i] = load4<true>(from + (i * THREADS + (int)threadIdx.x) * 4);
+    for (int i = 0; i < RUNS; i++) {
+        const int at = i * THREADS + (int)threadIdx.x;
+
+        copy_async<16>(map + at * 4, w.matrix + from + at * 4);
+        copy_async<16>(add + at / (K / 4) * ADD_ROW + at % (K / 4) * 4, w.state + from + at * 4);
+    }
 }
 
 /* S = S M + N. */
 static __device__ __forceinline__ void apply(state_rows &S, const split_tile<ROW> &map,
-                                             const state_rows &add)
+                                             const float *add, int row)
 {
     state_rows next;
 
-    for (int j = 0; j < K / 8; j++)
-        for (int i = 0; i < 4; i++)
-            next[j][i] = add[j][i];
+    load_state<ADD_ROW>(next, add, row);
 #pragma unroll
     for (int k = 0; k < K; k += 16) {
         const split_left a = as_left(S[k / 8], S[k / 8 + 1]);
@@ -428,47 +438,60 @@ static __global__ void __launch_bounds__(THREADS)
     pass_on(const struct matrix_state p, const struct device_batch in, const struct delta_wave w,
             int most)
 {
-    __shared__ unsigned short tiles[2][K * ROW];
-    const split_tile<ROW> tile = { tiles[0], tiles[1] };
+    extern __shared__ float4 shared[];
+    pass_shared &sh = *(pass_shared *)shared;
+    const split_tile<ROW> tile = { sh.tile[0], sh.tile[1] };
     const int head = (int)blockIdx.x, row = (int)threadIdx.x / 32 * 16;
-    state_rows S = {}, add, after = {};
-    float4 map[RUNS] = {};
-    struct segment s, next;
+    state_rows S = {};
 
     let_next_start();
     wait_for_inputs();
 
-    bool there = find_segment(w, 0, &s);
+    const struct segment *list = w.list.at + w.first;
+    const int count = min(*w.list.count - w.first, most);
+    struct segment s, next, ahead;
 
-    if (there && !s.last)
-        load_transfer(p, w, 0, head, row, after, map);
-    for (int i = 0; there; i++, s = next) {
+    for (int i = 0; i < RING; i++) {
+        if (i < count && !list[i].last) /* the last of a sequence does nothing to a state */
+            fetch_transfer(p, w, i, head, sh.map[i], sh.add[i]);
+        copies_commit();
+    }
+    if (count > 0)
+        s = list[0];
+    if (count > RING)
+        ahead = list[RING];
+    for (int i = 0, at = 0; i < count; i++, s = next, at = at + 1 == RING ? 0 : at + 1) {
         float *slot = head_state(p, load_sequence(in, p.state, s.seq), head);
 
-        for (int j = 0; j < K / 8; j++)
-            for (int k = 0; k < 4; k++) {
-                add[j][k] = after[j][k];
-                if (i == 0 || s.first)
+        if (i + 1 < count)
+            next = list[i + 1];
+        if (i == 0 || s.first) {
+            for (int j = 0; j < K / 8; j++)
+                for (int k = 0; k < 4; k++)
                     S[j][k] = 0.0f;
-            }
-        if ((i == 0 || s.first) && slot)
-            load_state(S, slot, row);
+            if (slot)
+                load_state(S, slot, row);
+        }
+        copies_wait<RING - 1>();
+        __syncthreads();
 #pragma unroll
         for (int k = 0; k < RUNS; k++) {
-            const int at = k * THREADS + (int)threadIdx.x;
+            const int n = k * THREADS + (int)threadIdx.x;
 
-            put4(tile, at / (K / 4) * ROW + at % (K / 4) * 4, map[k]);
+            put4(tile, n / (K / 4) * ROW + n % (K / 4) * 4, load4<true>(sh.map[at] + n * 4));
         }
         __syncthreads();
-        there = i + 1 < most && find_segment(w, i + 1, &next);
-        if (there && !next.last) /* the last of a sequence has none */
-            load_transfer(p, w, i + 1, head, row, after, map);
         store_state(w.state + place_of(p, i, head), S, row);
         if (!s.last)
-            apply(S, tile, add);
+            apply(S, tile, sh.add[at], row);
         if (slot && !s.last && i == most - 1)
             store_state(slot, S, row);
-        __syncthreads();
+        __syncthreads(); /* nobody reads this place of the ring any more */
+        if (i + RING < count && !ahead.last)
+            fetch_transfer(p, w, i + RING, head, sh.map[at], sh.add[at]);
+        copies_commit();
+        if (i + RING + 1 < count)
+            ahead = list[i + RING + 1];
     }
 }
 
@@ -548,7 +571,7 @@ static void run_wave(struct stream *q, const struct matrix_state *p, const struc
     const size_t bytes = sizeof(chunk_shared);
 
     launch(q, where, find_transfer, grid, THREADS, bytes, *p, w);
-    launch(q, where, pass_on, (unsigned)p->H, THREADS, 0, *p, q->in, w, n);
+    launch(q, where, pass_on, (unsigned)p->H, THREADS, sizeof(pass_shared), *p, q->in, w, n);
     launch(q, where, put_out, grid, THREADS, bytes, *p, q->in, w);
 }
 
@@ -575,6 +598,10 @@ int matrix_state_delta(struct stream *q, const struct batch *in, const struct ma
     stream_note(q,
                 cudaFuncSetAttribute(put_out, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      (int)sizeof(chunk_shared)),
+                "matrix_state");
+    stream_note(q,
+                cudaFuncSetAttribute(pass_on, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     (int)sizeof(pass_shared)),
                 "matrix_state");
     w.list = list_segments(q, in, memory, length, LONGEST);
     w.state = (float *)(memory + list);

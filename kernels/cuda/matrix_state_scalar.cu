@@ -19,7 +19,7 @@
 
 enum {
     THREADS = 256,
-    LENGTH = 256, /* rows of a segment */
+    LENGTH = 256, /* rows of a segment, half as many where there are few */
     BLOCK = 64,   /* rows in shared memory at a time */
     BLOCKS = LENGTH / BLOCK,
     V = 64,
@@ -521,7 +521,9 @@ int matrix_state_scalar(struct stream *q, const struct batch *in, const struct m
     if (!fits(p) || in->T - in->S < LONGEST)
         return INT_MAX;
 
-    const int most = most_segments(in, LENGTH, LONGEST), wave = most < WAVE ? most : WAVE;
+    const bool few = (long)in->T * p->H < 5L * LENGTH * q->sms; /* measured on an H200 */
+    const int length = few ? LENGTH / 2 : LENGTH;
+    const int most = most_segments(in, length, LONGEST), wave = most < WAVE ? most : WAVE;
     const size_t heads = (size_t)p->H, state = heads * V * (size_t)p->K;
     const size_t list = (segment_list_bytes(most) + 255) / 256 * 256;
     const size_t floats = (heads + 63) / 64 * 64 + state + (size_t)p->k_heads * LENGTH * LENGTH;
@@ -531,7 +533,7 @@ int matrix_state_scalar(struct stream *q, const struct batch *in, const struct m
 
     if (!memory)
         return LONGEST;
-    w.list = list_segments(q, in, memory, LENGTH, LONGEST);
+    w.list = list_segments(q, in, memory, length, LONGEST);
     w.state = (float *)(memory + list);
     w.scores = w.state + (size_t)wave * state;
     w.decay = w.scores + (size_t)wave * (size_t)p->k_heads * LENGTH * LENGTH;
