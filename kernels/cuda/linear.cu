@@ -34,7 +34,8 @@ static int group_of(const struct linear *p, int n)
 {
     int k = 1;
 
-    while (k < n && k < GROUP_MAX && p[k].T == p->T && p[k].w->dtype == p->w->dtype)
+    while (k < n && k < GROUP_MAX && p[k].T == p->T && p[k].w->dtype == p->w->dtype &&
+           !p[k].x_bf16 == !p->x_bf16)
         k++;
     return k;
 }
@@ -46,7 +47,7 @@ static int group_of(const struct linear *p, int n)
  * rows of x each. It is not for very few rows: they are taken a few at a time instead. */
 static enum path path_of(const struct stream *q, const struct linear *p, int n)
 {
-    int skinny = SKINNY_ROWS, shortest = p->w->cols;
+    int skinny = SKINNY_ROWS_BF16, shortest = p->w->cols;
     bool single = true;
     size_t bytes = 0;
 
@@ -69,17 +70,13 @@ static enum path path_of(const struct stream *q, const struct linear *p, int n)
 static void skinny(struct stream *q, const struct linear *p, int n)
 {
     struct linear part[GROUP_MAX];
-    int rows = SKINNY_ROWS;
+    int rows = p->T;
 
     for (int i = 0; i < n; i++)
         rows = min(rows, linear_skinny_rows(&p[i]));
     for (int t = 0; t < p->T; t += rows) {
-        for (int i = 0; i < n; i++) {
-            part[i] = p[i];
-            part[i].x += (size_t)t * p[i].x_ld;
-            part[i].y += (size_t)t * p[i].y_ld;
-            part[i].T = min(rows, p->T - t);
-        }
+        for (int i = 0; i < n; i++)
+            part[i] = slice_of(&p[i], t, min(rows, p->T - t));
         linear_skinny(q, part, n);
     }
 }

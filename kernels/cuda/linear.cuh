@@ -9,7 +9,7 @@
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/activation.cuh"
-#include "kernels/cuda/cuda.cuh"
+#include "kernels/cuda/state.cuh"
 
 enum { MATRIX_LINE = 128 /* bytes */ };
 
@@ -22,16 +22,37 @@ static inline int matrix_ld(enum dtype dtype, int cols)
 }
 
 /* The paths. Those that take several products take up to GROUP_MAX of one T and dtype, as one
- * launch, if each of them can be taken. */
+ * launch, if each of them can be taken and x is bf16 of all or of none. */
 enum { GROUP_MAX = 8 };
 
-enum { SKINNY_ROWS = 4 };
+/* Rows t to t + T - 1 of a product. */
+static inline struct linear slice_of(const struct linear *p, int t, int T)
+{
+    struct linear part = *p;
+
+    part.x = p->x ? p->x + t * p->x_ld : NULL;
+    part.x_bf16 = p->x_bf16 ? p->x_bf16 + t * p->x_ld : NULL;
+    part.y = p->y ? p->y + t * p->y_ld : NULL;
+    part.y_bf16 = p->y_bf16 ? p->y_bf16 + t * p->y_ld : NULL;
+    part.T = T;
+    return part;
+}
+
+/* Whether every row of x begins on a grid of 16 bytes. */
+static inline bool x_is_aligned(const struct linear *p)
+{
+    return p->x_bf16 ? ((uintptr_t)p->x_bf16 | p->x_ld * sizeof(*p->x_bf16)) % 16 == 0
+                     : off_grid(p->x, p->x_ld) == 0;
+}
 
 /* One row of a narrow dtype and not too many columns. */
 bool linear_single_can(const struct linear *p);
 void linear_single(struct stream *q, const struct linear *p, int n);
 
-/* A few rows of any dtype, as many as x has room for in shared memory: SKINNY_ROWS at most. */
+/* A few rows of any dtype: SKINNY_ROWS, or SKINNY_ROWS_BF16 if x is bf16, or as many as x has
+ * room for in shared memory. */
+enum { SKINNY_ROWS = 4, SKINNY_ROWS_BF16 = 8 };
+
 int linear_skinny_rows(const struct linear *p);
 void linear_skinny(struct stream *q, const struct linear *p, int n);
 
@@ -45,26 +66,32 @@ void linear_wide(struct stream *q, const struct linear *p, int n);
  * and kept in q->plans. */
 void linear_lt(struct stream *q, const struct linear *p);
 
-/* The rows of x of several products as narrow numbers in the workspace, tight rows of
- * matrix_ld() each with zeros at the end. */
+/* Rows of x that have to be brought into the workspace. */
 struct narrow {
     void *to;
     const float *x;
+    const uint16_t *x_bf16; /* or NULL: instead of x */
     size_t x_ld;
     int cols, ld;
-    bool aligned; /* x can be read 16 bytes at a time */
+    bool aligned; /* x can be read four numbers at a time */
 };
 
+/* The rows of x of several products as narrow numbers on a grid of 16 bytes: where they are, if
+ * they are so, or in the workspace. */
 struct narrow_group {
     int T, n;
     struct narrow m[GROUP_MAX]; /* the distinct ones */
-    void *of[GROUP_MAX];        /* of each product */
+    struct {
+        const void *rows;
+        size_t ld;
+    } of[GROUP_MAX]; /* of each product */
 };
 
 enum { WORKSPACE_ALIGNMENT = 256 };
 
-/* Enqueues it for n products of equal T and narrow dtype. The first `reserved` bytes of the
- * workspace are the caller's. false, with the fault noted, without room. */
+/* Enqueues what has to be brought for n products of equal T and narrow dtype. The first
+ * `reserved` bytes of the workspace are the caller's. false, with the fault noted, without
+ * room. */
 bool narrow_x(struct stream *q, struct narrow_group *g, const struct linear *p, int n,
               size_t reserved);
 
@@ -119,14 +146,34 @@ template <typename G> static __device__ __forceinline__ const auto &product_of(c
     return g.p[i];
 }
 
-/* The sum of a row of the matrix of product p with row t of x becomes, or is added to, its y. */
-template <typename P>
-static __device__ __forceinline__ void finish(const P &p, int t, int row, float v)
-{
-    float *y = p.y + (size_t)t * p.y_ld + row;
+/* What becomes of a product's sums. */
+struct output {
+    const float *bias;
+    float *y;
+    uint16_t *y_bf16;
+    size_t ld;
+    enum activation act;
+    bool add;
+};
 
-    v = activate(p.act, v + (p.bias ? p.bias[row] : 0.0f));
-    *y = p.add ? *y + v : v;
+static inline struct output output_of(const struct linear *p)
+{
+    return { p->bias, p->y, p->y_bf16, p->y_ld, p->act, p->add };
+}
+
+/* Whether it takes four numbers at a time, if they begin at a multiple of four. */
+static inline bool is_aligned(const struct output &o)
+{
+    return (off_grid(o.y, o.ld) | off_grid(o.y_bf16, o.ld)) == 0;
+}
+
+/* v: the sum of row `row` of the matrix with row t of x. */
+static __device__ __forceinline__ void finish(const struct output &o, int t, int row, float v)
+{
+    const size_t at = (size_t)t * o.ld + row;
+
+    v = activate(o.act, v + (o.bias ? o.bias[row] : 0.0f));
+    store_numbers<1>(o.y, o.y_bf16, at, { { o.add ? o.y[at] + v : v } });
 }
 
 #endif

@@ -2,7 +2,8 @@
  *
  * Narrow weights meet x rounded to their type, float32 weights meet x itself, without TF32. Bias
  * and += ride on the product; an activation is a pass of its own, as the library knows none of
- * ours. cuBLASLt is column-major: its A is W transposed, its B x, and D [rows, T] is y.
+ * ours, and so is a y that is bf16. cuBLASLt is column-major: its A is W transposed, its B x, and
+ * D [rows, T] is y.
  *
  * The best algorithm for a shape is not the one the library's heuristic names first, so a
  * shape that is new is timed once: over a cold cache, and into scratch memory, so that y is
@@ -62,51 +63,40 @@ static void note(struct stream *q, cublasStatus_t s)
                     "linear: cuBLASLt");
 }
 
-static __device__ __forceinline__ float activate_onto(enum activation act, bool add, float y,
-                                                      float v)
-{
-    v = activate(act, v);
-    return add ? y + v : v;
-}
-
-static __device__ __forceinline__ float4 activate_onto(enum activation act, bool add, float4 y,
-                                                       float4 v)
-{
-    return make_float4(activate_onto(act, add, y.x, v.x), activate_onto(act, add, y.y, v.y),
-                       activate_onto(act, add, y.z, v.z), activate_onto(act, add, y.w, v.w));
-}
-
-/* y = act(v), or y += act(v), for row blockIdx.x of n V each; v may be y. */
-template <typename V>
+/* y = act(v), or y += act(v), for N numbers a thread of row blockIdx.x of n N each; v may be
+ * y. */
+template <int N>
 static __global__ void __launch_bounds__(THREADS)
-    activate_kernel(V *y, size_t y_ld, const V *v, size_t v_ld, int n, enum activation act,
-                    bool add)
+    finish_kernel(struct output o, const float *v, size_t v_ld, int n)
 {
     const int i = (int)(blockIdx.y * THREADS + threadIdx.x);
+    const size_t at = blockIdx.x * o.ld + N * i;
 
     let_next_start();
     wait_for_inputs();
     if (i >= n)
         return;
-    y += blockIdx.x * y_ld + i;
-    *y = activate_onto(act, add, add ? *y : V{}, v[blockIdx.x * v_ld + i]);
+
+    floats<N> x = load<N>(v + blockIdx.x * v_ld + N * i);
+    const floats<N> old = o.add ? load<N>(o.y + at) : floats<N>{};
+
+#pragma unroll
+    for (int k = 0; k < N; k++)
+        x.v[k] = old.v[k] + activate(o.act, x.v[k]);
+    store_numbers<N>(o.y, o.y_bf16, at, x);
 }
 
 /* Four numbers at a time where everything is aligned. */
-static void activate_rows(struct stream *q, const struct linear *p, const float *v, size_t v_ld)
+static void finish_rows(struct stream *q, const struct linear *p, const float *v, size_t v_ld)
 {
     const int rows = p->w->rows;
-    const bool wide = ((uintptr_t)p->y | (uintptr_t)v) % sizeof(float4) == 0 &&
-                      (p->y_ld | v_ld | (size_t)rows) % 4 == 0;
+    const struct output o = output_of(p);
+    const bool wide = is_aligned(o) && off_grid(v, v_ld) == 0 && rows % 4 == 0;
     const int n = wide ? rows / 4 : rows;
-    const dim3 grid((unsigned)p->T, (unsigned)((n + THREADS - 1) / THREADS));
 
-    if (wide)
-        launch(q, "linear", activate_kernel<float4>, grid, THREADS, 0, (float4 *)p->y, p->y_ld / 4,
-               (const float4 *)v, v_ld / 4, n, p->act, p->add);
-    else
-        launch(q, "linear", activate_kernel<float>, grid, THREADS, 0, p->y, p->y_ld, v, v_ld, n,
-               p->act, p->add);
+    launch(q, "linear", wide ? finish_kernel<4> : finish_kernel<1>,
+           dim3((unsigned)p->T, (unsigned)((n + THREADS - 1) / THREADS)), THREADS, 0, o, v, v_ld,
+           n);
 }
 
 static size_t round_up(size_t n)
@@ -296,26 +286,28 @@ static cublasLtMatmulAlgo_t algorithm_for(struct stream *q, const struct shape *
     return plan->algo;
 }
 
-/* As p, which is few enough rows. act(v) with += has v in the workspace, else v is y. */
+/* As p, which is few enough rows. Where += or NULL forbids y to hold what the product is before
+ * its activation and its rounding, that is in the workspace. */
 static void multiply(struct stream *q, const struct linear *p)
 {
     const enum dtype dtype = p->w->dtype;
-    const int rows = p->w->rows, cols = p->w->cols, ld = matrix_ld(dtype, cols);
-    const bool narrows = dtype != DTYPE_F32, apart = p->add && p->act != ACT_NONE;
+    const int rows = p->w->rows;
+    const bool narrows = dtype != DTYPE_F32;
+    const bool finishes = p->act != ACT_NONE || p->y_bf16, apart = finishes && (p->add || !p->y);
     const size_t v_ld = apart ? ((size_t)rows + 3) / 4 * 4 : p->y_ld;
     const size_t v_bytes = apart ? (size_t)p->T * v_ld * sizeof(float) : 0;
     const size_t own_bytes = round_up(LT_BYTES + v_bytes);
-    struct narrow_group x;
+    struct narrow_group x = { .T = 0, .n = 0, .m = {}, .of = { { p->x, p->x_ld } } };
     struct product c;
     struct shape s;
 
     memset(&s, 0, sizeof(s));
     s.y_ld = v_ld;
     s.rows = rows;
-    s.cols = cols;
+    s.cols = p->w->cols;
     s.T = range_of(p->T);
     s.y_alignment = apart ? 16 : alignment_of(p->y, v_ld * sizeof(float));
-    s.x_alignment = narrows ? MATRIX_LINE : alignment_of(p->x, p->x_ld * sizeof(float));
+    s.x_alignment = narrows ? 16 : alignment_of(p->x, p->x_ld * sizeof(float));
     s.dtype = dtype;
     s.bias = p->bias != NULL;
     s.add = p->add && !apart;
@@ -326,14 +318,14 @@ static void multiply(struct stream *q, const struct linear *p)
         return;
     if (narrows ? !narrow_x(q, &x, p, 1, own_bytes) : !stream_workspace(q, own_bytes, "linear"))
         return;
-    describe(&c, &s, p->bias, p->T, narrows ? (size_t)ld : p->x_ld);
+    describe(&c, &s, p->bias, p->T, x.of[0].ld);
     c.w = p->w->data;
-    c.x = narrows ? x.of[0] : (const void *)p->x;
+    c.x = x.of[0].rows;
     c.y = apart ? (float *)((char *)q->workspace + LT_BYTES) : p->y;
     c.workspace = q->workspace;
     note(q, run(q, &c, &algo));
-    if (p->act != ACT_NONE)
-        activate_rows(q, p, c.y, v_ld);
+    if (finishes)
+        finish_rows(q, p, c.y, v_ld);
 }
 
 void linear_lt(struct stream *q, const struct linear *p)
@@ -349,11 +341,8 @@ void linear_lt(struct stream *q, const struct linear *p)
         return;
     }
     for (size_t t = 0; t < (size_t)p->T; t += slice) {
-        struct linear part = *p;
+        const struct linear part = slice_of(p, (int)t, (int)min(slice, (size_t)p->T - t));
 
-        part.x += t * p->x_ld;
-        part.y += t * p->y_ld;
-        part.T = (int)min(slice, (size_t)p->T - t);
         multiply(q, &part);
     }
 }

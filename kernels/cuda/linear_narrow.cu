@@ -9,6 +9,35 @@ static size_t round_up(size_t n)
     return (n + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT;
 }
 
+/* Columns j to j + 3 of row t, zeros beyond the last. */
+template <typename E>
+static __device__ __forceinline__ uint2 load_quad(const struct narrow &m, int t, int j)
+{
+    const bool whole = m.aligned && j + 4 <= m.cols;
+
+    if (m.x_bf16) {
+        const uint16_t *x = m.x_bf16 + t * m.x_ld + j;
+        uint32_t v[4];
+
+        if (whole)
+            return *(const uint2 *)x;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            v[i] = j + i < m.cols ? x[i] : 0;
+        return { v[0] | v[1] << 16, v[2] | v[3] << 16 };
+    }
+
+    const float *x = m.x + t * m.x_ld + j;
+    float4 v;
+
+    if (whole)
+        v = *(const float4 *)x;
+    else
+        v = { j < m.cols ? x[0] : 0.0f, j + 1 < m.cols ? x[1] : 0.0f, j + 2 < m.cols ? x[2] : 0.0f,
+              j + 3 < m.cols ? x[3] : 0.0f };
+    return { narrow_pair<E>(v.x, v.y), narrow_pair<E>(v.z, v.w) };
+}
+
 /* Four columns a thread; blockIdx.y is the matrix. */
 template <typename E>
 static __global__ void __launch_bounds__(THREADS)
@@ -17,60 +46,68 @@ static __global__ void __launch_bounds__(THREADS)
     const struct narrow &m = g.m[blockIdx.y];
     const int quads = m.ld / 4, i = (int)(blockIdx.x * THREADS + threadIdx.x);
     const int t = i / quads, j = i % quads * 4;
-    const float *x = m.x + t * m.x_ld + j;
-    float4 v;
 
     let_next_start();
     wait_for_inputs();
-    if (t >= g.T)
-        return;
-    if (m.aligned && j + 4 <= m.cols)
-        v = *(const float4 *)x;
-    else
-        v = { j < m.cols ? x[0] : 0.0f, j + 1 < m.cols ? x[1] : 0.0f, j + 2 < m.cols ? x[2] : 0.0f,
-              j + 3 < m.cols ? x[3] : 0.0f };
-    *(uint2 *)((E *)m.to + (size_t)t * m.ld + j) = { narrow_pair<E>(v.x, v.y),
-                                                     narrow_pair<E>(v.z, v.w) };
+    if (t < g.T)
+        *(uint2 *)((E *)m.to + (size_t)t * m.ld + j) = load_quad<E>(m, t, j);
+}
+
+/* The place of a product's x among the distinct ones, which it joins if it is new. */
+static int join(struct narrow_group *g, const struct linear *p)
+{
+    const int cols = p->w->cols;
+    int m = 0;
+
+    while (m < g->n && (g->m[m].x != p->x || g->m[m].x_bf16 != p->x_bf16 ||
+                        g->m[m].x_ld != p->x_ld || g->m[m].cols != cols))
+        m++;
+    if (m == g->n)
+        g->m[g->n++] = { .to = NULL,
+                         .x = p->x,
+                         .x_bf16 = p->x_bf16,
+                         .x_ld = p->x_ld,
+                         .cols = cols,
+                         .ld = matrix_ld(p->w->dtype, cols),
+                         .aligned = x_is_aligned(p) };
+    return m;
 }
 
 bool narrow_x(struct stream *q, struct narrow_group *g, const struct linear *p, int n,
               size_t reserved)
 {
     const enum dtype dtype = p->w->dtype;
-    size_t at[GROUP_MAX], bytes = reserved;
+    size_t bytes = reserved;
     int source[GROUP_MAX], widest = 0;
 
     g->T = p->T;
     g->n = 0;
     for (int i = 0; i < n; i++) {
-        const int cols = p[i].w->cols, ld = matrix_ld(dtype, cols);
-        int m = 0;
+        const bool ready = p[i].x_bf16 && x_is_aligned(&p[i]);
 
-        while (m < g->n &&
-               (g->m[m].x != p[i].x || g->m[m].x_ld != p[i].x_ld || g->m[m].cols != cols))
-            m++;
-        source[i] = m;
-        if (m < g->n)
-            continue;
-        g->m[g->n++] = { .to = NULL,
-                         .x = p[i].x,
-                         .x_ld = p[i].x_ld,
-                         .cols = cols,
-                         .ld = ld,
-                         .aligned = (uintptr_t)p[i].x % 16 == 0 && p[i].x_ld % 4 == 0 };
-        at[m] = bytes;
-        bytes += round_up((size_t)p->T * ld * dtype_size(dtype));
-        widest = max(widest, ld);
+        source[i] = ready ? -1 : join(g, &p[i]);
+        if (ready)
+            g->of[i] = { p[i].x_bf16, p[i].x_ld };
+    }
+    for (int m = 0; m < g->n; m++) {
+        bytes += round_up((size_t)p->T * g->m[m].ld * dtype_size(dtype));
+        widest = max(widest, g->m[m].ld);
     }
 
-    char *workspace = (char *)stream_workspace(q, bytes, "linear");
+    char *at = (char *)stream_workspace(q, bytes, "linear");
 
-    if (!workspace)
+    if (!at && bytes)
         return false;
-    for (int m = 0; m < g->n; m++)
-        g->m[m].to = workspace + at[m];
+    at += reserved;
+    for (int m = 0; m < g->n; m++) {
+        g->m[m].to = at;
+        at += round_up((size_t)p->T * g->m[m].ld * dtype_size(dtype));
+    }
     for (int i = 0; i < n; i++)
-        g->of[i] = g->m[source[i]].to;
+        if (source[i] >= 0)
+            g->of[i] = { g->m[source[i]].to, (size_t)g->m[source[i]].ld };
+    if (g->n == 0)
+        return true;
 
     const dim3 grid((unsigned)(((size_t)p->T * widest / 4 + THREADS - 1) / THREADS),
                     (unsigned)g->n);

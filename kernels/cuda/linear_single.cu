@@ -16,14 +16,10 @@ enum {
 };
 
 struct single {
-    const void *w;
-    const float *x, *bias;
-    float *y;
-    size_t y_ld;
+    const void *w, *x;
+    struct output out;
     int rows, cols, ld;
     int first_block;
-    enum activation act;
-    bool add;
 };
 
 struct single_group {
@@ -32,6 +28,59 @@ struct single_group {
     int tile_rows;  /* of those, one after another */
     struct single p[GROUP_MAX];
 };
+
+/* RUN columns of x in a lane's registers, zeros beyond the last one. */
+struct float_run {
+    float v[RUN];
+
+    __device__ __forceinline__ void load(const float *x, int left)
+    {
+        if (left >= RUN) {
+            *(float4 *)&v[0] = *(const float4 *)x;
+            *(float4 *)&v[4] = *(const float4 *)(x + 4);
+        } else {
+#pragma unroll
+            for (int i = 0; i < RUN; i++)
+                v[i] = i < left ? x[i] : 0.0f;
+        }
+    }
+
+    __device__ __forceinline__ float2 pair(int i) const
+    {
+        return { v[2 * i], v[2 * i + 1] };
+    }
+};
+
+struct bf16_run {
+    uint32_t v[RUN / 2];
+
+    __device__ __forceinline__ void load(const uint16_t *x, int left)
+    {
+        if (left >= RUN) {
+            *(uint4 *)v = *(const uint4 *)x;
+        } else {
+#pragma unroll
+            for (int i = 0; i < RUN / 2; i++)
+                v[i] = (2 * i < left ? x[2 * i] : 0u) |
+                       (2 * i + 1 < left ? (uint32_t)x[2 * i + 1] << 16 : 0u);
+        }
+    }
+
+    __device__ __forceinline__ float2 pair(int i) const
+    {
+        return widen_pair<__nv_bfloat16>(v[i]);
+    }
+};
+
+static __device__ __forceinline__ const float *place_of(const struct single &p, float_run)
+{
+    return (const float *)p.x;
+}
+
+static __device__ __forceinline__ const uint16_t *place_of(const struct single &p, bf16_run)
+{
+    return (const uint16_t *)p.x;
+}
 
 /* A lane's columns: `vectors` of 8, a stride apart. */
 template <int VECTORS> struct columns {
@@ -45,29 +94,17 @@ template <int VECTORS> struct columns {
             to[v] = load_weights(row + first + v * stride, there && first + v * stride < end);
     }
 
-    /* x, zeros beyond its last column. */
-    __device__ __forceinline__ void load_x(float (&to)[VECTORS][RUN], const float *x,
-                                           int cols) const
+    template <typename X>
+    __device__ __forceinline__ void load_x(X (&to)[VECTORS], const struct single &p) const
     {
 #pragma unroll
-        for (int v = 0; v < VECTORS; v++) {
-            const int k = first + v * stride;
-
-            if (k + RUN <= cols) {
-                *(float4 *)&to[v][0] = *(const float4 *)(x + k);
-                *(float4 *)&to[v][4] = *(const float4 *)(x + k + 4);
-            } else {
-#pragma unroll
-                for (int i = 0; i < RUN; i++)
-                    to[v][i] = k + i < cols ? x[k + i] : 0.0f;
-            }
-        }
+        for (int v = 0; v < VECTORS; v++)
+            to[v].load(place_of(p, X()) + first + v * stride, p.cols - first - v * stride);
     }
 };
 
-template <typename E, int VECTORS>
-static __device__ __forceinline__ float dot(const uint4 (&w)[VECTORS],
-                                            const float (&x)[VECTORS][RUN])
+template <typename E, typename X, int VECTORS>
+static __device__ __forceinline__ float dot(const uint4 (&w)[VECTORS], const X (&x)[VECTORS])
 {
     float even = 0.0f, odd = 0.0f;
 
@@ -77,16 +114,17 @@ static __device__ __forceinline__ float dot(const uint4 (&w)[VECTORS],
 
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const float2 of = widen_pair<E>(pair[i]);
+            const float2 a = widen_pair<E>(pair[i]), b = x[v].pair(i);
 
-            even = fmaf(of.x, x[v][2 * i], even);
-            odd = fmaf(of.y, x[v][2 * i + 1], odd);
+            even = fmaf(a.x, b.x, even);
+            odd = fmaf(a.y, b.y, odd);
         }
     }
     return even + odd;
 }
 
-template <typename E, int VECTORS>
+/* X is how x is held. */
+template <typename E, typename X, int VECTORS>
 static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     single_kernel(const __grid_constant__ struct single_group g)
 {
@@ -102,14 +140,14 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     const columns<VECTORS> own = { RUN * (32 * split + lane), RUN * 32 * splits, p.ld };
     const E *w = (const E *)p.w + (size_t)first * p.ld;
     uint4 ring[DEPTH][VECTORS];
-    float x[VECTORS][RUN];
+    X x[VECTORS];
 
     let_next_start();
 #pragma unroll
     for (int d = 0; d < DEPTH; d++)
         own.load(ring[d], w + (size_t)d * p.ld, d < rows);
     wait_for_inputs();
-    own.load_x(x, p.x, p.cols);
+    own.load_x(x, p);
     for (int i = 0; i < rows; i += DEPTH) {
 #pragma unroll
         for (int d = 0; d < DEPTH; d++) {
@@ -129,7 +167,7 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
 
         for (int s = 0; s < splits; s++)
             v += part[r * splits + s];
-        finish(p, 0, block_first + r, v);
+        finish(p.out, 0, block_first + r, v);
     }
 }
 
@@ -159,11 +197,12 @@ static int place_blocks(struct single_group *g, int places)
     }
 }
 
-template <typename E> static void launch_vectors(struct stream *q, struct single_group *g, int ld)
+template <typename E, typename X>
+static void launch_vectors(struct stream *q, struct single_group *g, int ld)
 {
-    void (*const kernels[])(const struct single_group) = { single_kernel<E, 1>, single_kernel<E, 2>,
-                                                           single_kernel<E, 3>,
-                                                           single_kernel<E, 4> };
+    void (*const kernels[])(
+        const struct single_group) = { single_kernel<E, X, 1>, single_kernel<E, X, 2>,
+                                       single_kernel<E, X, 3>, single_kernel<E, X, 4> };
     const int blocks = place_blocks(g, q->sms * BLOCKS_OF_AN_SM);
     const int lanes = RUN * 32 << g->split_bits, vectors = (ld + lanes - 1) / lanes;
     const size_t shared = (size_t)WARPS * g->tile_rows * sizeof(float);
@@ -173,7 +212,9 @@ template <typename E> static void launch_vectors(struct stream *q, struct single
 
 bool linear_single_can(const struct linear *p)
 {
-    return p->T == 1 && p->w->dtype != DTYPE_F32 && (uintptr_t)p->x % 16 == 0 &&
+    const uintptr_t x = p->x_bf16 ? (uintptr_t)p->x_bf16 : (uintptr_t)p->x;
+
+    return p->T == 1 && p->w->dtype != DTYPE_F32 && x % 16 == 0 &&
            matrix_ld(p->w->dtype, p->w->cols) <= VECTORS_MAX * RUN * 32 << SPLIT_BITS_MAX;
 }
 
@@ -187,21 +228,19 @@ void linear_single(struct stream *q, const struct linear *p, int n)
         const int ld = matrix_ld(w->dtype, w->cols);
 
         g.p[i] = { .w = w->data,
-                   .x = p[i].x,
-                   .bias = p[i].bias,
-                   .y = p[i].y,
-                   .y_ld = p[i].y_ld,
+                   .x = p[i].x_bf16 ? (const void *)p[i].x_bf16 : (const void *)p[i].x,
+                   .out = output_of(&p[i]),
                    .rows = w->rows,
                    .cols = w->cols,
                    .ld = ld,
-                   .first_block = 0,
-                   .act = p[i].act,
-                   .add = p[i].add };
+                   .first_block = 0 };
         widest = max(widest, ld);
     }
     g.split_bits = split_bits_of(widest);
-    if (p->w->dtype == DTYPE_BF16)
-        launch_vectors<__nv_bfloat16>(q, &g, widest);
+    if (p->x_bf16)
+        launch_vectors<__nv_bfloat16, bf16_run>(q, &g, widest);
+    else if (p->w->dtype == DTYPE_BF16)
+        launch_vectors<__nv_bfloat16, float_run>(q, &g, widest);
     else
-        launch_vectors<__half>(q, &g, widest);
+        launch_vectors<__half, float_run>(q, &g, widest);
 }

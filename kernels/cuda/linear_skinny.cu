@@ -1,13 +1,14 @@
-/* linear_skinny.cu - products of 1 to 4 rows: the weights are read once, straight into
- * registers, as fast as the memory gives them.
+/* linear_skinny.cu - products of a few rows: the weights are read once, straight into registers,
+ * as fast as the memory gives them.
  *
  * Weights are the A side of mma.m16n8k16, the rows of x its n side. The order of k inside a
  * product is free as long as both sides agree, so a lane's 16 contiguous bytes of a weight row
- * and the same 8 elements of x serve as fragments without any shuffling. x takes part as two
- * narrow numbers, the rounded value and what is missing, so that 16 (bf16) or 22 (f16) bits of
- * its mantissa count; for 4 rows both fit the 8 columns of one product. A block brings x to
- * shared memory once and goes over its rows of the matrix in tiles; its warps share k, and are
- * added in the order of the warps while the next tile's weights are already on their way.
+ * and the same 8 elements of x serve as fragments without any shuffling. A float32 x takes part
+ * as two narrow numbers, the rounded value and what is missing, so that 16 (bf16) or 22 (f16)
+ * bits of its mantissa count; for 4 rows both fit the 8 columns of one product. Of an x that is
+ * bf16, it holds 8 rows. A block brings x to shared memory once and goes over its rows of the
+ * matrix in tiles; its warps share k, and are added in the order of the warps while the next
+ * tile's weights are already on their way.
  *
  * float32 weights are multiplied in float32 by f32_kernel. */
 #include "kernels/cuda/linear.cuh"
@@ -17,6 +18,7 @@ enum {
     THREADS = WARPS * 32,
     TILE = 16,           /* weight rows of a warp */
     CHUNK = 64,          /* columns that a warp takes at a time */
+    COLUMNS = 8,         /* of x in a product */
     BATCH = 4,           /* loads of x in flight for each thread */
     X_PAD = 32,          /* elements: neighbouring rows lie 64 bytes apart modulo all banks */
     X_BYTES = 100 << 10, /* of x in shared memory */
@@ -26,17 +28,17 @@ enum {
 
 struct skinny {
     const void *w;
-    const float *x, *bias;
-    float *y;
-    size_t x_ld, y_ld;
+    const float *x;
+    const uint16_t *x_bf16; /* or NULL: instead of x */
+    size_t x_ld;
+    struct output out;
     int rows, cols, ld;
     int split_bits; /* 2^split_bits warps share k: WARPS / 2^split_bits row groups a block */
     int rounds;     /* chunks of a warp, rounded up */
     int tile_rows;  /* of one row group */
     int tiles;      /* of a block, one after another */
     int first_block;
-    enum activation act;
-    bool add, aligned; /* x can be read 16 bytes at a time */
+    bool aligned; /* x can be read 16 bytes at a time */
 };
 
 struct skinny_group {
@@ -44,8 +46,10 @@ struct skinny_group {
     struct skinny p[GROUP_MAX];
 };
 
-/* The sums of a block's warps, twice, so that one tile's are read while the next one's come. */
-typedef float parts[2][WARPS][TILE][SKINNY_ROWS + 1];
+/* The sums of a block's warps for one tile. */
+template <int ROWS> struct parts {
+    float of[WARPS][TILE][ROWS + 1];
+};
 
 static __device__ __forceinline__ void mma(float c[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                            uint32_t a3, uint32_t b0, uint32_t b1, __nv_bfloat16)
@@ -79,44 +83,82 @@ static __device__ __forceinline__ float4 load_x(const struct skinny &p, const fl
              k + 2 < p.cols ? x[k + 2] : 0.0f, k + 3 < p.cols ? x[k + 3] : 0.0f };
 }
 
-/* Brings `columns` columns of T rows of x from column k on to shared memory: their rounded
- * values as rows 0 to T - 1 of `high`, what those miss as the same rows of `low`. */
-template <typename E>
-static __device__ __forceinline__ void stage_x(E *high, E *low, int ld, const struct skinny &p,
-                                               int T, int k, int columns)
-{
-    const int quads = columns / 4;
-    int t = 0, j = threadIdx.x;
+/* A float32 x. */
+struct split_x {
+    enum { ROWS = SKINNY_ROWS };
 
-    while (t < T) {
-        float4 v[BATCH];
-        int at[BATCH];
+    /* Brings T rows of x to shared memory: their rounded values as rows 0 to T - 1, what those
+     * miss as the next T rows. */
+    template <typename E>
+    static __device__ __forceinline__ void stage(E *high, int ld, const struct skinny &p, int T)
+    {
+        E *const low = high + T * ld;
+        const int quads = p.ld / 4;
+        int t = 0, j = threadIdx.x;
+
+        while (t < T) {
+            float4 v[BATCH];
+            int at[BATCH];
 
 #pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            while (j >= quads && t < T) {
-                j -= quads;
-                t++;
+            for (int i = 0; i < BATCH; i++) {
+                while (j >= quads && t < T) {
+                    j -= quads;
+                    t++;
+                }
+                at[i] = t < T ? t * ld + 4 * j : -1;
+                if (t < T)
+                    v[i] = load_x(p, p.x + t * p.x_ld, 4 * j);
+                j += THREADS;
             }
-            at[i] = t < T ? t * ld + 4 * j : -1;
-            if (t < T)
-                v[i] = load_x(p, p.x + t * p.x_ld, k + 4 * j);
-            j += THREADS;
-        }
 #pragma unroll
-        for (int i = 0; i < BATCH; i++) {
-            if (at[i] < 0)
-                break;
+            for (int i = 0; i < BATCH; i++) {
+                if (at[i] < 0)
+                    break;
 
-            const uint2 h = { narrow_pair<E>(v[i].x, v[i].y), narrow_pair<E>(v[i].z, v[i].w) };
-            const float2 a = widen_pair<E>(h.x), b = widen_pair<E>(h.y);
+                const uint2 h = { narrow_pair<E>(v[i].x, v[i].y), narrow_pair<E>(v[i].z, v[i].w) };
+                const float2 a = widen_pair<E>(h.x), b = widen_pair<E>(h.y);
 
-            *(uint2 *)(high + at[i]) = h;
-            *(uint2 *)(low + at[i]) = { narrow_pair<E>(v[i].x - a.x, v[i].y - a.y),
-                                        narrow_pair<E>(v[i].z - b.x, v[i].w - b.y) };
+                *(uint2 *)(high + at[i]) = h;
+                *(uint2 *)(low + at[i]) = { narrow_pair<E>(v[i].x - a.x, v[i].y - a.y),
+                                            narrow_pair<E>(v[i].z - b.x, v[i].w - b.y) };
+            }
         }
     }
-}
+
+    /* The staged row of a column of the product, or -1 for zeros. */
+    static __device__ __forceinline__ int row_of(int column, int T)
+    {
+        return column % ROWS < T ? column % ROWS + column / ROWS * T : -1;
+    }
+};
+
+/* An x that is bf16. */
+struct bf16_x {
+    enum { ROWS = SKINNY_ROWS_BF16 };
+
+    template <typename E>
+    static __device__ __forceinline__ void stage(E *to, int ld, const struct skinny &p, int T)
+    {
+        for (int t = 0; t < T; t++) {
+            const uint16_t *x = p.x_bf16 + t * p.x_ld;
+
+            if (p.aligned)
+                for (int k = 8 * threadIdx.x; k < p.ld; k += 8 * THREADS)
+                    copy_async_part(to + t * ld + k, x + k, 2 * max(min(p.cols - k, 8), 0));
+            else
+                for (int k = threadIdx.x; k < p.ld; k += THREADS)
+                    ((uint16_t *)to)[t * ld + k] = k < p.cols ? x[k] : 0;
+        }
+        copies_commit();
+        copies_wait<0>();
+    }
+
+    static __device__ __forceinline__ int row_of(int column, int T)
+    {
+        return column < T ? column : -1;
+    }
+};
 
 /* x: this lane's first 8 columns of its row of x in shared memory, or NULL for zeros. */
 template <typename E>
@@ -155,8 +197,9 @@ template <typename E> struct reader {
 };
 
 /* Adds and finishes a tile of all row groups; `first` is its first row in the matrix. */
-static __device__ __forceinline__ void
-end_tile(const struct skinny &p, const float (*part)[TILE][SKINNY_ROWS + 1], int T, int first)
+template <int ROWS>
+static __device__ __forceinline__ void end_tile(const struct skinny &p, const parts<ROWS> &part,
+                                                int T, int first)
 {
     const int groups = WARPS >> p.split_bits, splits = 1 << p.split_bits;
 
@@ -168,23 +211,23 @@ end_tile(const struct skinny &p, const float (*part)[TILE][SKINNY_ROWS + 1], int
         if (r >= p.tile_rows || row >= p.rows)
             continue;
         for (int s = 0; s < splits; s++)
-            v += part[group * splits + s][r][t];
-        finish(p, t, row, v);
+            v += part.of[group * splits + s][r][t];
+        finish(p.out, t, row, v);
     }
 }
 
-/* Column n < 4 of the product is the rounded row n of x, column n + 4 its rest. DEPTH chunks of
- * 2 KiB are in flight for each warp, those of the next tile among them. */
-template <typename E, int DEPTH>
+/* X is split_x or bf16_x. DEPTH chunks of 2 KiB are in flight for each warp, those of the next
+ * tile among them. */
+template <typename E, typename X, int DEPTH>
 static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     skinny_kernel(const __grid_constant__ struct skinny_group g)
 {
     extern __shared__ __align__(16) char shared[];
-    __shared__ parts part;
+    __shared__ parts<X::ROWS> part[2]; /* one tile's are read while the next one's come */
     const struct skinny &p = product_of(g);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int splits = 1 << p.split_bits, split = warp & (splits - 1);
-    const int id = lane / 4, quad = lane % 4, column = id % SKINNY_ROWS;
+    const int id = lane / 4, quad = lane % 4;
     const int tile_step = (WARPS >> p.split_bits) * p.tile_rows;
     const int first = ((int)blockIdx.x - p.first_block) * p.tiles * tile_step;
     const int row = first + (warp >> p.split_bits) * p.tile_rows + id;
@@ -202,14 +245,11 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         w.load(ring[d], 0, d);
     wait_for_inputs();
 
-    const int x_ld = p.ld + X_PAD;
-    E *const high = (E *)shared, *const low = high + g.T * x_ld;
-    const E *x = (id < SKINNY_ROWS ? high : low) + column * x_ld + CHUNK * split + 8 * quad;
+    const int x_ld = p.ld + X_PAD, x_row = X::row_of(id, g.T);
+    const E *x = x_row < 0 ? NULL : (E *)shared + x_row * x_ld + CHUNK * split + 8 * quad;
 
-    stage_x(high, low, x_ld, p, g.T, 0, p.ld);
+    X::stage((E *)shared, x_ld, p, g.T);
     __syncthreads();
-    if (column >= g.T)
-        x = NULL;
     for (int tile = 0; tile < p.tiles && first + tile * tile_step < p.rows; tile++) {
         float sum[4] = { 0 };
 
@@ -226,9 +266,10 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            sum[i] += __shfl_xor_sync(~0u, sum[i], 2);
-            if (quad < 2)
-                part[tile % 2][warp][id + 8 * (i / 2)][2 * quad + i % 2] = sum[i];
+            if (X::ROWS < COLUMNS)
+                sum[i] += __shfl_xor_sync(~0u, sum[i], X::ROWS / 2);
+            if (2 * quad < X::ROWS)
+                part[tile % 2].of[warp][id + 8 * (i / 2)][2 * quad + i % 2] = sum[i];
         }
         __syncthreads();
         end_tile(p, part[tile % 2], g.T, first + tile * tile_step);
@@ -269,7 +310,7 @@ static __global__ void __launch_bounds__(THREADS)
         for (int offset = 16; offset; offset /= 2)
             sum[t] += __shfl_xor_sync(~0u, sum[t], offset);
         if (t < g.T && lane == 0)
-            finish(p, t, row, sum[t]);
+            finish(p.out, t, row, sum[t]);
     }
 }
 
@@ -283,10 +324,9 @@ static struct skinny describe(const struct linear *p)
         bits++;
     return { .w = w->data,
              .x = p->x,
-             .bias = p->bias,
-             .y = p->y,
+             .x_bf16 = p->x_bf16,
              .x_ld = p->x_ld,
-             .y_ld = p->y_ld,
+             .out = output_of(p),
              .rows = w->rows,
              .cols = w->cols,
              .ld = ld,
@@ -295,9 +335,7 @@ static struct skinny describe(const struct linear *p)
              .tile_rows = 1,
              .tiles = 1,
              .first_block = 0,
-             .act = p->act,
-             .add = p->add,
-             .aligned = (uintptr_t)p->x % 16 == 0 && p->x_ld % 4 == 0 };
+             .aligned = x_is_aligned(p) };
 }
 
 /* Gives every row group the work of `rows` rows of the first product, as equally tall tiles.
@@ -332,31 +370,34 @@ static int place_blocks(struct skinny_group *g, int places)
     return blocks;
 }
 
-static size_t x_bytes(int T, int ld)
+/* A float32 row is staged as two. */
+static size_t x_bytes(int T, int ld, bool is_bf16)
 {
-    return (size_t)4 * T * (ld + X_PAD);
+    return (size_t)(is_bf16 ? 2 : 4) * T * (ld + X_PAD);
 }
 
-template <typename E, int DEPTH> static void launch_depth(struct stream *q, struct skinny_group *g)
+template <typename E, typename X, int DEPTH>
+static void launch_depth(struct stream *q, struct skinny_group *g)
 {
     const int blocks = place_blocks(g, q->sms * BLOCKS_OF_AN_SM);
     size_t shared = 0;
 
     for (int i = 0; i < g->n; i++) {
         g->p[i].rounds = (g->p[i].rounds + DEPTH - 1) / DEPTH * DEPTH;
-        shared = max(shared, x_bytes(g->T, g->p[i].ld));
+        shared = max(shared, x_bytes(g->T, g->p[i].ld, g->p[i].x_bf16 != NULL));
     }
     stream_note(q,
-                cudaFuncSetAttribute(skinny_kernel<E, DEPTH>,
+                cudaFuncSetAttribute(skinny_kernel<E, X, DEPTH>,
                                      cudaFuncAttributeMaxDynamicSharedMemorySize, X_BYTES),
                 "linear");
-    launch(q, "linear", skinny_kernel<E, DEPTH>, blocks, THREADS, shared, *g);
+    launch(q, "linear", skinny_kernel<E, X, DEPTH>, blocks, THREADS, shared, *g);
 }
 
 /* A depth that divides the chunks of a warp leaves none of it empty. */
-template <typename E> static void launch_narrow(struct stream *q, struct skinny_group *g)
+template <typename E, typename X>
+static void launch_narrow(struct stream *q, struct skinny_group *g)
 {
-    g->p[0].rounds % 5 ? launch_depth<E, 4>(q, g) : launch_depth<E, 5>(q, g);
+    g->p[0].rounds % 5 ? launch_depth<E, X, 4>(q, g) : launch_depth<E, X, 5>(q, g);
 }
 
 static void launch_f32(struct stream *q, struct skinny_group *g)
@@ -376,10 +417,10 @@ static void launch_f32(struct stream *q, struct skinny_group *g)
 
 int linear_skinny_rows(const struct linear *p)
 {
-    int rows = SKINNY_ROWS;
+    const int ld = matrix_ld(p->w->dtype, p->w->cols);
+    int rows = p->x_bf16 ? SKINNY_ROWS_BF16 : SKINNY_ROWS;
 
-    while (rows > 0 && p->w->dtype != DTYPE_F32 &&
-           x_bytes(rows, matrix_ld(p->w->dtype, p->w->cols)) > X_BYTES)
+    while (rows > 0 && p->w->dtype != DTYPE_F32 && x_bytes(rows, ld, p->x_bf16) > X_BYTES)
         rows--;
     return rows;
 }
@@ -390,10 +431,12 @@ void linear_skinny(struct stream *q, const struct linear *p, int n)
 
     for (int i = 0; i < n; i++)
         g.p[i] = describe(&p[i]);
-    if (p->w->dtype == DTYPE_BF16)
-        launch_narrow<__nv_bfloat16>(q, &g);
+    if (p->x_bf16)
+        launch_narrow<__nv_bfloat16, bf16_x>(q, &g);
+    else if (p->w->dtype == DTYPE_BF16)
+        launch_narrow<__nv_bfloat16, split_x>(q, &g);
     else if (p->w->dtype == DTYPE_F16)
-        launch_narrow<__half>(q, &g);
+        launch_narrow<__half, split_x>(q, &g);
     else
         launch_f32(q, &g);
 }

@@ -8,7 +8,7 @@
  * Weights depend on no other kernel: the first ones are on their way before the kernel in
  * front has ended.
  *
- * A kernel in front rounds x to the weights' type. */
+ * An x that is not bf16 is rounded to the weights' type by a kernel in front. */
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
@@ -25,13 +25,10 @@ enum {
 
 struct wide {
     CUtensorMap w_map, x_map;
-    const float *bias;
-    float *y;
-    size_t y_ld;
+    struct output out;
     int rows, blocks_k; /* stages of k */
     int first_tile;
-    enum activation act;
-    bool add, aligned; /* y can be accessed 16 bytes at a time */
+    bool aligned; /* out takes four numbers at a time */
 };
 
 struct wide_group {
@@ -142,20 +139,19 @@ static __device__ __forceinline__ float4 load_row(const float *p, bool aligned, 
     return { n > 0 ? p[0] : 0.0f, n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, n > 3 ? p[3] : 0.0f };
 }
 
-static __device__ __forceinline__ void store_row(float *p, float4 v, bool aligned, int n)
+static __device__ __forceinline__ void store_row(const struct output &o, size_t at, float4 v,
+                                                 bool aligned, int n)
 {
+    const float of[4] = { v.x, v.y, v.z, v.w };
+
     if (aligned && n >= 4) {
-        *(float4 *)p = v;
+        store_numbers<4>(o.y, o.y_bf16, at, { { v.x, v.y, v.z, v.w } });
         return;
     }
-    if (n > 0)
-        p[0] = v.x;
-    if (n > 1)
-        p[1] = v.y;
-    if (n > 2)
-        p[2] = v.z;
-    if (n > 3)
-        p[3] = v.w;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        if (i < n)
+            store_numbers<1>(o.y, o.y_bf16, at + i, { { of[i] } });
 }
 
 static __device__ __forceinline__ float4 sum_of(float4 a, float4 b)
@@ -174,17 +170,18 @@ static __device__ __forceinline__ void add_parts(const struct wide_group &g, con
     const int lane = threadIdx.x % 32, rows = p.rows - row - 4 * lane;
     const int end = min(g.T, (rank + 1) * share);
     const float4 none = { 0, 0, 0, 0 };
-    const float4 bias = p.bias ? load_row(p.bias + row + 4 * lane, false, rows) : none;
+    const struct output &o = p.out;
+    const float4 bias = o.bias ? load_row(o.bias + row + 4 * lane, false, rows) : none;
 
     part += 4 * lane;
     for (int t = rank * share + (int)threadIdx.x / 32 * COLUMNS; t < end;
          t += CONSUMERS / 32 * COLUMNS) {
-        float *y = p.y + (size_t)t * p.y_ld + row + 4 * lane;
+        const size_t at = (size_t)t * o.ld + row + 4 * lane;
         float4 old[COLUMNS], v[COLUMNS];
 
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++) {
-            old[i] = p.add && t + i < end ? load_row(y + i * p.y_ld, p.aligned, rows) : none;
+            old[i] = o.add && t + i < end ? load_row(o.y + at + i * o.ld, p.aligned, rows) : none;
             v[i] = bias;
         }
 #pragma unroll 1
@@ -202,15 +199,15 @@ static __device__ __forceinline__ void add_parts(const struct wide_group &g, con
                 v[i / RANKS] = sum_of(v[i / RANKS], of[i / RANKS][i % RANKS]);
         }
 #pragma unroll 1
-        for (int i = 0; p.act != ACT_NONE && i < 4; i++) { /* each element takes its turn as x */
+        for (int i = 0; o.act != ACT_NONE && i < 4; i++) { /* each element takes its turn as x */
 #pragma unroll
             for (int j = 0; j < COLUMNS; j++)
-                v[j] = { v[j].y, v[j].z, v[j].w, activate(p.act, v[j].x) };
+                v[j] = { v[j].y, v[j].z, v[j].w, activate(o.act, v[j].x) };
         }
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++)
             if (t + i < end)
-                store_row(y + i * p.y_ld, sum_of(v[i], old[i]), p.aligned, rows);
+                store_row(o, at + i * o.ld, sum_of(v[i], old[i]), p.aligned, rows);
     }
 }
 
@@ -284,12 +281,12 @@ static encode_map find_encode(void)
     return (encode_map)f;
 }
 
-/* Boxes of box_rows rows and BLOCK_K columns of a row-major matrix; zeros beyond its rows. */
+/* Boxes of box_rows rows and BLOCK_K columns of a row-major matrix; zeros beyond it. */
 static void make_map(struct stream *q, CUtensorMap *map, enum dtype dtype, const void *base,
-                     int rows, int ld, int box_rows)
+                     int rows, int cols, size_t ld, int box_rows)
 {
     static const encode_map encode = find_encode();
-    const cuuint64_t size[2] = { (cuuint64_t)ld, (cuuint64_t)rows }, stride[1] = { size[0] * 2 };
+    const cuuint64_t size[2] = { (cuuint64_t)cols, (cuuint64_t)rows }, stride[1] = { ld * 2 };
     const cuuint32_t box[2] = { BLOCK_K, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
 
     if (!encode || encode(map,
@@ -402,17 +399,13 @@ void linear_wide(struct stream *q, const struct linear *p, int n)
         struct wide *to = &g.p[i];
         const int ld = matrix_ld(dtype, w->cols);
 
-        make_map(q, &to->w_map, dtype, w->data, w->rows, ld, TILE);
-        make_map(q, &to->x_map, dtype, narrow.of[i], p->T, ld, rows);
-        to->bias = p[i].bias;
-        to->y = p[i].y;
-        to->y_ld = p[i].y_ld;
+        make_map(q, &to->w_map, dtype, w->data, w->rows, ld, ld, TILE);
+        make_map(q, &to->x_map, dtype, narrow.of[i].rows, p->T, w->cols, narrow.of[i].ld, rows);
+        to->out = output_of(&p[i]);
         to->rows = w->rows;
         to->blocks_k = ld / BLOCK_K;
         to->first_tile = tiles;
-        to->act = p[i].act;
-        to->add = p[i].add;
-        to->aligned = (uintptr_t)p[i].y % 16 == 0 && p[i].y_ld % 4 == 0;
+        to->aligned = is_aligned(to->out);
         tiles += (w->rows + TILE - 1) / TILE;
     }
     dtype == DTYPE_BF16 ? launch_rows<__nv_bfloat16>(q, &g, rows)

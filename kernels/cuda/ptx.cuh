@@ -40,6 +40,15 @@ static __device__ __forceinline__ void copy_async(void *shared, const void *glob
         asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
 }
 
+/* The first `bytes` of 16, and zeros. */
+static __device__ __forceinline__ void copy_async_part(void *shared, const void *global, int bytes)
+{
+    const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
+
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes)
+                 : "memory");
+}
+
 static __device__ __forceinline__ void copies_commit(void)
 {
     asm volatile("cp.async.commit_group;" ::: "memory");

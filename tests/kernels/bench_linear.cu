@@ -5,6 +5,7 @@
  * L2 serves none twice. The floor is the larger of the bytes (weights, x, y) over the read
  * bandwidth measured by the same program and of the operations over MATRIX_RATE. Links the
  * products without the rest of the backend, whose part of the stream it plays itself.
+ * x is bf16 where it is timed, and now and then where it is checked.
  * Usage: bench_linear [check|time|paths] [seed]; paths times every path that can. */
 #include <algorithm>
 #include <math.h>
@@ -90,7 +91,7 @@ static float uniform(void)
     return (float)random_bits() * 0x1p-30f - 1.0f;
 }
 
-static float *floats(size_t n)
+static float *random_floats(size_t n)
 {
     std::vector<float> v(n);
     float *p = (float *)take(&be, n * sizeof(float));
@@ -114,7 +115,8 @@ static __global__ void define(double *want, double *magnitude, struct linear p, 
     double sum = p.bias ? p.bias[r] : 0.0, size = fabs(sum);
 
     for (int k = 0; k < cols; k++) {
-        const float x = p.x[t * p.x_ld + k];
+        const size_t at = t * p.x_ld + k;
+        const float x = p.x_bf16 ? __uint_as_float((uint32_t)p.x_bf16[at] << 16) : p.x[at];
         const double term =
             (double)(float)w[(size_t)r * ld + k] * (double)(narrows ? (float)(E)x : x);
 
@@ -162,13 +164,28 @@ static struct matrix random_matrix(enum dtype dtype, int rows, int cols)
     return m;
 }
 
+static __global__ void fill(uint32_t *p, size_t n)
+{
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
+        uint32_t h = (uint32_t)i * 2654435761u + 12345u;
+
+        h ^= h >> 15;
+        h *= 2246822519u;
+        h ^= h >> 13;
+        /* two bf16 of random sign and fraction, 2^-4 to 2^-1 */
+        p[i] = (h & 0x81ff81ffu) | 0x3d803d80u;
+    }
+}
+
 /* What a case is made of, its preset y, and where its exact values went. */
 struct trial {
     struct matrix w;
     struct linear p;
     std::vector<float> preset;
     double *want, *magnitude;
-    float *source; /* x, which arrives late */
+    float *x, *source; /* x, which arrives late, and what it is then; perhaps of bf16 pairs */
+    size_t x_bytes;
 };
 
 static void *slice(float *base, int offset)
@@ -176,7 +193,7 @@ static void *slice(float *base, int offset)
     return base + offset;
 }
 
-static struct trial make_trial(enum dtype dtype, int rows, int cols, int T)
+static struct trial make_trial(enum dtype dtype, bool x_is_bf16, int rows, int cols, int T)
 {
     struct trial c;
     const int loose = pick(0, 2);
@@ -189,10 +206,18 @@ static struct trial make_trial(enum dtype dtype, int rows, int cols, int T)
     c.p.T = T;
     c.p.x_ld = x_ld;
     c.p.y_ld = y_ld;
-    c.p.x = (float *)slice((float *)take(&be, (x_ld * T + 4) * sizeof(float)), dx);
-    c.source = floats(x_ld * T);
-    c.p.y = (float *)slice(floats(y_ld * T + 4), dy);
-    c.p.bias = pick(0, 1) ? floats(rows) : NULL;
+    c.x = (float *)slice((float *)take(&be, (x_ld * T + 4) * sizeof(float)), dx);
+    c.source = random_floats(x_ld * T);
+    c.x_bytes = (x_ld * (T - 1) + cols) * sizeof(float);
+    if (x_is_bf16 && dtype == DTYPE_BF16) {
+        c.p.x_bf16 = (const uint16_t *)c.x;
+        c.x_bytes /= 2;
+        fill<<<64, THREADS, 0, q.cuda>>>((uint32_t *)c.source, x_ld * T);
+    } else {
+        c.p.x = c.x;
+    }
+    c.p.y = (float *)slice(random_floats(y_ld * T + 4), dy);
+    c.p.bias = pick(0, 1) ? random_floats(rows) : NULL;
     c.p.act = (enum activation)pick(0, 5);
     c.p.add = pick(0, 1);
     c.preset.resize(y_ld * T);
@@ -246,10 +271,10 @@ static int verify(const struct trial *c, const char *what, bool narrows)
         }
     }
     if (wrong)
-        printf("WRONG %s %s %dx%d T=%d x_ld=%zu y_ld=%zu act=%d bias=%d add=%d: %d outputs, worst "
-               "%.3g of the bound\n",
-               what, dtype_name(c->w.dtype), rows, cols, T, c->p.x_ld, c->p.y_ld, c->p.act,
-               c->p.bias != NULL, c->p.add, wrong, worst);
+        printf("WRONG %s %s %dx%d T=%d x%s x_ld=%zu y_ld=%zu act=%d bias=%d add=%d: %d outputs, "
+               "worst %.3g of the bound\n",
+               what, dtype_name(c->w.dtype), rows, cols, T, c->p.x_bf16 ? "_bf16" : "", c->p.x_ld,
+               c->p.y_ld, c->p.act, c->p.bias != NULL, c->p.add, wrong, worst);
     return wrong != 0;
 }
 
@@ -259,7 +284,7 @@ static void release(struct trial *c)
          { (const void *)c->w.data, (const void *)c->want, (const void *)c->magnitude,
            (const void *)c->p.bias, (const void *)c->source })
         must(cudaFree((void *)p), "free");
-    must(cudaFree((void *)((uintptr_t)c->p.x & ~(uintptr_t)255)), "free");
+    must(cudaFree((void *)((uintptr_t)c->x & ~(uintptr_t)255)), "free");
     must(cudaFree((void *)((uintptr_t)c->p.y & ~(uintptr_t)255)), "free");
 }
 
@@ -277,13 +302,17 @@ enum path { CHOSEN, SINGLE, SKINNY, WIDE, LT, PATHS };
 
 static const char *const path_name[] = { "chosen", "single", "skinny", "wide", "cublaslt" };
 
-static bool can(enum path path, const struct linear *p)
+static bool can(enum path path, const struct linear *p, int n)
 {
-    return path == SINGLE   ? linear_single_can(p)
-           : path == SKINNY ? p->T <= linear_skinny_rows(p)
-           : path == WIDE   ? linear_wide_can(&q, p)
-           : path == LT     ? p->T > 8
-                            : true;
+    bool all = true;
+
+    for (int i = 0; i < n; i++)
+        all = all && (path == SINGLE   ? linear_single_can(&p[i])
+                      : path == SKINNY ? p[i].T <= linear_skinny_rows(&p[i])
+                      : path == WIDE   ? linear_wide_can(&q, &p[i])
+                      : path == LT     ? p[i].T > 8
+                                       : true);
+    return all;
 }
 
 static void multiply(enum path path, const struct linear *p, int n)
@@ -302,7 +331,7 @@ static void multiply(enum path path, const struct linear *p, int n)
 }
 
 /* Lets the next kernel start at once, but writes only after a while. */
-static __global__ void copy_late(float *dst, const float *src, size_t n)
+static __global__ void copy_late(uint16_t *dst, const uint16_t *src, size_t n)
 {
     const long long start = clock64();
 
@@ -317,7 +346,7 @@ static __global__ void copy_late(float *dst, const float *src, size_t n)
 /* Whether the chosen path rounds x. */
 static bool narrows(const struct linear *p)
 {
-    return p->w->dtype != DTYPE_F32 && p->T > linear_skinny_rows(p);
+    return p->w->dtype != DTYPE_F32 && p->T > linear_skinny_rows(p) && !p->x_bf16;
 }
 
 /* Groups of one to five products of any dtype and equal T, over and again. */
@@ -338,21 +367,23 @@ static int check(void)
         char what[64];
 
         for (int i = 0; i < n; i++)
-            trials.push_back(make_trial(one_type ? type : dtypes[pick(0, 3)], size_of_side(k + i),
+            trials.push_back(make_trial(one_type ? type : dtypes[pick(0, 3)],
+                                        one_type ? k % 3 > 0 : pick(0, 1) > 0, size_of_side(k + i),
                                         size_of_side(pick(0, 9)), T));
         for (struct trial &c : trials) {
             c.p.w = &c.w;
             p.push_back(c.p);
-            launch(&q, "late", copy_late, 1, 1024, 0, (float *)c.p.x, (const float *)c.source,
-                   c.p.x_ld * (T - 1) + c.w.cols);
+            launch(&q, "late", copy_late, 1, 1024, 0, (uint16_t *)c.x, (const uint16_t *)c.source,
+                   c.x_bytes / 2);
         }
-        if (!one_type || !can(path, &p[0]))
+        if (!one_type || !can(path, p.data(), n))
             path = CHOSEN;
         multiply(path, p.data(), n);
         finish();
         snprintf(what, sizeof(what), "case %d, %s", k, path_name[path]);
         for (struct trial &c : trials) {
-            wrong += verify(&c, what, path == CHOSEN ? narrows(&c.p) : path > SKINNY);
+            wrong +=
+                verify(&c, what, path == CHOSEN ? narrows(&c.p) : path > SKINNY && !c.p.x_bf16);
             release(&c);
         }
         products[path] += n;
@@ -362,20 +393,6 @@ static int check(void)
         printf(" %d products %s,", products[path], path_name[path]);
     printf(" %d wrong\n", wrong);
     return wrong;
-}
-
-static __global__ void fill(uint32_t *p, size_t n)
-{
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
-         i += (size_t)gridDim.x * blockDim.x) {
-        uint32_t h = (uint32_t)i * 2654435761u + 12345u;
-
-        h ^= h >> 15;
-        h *= 2246822519u;
-        h ^= h >> 13;
-        /* two bf16 of random sign and fraction, 2^-4 to 2^-1 */
-        p[i] = (h & 0x81ff81ffu) | 0x3d803d80u;
-    }
 }
 
 static __global__ void read_all(const uint4 *p, size_t n, uint32_t *out)
@@ -522,11 +539,11 @@ static void start_walk(struct walk *k, const struct phase *f, int T, double band
         const double rows = f->size[i][0], cols = f->size[i][1];
 
         bytes += matrix_ld(DTYPE_BF16, f->size[i][1]) * 2.0 * rows;
-        moved += 4.0 * T * (rows + cols);
+        moved += T * (4.0 * rows + 2.0 * cols);
         flops += 2.0 * T * rows * cols;
         k->own.push_back((float *)take(&be, (size_t)(T * rows * 4)));
         k->own.push_back((float *)take(&be, (size_t)(T * cols * 4)));
-        fill<<<256, 256, 0, q.cuda>>>((uint32_t *)k->own.back(), (size_t)(T * cols));
+        fill<<<256, THREADS, 0, q.cuda>>>((uint32_t *)k->own.back(), (size_t)(T * cols));
     }
     k->walk = std::max(1, std::min(200, (int)(WALK_MB * 1e6 / bytes)));
     k->floor = std::max((bytes + moved) / bandwidth, flops / MATRIX_RATE) * 1e6;
@@ -535,12 +552,16 @@ static void start_walk(struct walk *k, const struct phase *f, int T, double band
     for (size_t i = 0; i < k->w.size(); i++) {
         const int *size = f->size[i % f->n];
 
-        k->w[i] = { size[0], size[1], DTYPE_BF16, at,
-                    (size_t)matrix_ld(DTYPE_BF16, size[1]) * 2 * size[0] };
+        k->w[i] = { .rows = size[0],
+                    .cols = size[1],
+                    .dtype = DTYPE_BF16,
+                    .round_x = false,
+                    .data = at,
+                    .bytes = (size_t)matrix_ld(DTYPE_BF16, size[1]) * 2 * size[0] };
         at += k->w[i].bytes;
         k->p[i] = {};
         k->p[i].y = k->own[i % f->n * 2];
-        k->p[i].x = k->own[i % f->n * 2 + 1];
+        k->p[i].x_bf16 = (const uint16_t *)k->own[i % f->n * 2 + 1];
         k->p[i].y_ld = size[0];
         k->p[i].x_ld = size[1];
         k->p[i].w = &k->w[i];
@@ -555,7 +576,7 @@ static void time_phase(const struct phase *f, enum path path, double bandwidth)
         struct walk k;
 
         start_walk(&k, f, T, bandwidth);
-        if (can(path, &k.p[0])) {
+        if (can(path, k.p.data(), f->n)) {
             const double us = time_graph([&] {
                                   for (int i = 0; i < k.walk; i++)
                                       multiply(path, &k.p[(size_t)i * f->n], f->n);

@@ -74,23 +74,35 @@ static struct place make_place(const struct matrix *w, int T)
     return at;
 }
 
-/* n products on the backend's memory. */
-static void run(struct backend *be, const struct linear *p, int n)
+/* n products on the backend's memory; rows may begin `skew` numbers into what is allocated. */
+static void run_skewed(struct backend *be, const struct linear *p, int n, size_t skew)
 {
     struct linear on[20];
 
     assert_true(n <= 20);
     for (int i = 0; i < n; i++) {
         const size_t T = (size_t)p[i].T, rows = (size_t)p[i].w->rows;
+        const size_t y_end = skew + (T - 1) * p[i].y_ld + rows;
+        const size_t x_end = skew + (T - 1) * p[i].x_ld + (size_t)p[i].w->cols;
 
         on[i] = p[i];
-        on[i].y = check_lend(be, p[i].y, ((T - 1) * p[i].y_ld + rows) * sizeof(float));
-        on[i].x =
-            check_show(be, p[i].x, ((T - 1) * p[i].x_ld + (size_t)p[i].w->cols) * sizeof(float));
+        if (p[i].y)
+            on[i].y = (float *)check_lend(be, p[i].y - skew, y_end * sizeof(float)) + skew;
+        if (p[i].y_bf16)
+            on[i].y_bf16 = (uint16_t *)check_lend(be, p[i].y_bf16 - skew, y_end * 2) + skew;
+        if (p[i].x)
+            on[i].x = (const float *)check_show(be, p[i].x - skew, x_end * sizeof(float)) + skew;
+        if (p[i].x_bf16)
+            on[i].x_bf16 = (const uint16_t *)check_show(be, p[i].x_bf16 - skew, x_end * 2) + skew;
         on[i].bias = check_show(be, p[i].bias, rows * sizeof(float));
     }
     be->ops->linear(be->stream, on, n);
     check_return(be);
+}
+
+static void run(struct backend *be, const struct linear *p, int n)
+{
+    run_skewed(be, p, n, 0);
 }
 
 static double exact_activation(enum activation act, double x)
@@ -118,7 +130,8 @@ static double exact_output(const struct weight *w, const struct linear *p, const
     double sum = p->bias ? (double)p->bias[row] : 0.0;
 
     for (int j = 0; j < w->packed.cols; j++) {
-        float x = p->x[(size_t)t * p->x_ld + (size_t)j];
+        const size_t at = (size_t)t * p->x_ld + (size_t)j;
+        float x = p->x_bf16 ? bf16_to_f32(p->x_bf16[at]) : p->x[at];
 
         if (w->packed.round_x)
             x = bf16_to_f32(f32_to_bf16(x));
@@ -140,7 +153,7 @@ static double tolerance_of(const struct backend *be, const struct linear *p)
     /* A GPU's matrix units take x as narrow as W: each product is off by a relative 2^-9
      * (bf16), independent of the others, so that a sum of products below 1, each 1/3 in the
      * square mean, is within 6 deviations of sqrt(cols) * 2^-9 / 3. */
-    if (!check_is_exact(be) && p->w->dtype != DTYPE_F32)
+    if (!check_is_exact(be) && p->w->dtype != DTYPE_F32 && !p->x_bf16)
         rounding = 6 * sqrt(cols) * 0x1p-9 / 3 * slope;
     return check_tolerance(cols, sum * slope) + rounding;
 }
@@ -173,6 +186,120 @@ static void check_product(struct backend *be, const struct weight *w, int T, enu
         }
         check_equal(what, &at.y[(size_t)t * at.y_ld + (size_t)w->packed.rows],
                     &at.preset[(size_t)t * at.y_ld + (size_t)w->packed.rows], 5);
+    }
+}
+
+/* A product with rows that are bf16, NaN between those it reads. */
+static struct linear make_bf16_product(const struct weight *w, int T, enum activation act,
+                                       size_t skew)
+{
+    const size_t rows = (size_t)w->packed.rows, cols = (size_t)w->packed.cols, n = (size_t)T;
+    struct linear p = { .w = &w->packed, .act = act, .T = T };
+
+    p.x_ld = check_int(0, 2) ? (cols + 7) / 8 * 8 : cols + 3;
+    p.y_ld = check_int(0, 2) ? (rows + 3) / 4 * 4 : rows + 5;
+    if (check_int(0, 1))
+        p.bias = check_floats(rows, -1, 1);
+    if (check_int(0, 3) == 0) {
+        p.x = check_floats(skew + (n - 1) * p.x_ld + cols, -1, 1) + skew;
+    } else {
+        uint16_t *x = (uint16_t *)check_memory((skew + (n - 1) * p.x_ld + cols) * 2) + skew;
+
+        memset(x, 0xff, ((n - 1) * p.x_ld + cols) * 2);
+        for (size_t t = 0; t < n; t++)
+            for (size_t j = 0; j < cols; j++)
+                x[t * p.x_ld + j] = f32_to_bf16((float)check_uniform(-1, 1));
+        p.x_bf16 = x;
+    }
+    if (check_int(0, 2))
+        p.y_bf16 = (uint16_t *)check_memory((skew + (n - 1) * p.y_ld + rows) * 2) + skew;
+    if (!p.y_bf16 || check_int(0, 1))
+        p.y = check_floats(skew + (n - 1) * p.y_ld + rows, -1, 1) + skew;
+    p.add = !p.y_bf16 && check_int(0, 1);
+    return p;
+}
+
+/* y_bf16 is y rounded to 8 bits: to the bit where there is y, else as exact as that can be. */
+static void check_bf16_product(struct backend *be, const struct weight *w, int T,
+                               enum activation act)
+{
+    const size_t skew = (size_t)check_int(0, 5) / 5, rows = (size_t)w->packed.rows;
+    const struct linear p = make_bf16_product(w, T, act, skew);
+    const double tolerance = tolerance_of(be, &p);
+    const size_t end = (size_t)(T - 1) * p.y_ld + rows;
+    float *preset = check_memory(end * sizeof(float));
+    char what[128];
+
+    if (p.y)
+        memcpy(preset, p.y, end * sizeof(float));
+    run_skewed(be, &p, 1, skew);
+    snprintf(what, sizeof(what), "%s %dx%d T=%d act=%d x%s y%s%s", be->detail, w->packed.rows,
+             w->packed.cols, T, (int)act, p.x_bf16 ? "_bf16" : "", p.y ? "" : " NULL",
+             p.y_bf16 ? " y_bf16" : "");
+    for (size_t at = 0; at < end; at++) {
+        const size_t t = at / p.y_ld, r = at % p.y_ld;
+        const float want = r < rows ? (float)exact_output(w, &p, preset, (int)t, (int)r) : 0.0f;
+        const float narrow = p.y_bf16 ? bf16_to_f32(p.y_bf16[at]) : 0.0f;
+
+        if (r >= rows) {
+            assert_true(!p.y_bf16 || p.y_bf16[at] == 0);
+            assert_true(!p.y || memcmp(&p.y[at], &preset[at], sizeof(float)) == 0);
+            continue;
+        }
+        if (p.y)
+            check_close(what, &p.y[at], &want, 1, tolerance);
+        if (p.y && p.y_bf16)
+            assert_int_equal(p.y_bf16[at], f32_to_bf16(p.y[at]));
+        else if (p.y_bf16)
+            check_close(what, &narrow, &want, 1,
+                        tolerance + 0x1p-8 * (fabs((double)want) + tolerance));
+    }
+}
+
+static void rows_of_bf16_are_read_and_written_as_numbers_are(void **state)
+{
+    const int rows[] = { 1, 16, 33, 128, 150 }, cols[] = { 1, 64, 255, 264, 530 };
+    const int sizes[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 64, 100, 256, 300 };
+    const struct kind bf16 = { DTYPE_BF16, false };
+    struct backend *be = check_backend_of(state);
+
+    for (int k = 0; be && k < 6 * (int)(sizeof(sizes) / sizeof(sizes[0])); k++) {
+        struct weight w = make_weight(be, bf16, rows[check_int(0, 4)], cols[check_int(0, 4)]);
+
+        check_bf16_product(be, &w, sizes[k / 6], (enum activation)(k % 6));
+        be->free(be, w.packed.data);
+    }
+}
+
+/* Products that read bf16 and such that do not may stand side by side. */
+static void kinds_of_rows_may_be_mixed_in_a_group(void **state)
+{
+    enum { N = 5 };
+    const struct kind bf16 = { DTYPE_BF16, false };
+    struct backend *be = check_backend_of(state);
+
+    for (int T = 1; be && T <= 70; T = T * 2 + 1) {
+        struct weight w[N];
+        struct linear p[N];
+        float *first[N];
+
+        for (int k = 0; k < N; k++) {
+            w[k] = make_weight(be, bf16, check_int(1, 200), 320);
+            do {
+                p[k] = make_bf16_product(&w[k], T, ACT_TANH, 0);
+            } while (!p[k].y || p[k].add);
+            run(be, &p[k], 1);
+            first[k] = check_memory((size_t)T * p[k].y_ld * sizeof(float));
+            memcpy(first[k], p[k].y,
+                   ((size_t)(T - 1) * p[k].y_ld + (size_t)w[k].packed.rows) * sizeof(float));
+        }
+        run(be, p, N);
+        for (int k = 0; k < N; k++) {
+            for (size_t t = 0; t < (size_t)T; t++)
+                check_close(be->detail, p[k].y + t * p[k].y_ld, first[k] + t * p[k].y_ld,
+                            (size_t)w[k].packed.rows, 2 * tolerance_of(be, &p[k]));
+            be->free(be, w[k].packed.data);
+        }
     }
 }
 
@@ -348,6 +475,8 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(a_product_is_the_exact_sum_within_rounding, check_release),
+        ON_BOTH(rows_of_bf16_are_read_and_written_as_numbers_are),
+        ON_BOTH(kinds_of_rows_may_be_mixed_in_a_group),
         cmocka_unit_test_teardown(a_row_does_not_depend_on_its_company, check_release),
         cmocka_unit_test_teardown(the_number_of_threads_and_the_grouping_of_products_are_invisible,
                                   check_release),
