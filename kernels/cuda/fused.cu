@@ -7,12 +7,6 @@ void norm_linear_cuda(struct stream *q, const struct norm_linear *p)
     linear_cuda(q, p->p, p->n);
 }
 
-void norm_shift_cuda(struct stream *q, const struct batch *in, const struct norm_shift *p)
-{
-    norm_cuda(q, &p->norm);
-    token_shift_cuda(q, in, &p->shift);
-}
-
 void dt_scan_cuda(struct stream *q, const struct batch *in, const struct dt_scan *p)
 {
     linear_cuda(q, &p->dt, 1);
@@ -23,13 +17,4 @@ void scalar_state_cuda(struct stream *q, const struct batch *in, const struct sc
 {
     decay_gates_cuda(q, &p->gates);
     matrix_state_cuda(q, in, &p->state);
-}
-
-void delta_state_cuda(struct stream *q, const struct batch *in, const struct delta_state *p)
-{
-    if (p->v.n)
-        lerp_cuda(q, &p->v);
-    delta_gates_cuda(q, &p->gates);
-    matrix_state_cuda(q, in, &p->state);
-    head_output_cuda(q, &p->out);
 }

@@ -1,8 +1,7 @@
 /* gates.cu - what drives a matrix state: the step sizes and decays of Mamba-2, a thread each,
  * and the decay, removal and replacement vectors of RWKV-7, a warp for each head. Heads of 64,
  * which every published model has, stay in registers, two numbers a lane. */
-#include "kernels/cuda/activation.cuh"
-#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/gates.cuh"
 #include "kernels/cuda/state.cuh"
 
 enum { THREADS = 256, HEADS_A_BLOCK = 4, PAIR = 2 };
@@ -30,21 +29,6 @@ void decay_gates_cuda(struct stream *q, const struct decay_gates *p)
 {
     if (p->T)
         launch(q, "decay_gates", step_sizes, (p->T * p->H + THREADS - 1) / THREADS, THREADS, 0, *p);
-}
-
-static __device__ __forceinline__ float inverse_length(float square)
-{
-    return 1.0f / fmaxf(sqrtf(warp_sum(square)), 1e-12f);
-}
-
-static __device__ __forceinline__ float decay_of(float w)
-{
-    return expf(-0.60653066f * sigmoid(w));
-}
-
-static __device__ __forceinline__ float replacing(float k, float a, float k_a)
-{
-    return k * (1.0f + (a - 1.0f) * k_a);
 }
 
 /* Head blockIdx.y of row blockIdx.x, and the next HEADS_A_BLOCK - 1; K is a PAIR a lane. */

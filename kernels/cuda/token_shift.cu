@@ -3,42 +3,9 @@
  * A thread owns N channels. In decode it walks the rows of one sequence; in longer batches it
  * takes a few rows of whatever sequence they belong to, and the one with a sequence's first
  * row, the only one that reads the state, also moves it. */
-#include "kernels/cuda/state.cuh"
+#include "kernels/cuda/token_shift.cuh"
 
 enum { THREADS = 128, ROWS = 4 };
-
-template <int N> struct mixes {
-    floats<N> mu[SHIFT_MAX];
-};
-
-template <int N>
-static __device__ __forceinline__ mixes<N> load_mixes(const struct token_shift &p, int c)
-{
-    mixes<N> m;
-
-#pragma unroll
-    for (int i = 0; i < SHIFT_MAX; i++)
-        if (i < p.n)
-            m.mu[i] = load<N>(p.mu[i] + c);
-    return m;
-}
-
-template <int N>
-static __device__ __forceinline__ void mix_row(const struct token_shift &p, const mixes<N> &m,
-                                               const floats<N> &x, const floats<N> &before,
-                                               size_t at)
-{
-#pragma unroll
-    for (int i = 0; i < SHIFT_MAX; i++) {
-        if (i < p.n) {
-            floats<N> y;
-
-            for (int j = 0; j < N; j++)
-                y.v[j] = x.v[j] + (before.v[j] - x.v[j]) * m.mu[i].v[j];
-            store_numbers<N>(p.y[i], p.y_bf16[i], at, y);
-        }
-    }
-}
 
 template <int N>
 static __global__ void __launch_bounds__(THREADS)
@@ -50,7 +17,7 @@ static __global__ void __launch_bounds__(THREADS)
     if (c >= p.dim)
         return;
 
-    const mixes<N> m = load_mixes<N>(p, c);
+    const mixes<N, SHIFT_MAX> m = load_mixes<N, SHIFT_MAX>(p, c);
 
     wait_for_inputs();
 
@@ -63,7 +30,7 @@ static __global__ void __launch_bounds__(THREADS)
         const size_t at = (size_t)t * (size_t)p.dim + (size_t)c;
         const floats<N> x = load<N>(p.x + at);
 
-        mix_row<N>(p, m, x, before, at);
+        mix_row(p, m, x, before, at);
         before = x;
     }
     if (q.state && q.end > q.begin)
@@ -95,7 +62,7 @@ static __global__ void __launch_bounds__(THREADS)
     if (c >= p.dim)
         return;
 
-    const mixes<N> m = load_mixes<N>(p, c);
+    const mixes<N, SHIFT_MAX> m = load_mixes<N, SHIFT_MAX>(p, c);
     floats<N> before = {};
 
     wait_for_inputs();
@@ -108,7 +75,7 @@ static __global__ void __launch_bounds__(THREADS)
 
         if (in.begin[s] == t)
             before = move_state<N>(p, in, s, c);
-        mix_row<N>(p, m, x, before, at);
+        mix_row(p, m, x, before, at);
         before = x;
     }
 }
@@ -128,12 +95,7 @@ static void shift(struct stream *q, const struct batch *in, const struct token_s
 
 void token_shift_cuda(struct stream *q, const struct batch *in, const struct token_shift *p)
 {
-    const size_t dim = (size_t)p->dim;
-    uintptr_t off = off_grid(p->x, dim) | off_grid(p->state);
-
-    for (int i = 0; i < p->n; i++)
-        off |= off_grid(p->y[i], dim) | off_grid(p->y_bf16[i], dim) | off_grid(p->mu[i], 0);
-    if (off == 0)
+    if ((off_grid(p->x, (size_t)p->dim) | shift_off_grid(p)) == 0)
         shift<4>(q, in, p);
     else
         shift<1>(q, in, p);

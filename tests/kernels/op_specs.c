@@ -1,6 +1,8 @@
 /* op_specs.c - the operations on rows and states as the tests call them. */
 #include "op_specs.h"
 
+#include <math.h>
+
 /* Where the rows of output i are wanted as float32 and as bf16; NULL: not. */
 static float *f32_rows(const struct call *c, int i)
 {
@@ -381,9 +383,161 @@ static struct spec any_head_output(void)
                       .run = run_head_output };
 }
 
+static void run_norm_shift(const struct call *c)
+{
+    const int *d = c->spec->d, dim = d[0], n = d[1];
+    struct norm_shift p = {
+        .norm = { .kind = (enum norm_kind)d[2],
+                  .y = c->y[n],
+                  .x = c->x[0],
+                  .y_ld = (size_t)dim,
+                  .x_ld = c->x_ld[0],
+                  .weight = d[3] ? c->c[n] : NULL,
+                  .bias = d[4] ? c->c[n + 1] : NULL,
+                  .T = c->in->T,
+                  .dim = dim,
+                  .groups = 1,
+                  .eps = 1e-5f },
+        .shift = { .n = n, .x = c->y[n], .dim = dim, .state = c->state },
+    };
+
+    for (int i = 0; i < n; i++) {
+        p.shift.y[i] = f32_rows(c, i);
+        p.shift.y_bf16[i] = bf16_rows(c, i);
+        p.shift.mu[i] = c->c[i];
+    }
+    c->ops->norm_shift(c->q, c->in, &p);
+}
+
+/* The normed rows, behind the mixes, are scratch memory. */
+struct spec norm_shift_of(int dim, int n)
+{
+    struct spec s = { .name = "norm_shift",
+                      .x = { { dim, -2, 2, 0 } },
+                      .state = { dim, -1, 1, 8 },
+                      .terms = dim,
+                      .bf16 = n,
+                      .tight_y = true,
+                      .d = { dim, n, check_int(0, 3) ? NORM_LAYER : NORM_RMS, check_int(0, 3) > 0,
+                             check_int(0, 1) },
+                      .run = run_norm_shift };
+
+    for (int i = 0; i < n; i++) {
+        s.y[i] = (struct array){ dim, 0, 1, 24 };
+        s.c[i] = (struct array){ dim, 0, 1, 0 };
+    }
+    s.y[n] = (struct array){ dim, 0, 1, INFINITY };
+    s.c[n] = s.c[n + 1] = (struct array){ dim, -1, 1, 0 };
+    return s;
+}
+
+static struct spec any_norm_shift(void)
+{
+    return norm_shift_of(check_int(0, 1) ? 128 * check_int(1, 12) : check_int(8, 200),
+                         check_int(1, ARRAYS - 2));
+}
+
+static void run_delta_state(const struct call *c)
+{
+    enum { OUT, KEY, VALUE, DECAY, SCALED, REMOVED };
+    const int H = c->spec->d[0], K = c->spec->d[1], T = c->in->T;
+    const size_t row = (size_t)H * (size_t)K;
+    const bool blend = c->spec->d[2];
+
+    c->ops->delta_state(c->q, c->in,
+                        &(struct delta_state){
+                            .v = { .y = c->y[VALUE],
+                                   .target = c->x[4],
+                                   .mix = c->x[5],
+                                   .n = blend ? (size_t)T * row : 0 },
+                            .gates = { .decay = c->y[DECAY],
+                                       .a_out = c->y[SCALED],
+                                       .b = c->y[REMOVED],
+                                       .k = c->y[KEY],
+                                       .w = c->x[0],
+                                       .a = c->x[1],
+                                       .k_k = c->c[0],
+                                       .k_a = c->c[1],
+                                       .T = T,
+                                       .H = H,
+                                       .K = K },
+                            .state = { .y = c->y[OUT],
+                                       .w = c->y[DECAY],
+                                       .a = c->y[SCALED],
+                                       .b = c->y[REMOVED],
+                                       .k = c->y[KEY],
+                                       .q = c->x[2],
+                                       .v = c->y[VALUE],
+                                       .y_ld = row,
+                                       .w_ld = row,
+                                       .ab_ld = row,
+                                       .kq_ld = row,
+                                       .v_ld = row,
+                                       .H = H,
+                                       .V = K,
+                                       .K = K,
+                                       .k_heads = H,
+                                       .state = c->state },
+                            .out = { .y = c->y[OUT],
+                                     .y_bf16 = bf16_rows(c, OUT),
+                                     .r = c->x[2],
+                                     .k = c->y[KEY],
+                                     .v = c->y[VALUE],
+                                     .g = c->x[3],
+                                     .r_k = c->c[2],
+                                     .weight = c->c[3],
+                                     .bias = c->c[4],
+                                     .T = T,
+                                     .H = H,
+                                     .V = K,
+                                     .eps = 64e-5f },
+                        });
+}
+
+/* With decays below 0.85 a state stays below about 1 / (1 - 0.85) of a step's |v k|. Only the
+ * output, and v where it is not blended, mean anything afterwards. */
+struct spec delta_state_of(int H, int K)
+{
+    const int D = H * K, blend = check_int(0, 1);
+    const struct array scratch = { D, 0, 1, INFINITY };
+
+    return (struct spec){ .name = "delta_state",
+                          .x = { { D, -1, 3, 0 },
+                                 { D, 0, 1, 0 },
+                                 { D, -1, 1, 0 },
+                                 { D, -1, 1, 0 },
+                                 { D, -1, 1, 0 },
+                                 { D, 0, 1, 0 } },
+                          .y = { { D, 0, 1, 8 + 1.25 * K },
+                                 { D, -1, 1, INFINITY },
+                                 { D, -1, 1, blend ? (double)INFINITY : 0 },
+                                 scratch,
+                                 scratch,
+                                 scratch },
+                          .c = { { D, 0.5f, 1.5f, 0 },
+                                 { D, 0, 1, 0 },
+                                 { D, -1, 1, 0 },
+                                 { D, -1, 1, 0 },
+                                 { D, -1, 1, 0 } },
+                          .state = { D * K, -1, 1, 7 },
+                          .terms = K,
+                          .bf16 = 1,
+                          .bf16_alone = true,
+                          .tight_x = true,
+                          .tight_y = true,
+                          .d = { H, K, blend },
+                          .run = run_delta_state };
+}
+
+static struct spec any_delta_state(void)
+{
+    return delta_state_of(check_int(1, 4), check_int(0, 2) ? 64 : check_int(32, 70));
+}
+
 struct spec (*const any_spec[])(void) = {
-    any_norm,          any_gated_norm,  any_lerp,        any_token_shift,  any_short_conv,
-    any_diagonal_scan, any_decay_gates, any_delta_gates, any_matrix_state, any_head_output,
+    any_norm,         any_gated_norm,    any_lerp,        any_token_shift,
+    any_short_conv,   any_diagonal_scan, any_decay_gates, any_delta_gates,
+    any_matrix_state, any_head_output,   any_norm_shift,  any_delta_state,
 };
 
 const int any_specs = sizeof(any_spec) / sizeof(any_spec[0]);

@@ -8,7 +8,7 @@
 enum { ARRAYS = 8 };
 
 /* Rows or constants of `width` floats in [lo, hi). For outputs it is what they hold before;
- * magnitude bounds the absolute values that add up to one of them. */
+ * magnitude bounds the absolute values that add up to one of them; INFINITY: scratch memory. */
 struct array {
     int width;
     float lo, hi;
@@ -26,7 +26,7 @@ struct spec {
     struct array state;
     double terms;    /* of the longest sum; a state adds its steps */
     int bf16;        /* the first so many outputs can be asked for as bf16 */
-    bool bf16_alone; /* but not as both */
+    bool bf16_alone; /* but not as both, and the float32 rows mean nothing then */
     bool tight_x, tight_y;
     bool decode; /* all five sequences have one row */
     int d[6];    /* sizes for run() */
@@ -52,5 +52,7 @@ extern const int any_specs;
 
 struct spec diagonal_scan_of(int dim, int N);
 struct spec matrix_state_of(int H, int k_heads, int V, int K);
+struct spec norm_shift_of(int dim, int n);
+struct spec delta_state_of(int H, int K);
 
 #endif
