@@ -9,7 +9,11 @@
  * in registers. Weights are read as they are stored and widened in registers. One tile of rows
  * runs over all columns: it is bound by reading the weights, which are one stream. More rows
  * take the columns in blocks, whose weights stay in the first-level cache for all of them, and
- * each tile fetches its part of the next block: memory is read while there is work for it. */
+ * each tile fetches its part of the next block: memory is read while there is work for it.
+ *
+ * Few rows take the groups of a whole phase as one line, of which each thread has an equal share
+ * in units that become smaller: its stream breaks off seldom, and the last one to end is waited
+ * for no longer than a group takes. */
 #include "kernels/cpu/x86/x86.h"
 
 #include <string.h>
@@ -22,7 +26,8 @@ enum {
     BLOCK_BYTES = 24 << 10,    /* weights of a group that meet all rows of a unit, */
     FEW_BYTES = 12 << 10,      /* or few: the next block comes while these are in use, */
     FEW_ROWS = 4 * ROWS_MAX,   /* at most */
-    AHEAD = 4096,              /* bytes that the only tile of a group fetches ahead */
+    AHEAD = 4096,              /* bytes that the only tile of a group fetches ahead; pairs leave
+                                * it to the machine, which keeps up with them (measured: 4 %) */
     UNIT_GROUPS = 4,           /* at most, of a unit */
     UNIT_ROWS = 20 * ROWS_MAX, /* at most, of a unit, */
     UNIT_X_BYTES = 384 << 10,  /* and what its x may take of the second-level cache */
@@ -46,7 +51,7 @@ struct tile {
     size_t x_ld;
     int columns;
     float *sum;        /* [rows, GROUP_ROWS], in and out */
-    size_t ahead;      /* what is fetched, from w on, */
+    size_t ahead;      /* what is fetched, from w on; 0: nothing */
     size_t fetch_step; /* and bytes from one pair's to the next one's */
 };
 
@@ -124,6 +129,7 @@ INLINE void run_tile(const struct tile *tile, enum factors factors, int NV, int 
     const int columns = tile->columns + (factors == PAIRS ? tile->columns % 2 : 0);
     const int pairs_end = columns & ~1;
     const char *w = tile->w, *next = tile->w + tile->ahead;
+    const bool fetch = tile->ahead > 0;
     const float *x[ROWS_MAX];
     vf sum[24];
 
@@ -134,9 +140,11 @@ INLINE void run_tile(const struct tile *tile, enum factors factors, int NV, int 
     for (int i = 0; i < NR * NV; i++)
         sum[i] = v_load(tile->sum + i / NV * GROUP_ROWS + i % NV * VW);
     for (int j = 0; j < pairs_end; j += 2, w += bytes, next += tile->fetch_step) {
-        UNROLL
-        for (int i = 0; i < lines; i++)
-            v_fetch(next + i * 64);
+        if (fetch) {
+            UNROLL
+            for (int i = 0; i < lines; i++)
+                v_fetch(next + i * 64);
+        }
         if (factors == PAIRS) {
             add_pair(sum, w, NV, NR, x, j / 2);
         } else if (NR == 1 && dtype == DTYPE_BF16) {
@@ -316,11 +324,11 @@ static void sum_tile(const struct unit *u, int group, int r, int rows, int colum
     const struct matrix *w = u->p->w;
     const struct shape *shape = &shapes[rows];
     const int step = tile_rows(u), tiles = ceil_div(u->rows, step), bytes = pair_bytes(w->dtype);
-    const int block = columns / 2 * bytes;
+    const int block = columns / 2 * bytes, alone = w->round_x ? 0 : AHEAD;
     struct tile tile = { .x = u->x + (size_t)r * u->x_ld + (w->round_x ? column / 2 : column),
                          .x_ld = u->x_ld,
                          .columns = columns,
-                         .ahead = (size_t)(tiles == 1 ? AHEAD : block + block / tiles * (r / step)),
+                         .ahead = (size_t)(tiles == 1 ? alone : block + block / tiles * (r / step)),
                          .fetch_step = (size_t)(bytes / tiles) };
 
     for (int i = 0; i < GROUP; i += shape->panels) {
@@ -354,7 +362,10 @@ static void run_group(const struct unit *u, int group, float *sum)
 struct linear_job {
     struct stream *q;
     const struct linear *p;
-    int n, groups; /* products; groups of a unit */
+    int n;      /* products */
+    int groups; /* many rows: of a unit */
+    int all;    /* few rows: groups of all products, */
+    int cuts;   /* and units of each thread's share; 0: many rows */
 };
 
 static int group_parts(const struct linear_job *job, const struct linear *p)
@@ -397,10 +408,8 @@ static struct unit find_unit(const struct linear_job *job, int index)
     return u;
 }
 
-static void run_unit(const void *arg, int index, int thread)
+static void run_groups(const struct linear_job *job, struct unit u, int thread)
 {
-    const struct linear_job *job = arg;
-    struct unit u = find_unit(job, index);
     const struct matrix *w = u.p->w;
     const size_t sums = (size_t)u.rows * GROUP_ROWS, words = (size_t)row_words(w);
     float *sum = pool_scratch(job->q, thread,
@@ -418,8 +427,67 @@ static void run_unit(const void *arg, int index, int thread)
         run_group(&u, g, sum);
 }
 
+/* Each unit of a share has half of what is left of it. */
+static int cut(int left)
+{
+    return ceil_div(left, 2);
+}
+
+static int share_begin(const struct linear_job *job, int share)
+{
+    return (int)((int64_t)job->all * share / pool_threads(job->q));
+}
+
+static void run_cut(const struct linear_job *job, int index, int thread)
+{
+    const int share = index / job->cuts;
+    int at = share_begin(job, share), end = share_begin(job, share + 1), first = 0;
+
+    for (int i = index % job->cuts; i > 0; i--)
+        at += cut(end - at);
+    end = at + cut(end - at);
+    for (const struct linear *p = job->p; first < end; first += matrix_groups(p++->w)) {
+        struct unit u = { .p = p, .rows = p->T, .x = p->x, .x_ld = p->x_ld };
+
+        u.group = at > first ? at - first : 0;
+        u.groups = smaller(end - first, matrix_groups(p->w)) - u.group;
+        if (u.groups > 0)
+            run_groups(job, u, thread);
+    }
+}
+
+static void run_unit(const void *arg, int index, int thread)
+{
+    const struct linear_job *job = arg;
+
+    if (job->cuts)
+        run_cut(job, index, thread);
+    else
+        run_groups(job, find_unit(job, index), thread);
+}
+
+/* Whether the rows of each product are those of one unit. */
+static bool is_few(const struct linear_job *job)
+{
+    for (int i = 0; i < job->n; i++)
+        if (row_parts(&job->p[i]) > 1)
+            return false;
+    return true;
+}
+
+static void cut_shares(struct linear_job *job)
+{
+    for (int i = 0; i < job->n; i++)
+        job->all += matrix_groups(job->p[i].w);
+    for (int left = ceil_div(job->all, pool_threads(job->q)); left > 0; left -= cut(left))
+        job->cuts++;
+}
+
 static int count_units(const struct linear_job *job)
 {
+    if (job->cuts)
+        return job->cuts * pool_threads(job->q);
+
     int units = 0;
 
     for (int i = 0; i < job->n; i++)
@@ -452,7 +520,10 @@ void ISA_BF16(linear)(struct stream *q, const struct linear *p, int n)
         for (phase = 0; phase < n && phase < PRODUCTS_MAX; phase++)
             cost += p[phase].w->bytes / 4 * (size_t)(p[phase].T + 1);
         job.n = phase;
-        job.groups = balanced_groups(job, pool_threads(q));
+        if (is_few(&job))
+            cut_shares(&job);
+        else
+            job.groups = balanced_groups(job, pool_threads(q));
         pool_run(q, count_units(&job), cost, run_unit, &job);
     }
 }
