@@ -3,7 +3,10 @@
 
 #include "kernels/cpu/x86/simd.h"
 
-enum { CHAINS = 10 }; /* more than two units of 4 cycles need, and few enough for registers */
+enum {
+    CHAINS = 10,  /* more than two units of 4 cycles need, and few enough for registers */
+    READ_SUMS = 4 /* with 8, 5 % less comes from memory */
+};
 
 double ISA(fma)(int rounds)
 {
@@ -27,18 +30,18 @@ double ISA(fma)(int rounds)
 
 void ISA(read)(const float *p, size_t n)
 {
-    vf sum[8];
+    vf sum[READ_SUMS];
 
     UNROLL
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < READ_SUMS; i++)
         sum[i] = v_zero();
-    for (size_t at = 0; at < n; at += (size_t)8 * VW) {
+    for (size_t at = 0; at < n; at += (size_t)READ_SUMS * VW) {
         UNROLL
-        for (int i = 0; i < 8; i++)
+        for (int i = 0; i < READ_SUMS; i++)
             sum[i] = v_add(sum[i], v_load(p + at + i * VW));
     }
     UNROLL
-    for (int i = 1; i < 8; i++)
+    for (int i = 1; i < READ_SUMS; i++)
         sum[0] = v_add(sum[0], sum[i]);
     ceiling_sink(v_sum(sum[0]));
 }
