@@ -13,7 +13,9 @@
  *
  * Kernels overlap: launch() lets a kernel start while the one before it still runs, up to its
  * wait_for_inputs(), which every kernel calls in every thread before it reads or writes memory
- * that another kernel touches. Weights and constants may be read before. */
+ * that another kernel touches. Weights and constants may be read before, and so may the batch and a
+ * state that no other kernel of the step touches: the copy with which begin() starts a step comes
+ * after all that is in front of it, and before all that follows. */
 #ifndef KERNELS_CUDA_CUDA_CUH
 #define KERNELS_CUDA_CUDA_CUH
 
