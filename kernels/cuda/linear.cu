@@ -40,11 +40,12 @@ static int group_of(const struct linear *p, int n)
     return k;
 }
 
-/* The path of a group. What was fastest in whole steps of the published models on an H200: one
- * row goes to the skinny path where there is much to read, as that asks for more of it before
- * the kernel in front has ended, unless x itself is long, which it has to stage. cuBLASLt takes
- * one product a launch and knows no activation, so several go to the wide path, and with few
- * rows of x each. It is not for very few rows: they are taken a few at a time instead. */
+/* The path of a group. What was fastest in whole steps of the published models on an H200. One
+ * row: the skinny path asks for more of much to read before the kernel in front has ended, unless
+ * x is long, which it has to stage, or is bf16. A few rows of bf16 need no rounding, so that the
+ * wide path comes first. cuBLASLt takes one product a launch and knows no activation, so several
+ * go to the wide path, and with few rows of x each. It is not for very few rows: they are taken a
+ * few at a time instead. */
 static enum path path_of(const struct stream *q, const struct linear *p, int n)
 {
     int skinny = SKINNY_ROWS_BF16, shortest = p->w->cols;
@@ -57,11 +58,14 @@ static enum path path_of(const struct stream *q, const struct linear *p, int n)
         single = single && linear_single_can(&p[i]);
         bytes += p[i].w->bytes;
     }
-    if (single && (bytes <= SMALL_BYTES || shortest >= LONG_COLUMNS))
+    if (single && (p->x_bf16 || bytes <= SMALL_BYTES || shortest >= LONG_COLUMNS))
         return SINGLE;
-    if (p->T <= skinny)
+
+    const bool wide = linear_wide_can(q, p), wide_first = wide && p->x_bf16 && p->T > 1;
+
+    if (p->T <= skinny && !wide_first)
         return SKINNY;
-    if (!linear_wide_can(q, p))
+    if (!wide)
         return p->T <= 2 * SKINNY_ROWS && skinny ? SKINNY : LT;
     return n > 1 || p->T <= 32 ? WIDE : LT;
 }
