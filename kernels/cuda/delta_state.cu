@@ -141,9 +141,8 @@ static __device__ __forceinline__ moments head_moments(const floats<ROWS> &y,
     return join_warps(join_lanes(m, ROWS, LANES), K / WARPS, shared);
 }
 
-/* Head blockIdx.x of sequence blockIdx.y. Sequences and states are read before the wait: a copy
- * in front of the step's first kernel brought the one and came after all earlier steps, and
- * within a step no other kernel touches the states of this layer. */
+/* Head blockIdx.x of sequence blockIdx.y, which is read before the wait with its state
+ * (cuda.cuh). */
 static __global__ void __launch_bounds__(THREADS)
     decode(const struct delta_state p, const struct device_batch in)
 {

@@ -68,9 +68,8 @@ static __device__ __forceinline__ floats<OWN> norm_row(const struct norm &p, con
     return own;
 }
 
-/* Part blockIdx.y of the rows of sequence blockIdx.x. Sequences and states are read before the
- * wait: a copy in front of the step's first kernel brought the one and came after all earlier
- * steps, and within a step no other kernel touches the states of this layer. */
+/* Part blockIdx.y of the rows of sequence blockIdx.x, which is read before the wait with its
+ * state (cuda.cuh). */
 template <int PARTS>
 static __global__ void __launch_bounds__(THREADS_MAX / PARTS)
     shift_sequences(const struct norm_shift p, const struct device_batch in)
