@@ -38,9 +38,8 @@ static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p,
         store_numbers<1>(p.y, p.y_bf16, row * p.y_ld + c, { p.z ? gated(y, r.z) : y });
 }
 
-/* Block (x, y): 32 channels a warp of `each` sequences. The batch and the states may be read
- * before the wait: a copy in front of the step's first kernel brought the one and came after
- * all earlier steps, and within a step no other kernel touches the states of this layer. */
+/* Block (x, y): 32 channels a warp of `each` sequences, the first of which is read before the
+ * wait with its states (cuda.cuh). */
 template <bool ALIGNED>
 static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
     scan_decode(const struct diagonal_scan p, const struct device_batch in, int S, int each)
@@ -87,7 +86,7 @@ static __device__ __forceinline__ void fetch_rows(float *to, const float *from, 
 {
     enum { RUN = ALIGNED ? 4 : 1, RUNS = ROW / RUN };
 
-    for (int i = (int)threadIdx.x; i < rows * RUNS; i += THREADS) {
+    for (int i = (int)threadIdx.x; i < rows * RUNS; i += (int)blockDim.x) {
         const int t = i / RUNS, c = i % RUNS * RUN;
 
         if (c < width)
@@ -118,10 +117,10 @@ template <int OWN> struct part {
 /* Rows [first, first + rows), at most TOKENS, of one channel a group of lanes. Beyond them the
  * block holds zeros, which leave the state alone. All sums come before all outputs, so that a
  * warp, often alone on its scheduler, has many tokens' loads and exponentials under way. */
-template <int LANES>
+template <int LANES, int CHANNELS>
 static __device__ __forceinline__ void scan_block(const struct diagonal_scan &p, part<N / LANES> &s,
-                                                  const block<THREADS / LANES> &b, int first,
-                                                  int rows, int channel, float D)
+                                                  const block<CHANNELS> &b, int first, int rows,
+                                                  int channel, float D)
 {
     enum { OWN = N / LANES, SUMS = TOKENS / LANES };
     const int c = (int)threadIdx.x / LANES, lane = (int)threadIdx.x % LANES;
@@ -155,11 +154,11 @@ static __device__ __forceinline__ void scan_block(const struct diagonal_scan &p,
     }
 }
 
-template <int LANES, bool ALIGNED>
-static __global__ void __launch_bounds__(THREADS)
+template <int LANES, int WARPS, bool ALIGNED>
+static __global__ void __launch_bounds__(WARPS * 32)
     scan_blocks(const struct diagonal_scan p, const struct device_batch in)
 {
-    enum { OWN = N / LANES, CHANNELS = THREADS / LANES };
+    enum { OWN = N / LANES, CHANNELS = WARPS * 32 / LANES };
     __shared__ block<CHANNELS> blocks[2];
     const int channel = (int)blockIdx.x * CHANNELS, c = channel + (int)threadIdx.x / LANES;
     const size_t at = (size_t)c * N + (size_t)(threadIdx.x % LANES * OWN);
@@ -189,10 +188,11 @@ static __global__ void __launch_bounds__(THREADS)
         fetch_block<CHANNELS, ALIGNED>(p, blocks[now ^ 1], t + TOKENS, next, channel);
         copies_commit();
         copies_wait<1>();
-        for (int i = rows * CHANNELS + (int)threadIdx.x; i < TOKENS * CHANNELS; i += THREADS)
+        for (int i = rows * CHANNELS + (int)threadIdx.x; i < TOKENS * CHANNELS;
+             i += (int)blockDim.x)
             blocks[now].dt[i / CHANNELS][i % CHANNELS] = blocks[now].x[i / CHANNELS][i % CHANNELS] =
                 0.0f;
-        for (int i = rows * N + (int)threadIdx.x; i < TOKENS * N; i += THREADS)
+        for (int i = rows * N + (int)threadIdx.x; i < TOKENS * N; i += (int)blockDim.x)
             blocks[now].B[i / N][i % N] = blocks[now].C[i / N][i % N] = 0.0f;
         __syncthreads();
         scan_block<LANES>(p, s, blocks[now], t, rows, channel, D);
@@ -238,12 +238,31 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
+template <int LANES, int WARPS, bool ALIGNED>
+static void launch_warps(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
+{
+    launch_apart(q, "diagonal_scan", scan_blocks<LANES, WARPS, ALIGNED>,
+                 dim3((unsigned)ceil_div(p->dim * LANES, WARPS * 32), (unsigned)in->S), WARPS * 32,
+                 0, *p, q->in);
+}
+
+/* How many warps the busiest multiprocessor gets in blocks of so many. */
+static int most_warps(const struct stream *q, int warps, int S, int in_block)
+{
+    return ceil_div(ceil_div(warps, in_block) * S, q->sms) * in_block;
+}
+
+/* Large blocks fetch less, small ones spread better. */
 template <int LANES, bool ALIGNED>
 static void launch_blocks(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
 {
-    launch_apart(q, "diagonal_scan", scan_blocks<LANES, ALIGNED>,
-                 dim3((unsigned)ceil_div(p->dim * LANES, THREADS), (unsigned)in->S), THREADS, 0, *p,
-                 q->in);
+    enum { LARGE = 4, SMALL = 2 };
+    const int warps = ceil_div(p->dim * LANES, 32);
+
+    if (most_warps(q, warps, in->S, SMALL) < most_warps(q, warps, in->S, LARGE))
+        launch_warps<LANES, SMALL, ALIGNED>(q, in, p);
+    else
+        launch_warps<LANES, LARGE, ALIGNED>(q, in, p);
 }
 
 /* Blocks of one warp spread few of them over all multiprocessors. */

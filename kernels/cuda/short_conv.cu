@@ -48,6 +48,7 @@ static __device__ __forceinline__ taps<N> load_taps(const struct short_conv &p, 
     return w;
 }
 
+/* The sequence is read before the wait with its state (cuda.cuh). */
 template <int N>
 static __global__ void __launch_bounds__(THREADS)
     conv_sequences(const struct short_conv p, const struct device_batch in)
@@ -58,17 +59,17 @@ static __global__ void __launch_bounds__(THREADS)
     if (c >= p.dim)
         return;
 
-    const taps<N> w = load_taps<N>(p, c);
-    const floats<N> bias = load_bias<N>(p, c);
-    taps<N> x = {};
-
-    wait_for_inputs();
-
     const struct sequence q = load_sequence(in, p.state, (int)blockIdx.x);
+    taps<N> x = {};
 
     for (int i = 0; i < WIDTH - 1; i++)
         if (q.state)
             x.v[i] = load<N>(q.state + (size_t)i * (size_t)p.dim + (size_t)c);
+
+    const taps<N> w = load_taps<N>(p, c);
+    const floats<N> bias = load_bias<N>(p, c);
+
+    wait_for_inputs();
     for (int t = q.begin; t < q.end; t++) {
         floats<N> sum = {};
 
