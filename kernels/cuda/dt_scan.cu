@@ -1,0 +1,365 @@
+/* dt_scan.cu - the step sizes of Mamba and the scan that takes them (definition: cpu/fused.c),
+ * in a decode step as one kernel.
+ *
+ * A block has 32 channels of `each` sequences. It multiplies first: weights, which came before
+ * the wait, are the A side of the tensor cores' products, ROWS rows of r their other side. The
+ * order of k inside a product is free as long as both sides agree, so a lane's 16 bytes of a
+ * row serve as fragments as they lie. float32 rows take part as two bf16 numbers, the rounded
+ * one and what is missing. Then every warp scans the 32 channels of every WARPS-th sequence,
+ * what the next ones need on its way to shared memory. Anything else takes the parts. */
+#include "kernels/cuda/diagonal_scan.cuh"
+#include "kernels/cuda/linear.cuh"
+
+enum {
+    WARPS = 4,
+    THREADS = WARPS * 32,
+    CHANNELS = 32,
+    TILE = 16,   /* channels of a product */
+    CHUNK = 32,  /* of the rank */
+    ROWS = 8,    /* of r in a product */
+    WINDOW = 96, /* rows whose step sizes are in shared memory; at most 32 sequences a warp */
+    AHEAD = 2,   /* sequences of a warp on their way */
+    STAGES = AHEAD + 1
+};
+
+/* What the step sizes are made of. */
+struct step_sizes {
+    const uint16_t *w; /* [dim, ld] */
+    const void *r;     /* [T, rank] of float or bf16 */
+    size_t ld, r_ld;
+    const float *bias;
+    int rank;
+};
+
+/* Four columns apart from whole banks, so that a product's sums never share one. */
+typedef float window_steps[WINDOW][CHANNELS + 4];
+
+/* A lane's weights: rows g and g + 8 of its warp's tile, 8 columns of every chunk. */
+template <int CHUNKS> struct lane_weights {
+    uint4 upper[CHUNKS], lower[CHUNKS];
+};
+
+static __device__ __forceinline__ int tile_of_warp(void)
+{
+    return (int)threadIdx.x / 32 % 2 * TILE;
+}
+
+static __device__ __forceinline__ int column_of(int chunk)
+{
+    return chunk * CHUNK + (int)threadIdx.x % 4 * 8;
+}
+
+template <int CHUNKS>
+static __device__ __forceinline__ void load_lane_weights(const struct step_sizes &d, int first,
+                                                         lane_weights<CHUNKS> &w)
+{
+    const uint16_t *row = d.w + (size_t)(first + tile_of_warp() + (int)threadIdx.x % 32 / 4) * d.ld;
+
+#pragma unroll
+    for (int i = 0; i < CHUNKS; i++) {
+        const bool there = column_of(i) < d.rank;
+
+        w.upper[i] = load_weights(row + column_of(i), there);
+        w.lower[i] = load_weights(row + 8 * d.ld + column_of(i), there);
+    }
+}
+
+static __device__ __forceinline__ void multiply(float (&sum)[4], uint4 upper, uint4 lower, uint4 r)
+{
+    mma_bf16(sum, { upper.x, lower.x, upper.y, lower.y }, r.x, r.y);
+    mma_bf16(sum, { upper.z, lower.z, upper.w, lower.w }, r.z, r.w);
+}
+
+/* Four numbers of r: rounded, and what that misses. */
+static __device__ __forceinline__ void split_quad(float4 v, uint32_t *high, uint32_t *low)
+{
+    const uint32_t a = pack_bf16(v.x, v.y), b = pack_bf16(v.z, v.w);
+    const float2 x = widen_pair<__nv_bfloat16>(a), y = widen_pair<__nv_bfloat16>(b);
+
+    high[0] = a;
+    high[1] = b;
+    low[0] = pack_bf16(v.x - x.x, v.y - x.y);
+    low[1] = pack_bf16(v.z - y.x, v.w - y.y);
+}
+
+/* The warp's tile times row t of r, if it is `there`. */
+template <bool NARROW, int CHUNKS>
+static __device__ __forceinline__ void multiply_rows(const struct step_sizes &d,
+                                                     const lane_weights<CHUNKS> &w, int t,
+                                                     bool there, float (&sum)[4])
+{
+    const size_t row = (size_t)t * d.r_ld;
+
+#pragma unroll
+    for (int i = 0; i < CHUNKS; i++) {
+        const bool inside = there && column_of(i) < d.rank;
+        uint4 high, low;
+
+        if (NARROW) {
+            const uint4 *from = (const uint4 *)((const uint16_t *)d.r + row + column_of(i));
+
+            high = inside ? *from : uint4{};
+        } else {
+            const float4 *from = (const float4 *)((const float *)d.r + row + column_of(i));
+
+            split_quad(inside ? from[0] : float4{}, &high.x, &low.x);
+            split_quad(inside ? from[1] : float4{}, &high.z, &low.z);
+            multiply(sum, w.upper[i], w.lower[i], low);
+        }
+        multiply(sum, w.upper[i], w.lower[i], high);
+    }
+}
+
+/* The step sizes of the block's channels at rows [top, stop), at most WINDOW. Warps share the
+ * tiles and the rows. */
+template <bool NARROW, int CHUNKS>
+static __device__ __forceinline__ void make_steps(const struct step_sizes &d,
+                                                  const lane_weights<CHUNKS> &w, int first,
+                                                  window_steps &steps, int top, int stop)
+{
+    const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
+    const int channel = tile_of_warp() + g;
+    const float upper = d.bias ? d.bias[first + channel] : 0.0f;
+    const float lower = d.bias ? d.bias[first + channel + 8] : 0.0f;
+
+    wait_for_inputs();
+#pragma unroll 1
+    for (int t = top + (int)threadIdx.x / 64 * ROWS; t < stop; t += 2 * ROWS) {
+        float sum[4] = {};
+
+        multiply_rows<NARROW>(d, w, t + g, t + g < stop, sum);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            steps[t - top + c + i % 2][channel + i / 2 * 8] =
+                softplus(sum[i] + (i < 2 ? upper : lower));
+    }
+}
+
+/* What a warp needs of a sequence and of its first row in the window: each lane brings its own
+ * states, input and gate, some lanes B and C. */
+struct stage {
+    float4 h[SHARED][32];
+    float x[32], z[32], B[N], C[N];
+};
+
+/* The block's part of the scan, as one lane sees it. */
+struct scan_lane {
+    quarters A;
+    float D;
+    int own;   /* its channel */
+    size_t at; /* of its quarters in a state */
+    /* Of the warp's sequence whose number is the lane's. */
+    int count, begin, end, slot;
+};
+
+/* The warp's sequence k; end is 0 beyond the last. */
+struct turn {
+    int begin, end;
+    float *state; /* its quarters, or NULL */
+};
+
+static __device__ __forceinline__ struct turn
+find_turn(const struct diagonal_scan &p, const struct scan_lane &l, int k, int top, int stop)
+{
+    const int begin = __shfl_sync(0xffffffffu, l.begin, k);
+    const int end = __shfl_sync(0xffffffffu, l.end, k);
+    const int slot = __shfl_sync(0xffffffffu, l.slot, k);
+
+    return { max(begin, top), min(end, stop),
+             slot == SLOT_NONE ? nullptr : p.state.base + (size_t)slot * p.state.stride + l.at };
+}
+
+static __device__ __forceinline__ void fetch_states(const struct turn &turn, stage &to)
+{
+    if (!turn.state)
+        return;
+#pragma unroll
+    for (int j = 0; j < SHARED; j++)
+        copy_async<16>(&to.h[j][threadIdx.x % 32], turn.state + j * APART * N);
+}
+
+static __device__ __forceinline__ void fetch_row(const struct diagonal_scan &p,
+                                                 const struct scan_lane &l, const struct turn &turn,
+                                                 stage &to)
+{
+    const size_t row = (size_t)turn.begin, lane = threadIdx.x % 32, quarter = lane % SHARED * OWN;
+
+    if (turn.begin >= turn.end)
+        return;
+    copy_async<4>(&to.x[lane], p.x + row * p.x_ld + l.own);
+    if (p.z)
+        copy_async<4>(&to.z[lane], p.z + row * p.z_ld + l.own);
+    if (lane < SHARED)
+        copy_async<16>(&to.B[quarter], p.B + row * p.bc_ld + quarter);
+    else if (lane < 2 * SHARED)
+        copy_async<16>(&to.C[quarter], p.C + row * p.bc_ld + quarter);
+}
+
+/* The lane's part of a row that did not come through a stage. */
+static __device__ __forceinline__ void
+load_row(const struct diagonal_scan &p, const struct scan_lane &l, int t, struct row_inputs &r)
+{
+    const size_t row = (size_t)t, quarter = threadIdx.x % SHARED * OWN;
+
+    r.x = p.x[row * p.x_ld + l.own];
+    r.z = p.z ? p.z[row * p.z_ld + l.own] : 0.0f;
+    unpack(r.B, load4<true>(p.B + row * p.bc_ld + quarter));
+    unpack(r.C, load4<true>(p.C + row * p.bc_ld + quarter));
+}
+
+/* The rows of a turn in the window from `top` on. */
+static __device__ __forceinline__ void take_turn(const struct diagonal_scan &p,
+                                                 const struct scan_lane &l,
+                                                 const window_steps &steps, int top,
+                                                 const struct turn &turn, const stage &from)
+{
+    const int lane = (int)threadIdx.x % 32, quarter = lane % SHARED * OWN;
+    const int c = lane / SHARED + lane % SHARED * APART;
+    struct row_inputs r;
+    quarters h;
+
+    r.x = from.x[lane];
+    r.z = from.z[lane];
+    unpack(r.B, *(const float4 *)&from.B[quarter]);
+    unpack(r.C, *(const float4 *)&from.C[quarter]);
+#pragma unroll
+    for (int j = 0; j < SHARED; j++)
+        unpack(h[j], turn.state ? from.h[j][lane] : float4{});
+#pragma unroll 1
+    for (int t = turn.begin; t < turn.end; t++) {
+        if (t > turn.begin)
+            load_row(p, l, t, r);
+        r.dt = steps[t - top][c];
+
+        const float y = advance_row(h, l.A, r, l.D);
+
+        store_numbers<1>(p.y, p.y_bf16, (size_t)t * p.y_ld + l.own, { p.z ? gated(y, r.z) : y });
+    }
+    store_states<true>(h, turn.state, turn.state && turn.begin < turn.end ? SHARED : 0);
+}
+
+/* The turns of a warp in a window, the first AHEAD of which have their states on the way. */
+static __device__ __forceinline__ void take_turns(const struct diagonal_scan &p,
+                                                  const struct scan_lane &l,
+                                                  const window_steps &steps, int top, int stop,
+                                                  stage (&ring)[STAGES])
+{
+    int now = 0;
+
+#pragma unroll 1
+    for (int k = 0; k < l.count; k++) {
+        const int ahead = now == 0 ? AHEAD : now - 1;
+
+        __syncwarp(); /* the stage to be filled has been read by all lanes */
+        if (k + AHEAD < l.count) {
+            const struct turn next = find_turn(p, l, k + AHEAD, top, stop);
+
+            fetch_states(next, ring[ahead]);
+            fetch_row(p, l, next, ring[ahead]);
+        }
+        copies_commit();
+        copies_wait<AHEAD>();
+        __syncwarp();
+        take_turn(p, l, steps, top, find_turn(p, l, k, top, stop), ring[now]);
+        now = now == AHEAD ? 0 : now + 1;
+    }
+}
+
+enum { FEW_CHUNKS = 5, MANY_CHUNKS = 8 }; /* of the rank */
+
+/* On a multiprocessor: as many as there are registers for. */
+static constexpr int blocks_of(int chunks)
+{
+    return chunks == FEW_CHUNKS ? 4 : 3;
+}
+
+/* Block (x, y): 32 channels of `each` sequences, which are read before the wait with the first
+ * states (cuda.cuh). */
+template <bool NARROW, int CHUNKS>
+static __global__ void __launch_bounds__(THREADS, blocks_of(CHUNKS))
+    scan_products(const struct diagonal_scan p, const struct step_sizes d,
+                  const struct device_batch in, int S, int each)
+{
+    __shared__ window_steps steps;
+    __shared__ stage rings[WARPS][STAGES];
+    const int first = (int)blockIdx.x * CHANNELS, begin = (int)blockIdx.y * each;
+    const int end = min(S, begin + each), lane = (int)threadIdx.x % 32;
+    const int c = first + lane / SHARED, i = begin + (int)threadIdx.x / 32 + lane * WARPS;
+    const int top = in.begin[begin], bottom = in.begin[end];
+    stage(&ring)[STAGES] = rings[threadIdx.x / 32];
+    struct scan_lane l;
+
+    let_next_start();
+    l.own = c + lane % SHARED * APART;
+    l.at = (size_t)c * N + lane % SHARED * OWN;
+    l.count = (end - begin - (int)threadIdx.x / 32 + WARPS - 1) / WARPS;
+    l.begin = i < end ? in.begin[i] : 0;
+    l.end = i < end ? in.begin[i + 1] : 0;
+    l.slot = i < end ? in.slot[i] : SLOT_NONE;
+    load_rates<true>(l.A, p.A + l.at, SHARED);
+    l.D = p.D[l.own];
+#pragma unroll 1
+    for (int t = top; t < bottom; t += WINDOW) {
+        const int stop = min(bottom, t + WINDOW);
+        lane_weights<CHUNKS> w;
+
+        load_lane_weights(d, first, w);
+        for (int k = 0; k < AHEAD && k < l.count; k++)
+            fetch_states(find_turn(p, l, k, t, stop), ring[k]);
+        wait_for_inputs();
+        for (int k = 0; k < AHEAD; k++) {
+            if (k < l.count)
+                fetch_row(p, l, find_turn(p, l, k, t, stop), ring[k]);
+            copies_commit();
+        }
+        make_steps<NARROW>(d, w, first, steps, t, stop);
+        __syncthreads();
+        take_turns(p, l, steps, t, stop, ring);
+        __syncthreads();
+    }
+}
+
+static bool fits(const struct batch *in, const struct linear *d, const struct diagonal_scan *p)
+{
+    const uintptr_t off = off_grid(p->B, p->bc_ld) | off_grid(p->C, p->bc_ld) | off_grid(p->A, 0) |
+                          off_grid(p->state) | off_grid(d->x, d->x_ld) |
+                          ((uintptr_t)d->x_bf16 | (d->x_bf16 ? d->x_ld * 2 : 0)) % 16;
+
+    return in->T == in->S && p->N == N && p->dim % CHANNELS == 0 && d->w->rows == p->dim &&
+           d->w->dtype == DTYPE_BF16 && d->w->cols % 8 == 0 && d->w->cols <= MANY_CHUNKS * CHUNK &&
+           d->act == ACT_SOFTPLUS && !d->add && off == 0;
+}
+
+/* As few waves of blocks as leave each no more rows than a window has, and no fewer than a
+ * product. */
+template <int CHUNKS>
+static void launch_products(struct stream *q, const struct batch *in, const struct dt_scan *p)
+{
+    const struct linear *d = &p->dt;
+    const struct step_sizes sizes = { (const uint16_t *)d->w->data,
+                                      d->x_bf16 ? (const void *)d->x_bf16 : d->x,
+                                      (size_t)matrix_ld(DTYPE_BF16, d->w->cols),
+                                      d->x_ld,
+                                      d->bias,
+                                      d->w->cols };
+    const int columns = p->scan.dim / CHANNELS;
+    const int fit = max(1, blocks_of(CHUNKS) * q->sms / columns);
+    const int waves = ceil_div(in->S, fit * WINDOW);
+    const int each = max((int)ROWS, ceil_div(in->S, fit * waves));
+
+    launch(q, "dt_scan", d->x_bf16 ? scan_products<true, CHUNKS> : scan_products<false, CHUNKS>,
+           dim3((unsigned)columns, (unsigned)ceil_div(in->S, each)), THREADS, 0, p->scan, sizes,
+           q->in, in->S, each);
+}
+
+void dt_scan_cuda(struct stream *q, const struct batch *in, const struct dt_scan *p)
+{
+    if (!fits(in, &p->dt, &p->scan)) {
+        linear_cuda(q, &p->dt, 1);
+        diagonal_scan_cuda(q, in, &p->scan);
+    } else if (p->dt.w->cols <= FEW_CHUNKS * CHUNK) {
+        launch_products<FEW_CHUNKS>(q, in, p);
+    } else {
+        launch_products<MANY_CHUNKS>(q, in, p);
+    }
+}

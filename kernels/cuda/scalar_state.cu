@@ -1,0 +1,123 @@
+/* scalar_state.cu - the matrix state of Mamba-2 with its decays (definition: cpu/fused.c), in a
+ * decode step as one kernel.
+ *
+ * K / 4 neighbouring threads share a row of the state, and a thread has ROWS rows: all are on
+ * their way before the wait. Every thread makes the two gates of its head by itself. Anything
+ * else takes the parts. */
+#include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/matrix_state.cuh"
+
+enum { THREADS = 128 };
+
+/* The step size of a head, and how much of its state stays. */
+struct gates {
+    float dt, decay;
+};
+
+static __device__ __forceinline__ struct gates make_gates(const struct decay_gates &g, float raw,
+                                                          float bias, float A)
+{
+    const float dt = softplus(raw + bias), held = dt < g.lo ? g.lo : dt > g.hi ? g.hi : dt;
+
+    return { held, expf(held * A) };
+}
+
+static __device__ __forceinline__ float dot(float4 a, float4 b)
+{
+    return (a.x * b.x + a.y * b.y) + (a.z * b.z + a.w * b.w);
+}
+
+/* Block (x, y, z) has rows of head y of sequence z, which is read before the wait with its state
+ * (cuda.cuh); a thread's rows are GROUPS apart. */
+template <int K, int ROWS>
+static __global__ void __launch_bounds__(THREADS)
+    decay_and_add(const struct matrix_state p, const struct decay_gates g,
+                  const struct device_batch in)
+{
+    enum { LANES = K / 4, GROUPS = THREADS / LANES };
+    const int lane = (int)threadIdx.x % LANES, head = (int)blockIdx.y;
+    const int first = (int)blockIdx.x * GROUPS * ROWS + (int)threadIdx.x / LANES;
+    const float skip = p.skip ? p.skip[head] : 0.0f, bias = g.bias[head], A = g.A[head];
+    float4 S[ROWS] = {};
+
+    let_next_start();
+
+    const struct sequence q = load_sequence(in, p.state, (int)blockIdx.z);
+    float *state = head_state(p, q, head) + first * K + 4 * lane;
+
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+        if (q.state)
+            S[r] = __ldcs((const float4 *)(state + r * GROUPS * K));
+    wait_for_inputs();
+    for (int t = q.begin; t < q.end; t++) {
+        const struct head_vectors h = find_vectors(p, t, head);
+        const float4 k = load4<true>(h.k + 4 * lane), query = load4<true>(h.q + 4 * lane);
+        const float raw = g.raw[(size_t)t * g.raw_ld + (size_t)head];
+        float *out = p.y + (size_t)t * p.y_ld + (size_t)(head * p.V);
+        float v[ROWS], y[ROWS];
+
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            v[r] = h.v[first + r * GROUPS];
+
+        const struct gates now = make_gates(g, raw, bias, A);
+
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const float add = v[r] * now.dt;
+
+            S[r] = make_float4(S[r].x * now.decay + add * k.x, S[r].y * now.decay + add * k.y,
+                               S[r].z * now.decay + add * k.z, S[r].w * now.decay + add * k.w);
+            y[r] = dot(S[r], query);
+        }
+#pragma unroll
+        for (int d = LANES / 2; d > 0; d /= 2)
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+                y[r] += __shfl_xor_sync(0xffffffffu, y[r], d);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            if (lane == 0)
+                out[first + r * GROUPS] = y[r] + skip * v[r];
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+        if (q.state)
+            __stcs((float4 *)(state + r * GROUPS * K), S[r]);
+}
+
+enum { FEW = 4, MANY = 8 };
+
+static bool fits(const struct batch *in, const struct decay_gates *g, const struct matrix_state *p)
+{
+    const uintptr_t off = off_grid(p->k, p->kq_ld) | off_grid(p->q, p->kq_ld) | off_grid(p->state);
+
+    return in->T == in->S && p->w_per_head && !p->a && (p->K == 64 || p->K == 128) &&
+           p->V % (THREADS * 4 / p->K * MANY) == 0 && p->v_scale == g->dt && p->w == g->decay &&
+           off == 0;
+}
+
+template <int K>
+static void launch_state(struct stream *q, const struct batch *in, const struct scalar_state *p)
+{
+    const int groups = THREADS * 4 / K, blocks = p->state.V / groups / MANY;
+    const bool few = (long)blocks * p->state.H * in->S < 4L * q->sms;
+
+    launch(
+        q, "scalar_state", few ? decay_and_add<K, FEW> : decay_and_add<K, MANY>,
+        dim3((unsigned)(few ? blocks * MANY / FEW : blocks), (unsigned)p->state.H, (unsigned)in->S),
+        THREADS, 0, p->state, p->gates, q->in);
+}
+
+void scalar_state_cuda(struct stream *q, const struct batch *in, const struct scalar_state *p)
+{
+    if (!fits(in, &p->gates, &p->state)) {
+        decay_gates_cuda(q, &p->gates);
+        matrix_state_cuda(q, in, &p->state);
+    } else if (p->state.K == 64) {
+        launch_state<64>(q, in, p);
+    } else {
+        launch_state<128>(q, in, p);
+    }
+}
