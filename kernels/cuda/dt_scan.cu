@@ -19,7 +19,8 @@ enum {
     ROWS = 8,    /* of r in a product */
     WINDOW = 96, /* rows whose step sizes are in shared memory; at most 32 sequences a warp */
     AHEAD = 2,   /* sequences of a warp on their way */
-    STAGES = AHEAD + 1
+    STAGES = AHEAD + 1,
+    SEQUENCES_MAX = 128 /* more do as well by the parts, or better */
 };
 
 /* What the step sizes are made of. */
@@ -325,9 +326,9 @@ static bool fits(const struct batch *in, const struct linear *d, const struct di
                           off_grid(p->state) | off_grid(d->x, d->x_ld) |
                           ((uintptr_t)d->x_bf16 | (d->x_bf16 ? d->x_ld * 2 : 0)) % 16;
 
-    return in->T == in->S && p->N == N && p->dim % CHANNELS == 0 && d->w->rows == p->dim &&
-           d->w->dtype == DTYPE_BF16 && d->w->cols % 8 == 0 && d->w->cols <= MANY_CHUNKS * CHUNK &&
-           d->act == ACT_SOFTPLUS && !d->add && off == 0;
+    return in->T == in->S && in->S <= SEQUENCES_MAX && p->N == N && p->dim % CHANNELS == 0 &&
+           d->w->rows == p->dim && d->w->dtype == DTYPE_BF16 && d->w->cols % 8 == 0 &&
+           d->w->cols <= MANY_CHUNKS * CHUNK && d->act == ACT_SOFTPLUS && !d->add && off == 0;
 }
 
 /* As few waves of blocks as leave each no more rows than a window has, and no fewer than a
