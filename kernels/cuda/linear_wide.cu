@@ -34,7 +34,7 @@ struct wide {
 struct wide_group {
     struct wide p[GROUP_MAX];
     int T, n;
-    int split_bits; /* 2^split_bits blocks, a cluster, share a tile */
+    int splits; /* blocks, a cluster, that share a tile */
 };
 
 /* ROWS of x, in products of N each. */
@@ -166,7 +166,7 @@ template <int COLUMNS, int RANKS>
 static __device__ __forceinline__ void add_parts(const struct wide_group &g, const struct wide &p,
                                                  const float *part, int row, int rank)
 {
-    const int splits = 1 << g.split_bits, share = (g.T + splits - 1) >> g.split_bits;
+    const int splits = g.splits, share = (g.T + splits - 1) / splits;
     const int lane = threadIdx.x % 32, rows = p.rows - row - 4 * lane;
     const int end = min(g.T, (rank + 1) * share);
     const float4 none = { 0, 0, 0, 0 };
@@ -222,14 +222,16 @@ static __global__ void __launch_bounds__(THREADS, wide_shape<ROWS>::BLOCKS)
     extern __shared__ char shared[];
     __shared__ uint64_t full[S::STAGES], empty[S::STAGES];
     char *stages = shared + (-shared_address(shared) & 1023);
-    const int rank = blockIdx.x & ((1 << g.split_bits) - 1), tile = blockIdx.x >> g.split_bits;
+    const int tile = (int)blockIdx.x / g.splits, rank = (int)blockIdx.x - tile * g.splits;
     const struct wide &p = product_of(g, tile);
     const int row = (tile - p.first_tile) * TILE;
-    const int k0 = p.blocks_k * rank >> g.split_bits, k1 = p.blocks_k * (rank + 1) >> g.split_bits;
+    const int k0 = p.blocks_k * rank / g.splits, k1 = p.blocks_k * (rank + 1) / g.splits;
     float *part = (float *)stages;
 
     let_next_start();
     if (threadIdx.x == CONSUMERS) {
+        prefetch_map(&p.w_map);
+        prefetch_map(&p.x_map);
         for (int i = 0; i < S::STAGES; i++) {
             barrier_init(&full[i], 1);
             barrier_init(&empty[i], CONSUMERS / 32);
@@ -257,7 +259,7 @@ static __global__ void __launch_bounds__(THREADS, wide_shape<ROWS>::BLOCKS)
                      i % 4 / 2 * 8 + id] = sum[j][i];
     }
     cluster_barrier();
-    if (threadIdx.x < CONSUMERS && g.split_bits < 2)
+    if (threadIdx.x < CONSUMERS && g.splits < 4)
         add_parts<4, 2>(g, p, part, row, rank);
     else if (threadIdx.x < CONSUMERS)
         add_parts<2, 4>(g, p, part, row, rank);
@@ -298,27 +300,29 @@ static void make_map(struct stream *q, CUtensorMap *map, enum dtype dtype, const
         stream_note(q, cudaErrorInvalidValue, "linear: tensor map");
 }
 
-/* How many blocks share a tile's k, as a power of two: such clusters fill the multiprocessors
- * they can be put on (of 8 large blocks, only half of them). In microseconds, fitted to an H100: a
- * stage while every place is taken, a stage as fast as a block alone can have it, what a block
- * costs and what a cluster costs. */
-static int choose_split_bits(int tiles, int blocks_k, int least_k, int places, bool large)
+/* How many blocks share a tile's k, three stages or more for each, if they are all on the device at
+ * once: the large ones are put there in clusters of half as many only, the small ones leave places
+ * for the kernel behind. In microseconds, fitted to an H100: a stage while every place is taken, a
+ * stage as fast as a block alone can have it, what a block gains by its early copies and what one
+ * more part of a sum costs. */
+static int choose_splits(int tiles, int blocks_k, int least_k, int places, int rows)
 {
-    const double shared = large ? 1.05 : 1.3, alone = large ? 1.0 : 0.45, block = 2.3, merge = 0.25;
+    const bool large = rows > 128;
+    const double shared = large ? 1.05 : 1.3, alone = large ? 0.8 : 0.45, early = 0.01;
+    const double merge = 0.008 * (large ? 128 : rows);
+    const int limit = large ? places : places * 17 / 20;
+    const int most = min(large ? SPLITS_MAX / 2 : SPLITS_MAX, least_k / 3);
     double best = 0;
-    int choice = 0;
+    int choice = 1;
 
-    for (int bits = 0; 1 << bits <= (large ? SPLITS_MAX / 2 : SPLITS_MAX) && 1 << bits <= least_k;
-         bits++) {
-        const int s = 1 << bits, stages = (blocks_k + s - 1) / s, waves = tiles * s / places;
-        const double rest = shared * (tiles * s % places) / places;
-        const double us = waves * (stages * shared + block) +
-                          (rest > 0 ? stages * (rest > alone ? rest : alone) + block : 0) +
-                          merge * (s - 1);
+    for (int s = 1; s == 1 || (s <= most && tiles * s <= limit); s++) {
+        const double share = shared * tiles * s / places;
+        const double us = (blocks_k + s - 1) / s * (share > alone ? share : alone) -
+                          early * tiles * s + merge * (s - 1);
 
-        if (bits == 0 || us < best) {
+        if (s == 1 || us < best) {
             best = us;
-            choice = bits;
+            choice = s;
         }
     }
     return choice;
@@ -337,13 +341,13 @@ template <typename E, int ROWS> static void launch_wide(struct stream *q, struct
         most = max(most, g->p[i].blocks_k);
         least = min(least, g->p[i].blocks_k);
     }
-    g->split_bits = choose_split_bits(tiles, most, least, q->sms * S::BLOCKS, S::SIDE > 1);
+    g->splits = choose_splits(tiles, most, least, q->sms * S::BLOCKS, ROWS);
     with[0].id = cudaLaunchAttributeClusterDimension;
-    with[0].val.clusterDim.x = 1u << g->split_bits;
+    with[0].val.clusterDim.x = (unsigned)g->splits;
     with[0].val.clusterDim.y = with[0].val.clusterDim.z = 1;
     with[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     with[1].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = (unsigned)tiles << g->split_bits;
+    config.gridDim = (unsigned)(tiles * g->splits);
     config.blockDim = THREADS;
     config.dynamicSmemBytes = S::SHARED;
     config.stream = q->cuda;
@@ -386,7 +390,7 @@ bool linear_wide_can(const struct stream *q, const struct linear *p)
 void linear_wide(struct stream *q, const struct linear *p, int n)
 {
     const enum dtype dtype = p->w->dtype;
-    struct wide_group g = { .p = {}, .T = p->T, .n = n, .split_bits = 0 };
+    struct wide_group g = { .p = {}, .T = p->T, .n = n, .splits = 1 };
     struct narrow_group narrow;
     int rows = 16;
 
