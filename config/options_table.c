@@ -46,7 +46,7 @@ const struct option option_table[] = {
     { OPTION(activations), .def = "f32", .choices = "f32|bf16", .commands = COMPUTE,
       .value = "FORMAT",
       .help = "what the CPU multiplies bf16 weights with; bf16 rounds, and is faster on CPUs with "
-              "avx512bf16; a GPU always rounds" },
+              "avx512bf16; a GPU rounds if every matrix is bf16" },
 
     { OPTION(host), .def = "127.0.0.1", .commands = SERVE | HEALTH, .value = "ADDRESS",
       .help = "address to listen on, or to ask" },

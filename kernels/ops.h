@@ -212,13 +212,6 @@ struct lerp {
 /* Fused operations: what its parts do, one after another, as few phases of a device. The rows
  * that one part writes for the next are scratch memory, and mean nothing afterwards. */
 
-/* n products of the rows that a norm writes. */
-struct norm_linear {
-    struct norm norm;
-    const struct linear *p; /* x of each is y of norm, or x_bf16 its y_bf16 */
-    int n;
-};
-
 /* A norm, then the token shift of its rows; x of shift is y of norm. */
 struct norm_shift {
     struct norm norm;
@@ -306,7 +299,6 @@ struct ops {
     void (*delta_gates)(struct stream *q, const struct delta_gates *p);
     void (*matrix_state)(struct stream *q, const struct batch *in, const struct matrix_state *p);
     void (*head_output)(struct stream *q, const struct head_output *p);
-    void (*norm_linear)(struct stream *q, const struct norm_linear *p);
     void (*norm_shift)(struct stream *q, const struct batch *in, const struct norm_shift *p);
     void (*dt_scan)(struct stream *q, const struct batch *in, const struct dt_scan *p);
     void (*scalar_state)(struct stream *q, const struct batch *in, const struct scalar_state *p);

@@ -123,7 +123,8 @@ struct field arch_state(const struct arch_step *a, int i, int layer);
 float *arch_f32_rows(const struct arch_step *a, float *rows);
 uint16_t *arch_bf16_rows(const struct arch_step *a, float *rows);
 
-/* y = norm(x) * weight + bias of the residual stream, y for products; bias may be NULL. */
+/* y = norm(x) * weight + bias of the residual stream, y only for products: to be enqueued by the
+ * caller. bias may be NULL. */
 struct norm arch_norm(const struct arch_step *a, float *y, const float *weight, const float *bias);
 
 /* y = act(W x + bias) on tight rows, x only for products: to be enqueued by the caller, alone or

@@ -295,13 +295,12 @@ static void read_out(const struct model *m, struct arch_step a)
     a.in = &wanted;
     a.x = m->last;
 
+    const struct norm norm = arch_norm(&a, m->normed, ends->norm, ends->norm_bias);
     const struct linear head = arch_linear(
         &a, m->logits, m->normed, m->hyper.dim[TIED] ? &ends->embed : &ends->head, NULL, ACT_NONE);
 
-    a.ops->norm_linear(
-        a.stream,
-        &(struct norm_linear){
-            .norm = arch_norm(&a, m->normed, ends->norm, ends->norm_bias), .p = &head, .n = 1 });
+    a.ops->norm(a.stream, &norm);
+    a.ops->linear(a.stream, &head, 1);
 }
 
 /* What a step is, but for its batch: the backend may record it and not ask again. */

@@ -3,12 +3,6 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/pool.h"
 
-void norm_linear_cpu(struct stream *q, const struct norm_linear *p)
-{
-    pool_ops(q)->norm(q, &p->norm);
-    pool_ops(q)->linear(q, p->p, p->n);
-}
-
 void norm_shift_cpu(struct stream *q, const struct batch *in, const struct norm_shift *p)
 {
     pool_ops(q)->norm(q, &p->norm);

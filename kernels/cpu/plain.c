@@ -16,7 +16,6 @@ const struct ops ops_cpu_plain = {
     .delta_gates = delta_gates_plain,
     .matrix_state = matrix_state_plain,
     .head_output = head_output_plain,
-    .norm_linear = norm_linear_cpu,
     .norm_shift = norm_shift_cpu,
     .dt_scan = dt_scan_cpu,
     .scalar_state = scalar_state_cpu,

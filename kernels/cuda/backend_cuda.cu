@@ -49,7 +49,6 @@ static const struct ops ops_cuda = {
     .delta_gates = delta_gates_cuda,
     .matrix_state = matrix_state_cuda,
     .head_output = head_output_cuda,
-    .norm_linear = norm_linear_cuda,
     .norm_shift = norm_shift_cuda,
     .dt_scan = dt_scan_cuda,
     .scalar_state = scalar_state_cuda,

@@ -135,7 +135,6 @@ void decay_gates_cuda(struct stream *q, const struct decay_gates *p);
 void delta_gates_cuda(struct stream *q, const struct delta_gates *p);
 void matrix_state_cuda(struct stream *q, const struct batch *in, const struct matrix_state *p);
 void head_output_cuda(struct stream *q, const struct head_output *p);
-void norm_linear_cuda(struct stream *q, const struct norm_linear *p);
 void norm_shift_cuda(struct stream *q, const struct batch *in, const struct norm_shift *p);
 void dt_scan_cuda(struct stream *q, const struct batch *in, const struct dt_scan *p);
 void scalar_state_cuda(struct stream *q, const struct batch *in, const struct scalar_state *p);

@@ -117,17 +117,16 @@ struct mamba_scratch {
     float *xn;  /* [T, HIDDEN] */
     float *in;  /* [T, IN_ROWS]: c, z */
     float *c;   /* [T, INNER] */
-    float *cx;  /* the same for W_x, if that takes bf16 */
     float *rbc; /* [T, X_ROWS]: r, B, C */
     float *rx;  /* the same for W_dt, if that takes bf16 */
     float *dt;  /* [T, INNER] */
-    float *y;   /* [T, INNER] */
+    float *y;   /* [T, INNER]; before the scan c for W_x, if that takes bf16 */
 };
 
 #define S(field) offsetof(struct mamba_scratch, field)
 
 static const struct scratch_row scratch[] = {
-    { S(xn), HIDDEN }, { S(in), IN_ROWS }, { S(c), INNER }, { S(cx), INNER }, { S(rbc), X_ROWS },
+    { S(xn), HIDDEN }, { S(in), IN_ROWS }, { S(c), INNER }, { S(rbc), X_ROWS },
     { S(rx), X_ROWS }, { S(dt), INNER },   { S(y), INNER }, { 0, 0 },
 };
 
@@ -157,12 +156,14 @@ static void block(const struct arch_step *a, int l)
     const int *d = a->hyper->dim, R = d[RANK], N = d[STATE];
     const size_t inner = (size_t)d[INNER], in_ld = (size_t)d[IN_ROWS], rbc_ld = (size_t)d[X_ROWS];
 
-    struct linear in = arch_linear(a, s->in, s->xn, &w->in, w->in_bias, ACT_NONE);
-    o->norm_linear(
-        q, &(struct norm_linear){ .norm = arch_norm(a, s->xn, w->norm, NULL), .p = &in, .n = 1 });
+    const struct norm norm = arch_norm(a, s->xn, w->norm, NULL);
+    const struct linear in = arch_linear(a, s->in, s->xn, &w->in, w->in_bias, ACT_NONE);
+
+    o->norm(q, &norm);
+    o->linear(q, &in, 1);
     o->short_conv(q, a->in,
                   &(struct short_conv){ .y = s->c,
-                                        .y_bf16 = arch_bf16_rows(a, s->cx),
+                                        .y_bf16 = arch_bf16_rows(a, s->y),
                                         .x = s->in,
                                         .y_ld = inner,
                                         .x_ld = in_ld,
@@ -172,7 +173,7 @@ static void block(const struct arch_step *a, int l)
                                         .W = d[CONV],
                                         .silu = true,
                                         .state = arch_state(a, STATE_CONV, l) });
-    struct linear x = arch_linear(a, s->rbc, a->bf16_rows ? s->cx : s->c, &w->x, NULL, ACT_NONE);
+    struct linear x = arch_linear(a, s->rbc, a->bf16_rows ? s->y : s->c, &w->x, NULL, ACT_NONE);
     x.y_bf16 = d[MIXER_NORMS] ? NULL : arch_bf16_rows(a, s->rx);
     o->linear(q, &x, 1);
     if (d[MIXER_NORMS]) {

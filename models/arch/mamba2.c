@@ -179,9 +179,11 @@ static void block(const struct arch_step *a, int l)
     const size_t inner = (size_t)d[INNER], heads = (size_t)d[HEADS];
     const size_t in_ld = (size_t)d[IN_ROWS], xbc_ld = (size_t)d[CONV_DIM];
 
-    struct linear in = arch_linear(a, s->in, s->xn, &w->in, w->in_bias, ACT_NONE);
-    o->norm_linear(
-        q, &(struct norm_linear){ .norm = arch_norm(a, s->xn, w->norm, NULL), .p = &in, .n = 1 });
+    const struct norm norm = arch_norm(a, s->xn, w->norm, NULL);
+    const struct linear in = arch_linear(a, s->in, s->xn, &w->in, w->in_bias, ACT_NONE);
+
+    o->norm(q, &norm);
+    o->linear(q, &in, 1);
     o->short_conv(q, a->in,
                   &(struct short_conv){ .y = s->xbc,
                                         .x = s->in + inner,

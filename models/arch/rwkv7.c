@@ -142,10 +142,10 @@ static const struct state_row state[] = {
 };
 
 struct rwkv7_scratch {
-    float *xn, *mix[MIXES];                         /* [T, HIDDEN] */
+    float *xn;         /* [T, HIDDEN]; behind the state y for W_o, if that takes bf16 */
+    float *mix[MIXES]; /* [T, HIDDEN] */
     float *r, *w, *k, *v, *a, *g, *v_first, *v_mix; /* [T, HIDDEN] */
     float *decay, *b, *kk_a, *y;                    /* [T, HIDDEN] */
-    float *out;                                     /* y for W_o, if that takes bf16 */
     float *w_low, *a_low, *v_low, *g_low;           /* [T, their rank] */
     float *ffn;                                     /* [T, FFN] */
 };
@@ -153,19 +153,31 @@ struct rwkv7_scratch {
 #define S(field) offsetof(struct rwkv7_scratch, field)
 
 static const struct scratch_row scratch[] = {
-    { S(xn), HIDDEN },     { S(mix[R]), HIDDEN },
-    { S(mix[W]), HIDDEN }, { S(mix[K]), HIDDEN },
-    { S(mix[V]), HIDDEN }, { S(mix[A]), HIDDEN },
-    { S(mix[G]), HIDDEN }, { S(r), HIDDEN },
-    { S(w), HIDDEN },      { S(k), HIDDEN },
-    { S(v), HIDDEN },      { S(a), HIDDEN },
-    { S(g), HIDDEN },      { S(v_first), HIDDEN },
-    { S(v_mix), HIDDEN },  { S(decay), HIDDEN },
-    { S(b), HIDDEN },      { S(kk_a), HIDDEN },
-    { S(y), HIDDEN },      { S(out), HIDDEN },
-    { S(w_low), W_RANK },  { S(a_low), A_RANK },
-    { S(v_low), V_RANK },  { S(g_low), G_RANK },
-    { S(ffn), FFN },       { 0, 0 },
+    { S(xn), HIDDEN },
+    { S(mix[R]), HIDDEN },
+    { S(mix[W]), HIDDEN },
+    { S(mix[K]), HIDDEN },
+    { S(mix[V]), HIDDEN },
+    { S(mix[A]), HIDDEN },
+    { S(mix[G]), HIDDEN },
+    { S(r), HIDDEN },
+    { S(w), HIDDEN },
+    { S(k), HIDDEN },
+    { S(v), HIDDEN },
+    { S(a), HIDDEN },
+    { S(g), HIDDEN },
+    { S(v_first), HIDDEN },
+    { S(v_mix), HIDDEN },
+    { S(decay), HIDDEN },
+    { S(b), HIDDEN },
+    { S(kk_a), HIDDEN },
+    { S(y), HIDDEN },
+    { S(w_low), W_RANK },
+    { S(a_low), A_RANK },
+    { S(v_low), V_RANK },
+    { S(g_low), G_RANK },
+    { S(ffn), FFN },
+    { 0, 0 },
 };
 
 /* r, w, k, v, a, g of the shifted inputs: all products of one rank of dependence at once. */
@@ -255,7 +267,7 @@ static void time_mix(const struct arch_step *a, int l)
                        .k_heads = H,
                        .state = arch_state(a, STATE_WKV, l) },
             .out = { .y = s->y,
-                     .y_bf16 = arch_bf16_rows(a, s->out),
+                     .y_bf16 = arch_bf16_rows(a, s->xn),
                      .r = s->r,
                      .k = s->k,
                      .v = v,
@@ -267,7 +279,7 @@ static void time_mix(const struct arch_step *a, int l)
                      .H = H,
                      .V = N,
                      .eps = (float)N * HEAD_NORM_EPS } });
-    arch_add_product(a, a->bf16_rows ? s->out : s->y, &w->o, NULL);
+    arch_add_product(a, a->bf16_rows ? s->xn : s->y, &w->o, NULL);
 }
 
 static void channel_mix(const struct arch_step *a, int l)

@@ -15,7 +15,6 @@ const struct ops ISA_BF16(ops_cpu) = {
     .delta_gates = ISA(delta_gates),
     .matrix_state = ISA(matrix_state),
     .head_output = ISA(head_output),
-    .norm_linear = norm_linear_cpu,
     .norm_shift = norm_shift_cpu,
     .dt_scan = dt_scan_cpu,
     .scalar_state = scalar_state_cpu,
