@@ -49,8 +49,9 @@ struct stream {
     struct steps *steps;        /* borrowed: the backend */
     void *workspace;            /* see stream_workspace() */
     size_t workspace_bytes;
-    int device, sms; /* multiprocessors */
-    bool overlaps;   /* the device can start a kernel before the one in front ends */
+    int device, sms;     /* multiprocessors */
+    size_t block_memory; /* shared memory that a block can ask for */
+    bool overlaps;       /* the device can start a kernel before the one in front ends */
     bool recording;
     cudaError_t fault; /* the first, or cudaSuccess */
     const char *where; /* the operation it came from */

@@ -21,7 +21,7 @@ enum {
     COLUMNS = 8,         /* of x in a product */
     BATCH = 4,           /* loads of x in flight for each thread */
     X_PAD = 32,          /* elements: neighbouring rows lie 64 bytes apart modulo all banks */
-    X_BYTES = 100 << 10, /* of x in shared memory */
+    X_BYTES = 88 << 10,  /* of x in shared memory */
     BLOCKS_OF_AN_SM = 2, /* what registers and shared memory allow */
     F32_COLUMNS = 128    /* of a warp's step in f32_kernel */
 };

@@ -385,11 +385,11 @@ static __global__ void __launch_bounds__(THREADS)
     store_state(w.matrix + place_of(p, at, head), map, row);
 }
 
-enum { RING = 6, ADD_ROW = K + 4 };
+enum { ADD_ROW = K + 4, LONG_RING = 6, SHORT_RING = 2 };
 
 /* What the segments ahead do to the state of one head: M and N as they lie in the workspace; and
  * M of the next, split. */
-struct pass_shared {
+template <int RING> struct pass_shared {
     float map[RING][K * K], add[RING][K * ADD_ROW];
     unsigned short tile[2][K * ROW];
 };
@@ -434,12 +434,13 @@ static __device__ __forceinline__ void apply(state_rows &S, const split_tile<ROW
 
 /* Puts the state at each segment's beginning in the place of N: block x has head x. What
  * follows the wave begins from the slot. */
+template <int RING>
 static __global__ void __launch_bounds__(THREADS)
     pass_on(const struct matrix_state p, const struct device_batch in, const struct delta_wave w,
             int most)
 {
     extern __shared__ float4 shared[];
-    pass_shared &sh = *(pass_shared *)shared;
+    pass_shared<RING> &sh = *(pass_shared<RING> *)shared;
     const split_tile<ROW> tile = { sh.tile[0], sh.tile[1] };
     const int head = (int)blockIdx.x, row = (int)threadIdx.x / 32 * 16;
     state_rows S = {};
@@ -563,6 +564,19 @@ static bool fits(const struct matrix_state *p)
     return !p->w_per_head && p->a && p->V == K && p->K == K && off == 0;
 }
 
+template <int RING>
+static void launch_pass(struct stream *q, const struct matrix_state *p, const struct delta_wave &w,
+                        int n)
+{
+    const size_t bytes = sizeof(pass_shared<RING>);
+
+    stream_note(q,
+                cudaFuncSetAttribute(pass_on<RING>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     (int)bytes),
+                "matrix_state");
+    launch(q, "matrix_state", pass_on<RING>, (unsigned)p->H, THREADS, bytes, *p, q->in, w, n);
+}
+
 static void run_wave(struct stream *q, const struct matrix_state *p, const struct delta_wave &w,
                      int n)
 {
@@ -571,7 +585,10 @@ static void run_wave(struct stream *q, const struct matrix_state *p, const struc
     const size_t bytes = sizeof(chunk_shared);
 
     launch(q, where, find_transfer, grid, THREADS, bytes, *p, w);
-    launch(q, where, pass_on, (unsigned)p->H, THREADS, sizeof(pass_shared), *p, q->in, w, n);
+    if (q->block_memory >= sizeof(pass_shared<LONG_RING>))
+        launch_pass<LONG_RING>(q, p, w, n);
+    else
+        launch_pass<SHORT_RING>(q, p, w, n);
     launch(q, where, put_out, grid, THREADS, bytes, *p, q->in, w);
 }
 
@@ -598,10 +615,6 @@ int matrix_state_delta(struct stream *q, const struct batch *in, const struct ma
     stream_note(q,
                 cudaFuncSetAttribute(put_out, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      (int)sizeof(chunk_shared)),
-                "matrix_state");
-    stream_note(q,
-                cudaFuncSetAttribute(pass_on, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                     (int)sizeof(pass_shared)),
                 "matrix_state");
     w.list = list_segments(q, in, memory, length, LONGEST);
     w.state = (float *)(memory + list);

@@ -507,18 +507,20 @@ static void run_wave(struct stream *q, const struct matrix_state *p, const struc
     launch(q, where, put_out<K>, dim3(segments * 2, pairs), THREADS, out_bytes, *p, w);
 }
 
-static bool fits(const struct matrix_state *p)
+static bool fits(const struct stream *q, const struct matrix_state *p)
 {
     const uintptr_t off = off_grid(p->k, p->kq_ld) | off_grid(p->q, p->kq_ld) |
                           off_grid(p->v, p->v_ld) | off_grid(p->y, p->y_ld) | off_grid(p->state);
 
+    const size_t bytes = p->K == 64 ? sizeof(out_shared<64>) : sizeof(out_shared<128>);
+
     return p->w_per_head && !p->a && p->V == V && (p->K == 64 || p->K == 128) &&
-           p->H / p->k_heads % 2 == 0 && off == 0;
+           bytes <= q->block_memory && p->H / p->k_heads % 2 == 0 && off == 0;
 }
 
 int matrix_state_scalar(struct stream *q, const struct batch *in, const struct matrix_state *p)
 {
-    if (!fits(p) || in->T - in->S < LONGEST)
+    if (!fits(q, p) || in->T - in->S < LONGEST)
         return INT_MAX;
 
     const bool few = (long)in->T * p->H < 5L * LENGTH * q->sms; /* measured on an H200 */
