@@ -19,7 +19,7 @@ struct head_weights {
 };
 
 /* What a warp's lanes have of all columns, for its threads' own ones. */
-struct gate_rows {
+struct alignas(16) gate_rows {
     float decay[K], a[K], b[K], k[K];
 };
 

@@ -18,11 +18,10 @@ static __global__ void step_sizes(struct decay_gates p)
 
     wait_for_inputs();
 
-    const float dt = softplus(p.raw[(size_t)t * p.raw_ld + h] + bias);
-    const float held = dt < p.lo ? p.lo : dt > p.hi ? p.hi : dt;
+    const struct step s = step_of(p, p.raw[(size_t)t * p.raw_ld + h], bias, A);
 
-    p.dt[i] = held;
-    p.decay[i] = expf(held * A);
+    p.dt[i] = s.dt;
+    p.decay[i] = s.decay;
 }
 
 void decay_gates_cuda(struct stream *q, const struct decay_gates *p)

@@ -1,11 +1,24 @@
-/* gates.cuh - the scalar functions of RWKV-7's gates on the device (definition: cpu/gates.c). */
+/* gates.cuh - the scalar functions of the gates on the device (definition: cpu/gates.c). */
 #ifndef KERNELS_CUDA_GATES_CUH
 #define KERNELS_CUDA_GATES_CUH
 
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/reduce.cuh"
 
-/* Of a head whose lanes have a part of the sum of squares each. */
+/* Mamba-2: the step size of a head, and how much of its state stays. */
+struct step {
+    float dt, decay;
+};
+
+static __device__ __forceinline__ struct step step_of(const struct decay_gates &g, float raw,
+                                                      float bias, float A)
+{
+    const float dt = softplus(raw + bias), held = dt < g.lo ? g.lo : dt > g.hi ? g.hi : dt;
+
+    return { held, expf(held * A) };
+}
+
+/* RWKV-7, of a head whose lanes have a part of the sum of squares each. */
 static __device__ __forceinline__ float inverse_length(float square)
 {
     return 1.0f / fmaxf(sqrtf(warp_sum(square)), 1e-12f);

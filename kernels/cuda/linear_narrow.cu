@@ -1,5 +1,5 @@
-/* linear_narrow.cu - the rows of x rounded to the weights' type, for the paths whose tensor
- * cores take both sides in it. */
+/* linear_narrow.cu - the rows of x rounded to the weights' type, or copied to aligned places, for
+ * the paths whose tensor cores take both sides in it. */
 #include "kernels/cuda/linear.cuh"
 
 enum { THREADS = 256 };

@@ -8,7 +8,8 @@
  * Weights depend on no other kernel: the first ones are on their way before the kernel in
  * front has ended.
  *
- * An x that is not bf16 is rounded to the weights' type by a kernel in front. */
+ * An x that is not bf16 is rounded to the weights' type by a kernel in front, one that is not
+ * aligned copied. */
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/wgmma.cuh"
 

@@ -4,23 +4,10 @@
  * K / 4 neighbouring threads share a row of the state, and a thread has ROWS rows: all are on
  * their way before the wait. Every thread makes the two gates of its head by itself. Anything
  * else takes the parts, and so do many sequences, which that is 2 to 5 % faster for. */
-#include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/gates.cuh"
 #include "kernels/cuda/matrix_state.cuh"
 
 enum { THREADS = 128, SEQUENCES_MAX = 32 };
-
-/* The step size of a head, and how much of its state stays. */
-struct gates {
-    float dt, decay;
-};
-
-static __device__ __forceinline__ struct gates make_gates(const struct decay_gates &g, float raw,
-                                                          float bias, float A)
-{
-    const float dt = softplus(raw + bias), held = dt < g.lo ? g.lo : dt > g.hi ? g.hi : dt;
-
-    return { held, expf(held * A) };
-}
 
 static __device__ __forceinline__ float dot(float4 a, float4 b)
 {
@@ -61,7 +48,7 @@ static __global__ void __launch_bounds__(THREADS)
         for (int r = 0; r < ROWS; r++)
             v[r] = h.v[first + r * GROUPS];
 
-        const struct gates now = make_gates(g, raw, bias, A);
+        const struct step now = step_of(g, raw, bias, A);
 
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {

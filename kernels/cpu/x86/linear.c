@@ -466,11 +466,11 @@ static void run_unit(const void *arg, int index, int thread)
         run_groups(job, find_unit(job, index), thread);
 }
 
-/* Whether the rows of each product are those of one unit. */
+/* Whether the rows of each product, if there are any, are those of one unit. */
 static bool is_few(const struct linear_job *job)
 {
     for (int i = 0; i < job->n; i++)
-        if (row_parts(&job->p[i]) > 1)
+        if (row_parts(&job->p[i]) != 1)
             return false;
     return true;
 }
