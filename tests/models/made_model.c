@@ -132,6 +132,24 @@ void made_transpose(struct made_tensor *t)
     t->shape[1] = (int64_t)rows;
 }
 
+void made_narrow(struct made_model *m, const char *but)
+{
+    for (int i = 0; i < m->tensors; i++) {
+        struct made_tensor *t = &m->tensor[i];
+
+        if (t->dtype != DTYPE_F32 || (but && strstr(t->name, but)))
+            continue;
+        t->dtype = DTYPE_BF16;
+        t->bytes /= 2;
+        uint16_t *narrow = malloc(t->bytes);
+        assert_non_null(narrow);
+        for (size_t j = 0; j < t->bytes / sizeof(*narrow); j++)
+            narrow[j] = f32_to_bf16(((const float *)t->data)[j]);
+        free(t->data);
+        t->data = narrow;
+    }
+}
+
 static FILE *create_file(const struct made_model *m, const char *name)
 {
     char path[128];

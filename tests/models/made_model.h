@@ -35,6 +35,8 @@ struct made_tensor *made_find(struct made_model *m, const char *name); /* fails 
 void made_drop(struct made_model *m, const char *name);
 void made_rename(struct made_model *m, const char *from, const char *to); /* in every name */
 void made_transpose(struct made_tensor *t);
+/* Rounds every float32 tensor to bf16 but those whose name holds `but`, if that is not NULL. */
+void made_narrow(struct made_model *m, const char *but);
 
 /* The first layers of the model in a folder with a config.json, written; returns the folder. */
 const char *made_first_layers(struct made_model *m, const char *path, int layers);

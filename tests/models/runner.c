@@ -13,25 +13,33 @@
 
 const char *const isa_names[ISAS] = { "plain", "avx2", "avx512", "avx512bf16", "cuda" };
 
-bool runner_init_with(struct runner *r, const char *path, const char *isa, bool round_x)
+void runner_init_on(struct runner *r, const char *path, struct backend *be)
 {
     const struct model_options options = { .max_rows = RUNNER_ROWS, .max_logits = RUNNER_ROWS };
-    const struct backend_options with = { .threads = 2, .isa = isa, .round_x = round_x };
     struct error err = { 0 };
 
-    *r = (struct runner){ .be = strcmp(isa, "cuda") == 0 ? backend_open_cuda(&with, &err)
-                                                         : backend_open_cpu(&with, &err) };
-    if (!r->be) {
-        assert_int_equal(err.code, ERR_INPUT);
-        return false;
-    }
-    r->m = model_open(path, r->be, &options, &err);
+    *r = (struct runner){ .be = be, .m = model_open(path, be, &options, &err) };
     if (!r->m)
         fail_msg("%s", err.message);
     r->info = model_info(r->m);
-    r->rounds = r->info->dtype == DTYPE_BF16 && (round_x || !runner_is_exact(r));
+    r->rounds = r->info->dtype == DTYPE_BF16 && (be->bf16_rows || !runner_is_exact(r));
     r->records = r->be->alloc(r->be, RUNNER_SLOTS * r->info->layout.bytes);
     assert_non_null(r->records);
+}
+
+bool runner_init_with(struct runner *r, const char *path, const char *isa, bool round_x)
+{
+    const struct backend_options with = { .threads = 2, .isa = isa, .round_x = round_x };
+    struct error err = { 0 };
+    struct backend *be =
+        strcmp(isa, "cuda") == 0 ? backend_open_cuda(&with, &err) : backend_open_cpu(&with, &err);
+
+    if (!be) {
+        assert_int_equal(err.code, ERR_INPUT);
+        return false;
+    }
+    runner_init_on(r, path, be);
+    r->rounds = r->rounds || (r->info->dtype == DTYPE_BF16 && round_x);
     return true;
 }
 

@@ -8,6 +8,8 @@
 
 #include "models/model.h"
 
+struct backend;
+
 enum { RUNNER_ROWS = 256, RUNNER_SLOTS = 24, ISAS = 5 };
 
 /* The CPU's instruction sets, then "cuda". */
@@ -32,6 +34,8 @@ struct trace {
 bool runner_init(struct runner *r, const char *path, const char *isa);
 /* The same with activations that the CPU rounds to bf16, or not. */
 bool runner_init_with(struct runner *r, const char *path, const char *isa, bool round_x);
+/* The same on a backend that the caller opened and the runner closes. */
+void runner_init_on(struct runner *r, const char *path, struct backend *be);
 void runner_finish(struct runner *r);
 
 /* Whether results are promised to the last bit, however tokens share steps. A GPU's are close,
