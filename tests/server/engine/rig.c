@@ -29,8 +29,8 @@ static void wake(void *arg)
     if (r->cut) {
         atomic_store(&r->cut->cancelled, true);
         engine_nudge(r->engine);
+        r->cut = NULL; /* a rig without one may be copied */
     }
-    r->cut = NULL;
     pthread_mutex_unlock(&cutting);
 }
 
