@@ -44,6 +44,11 @@ void norm_plain(struct stream *q, const struct norm *p)
     }
 }
 
+static float gated(float x, float z)
+{
+    return x * silu(z);
+}
+
 void gated_norm_plain(struct stream *q, const struct gated_norm *p)
 {
     const int n = p->dim / p->groups;
@@ -57,12 +62,12 @@ void gated_norm_plain(struct stream *q, const struct gated_norm *p)
             float scale = 1.0f, sum = 0.0f;
 
             for (int i = 0; p->weight && i < n; i++)
-                sum += x[i] * silu(z[i]) * (x[i] * silu(z[i]));
+                sum += gated(x[i], z[i]) * gated(x[i], z[i]);
             if (p->weight)
                 scale = 1.0f / sqrtf(sum / (float)n + p->eps);
             for (int i = 0; i < n; i++)
                 store_number(p->y, p->y_bf16, at + (size_t)i,
-                             x[i] * silu(z[i]) * scale * (p->weight ? p->weight[first + i] : 1.0f));
+                             gated(x[i], z[i]) * scale * (p->weight ? p->weight[first + i] : 1.0f));
         }
     }
 }
