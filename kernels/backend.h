@@ -71,7 +71,7 @@ struct backend {
     /* A step, or any operations on a batch: begin() takes in what the host knows of it and
      * returns the batch to enqueue with, until end(). That is `in`, or one of more rows whose
      * first are those of `in`. NULL: the step was recorded before and has been enqueued whole.
-     * Only tokens, slots and the row limits of `in` may differ from the time of the recording. */
+     * Only tokens, slots, positions and the row limits of `in` may differ from the time of the recording. */
     const struct batch *(*begin)(struct backend *be, const struct step_key *key,
                                  const struct batch *in);
     void (*end)(struct backend *be);
@@ -98,7 +98,7 @@ struct backend_module {
     unsigned interface;
     struct backend *(*open)(const struct backend_options *options, struct error *err);
 };
-#define BACKEND_MODULE_INTERFACE 4u
+#define BACKEND_MODULE_INTERFACE 5u
 #define BACKEND_MODULE_SYMBOL    "eddy_backend_module"
 
 #endif

@@ -39,12 +39,18 @@ struct batch {
     const int *begin;     /* [S + 1] first row of each sequence; begin[S] == T */
     const int *slot;      /* [S]     state slot of each sequence, all distinct or SLOT_NONE */
     const int *logit_row; /* [L]     rows whose logits are wanted, ascending */
+    /* [S] tokens in each state before this batch, modulo 2^32, or NULL: none. Read by the rounding
+     * of bf16 states alone. */
+    const uint32_t *position;
 };
 
-/* One field of every session's record: slot s has it at base + s * stride floats. */
+/* One field of every session's record: slot s has it at base + s * stride numbers. A large state
+ * may be kept as bf16: then it is at bf16 + s * stride, and base is NULL. */
 struct field {
     float *base;
     size_t stride;
+    uint16_t *bf16;
+    uint32_t place; /* of its first bf16 number in a record, even: rounding.h */
 };
 
 /* A weight [rows, cols] for y = W x, in a layout of the backend's own choosing. */

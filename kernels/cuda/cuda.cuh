@@ -29,11 +29,12 @@ extern "C" {
 
 /* The batch as kernels see it, device memory at addresses that depend on S, T and L only. */
 struct device_batch {
-    const int32_t *token; /* [T] */
-    const int *begin;     /* [S + 1] */
-    const int *slot;      /* [S] */
-    const int *row_seq;   /* [T] the sequence of each row */
-    const int *logit_row; /* [L] */
+    const int32_t *token;     /* [T] */
+    const int *begin;         /* [S + 1] */
+    const int *slot;          /* [S] */
+    const int *row_seq;       /* [T] the sequence of each row */
+    const int *logit_row;     /* [L] */
+    const uint32_t *position; /* [S] */
 };
 
 struct linear_plans; /* linear*.cu's: what was chosen for each shape */

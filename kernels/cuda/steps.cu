@@ -12,7 +12,7 @@
 const int steps_sizes[] = { 1,   2,   4,   8,   16,  24,  32,   48,   64,   96, 128,
                             160, 192, 256, 384, 512, 768, 1024, 1536, 2048, 0 };
 
-enum { STAGES = 2, ARRAYS = 5, FIRST_BYTES = 1 << 20 };
+enum { STAGES = 2, ARRAYS = 6, FIRST_BYTES = 1 << 20 };
 
 struct recorded {
     struct step_key key;
@@ -169,12 +169,15 @@ static size_t lay_batch(struct steps *s, int32_t *host, const struct batch *in, 
     at = lay(at, in->logit_row, in->L, b->L, 0);
     for (int i = in->L; i < b->L; i++)
         at[i - b->L] = in->T + i - in->L;
+    b->position = (const uint32_t *)at;
+    at = lay(at, (const int32_t *)in->position, in->S, b->S, 0);
 
     d->token = device;
     d->begin = device + (b->begin - host);
     d->slot = device + (b->slot - host);
     d->row_seq = device + (row_seq - host);
     d->logit_row = device + (b->logit_row - host);
+    d->position = (const uint32_t *)device + (b->position - (const uint32_t *)host);
     return (size_t)(at - host) * sizeof(*at);
 }
 
@@ -182,7 +185,7 @@ static bool bring(struct steps *s, const struct batch *in, int rows)
 {
     const size_t more = rows > in->T ? (size_t)(rows - in->T) : 0;
     const size_t room =
-        (2 * (size_t)in->T + 2 * (size_t)in->S + 1 + (size_t)in->L + ARRAYS * more) *
+        (2 * (size_t)in->T + 3 * (size_t)in->S + 1 + (size_t)in->L + ARRAYS * more) *
         sizeof(int32_t);
     struct stage *stage;
 

@@ -34,8 +34,7 @@ static bool put_file(struct engine *e, struct checkpoint *c, int slot)
 /* Remembered, and with a disk also kept, which remembers its file. */
 static struct checkpoint *take(struct engine *e, struct sequence *s)
 {
-    uint64_t position = s->position - (s->feed_len - s->fed);
-    struct checkpoint *c = checkpoint_at(e, s->job->session->owner, position);
+    struct checkpoint *c = checkpoint_at(e, s->job->session->owner, sequence_covers(s));
     bool ok;
 
     if (!c)

@@ -131,6 +131,7 @@ struct step {
     int32_t *token;               /* [row_budget] */
     int *begin;                   /* [max_batch + 1] */
     int *slot;                    /* [max_batch] */
+    uint32_t *position;           /* [max_batch] */
     int *logit_row;               /* [max_logits] */
     struct pick *pick;            /* [max_batch] */
     struct sample_row *row;       /* [max_logits] */
@@ -236,7 +237,8 @@ void sequence_end(struct engine *e, struct sequence *s);
  * when that is kept. false: the job failed, and nothing has changed. */
 bool job_commit(struct engine *e, struct job *job, const struct session *next, struct event *event);
 void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message);
-size_t sequence_goal(const struct sequence *s); /* feed tokens to take in */
+size_t sequence_goal(const struct sequence *s);     /* feed tokens to take in */
+uint64_t sequence_covers(const struct sequence *s); /* tokens in the state of its slot */
 
 /* Its state came from the store, or did not. */
 void sequence_recalled(struct engine *e, struct recall *r);

@@ -20,11 +20,13 @@ static bool step_init(struct step *p, size_t batch, size_t rows, int max_logits)
     p->token = calloc(rows, sizeof(*p->token));
     p->begin = calloc(batch + 1, sizeof(*p->begin));
     p->slot = calloc(batch, sizeof(*p->slot));
+    p->position = calloc(batch, sizeof(*p->position));
     p->logit_row = calloc((size_t)max_logits, sizeof(*p->logit_row));
     p->pick = calloc(batch, sizeof(*p->pick));
     p->row = calloc((size_t)max_logits, sizeof(*p->row));
     p->result = calloc((size_t)max_logits, sizeof(*p->result));
-    return p->token && p->begin && p->slot && p->logit_row && p->pick && p->row && p->result;
+    return p->token && p->begin && p->slot && p->position && p->logit_row && p->pick && p->row &&
+           p->result;
 }
 
 static void step_finish(struct step *p)
@@ -32,6 +34,7 @@ static void step_finish(struct step *p)
     free(p->token);
     free(p->begin);
     free(p->slot);
+    free(p->position);
     free(p->logit_row);
     free(p->pick);
     free(p->row);
@@ -338,9 +341,11 @@ static void build(const struct engine *e, struct step *step, int n)
     struct batch *in = &step->batch;
     int used = 0;
 
-    *in = (struct batch){
-        .token = step->token, .begin = step->begin, .slot = step->slot, .logit_row = step->logit_row
-    };
+    *in = (struct batch){ .token = step->token,
+                          .begin = step->begin,
+                          .slot = step->slot,
+                          .logit_row = step->logit_row,
+                          .position = step->position };
     for (int i = 0; i < n; i++) {
         struct pick p = step->pick[i];
 
@@ -348,6 +353,7 @@ static void build(const struct engine *e, struct step *step, int n)
             continue;
         step->begin[used] = in->T;
         step->slot[used] = tiers_place(e->tiers, p.sequence->slot).index;
+        step->position[used] = (uint32_t)sequence_covers(p.sequence);
         memcpy(step->token + in->T, p.sequence->feed + p.sequence->fed,
                p.rows * sizeof(*step->token));
         want_logits(step, &p, in->T);

@@ -202,6 +202,11 @@ no_memory:
     return NULL;
 }
 
+uint64_t sequence_covers(const struct sequence *s)
+{
+    return s->position - (s->feed_len - s->fed);
+}
+
 size_t sequence_goal(const struct sequence *s)
 {
     return s->samples || s->job->aim || !s->feed_len ? s->feed_len : s->feed_len - 1;
