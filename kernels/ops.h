@@ -15,6 +15,11 @@
  * many there are, and state operations take the tokens of a sequence in order: on the CPU
  * that makes batching and chunking invisible to the last bit.
  *
+ * A state of bf16 is widened, taken through the rows of its sequence in float32, and rounded once
+ * (rounding.h), whatever their number: how a prompt is cut into steps can be seen then, by as much
+ * as a rounding. Batching stays invisible on the CPU, and whoever goes on from a state, be it
+ * restored, forked or cached, goes on alike.
+ *
  * Called by the one thread that drives the backend's stream (the engine). */
 #ifndef KERNELS_OPS_H
 #define KERNELS_OPS_H
@@ -149,7 +154,7 @@ struct diagonal_scan {
     const float *A; /* [dim, N], negative */
     const float *D; /* [dim] */
     int dim, N;
-    struct field state; /* [dim, N] */
+    struct field state; /* [dim, N], of either format */
 };
 
 /* The matrix state, per head a [V, K] matrix S whose row i belongs to value channel i
@@ -169,7 +174,7 @@ struct matrix_state {
     const float *skip;    /* [H], or NULL for 0 */
     bool w_per_head;
     int H, V, K, k_heads;
-    struct field state; /* [H, V, K] */
+    struct field state; /* [H, V, K], of either format */
 };
 
 /* Step sizes of a scalar-decay state (Mamba-2): dt = clamp(softplus(raw + bias), lo, hi),

@@ -9,6 +9,8 @@
 #include <math.h>
 
 #include "kernels/cpu/activation.h"
+#include "kernels/cpu/pool.h"
+#include "kernels/cpu/state.h"
 
 static void scan_token(const struct diagonal_scan *p, float *h, size_t t)
 {
@@ -31,11 +33,14 @@ static void scan_token(const struct diagonal_scan *p, float *h, size_t t)
 
 void diagonal_scan_plain(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
 {
-    (void)q;
-    for (int s = 0; s < in->S; s++) {
-        float *h = p->state.base + (size_t)in->slot[s] * p->state.stride;
+    const size_t all = (size_t)p->dim * (size_t)p->N;
+    void *wide = pool_scratch(q, 0, state_scratch(&p->state, all));
+
+    for (int s = 0; s < in->S && (wide || !p->state.bf16); s++) {
+        const struct state_part h = state_open(&p->state, in, s, 0, all, wide);
 
         for (int t = in->begin[s]; t < in->begin[s + 1]; t++)
-            scan_token(p, h, (size_t)t);
+            scan_token(p, h.f32, (size_t)t);
+        state_close(&h);
     }
 }

@@ -8,6 +8,8 @@
  * Tokens of a sequence are processed in order and sums run over ascending j, so how a prompt
  * is cut into chunks cannot be seen. */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/pool.h"
+#include "kernels/cpu/state.h"
 
 /* The vectors of one head at one token. */
 struct head {
@@ -57,12 +59,15 @@ static void step_head(const struct matrix_state *p, float *S, size_t t, int head
 
 void matrix_state_plain(struct stream *q, const struct batch *in, const struct matrix_state *p)
 {
-    (void)q;
-    for (int s = 0; s < in->S; s++) {
-        float *S = p->state.base + (size_t)in->slot[s] * p->state.stride;
+    const size_t own = (size_t)p->V * (size_t)p->K, all = (size_t)p->H * own;
+    void *wide = pool_scratch(q, 0, state_scratch(&p->state, all));
+
+    for (int s = 0; s < in->S && (wide || !p->state.bf16); s++) {
+        const struct state_part S = state_open(&p->state, in, s, 0, all, wide);
 
         for (int head = 0; head < p->H; head++)
             for (int t = in->begin[s]; t < in->begin[s + 1]; t++)
-                step_head(p, S + (size_t)head * (size_t)p->V * (size_t)p->K, (size_t)t, head);
+                step_head(p, S.f32 + (size_t)head * own, (size_t)t, head);
+        state_close(&S);
     }
 }

@@ -34,10 +34,23 @@ static __device__ __forceinline__ columns load_columns(const float *p, int lane)
     return { { lo.v[0], lo.v[1], lo.v[2], lo.v[3], hi.v[0], hi.v[1], hi.v[2], hi.v[3] } };
 }
 
-static __device__ __forceinline__ void store_columns(float *p, int lane, const columns &x)
+/* The same of row `row` of a state. */
+static __device__ __forceinline__ columns load_row(const kept_state &s, bool narrow, int row,
+                                                   int lane)
 {
-    store<RUN>(p + RUN * lane, { { x.v[0], x.v[1], x.v[2], x.v[3] } });
-    store<RUN>(p + K / 2 + RUN * lane, { { x.v[4], x.v[5], x.v[6], x.v[7] } });
+    const size_t at = (size_t)(row * K + RUN * lane);
+    const float4 lo = load_kept4<true>(s, narrow, at), hi = load_kept4<true>(s, narrow, at + K / 2);
+
+    return { { lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w } };
+}
+
+static __device__ __forceinline__ void store_row(const kept_state &s, bool narrow, int row,
+                                                 int lane, const columns &x)
+{
+    const size_t at = (size_t)(row * K + RUN * lane);
+
+    store_kept4<true>(s, narrow, at, make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
+    store_kept4<true>(s, narrow, at + K / 2, make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
 }
 
 static __device__ __forceinline__ float dot(const columns &x, const columns &y)
@@ -143,6 +156,7 @@ static __device__ __forceinline__ moments head_moments(const floats<ROWS> &y,
 
 /* Head blockIdx.x of sequence blockIdx.y, which is read before the wait with its state
  * (cuda.cuh). */
+template <bool NARROW>
 static __global__ void __launch_bounds__(THREADS)
     decode(const struct delta_state p, const struct device_batch in)
 {
@@ -155,25 +169,26 @@ static __global__ void __launch_bounds__(THREADS)
 
     let_next_start();
 
-    const struct sequence q = load_sequence(in, p.state.state, (int)blockIdx.y);
-    float *state = q.state ? q.state + (channel + row) * K : nullptr;
+    const int begin = in.begin[blockIdx.y], end = in.begin[blockIdx.y + 1];
+    const struct kept_state state = load_kept(in, p.state.state, NARROW, (int)blockIdx.y)
+                                        .from(NARROW, (size_t)((channel + row) * K));
 
-    for (int r = 0; state && r < ROWS; r++)
-        S[r] = load_columns(state + r * K, lane);
+    for (int r = 0; state.at && r < ROWS; r++)
+        S[r] = load_row(state, NARROW, r, lane);
 
     const head_weights w = { load<PAIR>(p.gates.k_k + own), load<PAIR>(p.gates.k_a + own),
                              load<PAIR>(p.out.r_k + own), load<ROWS>(p.out.weight + channel + row),
                              load<ROWS>(p.out.bias + channel + row) };
 
     wait_for_inputs();
-    for (int t = q.begin; t < q.end; t++) {
+    for (int t = begin; t < end; t++) {
         const size_t at = (size_t)t * (size_t)p.out.H * K + (size_t)channel;
         const floats<ROWS> v = load_values(p, at + row), g = load<ROWS>(p.out.g + at + row);
         const float bonus = find_gates(p, w, at, gates[warp]);
         floats<ROWS> y = advance(S, gates[warp], p.out.r + at, v, lane);
 
-        for (int r = 0; state && t + 1 == q.end && r < ROWS; r++)
-            store_columns(state + r * K, lane, S[r]);
+        for (int r = 0; state.at && t + 1 == end && r < ROWS; r++)
+            store_row(state, NARROW, r, lane, S[r]);
 
         const moments m = head_moments(y, shared[t % 2]);
         const float scale = 1.0f / sqrtf(m.square / K + p.out.eps);
@@ -217,8 +232,8 @@ static bool fits(const struct batch *in, const struct delta_state *p)
 void delta_state_cuda(struct stream *q, const struct batch *in, const struct delta_state *p)
 {
     if (fits(in, p)) {
-        launch(q, "delta_state", decode, dim3((unsigned)p->out.H, (unsigned)in->S), THREADS, 0, *p,
-               q->in);
+        launch(q, "delta_state", is_narrow(p->state.state) ? decode<true> : decode<false>,
+               dim3((unsigned)p->out.H, (unsigned)in->S), THREADS, 0, *p, q->in);
         return;
     }
     if (p->v.n)

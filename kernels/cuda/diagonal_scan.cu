@@ -40,7 +40,7 @@ static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p,
 
 /* Block (x, y): 32 channels a warp of `each` sequences, the first of which is read before the
  * wait with its states (cuda.cuh). */
-template <bool ALIGNED>
+template <bool ALIGNED, bool NARROW>
 static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
     scan_decode(const struct diagonal_scan p, const struct device_batch in, int S, int each)
 {
@@ -58,18 +58,18 @@ static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
     load_rates<ALIGNED>(A, p.A + at, held);
 
     const float D = own < p.dim ? p.D[own] : 0.0f;
-    struct sequence q = load_sequence(in, p.state, i);
+    struct kept_state kept = load_kept(in, p.state, NARROW, i).from(NARROW, at);
 
-    load_states<ALIGNED>(h, q.state + at, q.state ? held : 0);
+    load_states<ALIGNED>(h, kept, NARROW, held);
     wait_for_inputs();
     for (;;) {
-        for (int t = q.begin; t < q.end; t++)
+        for (int t = in.begin[i], last = in.begin[i + 1]; t < last; t++)
             decode_row<ALIGNED>(p, h, A, t, own, D);
-        store_states<ALIGNED>(h, q.state + at, q.state ? held : 0);
+        store_states<ALIGNED>(h, kept, NARROW, held);
         if (++i >= end)
             break;
-        q = load_sequence(in, p.state, i);
-        load_states<ALIGNED>(h, q.state + at, q.state ? held : 0);
+        kept = load_kept(in, p.state, NARROW, i).from(NARROW, at);
+        load_states<ALIGNED>(h, kept, NARROW, held);
     }
 }
 
@@ -173,16 +173,18 @@ static __global__ void __launch_bounds__(WARPS * 32)
     }
     wait_for_inputs();
 
-    const struct sequence q = load_sequence(in, p.state, (int)blockIdx.y);
+    const int begin = in.begin[blockIdx.y], end = in.begin[blockIdx.y + 1];
+    const bool narrow = is_narrow(p.state);
+    const struct kept_state kept = load_kept(in, p.state, narrow, (int)blockIdx.y).from(narrow, at);
 
-    if (q.state && c < p.dim)
+    if (kept.at && c < p.dim)
         for (int n = 0; n < OWN; n++)
-            s.h[n] = q.state[at + n];
-    fetch_block<CHANNELS, ALIGNED>(p, blocks[0], q.begin,
-                                   q.end - q.begin < TOKENS ? q.end - q.begin : TOKENS, channel);
+            s.h[n] = load_kept1(kept, narrow, (size_t)n);
+    fetch_block<CHANNELS, ALIGNED>(p, blocks[0], begin, end - begin < TOKENS ? end - begin : TOKENS,
+                                   channel);
     copies_commit();
-    for (int t = q.begin, now = 0; t < q.end; t += TOKENS, now ^= 1) {
-        const int left = q.end - t, rows = left < TOKENS ? left : TOKENS;
+    for (int t = begin, now = 0; t < end; t += TOKENS, now ^= 1) {
+        const int left = end - t, rows = left < TOKENS ? left : TOKENS;
         const int next = left - rows < TOKENS ? left - rows : TOKENS;
 
         fetch_block<CHANNELS, ALIGNED>(p, blocks[now ^ 1], t + TOKENS, next, channel);
@@ -198,9 +200,9 @@ static __global__ void __launch_bounds__(WARPS * 32)
         scan_block<LANES>(p, s, blocks[now], t, rows, channel, D);
         __syncthreads();
     }
-    if (q.state && c < p.dim)
+    if (kept.at && c < p.dim)
         for (int n = 0; n < OWN; n++)
-            q.state[at + n] = s.h[n];
+            store_kept1(kept, narrow, (size_t)n, s.h[n]);
 }
 
 /* Any N: a warp takes one channel of one sequence. */
@@ -208,16 +210,21 @@ static __global__ void __launch_bounds__(THREADS)
     scan_any(const struct diagonal_scan p, const struct device_batch in)
 {
     const int c = (int)(blockIdx.x * THREADS + threadIdx.x) / 32, lane = (int)threadIdx.x % 32;
+    extern __shared__ float states[]; /* of narrow ones: [warps, N] */
 
     let_next_start();
     if (c >= p.dim)
         return;
     wait_for_inputs();
 
-    const struct sequence q = load_sequence(in, p.state, (int)blockIdx.y);
-    float *h = q.state ? q.state + (size_t)c * (size_t)p.N : nullptr;
+    const bool narrow = is_narrow(p.state);
+    const struct kept_state kept =
+        load_kept(in, p.state, narrow, (int)blockIdx.y).from(narrow, (size_t)c * (size_t)p.N);
+    float *h = narrow ? states + (int)threadIdx.x / 32 * p.N : (float *)kept.at;
 
-    for (int t = q.begin; t < q.end; t++) {
+    for (int n = lane; narrow && n < p.N; n += 32)
+        h[n] = kept.at ? load_kept1(kept, narrow, (size_t)n) : 0.0f;
+    for (int t = in.begin[blockIdx.y]; t < in.begin[blockIdx.y + 1]; t++) {
         const size_t row = (size_t)t;
         const float dt = p.dt[row * p.dt_ld + (size_t)c], x = p.x[row * p.x_ld + (size_t)c];
         float y = 0.0f;
@@ -236,6 +243,8 @@ static __global__ void __launch_bounds__(THREADS)
             store_numbers<1>(p.y, p.y_bf16, row * p.y_ld + (size_t)c,
                              { p.z ? gated(y, p.z[row * p.z_ld + (size_t)c]) : y });
     }
+    for (int n = lane; narrow && kept.at && n < p.N; n += 32)
+        store_kept1(kept, narrow, (size_t)n, h[n]);
 }
 
 template <int LANES, int WARPS, bool ALIGNED>
@@ -273,7 +282,8 @@ static void launch_decode(struct stream *q, const struct batch *in, const struct
     const int threads = warps <= 16 * q->sms ? 32 : THREADS;
     const int each = ceil_div(warps, DECODE_BLOCKS * THREADS / 32 * q->sms);
 
-    launch(q, "diagonal_scan", scan_decode<ALIGNED>,
+    launch(q, "diagonal_scan",
+           is_narrow(p->state) ? scan_decode<ALIGNED, true> : scan_decode<ALIGNED, false>,
            dim3((unsigned)ceil_div(columns * 32, threads), (unsigned)ceil_div(in->S, each)),
            (unsigned)threads, 0, *p, q->in, in->S, each);
 }
@@ -303,8 +313,8 @@ void diagonal_scan_cuda(struct stream *q, const struct batch *in, const struct d
 
     if (p->N != N)
         launch(q, "diagonal_scan", scan_any,
-               dim3((unsigned)ceil_div(p->dim * 32, THREADS), (unsigned)in->S), THREADS, 0, *p,
-               q->in);
+               dim3((unsigned)ceil_div(p->dim * 32, THREADS), (unsigned)in->S), THREADS,
+               is_narrow(p->state) ? THREADS / 32 * (size_t)p->N * sizeof(float) : 0, *p, q->in);
     else if (off == 0)
         scan<true>(q, in, p);
     else

@@ -60,32 +60,26 @@ enum { SHARED = 4, OWN = N / SHARED, APART = 32 / SHARED };
 /* Of the states of a lane, or of their rates: [SHARED, OWN]. */
 typedef float quarters[SHARED][OWN];
 
-/* The first n of a lane's shared channels, and zeros; no state is met again soon. */
+/* The first n of a lane's shared channels, and zeros. */
 template <bool ALIGNED>
-static __device__ __forceinline__ void load_states(quarters &s, const float *h, int n)
+static __device__ __forceinline__ void load_states(quarters &s, const kept_state &h, bool narrow,
+                                                   int n)
 {
 #pragma unroll
-    for (int k = 0; k < SHARED; k++, h += APART * N) {
-        float4 v = {};
-
-        if (k < n)
-            v = ALIGNED ? __ldcs((const float4 *)h) : load4<false>(h);
-        unpack(s[k], v);
-    }
+    for (int k = 0; k < SHARED; k++)
+        unpack(s[k],
+               k < n && h.at ? load_kept4<ALIGNED>(h, narrow, (size_t)(k * APART * N)) : float4{});
 }
 
 template <bool ALIGNED>
-static __device__ __forceinline__ void store_states(const quarters &s, float *h, int n)
+static __device__ __forceinline__ void store_states(const quarters &s, const kept_state &h,
+                                                    bool narrow, int n)
 {
 #pragma unroll
-    for (int k = 0; k < SHARED; k++, h += APART * N) {
-        const float4 v = make_float4(s[k][0], s[k][1], s[k][2], s[k][3]);
-
-        if (ALIGNED && k < n)
-            __stcs((float4 *)h, v);
-        else if (k < n)
-            store4<false>(h, v);
-    }
+    for (int k = 0; k < SHARED; k++)
+        if (k < n && h.at)
+            store_kept4<ALIGNED>(h, narrow, (size_t)(k * APART * N),
+                                 make_float4(s[k][0], s[k][1], s[k][2], s[k][3]));
 }
 
 template <bool ALIGNED>

@@ -136,10 +136,24 @@ static __device__ __forceinline__ void make_steps(const struct step_sizes &d,
     }
 }
 
+/* Four numbers of a state as it is kept. */
+template <bool KEPT_NARROW> struct kept_quarter {
+    typedef float4 type;
+};
+
+template <> struct kept_quarter<true> {
+    typedef uint2 type;
+};
+
+static __device__ __forceinline__ float4 widen(float4 x)
+{
+    return x;
+}
+
 /* What a warp needs of a sequence and of its first row in the window: each lane brings its own
  * states, input and gate, some lanes B and C. */
-struct stage {
-    float4 h[SHARED][32];
+template <bool KEPT_NARROW> struct stage {
+    typename kept_quarter<KEPT_NARROW>::type h[SHARED][32];
     float x[32], z[32], B[N], C[N];
 };
 
@@ -151,37 +165,49 @@ struct scan_lane {
     size_t at; /* of its quarters in a state */
     /* Of the warp's sequence whose number is the lane's. */
     int count, begin, end, slot;
+    uint32_t key;
 };
 
 /* The warp's sequence k; end is 0 beyond the last. */
 struct turn {
     int begin, end;
-    float *state; /* its quarters, or NULL */
+    struct kept_state state; /* its quarters */
 };
 
+template <bool KEPT_NARROW>
 static __device__ __forceinline__ struct turn
 find_turn(const struct diagonal_scan &p, const struct scan_lane &l, int k, int top, int stop)
 {
     const int begin = __shfl_sync(0xffffffffu, l.begin, k);
     const int end = __shfl_sync(0xffffffffu, l.end, k);
     const int slot = __shfl_sync(0xffffffffu, l.slot, k);
+    const size_t at = (size_t)slot * p.state.stride + l.at;
+    struct turn turn = { max(begin, top), min(end, stop), {} };
 
-    return { max(begin, top), min(end, stop),
-             slot == SLOT_NONE ? nullptr : p.state.base + (size_t)slot * p.state.stride + l.at };
+    if (KEPT_NARROW) {
+        turn.state.key = __shfl_sync(0xffffffffu, l.key, k);
+        turn.state.place = p.state.place + (uint32_t)l.at;
+    }
+    if (slot != SLOT_NONE)
+        turn.state.at = KEPT_NARROW ? (void *)(p.state.bf16 + at) : (void *)(p.state.base + at);
+    return turn;
 }
 
-static __device__ __forceinline__ void fetch_states(const struct turn &turn, stage &to)
+template <bool KEPT_NARROW>
+static __device__ __forceinline__ void fetch_states(const struct turn &turn, stage<KEPT_NARROW> &to)
 {
-    if (!turn.state)
+    if (!turn.state.at)
         return;
 #pragma unroll
     for (int j = 0; j < SHARED; j++)
-        copy_async<16>(&to.h[j][threadIdx.x % 32], turn.state + j * APART * N);
+        copy_async<sizeof(to.h[0][0])>(&to.h[j][threadIdx.x % 32],
+                                       turn.state.from(KEPT_NARROW, (size_t)(j * APART * N)).at);
 }
 
+template <bool KEPT_NARROW>
 static __device__ __forceinline__ void fetch_row(const struct diagonal_scan &p,
                                                  const struct scan_lane &l, const struct turn &turn,
-                                                 stage &to)
+                                                 stage<KEPT_NARROW> &to)
 {
     const size_t row = (size_t)turn.begin, lane = threadIdx.x % 32, quarter = lane % SHARED * OWN;
 
@@ -209,10 +235,10 @@ load_row(const struct diagonal_scan &p, const struct scan_lane &l, int t, struct
 }
 
 /* The rows of a turn in the window from `top` on. */
-static __device__ __forceinline__ void take_turn(const struct diagonal_scan &p,
-                                                 const struct scan_lane &l,
-                                                 const window_steps &steps, int top,
-                                                 const struct turn &turn, const stage &from)
+template <bool KEPT_NARROW>
+static __device__ __forceinline__ void
+take_turn(const struct diagonal_scan &p, const struct scan_lane &l, const window_steps &steps,
+          int top, const struct turn &turn, const stage<KEPT_NARROW> &from)
 {
     const int lane = (int)threadIdx.x % 32, quarter = lane % SHARED * OWN;
     const int c = lane / SHARED + lane % SHARED * APART;
@@ -225,7 +251,7 @@ static __device__ __forceinline__ void take_turn(const struct diagonal_scan &p,
     unpack(r.C, *(const float4 *)&from.C[quarter]);
 #pragma unroll
     for (int j = 0; j < SHARED; j++)
-        unpack(h[j], turn.state ? from.h[j][lane] : float4{});
+        unpack(h[j], turn.state.at ? widen(from.h[j][lane]) : float4{});
 #pragma unroll 1
     for (int t = turn.begin; t < turn.end; t++) {
         if (t > turn.begin)
@@ -236,14 +262,14 @@ static __device__ __forceinline__ void take_turn(const struct diagonal_scan &p,
 
         store_numbers<1>(p.y, p.y_bf16, (size_t)t * p.y_ld + l.own, { p.z ? gated(y, r.z) : y });
     }
-    store_states<true>(h, turn.state, turn.state && turn.begin < turn.end ? SHARED : 0);
+    store_states<true>(h, turn.state, KEPT_NARROW, turn.begin < turn.end ? SHARED : 0);
 }
 
 /* The turns of a warp in a window, the first AHEAD of which have their states on the way. */
-static __device__ __forceinline__ void take_turns(const struct diagonal_scan &p,
-                                                  const struct scan_lane &l,
-                                                  const window_steps &steps, int top, int stop,
-                                                  stage (&ring)[STAGES])
+template <bool KEPT_NARROW>
+static __device__ __forceinline__ void
+take_turns(const struct diagonal_scan &p, const struct scan_lane &l, const window_steps &steps,
+           int top, int stop, stage<KEPT_NARROW> (&ring)[STAGES])
 {
     int now = 0;
 
@@ -253,7 +279,7 @@ static __device__ __forceinline__ void take_turns(const struct diagonal_scan &p,
 
         __syncwarp(); /* the stage to be filled has been read by all lanes */
         if (k + AHEAD < l.count) {
-            const struct turn next = find_turn(p, l, k + AHEAD, top, stop);
+            const struct turn next = find_turn<KEPT_NARROW>(p, l, k + AHEAD, top, stop);
 
             fetch_states(next, ring[ahead]);
             fetch_row(p, l, next, ring[ahead]);
@@ -261,7 +287,7 @@ static __device__ __forceinline__ void take_turns(const struct diagonal_scan &p,
         copies_commit();
         copies_wait<AHEAD>();
         __syncwarp();
-        take_turn(p, l, steps, top, find_turn(p, l, k, top, stop), ring[now]);
+        take_turn(p, l, steps, top, find_turn<KEPT_NARROW>(p, l, k, top, stop), ring[now]);
         now = now == AHEAD ? 0 : now + 1;
     }
 }
@@ -276,18 +302,18 @@ static constexpr int blocks_of(int chunks)
 
 /* Block (x, y): 32 channels of `each` sequences, which are read before the wait with the first
  * states (cuda.cuh). */
-template <bool NARROW, int CHUNKS>
+template <bool NARROW, bool KEPT_NARROW, int CHUNKS>
 static __global__ void __launch_bounds__(THREADS, blocks_of(CHUNKS))
     scan_products(const struct diagonal_scan p, const struct step_sizes d,
                   const struct device_batch in, int S, int each)
 {
     __shared__ window_steps steps;
-    __shared__ stage rings[WARPS][STAGES];
+    __shared__ stage<KEPT_NARROW> rings[WARPS][STAGES];
     const int first = (int)blockIdx.x * CHANNELS, begin = (int)blockIdx.y * each;
     const int end = min(S, begin + each), lane = (int)threadIdx.x % 32;
     const int c = first + lane / SHARED, i = begin + (int)threadIdx.x / 32 + lane * WARPS;
     const int top = in.begin[begin], bottom = in.begin[end];
-    stage(&ring)[STAGES] = rings[threadIdx.x / 32];
+    stage<KEPT_NARROW>(&ring)[STAGES] = rings[threadIdx.x / 32];
     struct scan_lane l;
 
     let_next_start();
@@ -297,6 +323,8 @@ static __global__ void __launch_bounds__(THREADS, blocks_of(CHUNKS))
     l.begin = i < end ? in.begin[i] : 0;
     l.end = i < end ? in.begin[i + 1] : 0;
     l.slot = i < end ? in.slot[i] : SLOT_NONE;
+    if (KEPT_NARROW)
+        l.key = i < end ? rounding_key(in.position[i] + (uint32_t)(l.end - l.begin)) : 0;
     load_rates<true>(l.A, p.A + l.at, SHARED);
     l.D = p.D[l.own];
 #pragma unroll 1
@@ -306,11 +334,11 @@ static __global__ void __launch_bounds__(THREADS, blocks_of(CHUNKS))
 
         load_lane_weights(d, first, w);
         for (int k = 0; k < AHEAD && k < l.count; k++)
-            fetch_states(find_turn(p, l, k, t, stop), ring[k]);
+            fetch_states(find_turn<KEPT_NARROW>(p, l, k, t, stop), ring[k]);
         wait_for_inputs();
         for (int k = 0; k < AHEAD; k++) {
             if (k < l.count)
-                fetch_row(p, l, find_turn(p, l, k, t, stop), ring[k]);
+                fetch_row(p, l, find_turn<KEPT_NARROW>(p, l, k, t, stop), ring[k]);
             copies_commit();
         }
         make_steps<NARROW>(d, w, first, steps, t, stop);
@@ -348,7 +376,13 @@ static void launch_products(struct stream *q, const struct batch *in, const stru
     const int waves = ceil_div(in->S, fit * WINDOW);
     const int each = max((int)ROWS, ceil_div(in->S, fit * waves));
 
-    launch(q, "dt_scan", d->x_bf16 ? scan_products<true, CHUNKS> : scan_products<false, CHUNKS>,
+    const bool narrow = d->x_bf16 != NULL, kept_narrow = is_narrow(p->scan.state);
+
+    launch(q, "dt_scan",
+           narrow        ? kept_narrow ? scan_products<true, true, CHUNKS>
+                                       : scan_products<true, false, CHUNKS>
+                  : kept_narrow ? scan_products<false, true, CHUNKS>
+                         : scan_products<false, false, CHUNKS>,
            dim3((unsigned)columns, (unsigned)ceil_div(in->S, each)), THREADS, 0, p->scan, sizes,
            q->in, in->S, each);
 }

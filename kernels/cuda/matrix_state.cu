@@ -25,11 +25,26 @@ static __device__ __forceinline__ columns load_columns(const float *p, int lane)
     return { { lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w } };
 }
 
+/* The same of row `row` of a state. */
 template <int K, bool ALIGNED>
-static __device__ __forceinline__ void store_columns(float *p, int lane, const columns &x)
+static __device__ __forceinline__ columns load_row(const kept_state &s, bool narrow, int row,
+                                                   int lane)
 {
-    store4<ALIGNED>(p + 4 * lane, make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
-    store4<ALIGNED>(p + K / 2 + 4 * lane, make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
+    const size_t at = (size_t)(row * K + 4 * lane);
+    const float4 lo = load_kept4<ALIGNED>(s, narrow, at);
+    const float4 hi = load_kept4<ALIGNED>(s, narrow, at + K / 2);
+
+    return { { lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w } };
+}
+
+template <int K, bool ALIGNED>
+static __device__ __forceinline__ void store_row(const kept_state &s, bool narrow, int row,
+                                                 int lane, const columns &x)
+{
+    const size_t at = (size_t)(row * K + 4 * lane);
+
+    store_kept4<ALIGNED>(s, narrow, at, make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
+    store_kept4<ALIGNED>(s, narrow, at + K / 2, make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
 }
 
 /* One token's vectors, a thread's columns of them. */
@@ -103,7 +118,7 @@ static __device__ __forceinline__ void step(columns (&S)[ROWS], const token_colu
 }
 
 /* Block (x, y, z) has rows of head y of sequence z; a thread's are GROUPS apart. */
-template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED, int ROWS>
+template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED, bool NARROW, int ROWS>
 static __global__ void __launch_bounds__(THREADS)
     decode(const struct matrix_state p, const struct device_batch in)
 {
@@ -116,13 +131,12 @@ static __global__ void __launch_bounds__(THREADS)
     let_next_start();
     wait_for_inputs();
 
-    const struct sequence q = load_sequence(in, p.state, (int)blockIdx.z);
-    float *state = head_state(p, q, head);
+    const struct kept_state state = head_state(p, in, NARROW, (int)blockIdx.z, head);
 
     for (int r = 0; r < ROWS; r++)
-        if (state && first + r * GROUPS < p.V)
-            S[r] = load_columns<K, ALIGNED>(state + (size_t)(first + r * GROUPS) * K, lane);
-    for (int t = q.begin; t < q.end; t++) {
+        if (state.at && first + r * GROUPS < p.V)
+            S[r] = load_row<K, ALIGNED>(state, NARROW, first + r * GROUPS, lane);
+    for (int t = in.begin[blockIdx.z], end = in.begin[blockIdx.z + 1]; t < end; t++) {
         const struct head_vectors h = find_vectors(p, t, head);
         const token_columns c = load_token<K, DELTA, PER_HEAD, ALIGNED>(h, lane);
         const float scale = p.v_scale ? p.v_scale[(size_t)t * p.w_ld + (size_t)head] : 1.0f;
@@ -139,8 +153,8 @@ static __global__ void __launch_bounds__(THREADS)
                 out[first + r * GROUPS] = y[r] + skip * raw[r];
     }
     for (int r = 0; r < ROWS; r++)
-        if (state && first + r * GROUPS < p.V)
-            store_columns<K, ALIGNED>(state + (size_t)(first + r * GROUPS) * K, lane, S[r]);
+        if (state.at && first + r * GROUPS < p.V)
+            store_row<K, ALIGNED>(state, NARROW, first + r * GROUPS, lane, S[r]);
 }
 
 /* Some tokens of one head in shared memory, with the values of a block's rows. */
@@ -210,18 +224,19 @@ static __global__ void __launch_bounds__(THREADS)
     let_next_start();
     wait_for_inputs();
 
-    const struct sequence q = load_sequence(in, p.state, (int)blockIdx.z);
-    float *state = head_state(p, q, head);
+    const int begin = in.begin[blockIdx.z], end = in.begin[blockIdx.z + 1];
+    const bool narrow = is_narrow(p.state);
+    const struct kept_state state = head_state(p, in, narrow, (int)blockIdx.z, head);
 
-    if (q.end - q.begin > longest)
+    if (end - begin > longest)
         return;
-    if (state && mine)
-        S[0] = load_columns<K, ALIGNED>(state + (size_t)(row + group) * K, lane);
+    if (state.at && mine)
+        S[0] = load_row<K, ALIGNED>(state, narrow, row + group, lane);
     fetch_stage<K, DELTA, PER_HEAD, ALIGNED>(
-        p, stages[0], q.begin, q.end - q.begin < TOKENS ? q.end - q.begin : TOKENS, head, row);
+        p, stages[0], begin, end - begin < TOKENS ? end - begin : TOKENS, head, row);
     copies_commit();
-    for (int t = q.begin, now = 0; t < q.end; t += TOKENS, now ^= 1) {
-        const int left = q.end - t, rows = left < TOKENS ? left : TOKENS;
+    for (int t = begin, now = 0; t < end; t += TOKENS, now ^= 1) {
+        const int left = end - t, rows = left < TOKENS ? left : TOKENS;
         const int next = left - rows < TOKENS ? left - rows : TOKENS;
         const stage_type &at = stages[now];
 
@@ -246,8 +261,8 @@ static __global__ void __launch_bounds__(THREADS)
                 p.y[(size_t)(t + i / ROWS) * p.y_ld + (size_t)(head * p.V + row + i % ROWS)] =
                     y[i / ROWS][i % ROWS];
     }
-    if (state && mine)
-        store_columns<K, ALIGNED>(state + (size_t)(row + group) * K, lane, S[0]);
+    if (state.at && mine)
+        store_row<K, ALIGNED>(state, narrow, row + group, lane, S[0]);
 }
 
 /* Any K: a warp takes one row of one head. */
@@ -256,16 +271,21 @@ static __global__ void __launch_bounds__(THREADS)
 {
     const int i = (int)(blockIdx.x * THREADS + threadIdx.x) / 32, lane = (int)threadIdx.x % 32;
     const int head = (int)blockIdx.y;
+    extern __shared__ float rows[]; /* of narrow states: [warps, K] */
 
     let_next_start();
     if (i >= p.V)
         return;
     wait_for_inputs();
 
-    const struct sequence q = load_sequence(in, p.state, (int)blockIdx.z);
-    float *state = head_state(p, q, head), *S = state ? state + (size_t)i * (size_t)p.K : nullptr;
+    const bool narrow = is_narrow(p.state);
+    const struct kept_state state =
+        head_state(p, in, narrow, (int)blockIdx.z, head).from(narrow, (size_t)i * (size_t)p.K);
+    float *S = narrow ? rows + (int)threadIdx.x / 32 * p.K : (float *)state.at;
 
-    for (int t = q.begin; t < q.end; t++) {
+    for (int j = lane; narrow && j < p.K; j += 32)
+        S[j] = state.at ? load_kept1(state, narrow, (size_t)j) : 0.0f;
+    for (int t = in.begin[blockIdx.z]; t < in.begin[blockIdx.z + 1]; t++) {
         const struct head_vectors h = find_vectors(p, t, head);
         const float scale = p.v_scale ? p.v_scale[(size_t)t * p.w_ld + (size_t)head] : 1.0f;
         const float v = h.v[i] * scale;
@@ -287,6 +307,17 @@ static __global__ void __launch_bounds__(THREADS)
             p.y[(size_t)t * p.y_ld + (size_t)(head * p.V + i)] =
                 p.skip ? y[0] + p.skip[head] * h.v[i] : y[0];
     }
+    for (int j = lane; narrow && state.at && j < p.K; j += 32)
+        store_kept1(state, narrow, (size_t)j, S[j]);
+}
+
+template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED, int ROWS>
+static void run_decode(struct stream *q, const struct matrix_state *p, dim3 grid)
+{
+    launch(q, "matrix_state",
+           is_narrow(p->state) ? decode<K, DELTA, PER_HEAD, ALIGNED, true, ROWS>
+                               : decode<K, DELTA, PER_HEAD, ALIGNED, false, ROWS>,
+           grid, THREADS, 0, *p, q->in);
 }
 
 template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED>
@@ -307,11 +338,9 @@ static void run(struct stream *q, const struct batch *in, const struct matrix_st
         launch(q, "matrix_state", walk<K, DELTA, PER_HEAD, ALIGNED>, one, THREADS, bytes, *p, q->in,
                longest);
     } else if ((long)many.x * many.y * many.z >= 2L * q->sms) {
-        launch(q, "matrix_state", decode<K, DELTA, PER_HEAD, ALIGNED, MANY>, many, THREADS, 0, *p,
-               q->in);
+        run_decode<K, DELTA, PER_HEAD, ALIGNED, MANY>(q, p, many);
     } else {
-        launch(q, "matrix_state", decode<K, DELTA, PER_HEAD, ALIGNED, 1>, one, THREADS, 0, *p,
-               q->in);
+        run_decode<K, DELTA, PER_HEAD, ALIGNED, 1>(q, p, one);
     }
 }
 
@@ -353,5 +382,6 @@ void matrix_state_cuda(struct stream *q, const struct batch *in, const struct ma
     else if (p->K == 128)
         run_columns<128>(q, in, p, longest);
     else
-        launch(q, "matrix_state", walk_any, any, THREADS, 0, *p, q->in);
+        launch(q, "matrix_state", walk_any, any, THREADS,
+               is_narrow(p->state) ? THREADS / 32 * (size_t)p->K * sizeof(float) : 0, *p, q->in);
 }

@@ -24,10 +24,12 @@ static __device__ __forceinline__ struct head_vectors find_vectors(const struct 
              p.v + row * p.v_ld + at * (size_t)p.V };
 }
 
-static __device__ __forceinline__ float *head_state(const struct matrix_state &p,
-                                                    const struct sequence &q, int head)
+/* The state of one head of sequence s. */
+static __device__ __forceinline__ struct kept_state head_state(const struct matrix_state &p,
+                                                               const struct device_batch &in,
+                                                               bool narrow, int s, int head)
 {
-    return q.state ? q.state + (size_t)head * (size_t)p.V * (size_t)p.K : nullptr;
+    return load_kept(in, p.state, narrow, s).from(narrow, (size_t)head * (size_t)p.V * (size_t)p.K);
 }
 
 /* Long sequences are cut into segments that are worked on at the same time. */

@@ -54,6 +54,7 @@ struct delta_wave {
     struct segment_list list;
     int first;
     float *state, *matrix; /* [segments, H, K, K] */
+    float *carried;        /* [H, K, K], from one wave to the next */
 };
 
 /* 16 rows of a state in a warp's registers: tile j has columns 8j to 8j + 7. */
@@ -81,6 +82,33 @@ static __device__ __forceinline__ void store_state(float *to, const state_rows &
         for (int i = 0; i < 2; i++)
             *(float2 *)(to + (row + g + 8 * i) * K + 8 * j + c) =
                 make_float2(S[j][2 * i], S[j][2 * i + 1]);
+}
+
+/* The same of a slot's. */
+static __device__ __forceinline__ void load_slot(state_rows &S, const kept_state &from, bool narrow,
+                                                 int row)
+{
+    const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
+
+    for (int j = 0; j < K / 8; j++)
+        for (int i = 0; i < 2; i++) {
+            const size_t at = (size_t)((row + g + 8 * i) * K + 8 * j + c);
+            const float2 x = from.at ? load_kept2(from, narrow, at) : float2{};
+
+            S[j][2 * i] = x.x;
+            S[j][2 * i + 1] = x.y;
+        }
+}
+
+static __device__ __forceinline__ void store_slot(const kept_state &to, bool narrow,
+                                                  const state_rows &S, int row)
+{
+    const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
+
+    for (int j = 0; to.at && j < K / 8; j++)
+        for (int i = 0; i < 2; i++)
+            store_kept2(to, narrow, (size_t)((row + g + 8 * i) * K + 8 * j + c),
+                        make_float2(S[j][2 * i], S[j][2 * i + 1]));
 }
 
 static __device__ __forceinline__ void scale_columns(state_rows &S, const float *by)
@@ -432,8 +460,7 @@ static __device__ __forceinline__ void apply(state_rows &S, const split_tile<ROW
             S[j][i] = next[j][i];
 }
 
-/* Puts the state at each segment's beginning in the place of N: block x has head x. What
- * follows the wave begins from the slot. */
+/* Puts the state at each segment's beginning in the place of N: block x has head x. */
 template <int RING>
 static __global__ void __launch_bounds__(THREADS)
     pass_on(const struct matrix_state p, const struct device_batch in, const struct delta_wave w,
@@ -443,6 +470,8 @@ static __global__ void __launch_bounds__(THREADS)
     pass_shared<RING> &sh = *(pass_shared<RING> *)shared;
     const split_tile<ROW> tile = { sh.tile[0], sh.tile[1] };
     const int head = (int)blockIdx.x, row = (int)threadIdx.x / 32 * 16;
+    const bool narrow = is_narrow(p.state);
+    float *carried = w.carried + (size_t)head * K * K;
     state_rows S = {};
 
     let_next_start();
@@ -462,17 +491,12 @@ static __global__ void __launch_bounds__(THREADS)
     if (count > RING)
         ahead = list[RING];
     for (int i = 0, at = 0; i < count; i++, s = next, at = at + 1 == RING ? 0 : at + 1) {
-        float *slot = head_state(p, load_sequence(in, p.state, s.seq), head);
-
         if (i + 1 < count)
             next = list[i + 1];
-        if (i == 0 || s.first) {
-            for (int j = 0; j < K / 8; j++)
-                for (int k = 0; k < 4; k++)
-                    S[j][k] = 0.0f;
-            if (slot)
-                load_state(S, slot, row);
-        }
+        if (s.first)
+            load_slot(S, head_state(p, in, narrow, s.seq, head), narrow, row);
+        else if (i == 0)
+            load_state(S, carried, row);
         copies_wait<RING - 1>();
         __syncthreads();
 #pragma unroll
@@ -485,8 +509,8 @@ static __global__ void __launch_bounds__(THREADS)
         store_state(w.state + place_of(p, i, head), S, row);
         if (!s.last)
             apply(S, tile, sh.add[at], row);
-        if (slot && !s.last && i == most - 1)
-            store_state(slot, S, row);
+        if (!s.last && i == most - 1)
+            store_state(carried, S, row);
         __syncthreads(); /* nobody reads this place of the ring any more */
         if (i + RING < count && !ahead.last)
             fetch_transfer(p, w, i + RING, head, sh.map[at], sh.add[at]);
@@ -549,10 +573,10 @@ static __global__ void __launch_bounds__(THREADS)
         put_outputs(p, s, t, head, row, y);
     }
 
-    float *slot = head_state(p, load_sequence(in, p.state, s.seq), head);
+    const bool narrow = is_narrow(p.state);
 
-    if (slot && s.last)
-        store_state(slot, S, row);
+    if (s.last)
+        store_slot(head_state(p, in, narrow, s.seq, head), narrow, S, row);
 }
 
 static bool fits(const struct matrix_state *p)
@@ -603,7 +627,8 @@ int matrix_state_delta(struct stream *q, const struct batch *in, const struct ma
     const size_t floats = (size_t)p->H * K * K, bytes = 2 * floats * sizeof(float);
     const int fit = (int)(WAVE_BYTES / bytes) + 1, wave = most < fit ? most : fit;
     const size_t list = (segment_list_bytes(most) + 255) / 256 * 256;
-    char *memory = (char *)stream_workspace(q, list + (size_t)wave * bytes, "matrix_state");
+    char *memory =
+        (char *)stream_workspace(q, list + (size_t)wave * bytes + bytes / 2, "matrix_state");
     struct delta_wave w = {};
 
     if (!memory)
@@ -617,7 +642,8 @@ int matrix_state_delta(struct stream *q, const struct batch *in, const struct ma
                                      (int)sizeof(chunk_shared)),
                 "matrix_state");
     w.list = list_segments(q, in, memory, length, LONGEST);
-    w.state = (float *)(memory + list);
+    w.carried = (float *)(memory + list);
+    w.state = w.carried + floats;
     w.matrix = w.state + (size_t)wave * floats;
     for (w.first = 0; w.first < most; w.first += wave)
         run_wave(q, p, w, most - w.first < wave ? most - w.first : wave);

@@ -36,6 +36,7 @@ struct scalar_wave {
     int first;            /* of the list's */
     float *decay, *state; /* [WAVE, H], [WAVE, H, V, K] */
     float *scores;        /* [WAVE, k_heads, LENGTH, LENGTH], the lower blocks of 64 x 64 */
+    float *carried;       /* [H, V, K], from one wave to the next */
 };
 
 static __device__ __forceinline__ bool find_segment(const struct scalar_wave &w, int i,
@@ -302,6 +303,7 @@ static __global__ void __launch_bounds__(THREADS)
     const size_t at = ((size_t)blockIdx.x * THREADS + threadIdx.x) * 4;
     const size_t record = (size_t)p.H * V * (size_t)p.K;
     const int head = (int)(at / ((size_t)V * (size_t)p.K));
+    const bool narrow = is_narrow(p.state);
     float4 now = {};
 
     let_next_start();
@@ -327,15 +329,19 @@ static __global__ void __launch_bounds__(THREADS)
             if (!there[j])
                 return;
 
-            float *slot = load_sequence(in, p.state, s[j].seq).state;
+            const struct kept_state slot = load_kept(in, p.state, narrow, s[j].seq);
 
-            if (i + j == 0 || s[j].first)
-                now = slot ? load4<true>(slot + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (s[j].first)
+                now = slot.at ? load_kept4<true>(slot, narrow, at) : float4{};
+            else if (i + j == 0)
+                now = load4<true>(w.carried + at);
             store4<true>(w.state + (size_t)(i + j) * record + at, now);
             now = make_float4(now.x * decay[j] + add[j].x, now.y * decay[j] + add[j].y,
                               now.z * decay[j] + add[j].z, now.w * decay[j] + add[j].w);
-            if (slot && (s[j].last || i + j == most - 1))
-                store4<true>(slot + at, now);
+            if (slot.at && s[j].last)
+                store_kept4<true>(slot, narrow, at, now);
+            else if (i + j == most - 1)
+                store4<true>(w.carried + at, now);
         }
     }
 }
@@ -529,14 +535,15 @@ int matrix_state_scalar(struct stream *q, const struct batch *in, const struct m
     const size_t heads = (size_t)p->H, state = heads * V * (size_t)p->K;
     const size_t list = (segment_list_bytes(most) + 255) / 256 * 256;
     const size_t floats = (heads + 63) / 64 * 64 + state + (size_t)p->k_heads * LENGTH * LENGTH;
-    char *memory =
-        (char *)stream_workspace(q, list + (size_t)wave * floats * sizeof(float), "matrix_state");
+    char *memory = (char *)stream_workspace(
+        q, list + ((size_t)wave * floats + state) * sizeof(float), "matrix_state");
     struct scalar_wave w = {};
 
     if (!memory)
         return LONGEST;
     w.list = list_segments(q, in, memory, length, LONGEST);
-    w.state = (float *)(memory + list);
+    w.carried = (float *)(memory + list);
+    w.state = w.carried + state;
     w.scores = w.state + (size_t)wave * state;
     w.decay = w.scores + (size_t)wave * (size_t)p->k_heads * LENGTH * LENGTH;
     for (w.first = 0; w.first < most; w.first += wave) {

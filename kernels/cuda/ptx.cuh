@@ -26,8 +26,8 @@ static __device__ __forceinline__ float fast_log2(float x)
     return y;
 }
 
-/* Copies to shared memory that go on by themselves: BYTES is 4 or 16 and both sides are
- * aligned to it. copies_commit() closes a group; copies_wait<N>() waits until at most the N
+/* Copies to shared memory that go on by themselves: BYTES is 4, 8 or 16 and both sides
+ * are aligned to it. copies_commit() closes a group; copies_wait<N>() waits until at most the N
  * newest groups of this thread are under way. */
 template <int BYTES>
 static __device__ __forceinline__ void copy_async(void *shared, const void *global)
@@ -37,7 +37,8 @@ static __device__ __forceinline__ void copy_async(void *shared, const void *glob
     if (BYTES == 16)
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(BYTES)
+                     : "memory");
 }
 
 /* The first `bytes` of 16, and zeros. */

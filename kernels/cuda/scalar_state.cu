@@ -16,7 +16,7 @@ static __device__ __forceinline__ float dot(float4 a, float4 b)
 
 /* Block (x, y, z) has rows of head y of sequence z, which is read before the wait with its state
  * (cuda.cuh); a thread's rows are GROUPS apart. */
-template <int K, int ROWS>
+template <int K, bool NARROW, int ROWS>
 static __global__ void __launch_bounds__(THREADS)
     decay_and_add(const struct matrix_state p, const struct decay_gates g,
                   const struct device_batch in)
@@ -29,15 +29,16 @@ static __global__ void __launch_bounds__(THREADS)
 
     let_next_start();
 
-    const struct sequence q = load_sequence(in, p.state, (int)blockIdx.z);
-    float *state = head_state(p, q, head) + first * K + 4 * lane;
+    const int begin = in.begin[blockIdx.z], end = in.begin[blockIdx.z + 1];
+    const struct kept_state state = head_state(p, in, NARROW, (int)blockIdx.z, head)
+                                        .from(NARROW, (size_t)(first * K + 4 * lane));
 
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
-        if (q.state)
-            S[r] = __ldcs((const float4 *)(state + r * GROUPS * K));
+        if (state.at)
+            S[r] = load_kept4<true>(state, NARROW, (size_t)(r * GROUPS * K));
     wait_for_inputs();
-    for (int t = q.begin; t < q.end; t++) {
+    for (int t = begin; t < end; t++) {
         const struct head_vectors h = find_vectors(p, t, head);
         const float4 k = load4<true>(h.k + 4 * lane), query = load4<true>(h.q + 4 * lane);
         const float raw = g.raw[(size_t)t * g.raw_ld + (size_t)head];
@@ -70,8 +71,8 @@ static __global__ void __launch_bounds__(THREADS)
     }
 #pragma unroll
     for (int r = 0; r < ROWS; r++)
-        if (q.state)
-            __stcs((float4 *)(state + r * GROUPS * K), S[r]);
+        if (state.at)
+            store_kept4<true>(state, NARROW, (size_t)(r * GROUPS * K), S[r]);
 }
 
 enum { FEW = 4, MANY = 8 };
@@ -92,7 +93,10 @@ static void launch_state(struct stream *q, const struct batch *in, const struct 
     const bool few = (long)blocks * p->state.H * in->S < 4L * q->sms;
 
     launch(
-        q, "scalar_state", few ? decay_and_add<K, FEW> : decay_and_add<K, MANY>,
+        q, "scalar_state",
+        is_narrow(p->state.state) ? few ? decay_and_add<K, true, FEW> : decay_and_add<K, true, MANY>
+        : few ? decay_and_add<K, false, FEW>
+                                  : decay_and_add<K, false, MANY>,
         dim3((unsigned)(few ? blocks * MANY / FEW : blocks), (unsigned)p->state.H, (unsigned)in->S),
         THREADS, 0, p->state, p->gates, q->in);
 }

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/cuda.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/rounding.cuh"
 
 /* N floats at an address that is a multiple of their size. */
 template <int N> struct alignas(4 * N) floats {
@@ -78,7 +79,7 @@ static inline uintptr_t off_grid(const uint16_t *p, size_t ld)
 
 static inline uintptr_t off_grid(const struct field &state)
 {
-    return off_grid(state.base, state.stride);
+    return state.bf16 ? off_grid(state.bf16, state.stride) : off_grid(state.base, state.stride);
 }
 
 /* One sequence of the batch. */
@@ -94,6 +95,136 @@ static __device__ __forceinline__ struct sequence load_sequence(const struct dev
     float *base = slot == SLOT_NONE ? nullptr : state.base + (size_t)slot * state.stride;
 
     return { begin, end, base };
+}
+
+/* The state of one sequence, or a part of it, as it is kept: float32, or narrow, as bf16. Kernels
+ * of decode know which when they are compiled; where a state is read and written once in many
+ * tokens, they ask. */
+struct kept_state {
+    void *at;       /* NULL: it is padding, and begins from zeros */
+    uint32_t key;   /* rounding.cuh's; if narrow */
+    uint32_t place; /* of its first number in the record; the same */
+
+    __device__ __forceinline__ struct kept_state from(bool narrow, size_t number) const
+    {
+        const size_t bytes = number * (narrow ? sizeof(uint16_t) : sizeof(float));
+
+        return { at ? (char *)at + bytes : nullptr, key, place + (uint32_t)number };
+    }
+};
+
+static __host__ __device__ __forceinline__ bool is_narrow(const struct field &state)
+{
+    return state.bf16 != nullptr;
+}
+
+static __device__ __forceinline__ struct kept_state
+load_kept(const struct device_batch &in, const struct field &state, bool narrow, int s)
+{
+    const int slot = in.slot[s];
+    const size_t first = (size_t)slot * state.stride;
+    struct kept_state kept = {};
+
+    if (slot == SLOT_NONE)
+        return kept;
+    kept.at = narrow ? (void *)(state.bf16 + first) : (void *)(state.base + first);
+    if (narrow) {
+        kept.key = rounding_key(in.position[s] + (uint32_t)(in.begin[s + 1] - in.begin[s]));
+        kept.place = state.place;
+    }
+    return kept;
+}
+
+static __device__ __forceinline__ float4 widen(uint2 x)
+{
+    return make_float4(__uint_as_float(x.x << 16), __uint_as_float(x.x & 0xffff0000u),
+                       __uint_as_float(x.y << 16), __uint_as_float(x.y & 0xffff0000u));
+}
+
+/* Numbers i to i + 3 of a state that is there, in one access if ALIGNED; none is met again soon. */
+template <bool ALIGNED>
+static __device__ __forceinline__ float4 load_kept4(const kept_state &s, bool narrow, size_t i)
+{
+    if (!narrow) {
+        const float *p = (const float *)s.at + i;
+
+        return ALIGNED ? __ldcs((const float4 *)p) : load4<false>(p);
+    }
+
+    const uint16_t *p = (const uint16_t *)s.at + i;
+
+    return widen(ALIGNED ? __ldcs((const uint2 *)p)
+                         : make_uint2(p[0] | (uint32_t)p[1] << 16, p[2] | (uint32_t)p[3] << 16));
+}
+
+/* place + i is even. */
+template <bool ALIGNED>
+static __device__ __forceinline__ void store_kept4(const kept_state &s, bool narrow, size_t i,
+                                                   float4 x)
+{
+    if (!narrow) {
+        float *p = (float *)s.at + i;
+
+        if (ALIGNED)
+            __stcs((float4 *)p, x);
+        else
+            store4<false>(p, x);
+        return;
+    }
+
+    const uint32_t pair = (s.place + (uint32_t)i) / 2;
+    const uint2 r =
+        make_uint2(round_pair(x.x, x.y, s.key, pair), round_pair(x.z, x.w, s.key, pair + 1));
+    uint16_t *p = (uint16_t *)s.at + i;
+
+    if (ALIGNED) {
+        __stcs((uint2 *)p, r);
+    } else {
+        p[0] = (uint16_t)r.x;
+        p[1] = (uint16_t)(r.x >> 16);
+        p[2] = (uint16_t)r.y;
+        p[3] = (uint16_t)(r.y >> 16);
+    }
+}
+
+/* Numbers i and i + 1 of one that is on the grid, i and the place being even. */
+static __device__ __forceinline__ float2 load_kept2(const kept_state &s, bool narrow, size_t i)
+{
+    if (!narrow)
+        return *(const float2 *)((const float *)s.at + i);
+
+    const uint32_t x = *(const uint32_t *)((const uint16_t *)s.at + i);
+
+    return make_float2(__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000u));
+}
+
+static __device__ __forceinline__ void store_kept2(const kept_state &s, bool narrow, size_t i,
+                                                   float2 x)
+{
+    if (narrow)
+        *(uint32_t *)((uint16_t *)s.at + i) =
+            round_pair(x.x, x.y, s.key, (s.place + (uint32_t)i) / 2);
+    else
+        *(float2 *)((float *)s.at + i) = x;
+}
+
+/* One number. */
+static __device__ __forceinline__ float load_kept1(const kept_state &s, bool narrow, size_t i)
+{
+    return narrow ? __uint_as_float((uint32_t)((const uint16_t *)s.at)[i] << 16)
+                  : ((const float *)s.at)[i];
+}
+
+static __device__ __forceinline__ void store_kept1(const kept_state &s, bool narrow, size_t i,
+                                                   float x)
+{
+    const uint32_t place = s.place + (uint32_t)i;
+
+    if (narrow)
+        ((uint16_t *)s.at)[i] =
+            (uint16_t)(round_pair(x, x, s.key, place / 2) >> (place % 2 ? 16 : 0));
+    else
+        ((float *)s.at)[i] = x;
 }
 
 static inline int ceil_div(int a, int b)

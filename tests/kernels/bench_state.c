@@ -98,7 +98,8 @@ static size_t row_floats(const struct work *w)
 
 static struct field layer_state(const struct work *w, int layer)
 {
-    return (struct field){ w->state + (size_t)layer * w->record, w->record * (size_t)w->layers };
+    return (struct field){ .base = w->state + (size_t)layer * w->record,
+                           .stride = w->record * (size_t)w->layers };
 }
 
 static void run_mixing(const struct work *w, const struct batch *in, int layer)

@@ -6,6 +6,7 @@
 #include "kernels/cpu/x86/x86.h"
 
 #include "kernels/cpu/pool.h"
+#include "kernels/cpu/state.h"
 
 enum {
     TOGETHER = 4,     /* elements of a state whose exponentials are computed side by side */
@@ -194,7 +195,7 @@ static void fetch_token(const struct diagonal_scan *p, size_t t, size_t c)
     v_fetch_to_write(p->y + t * p->y_ld + c);
 }
 
-/* Tokens [begin, end) of the channels [c, c_end). state: that of channel 0. */
+/* Tokens [begin, end) of the channels [c, c_end). state: that of channel c. */
 static void scan_tokens(const struct diagonal_scan *p, float *state, int c, int c_end, int begin,
                         int end, float *scratch)
 {
@@ -202,12 +203,12 @@ static void scan_tokens(const struct diagonal_scan *p, float *state, int c, int 
     float *h[STRIPS], *A[STRIPS];
 
     for (int i = 0; c + i * VW < c_end; i++) {
-        const size_t first = (size_t)(c + i * VW) * N;
+        const int m = strip_width(p, c + i * VW);
 
         h[i] = scratch + (size_t)(2 * i) * turned;
         A[i] = h[i] + turned;
-        turn_in(h[i], state + first, strip_width(p, c + i * VW), p->N);
-        turn_in(A[i], p->A + first, strip_width(p, c + i * VW), p->N);
+        turn_in(h[i], state + (size_t)(i * VW) * N, m, p->N);
+        turn_in(A[i], p->A + (size_t)(c + i * VW) * N, m, p->N);
         for (size_t k = 0; k < turned; k += VW)
             v_store(A[i] + k, to_base_two(v_load(A[i] + k)));
     }
@@ -224,7 +225,7 @@ static void scan_tokens(const struct diagonal_scan *p, float *state, int c, int 
                 scan_token(p, h[i], A[i], (size_t)t, (size_t)at, strip_width(p, at));
         }
     for (int i = 0; c + i * VW < c_end; i++)
-        turn_out(state + (size_t)(c + i * VW) * N, h[i], strip_width(p, c + i * VW), p->N);
+        turn_out(state + (size_t)(i * VW) * N, h[i], strip_width(p, c + i * VW), p->N);
 }
 
 static void scan_unit(const void *arg, int unit, int thread)
@@ -234,19 +235,24 @@ static void scan_unit(const void *arg, int unit, int thread)
     const int s = unit / job->units, begin = job->in->begin[s], end = job->in->begin[s + 1];
     const int c = unit % job->units * job->channels;
     const int c_end = p->dim - c < job->channels ? p->dim : c + job->channels;
-    const size_t N = (size_t)p->N, floats = 2 * STRIPS * VW * ((N + VW - 1) / VW * VW);
-    float *state = p->state.base + (size_t)job->in->slot[s] * p->state.stride;
+    const size_t N = (size_t)p->N, n = (size_t)(c_end - c) * N;
+    const bool alone = end - begin == 1;
+    const size_t floats = alone ? 0 : 2 * STRIPS * VW * ((N + VW - 1) / VW * VW);
+    const size_t bytes = floats * sizeof(float) + state_scratch(&p->state, n);
+    float *scratch = pool_scratch(job->q, thread, bytes);
 
-    if (end - begin == 1) {
-        for (int i = c; i < c_end; i += VW)
-            scan_strip_alone(p, state + (size_t)i * N, (size_t)begin, (size_t)i, strip_width(p, i));
+    if (!scratch && bytes)
         return;
-    }
 
-    float *scratch = pool_scratch(job->q, thread, floats * sizeof(*scratch));
+    const struct state_part state =
+        state_open(&p->state, job->in, s, (size_t)c * N, n, scratch ? scratch + floats : NULL);
 
-    if (scratch)
-        scan_tokens(p, state, c, c_end, begin, end, scratch);
+    for (int i = c; alone && i < c_end; i += VW)
+        scan_strip_alone(p, state.f32 + (size_t)(i - c) * N, (size_t)begin, (size_t)i,
+                         strip_width(p, i));
+    if (!alone)
+        scan_tokens(p, state.f32, c, c_end, begin, end, scratch);
+    state_close(&state);
 }
 
 static bool is_one_token_each(const struct batch *in)

@@ -10,6 +10,7 @@
 #include <math.h>
 
 #include "kernels/cpu/pool.h"
+#include "kernels/cpu/state.h"
 
 enum {
     TILE = VW, /* vectors of a tile */
@@ -17,6 +18,7 @@ enum {
 };
 
 struct state_job {
+    struct stream *q;
     const struct batch *in;
     const struct matrix_state *p;
 };
@@ -220,7 +222,6 @@ static void state_unit(const void *arg, int unit, int thread)
     const size_t K = (size_t)p->K, V = (size_t)p->V, at = (size_t)head;
     const size_t shared = (size_t)(head / (p->H / p->k_heads)) * K;
     const size_t row = (size_t)job->in->begin[s];
-    float *S = p->state.base + (size_t)job->in->slot[s] * p->state.stride + at * V * K;
     head_kernel *run = p->a ? (p->w_per_head ? run_scalar_delta : run_vector_delta)
                             : (p->w_per_head ? run_scalar : run_vector);
     struct head h = {
@@ -237,13 +238,20 @@ static void state_unit(const void *arg, int unit, int thread)
         .K = p->K,
     };
 
-    (void)thread;
-    run(p, &h, S, job->in->begin[s + 1] - job->in->begin[s]);
+    void *wide = pool_scratch(job->q, thread, state_scratch(&p->state, V * K));
+
+    if (!wide && p->state.bf16)
+        return;
+
+    const struct state_part S = state_open(&p->state, job->in, s, at * V * K, V * K, wide);
+
+    run(p, &h, S.f32, job->in->begin[s + 1] - job->in->begin[s]);
+    state_close(&S);
 }
 
 void ISA(matrix_state)(struct stream *q, const struct batch *in, const struct matrix_state *p)
 {
-    const struct state_job job = { in, p };
+    const struct state_job job = { q, in, p };
     const size_t elements = (size_t)p->H * (size_t)p->V * (size_t)p->K;
 
     pool_run(q, in->S * p->H, (size_t)in->T * elements, state_unit, &job);
