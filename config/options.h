@@ -76,6 +76,7 @@ struct options {
     int threads;       /* 0: one per core */
     char *isa;         /* auto, plain, avx2, avx512, avx512bf16 */
     char *activations; /* f32, bf16; the CPU's */
+    char *state_dtype; /* f32, bf16 */
 
     /* run */
     char *prompt;

@@ -47,6 +47,10 @@ const struct option option_table[] = {
       .value = "FORMAT",
       .help = "what the CPU multiplies bf16 weights with; bf16 rounds, and is faster on CPUs with "
               "avx512bf16; a GPU rounds if every matrix is bf16" },
+    { OPTION(state_dtype), .def = "f32", .choices = "f32|bf16", .commands = COMPUTE | STATE,
+      .value = "FORMAT",
+      .help = "what a session's matrices are kept as; bf16 rounds them stochastically once a step, "
+              "and takes half the memory and its bandwidth" },
 
     { OPTION(host), .def = "127.0.0.1", .commands = SERVE | HEALTH, .value = "ADDRESS",
       .help = "address to listen on, or to ask" },

@@ -4,9 +4,14 @@ struct field arch_state(const struct arch_step *a, int i, int layer)
 {
     const struct state_field *f = &a->layout->field[i];
 
+    const size_t at = f->offset + (size_t)layer * f->layer_bytes, size = dtype_size(f->dtype);
+    void *first = a->records + at;
+
     return (struct field){
-        .base = a->records + (f->offset + (size_t)layer * f->layer_bytes) / sizeof(float),
-        .stride = a->layout->bytes / sizeof(float),
+        .base = f->dtype == DTYPE_F32 ? first : NULL,
+        .stride = a->layout->bytes / size,
+        .bf16 = f->dtype == DTYPE_BF16 ? first : NULL,
+        .place = (uint32_t)(at / size),
     };
 }
 

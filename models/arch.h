@@ -63,10 +63,12 @@ struct model_ends {
     const float *norm_bias; /* [HIDDEN] or NULL */
 };
 
-/* A field of the session's record, one piece for each layer. */
+/* A field of the session's record, one piece for each layer. The large ones come last: their
+ * operations take either format. */
 struct state_row {
     const char *name;
     int shape[STATE_FIELD_RANK];
+    bool large;
 };
 
 /* A `float *` at `at` of the architecture's scratch struct: [max_rows, columns]. */
@@ -86,7 +88,7 @@ struct arch_step {
     const void *scratch;
     float *x; /* [T, HIDDEN], the residual stream: left for the last norm */
     const struct state_layout *layout;
-    float *records;
+    char *records;
     bool bf16_rows; /* what products read is bf16, see ops.h */
 };
 

@@ -71,37 +71,21 @@ static struct model_config *open_config(const char *folder, const char *file, st
 }
 
 static void read_layout(struct state_layout *layout, const struct model_arch *arch,
-                        const struct hyper *h)
+                        const struct hyper *h, enum dtype large)
 {
-    XXH64_hash_t id = 0;
-
     *layout = (struct state_layout){ 0 };
     for (const struct state_row *row = arch->state; row->name; row++) {
         struct state_field *f = &layout->field[layout->fields++];
-        size_t floats = 1;
 
         f->name = row->name;
         f->layers = h->dim[LAYERS];
+        f->large = row->large;
         while (f->rank < STATE_FIELD_RANK && row->shape[f->rank]) {
             f->shape[f->rank] = h->dim[row->shape[f->rank]];
-            floats *= (size_t)f->shape[f->rank++];
+            f->rank++;
         }
-        f->offset = layout->bytes;
-        f->layer_bytes = align(floats * sizeof(float));
-        layout->bytes += f->layer_bytes * (size_t)f->layers;
-
-        const uint64_t shape[] = { DTYPE_F32,
-                                   (uint64_t)f->layers,
-                                   (uint64_t)f->rank,
-                                   (uint64_t)f->shape[0],
-                                   (uint64_t)f->shape[1],
-                                   (uint64_t)f->shape[2],
-                                   f->offset,
-                                   f->layer_bytes };
-        id = XXH3_64bits_withSeed(f->name, strlen(f->name), id);
-        id = XXH3_64bits_withSeed(shape, sizeof(shape), id);
     }
-    layout->id = id;
+    state_layout_pack(layout, large);
 }
 
 static void read_name(struct model_info *info, const char *path)
@@ -137,7 +121,7 @@ static bool read_ids(struct model_info *info, const struct source *s, struct err
 
 /* Opens and proves everything of a checkpoint that does not need its tensors' bytes. */
 static bool source_init(struct source *s, struct model_info *info, const char *path,
-                        struct error *err)
+                        enum dtype state, struct error *err)
 {
     *s = (struct source){ .weights = weights_open(path, err) };
     if (!s->weights)
@@ -162,7 +146,7 @@ static bool source_init(struct source *s, struct model_info *info, const char *p
         .dtype = s->bindings.dtype,
     };
     read_name(info, path);
-    read_layout(&info->layout, s->arch, &s->hyper);
+    read_layout(&info->layout, s->arch, &s->hyper, state);
     return read_ids(info, s, err);
 }
 
@@ -170,7 +154,7 @@ bool model_describe(const char *path, struct model_info *info, struct error *err
 {
     struct source s;
     struct model_info found;
-    bool ok = source_init(&s, &found, path, err);
+    bool ok = source_init(&s, &found, path, DTYPE_F32, err);
 
     source_finish(&s);
     if (ok)
@@ -253,7 +237,7 @@ struct model *model_open(const char *path, struct backend *be, const struct mode
     m->be = be;
     m->max_rows = options->max_rows;
     m->max_logits = options->max_logits;
-    bool ok = source_init(&s, &m->info, path, err);
+    bool ok = source_init(&s, &m->info, path, options->state_dtype, err);
     if (ok) {
         m->arch = s.arch;
         m->hyper = s.hyper;

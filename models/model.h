@@ -23,17 +23,24 @@ struct state_field {
     const char *name; /* "ssm", "conv", "shift" */
     int layers;
     int rank;
-    int shape[STATE_FIELD_RANK]; /* per layer, row-major float32 */
+    int shape[STATE_FIELD_RANK]; /* per layer, row-major */
+    bool large;                  /* may be kept as bf16 */
+    enum dtype dtype;            /* F32, or BF16 if it is large */
     size_t offset;               /* bytes from the record's start */
     size_t layer_bytes;
 };
 
 struct state_layout {
-    size_t bytes; /* of one record, a multiple of 64 */
+    size_t bytes;      /* of one record, a multiple of 64 */
+    size_t bf16_bytes; /* at its end; what is before is float32 */
     int fields;
     struct state_field field[STATE_FIELDS_MAX];
     uint64_t id; /* hash of names, shapes, dtypes and offsets: equal ids, equal meaning */
 };
+
+/* Gives the fields, whose names and shapes are there, their places: the large ones, which come
+ * last, as `large`, F32 or BF16. */
+void state_layout_pack(struct state_layout *layout, enum dtype large);
 
 struct model_info {
     char name[128];           /* the folder's or file's name */
@@ -51,8 +58,9 @@ struct model_info {
 };
 
 struct model_options {
-    int max_rows;   /* T of the largest step */
-    int max_logits; /* L of the largest step */
+    int max_rows;           /* T of the largest step */
+    int max_logits;         /* L of the largest step */
+    enum dtype state_dtype; /* F32 or BF16: of the large fields of a record */
 };
 
 /* path as in weights_open(). The backend is borrowed and must outlive the model. NULL and
@@ -63,7 +71,7 @@ struct model *model_open(const char *path, struct backend *be, const struct mode
 void model_close(struct model *m); /* takes NULL */
 
 /* What model_open() would load, without loading it: everything of model_info but the
- * fingerprint and weight_bytes. For `eddy inspect`. */
+ * fingerprint and weight_bytes, with a layout of float32. For `eddy inspect`. */
 bool model_describe(const char *path, struct model_info *info, struct error *err);
 
 const struct model_info *model_info(const struct model *m);

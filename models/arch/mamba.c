@@ -108,9 +108,9 @@ static const struct weight_row weights[] = {
 enum { STATE_CONV, STATE_SSM };
 
 static const struct state_row state[] = {
-    [STATE_CONV] = { "conv", { TAIL, INNER } },
-    [STATE_SSM] = { "ssm", { INNER, STATE } },
-    { NULL, { 0 } },
+    [STATE_CONV] = { "conv", { TAIL, INNER }, false },
+    [STATE_SSM] = { "ssm", { INNER, STATE }, true },
+    { NULL, { 0 }, false },
 };
 
 struct mamba_scratch {

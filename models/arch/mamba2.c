@@ -148,9 +148,9 @@ static const struct weight_row weights[] = {
 enum { STATE_CONV, STATE_SSM };
 
 static const struct state_row state[] = {
-    [STATE_CONV] = { "conv", { TAIL, CONV_DIM } },
-    [STATE_SSM] = { "ssm", { HEADS, HEAD_DIM, STATE } },
-    { NULL, { 0 } },
+    [STATE_CONV] = { "conv", { TAIL, CONV_DIM }, false },
+    [STATE_SSM] = { "ssm", { HEADS, HEAD_DIM, STATE }, true },
+    { NULL, { 0 }, false },
 };
 
 struct mamba2_scratch {

@@ -135,10 +135,10 @@ static const struct weight_row weights[] = {
 enum { STATE_SHIFT, STATE_FFN_SHIFT, STATE_WKV };
 
 static const struct state_row state[] = {
-    [STATE_SHIFT] = { "shift", { HIDDEN } },
-    [STATE_FFN_SHIFT] = { "ffn_shift", { HIDDEN } },
-    [STATE_WKV] = { "wkv", { HEADS, HEAD_DIM, HEAD_DIM } },
-    { NULL, { 0 } },
+    [STATE_SHIFT] = { "shift", { HIDDEN }, false },
+    [STATE_FFN_SHIFT] = { "ffn_shift", { HIDDEN }, false },
+    [STATE_WKV] = { "wkv", { HEADS, HEAD_DIM, HEAD_DIM }, true },
+    { NULL, { 0 }, false },
 };
 
 struct rwkv7_scratch {

@@ -1,8 +1,8 @@
 /* transfers.c - state files up and down: heads of sessions, and snapshots.
  *
  * A download is sealed when the server has a secret, and an upload must then be, for the same
- * owner. ?dtype=bf16 narrows a download; ?convert=true lets an upload of another number format
- * in.
+ * owner. A download is as this server keeps the state, or with ?dtype= all float32 or bfloat16;
+ * ?convert=true lets an upload of another number format in.
  *
  * The file form is written and proven in the libuv pool, for a state can have hundreds of
  * megabytes and each byte is hashed. */
@@ -29,8 +29,8 @@ struct transfer {
     size_t len;
     const char *body; /* an upload's, the exchange's */
     uint64_t owner;
+    bool convert;     /* to dtype, or an upload to what this server keeps */
     enum dtype dtype; /* of a download */
-    bool convert;     /* of an upload */
     bool encoded;
 };
 
@@ -69,12 +69,13 @@ static void submit(struct transfer *t, void (*take)(struct pending *p, struct ev
     finish(t);
 }
 
-/* The file becomes one of another number format; from may be t->file. */
-static bool convert(struct transfer *t, const void *from, enum dtype to)
+static bool convert_download(struct transfer *t, const struct api *api)
 {
     void *out;
 
-    if (!format_convert(from, t->len, to, &out, &t->len, &t->problem))
+    if (!t->convert)
+        return true;
+    if (!format_convert(t->file, t->len, &api->model->layout, t->dtype, &out, &t->len, &t->problem))
         return false;
     free(t->file);
     t->file = out;
@@ -88,7 +89,7 @@ static void encode(struct pending *p)
 
     t->encoded =
         format_encode(t->command->checkpoint, p->api->model, &t->file, &t->len, &t->problem) &&
-        (t->dtype == DTYPE_F32 || convert(t, t->file, t->dtype)) &&
+        convert_download(t, p->api) &&
         (!secret || seal_add(secret, t->owner, &t->file, &t->len, &t->problem));
 }
 
@@ -133,6 +134,7 @@ static void download(struct exchange *x, struct api *api, struct command *c)
         finish(t);
         return;
     }
+    t->convert = exchange_query(x, "dtype") != NULL;
     t->dtype = narrow ? DTYPE_BF16 : DTYPE_F32;
     submit(t, take_exported);
 }
@@ -199,7 +201,8 @@ static void decode(struct pending *p)
     if (!break_seal(t))
         return;
     if (t->convert) {
-        if (!format_check(file, t->len, &info, &t->problem) || !convert(t, file, DTYPE_F32))
+        if (!format_check(file, t->len, &info, &t->problem) ||
+            !format_adopt(file, t->len, &p->api->model->layout, &t->file, &t->len, &t->problem))
             return;
         file = t->file;
     }

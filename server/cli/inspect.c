@@ -85,6 +85,12 @@ static void print_state(const struct state_layout *layout)
     }
     printf("  one session: %zu bytes (%.2f MiB), float32\n", layout->bytes,
            (double)layout->bytes / (1 << 20));
+
+    struct state_layout narrow = *layout;
+
+    state_layout_pack(&narrow, DTYPE_BF16);
+    printf("  or %zu bytes (%.2f MiB) with --state-dtype bf16\n", narrow.bytes,
+           (double)narrow.bytes / (1 << 20));
 }
 
 static bool is_saved_state(const char *path)

@@ -51,7 +51,10 @@ bool loaded_device(struct loaded *l, const struct options *o, struct error *err)
 bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
                  struct error *err)
 {
-    if (!loaded_device(l, o, err) || !devices_load(&l->devices, model_path(o), sizes, err))
+    struct model_options with = *sizes;
+
+    with.state_dtype = strcmp(o->state_dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    if (!loaded_device(l, o, err) || !devices_load(&l->devices, model_path(o), &with, err))
         return false;
     l->model = l->devices.at[0].model;
     l->name = o->model_name ? o->model_name : o->model ? model_info(l->model)->name : DEMO_NAME;

@@ -22,7 +22,8 @@ struct loaded {
 /* The model's folder or file: the option's, or the demonstration model's. */
 const char *model_path(const struct options *o);
 
-/* ERR_INPUT, ERR_FORMAT, ERR_IO, ERR_NOMEM; loaded_finish() in both cases. */
+/* The sizes' state_dtype is the option's. ERR_INPUT, ERR_FORMAT, ERR_IO, ERR_NOMEM;
+ * loaded_finish() in both cases. */
 bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
                  struct error *err);
 /* The devices alone, with the rest left empty. */

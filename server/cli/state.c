@@ -2,7 +2,7 @@
  *
  * info shows what a file says of itself. verify proves its bytes; with --model also that it is
  * of that model, with --state-key also its seal. convert writes it with another number format,
- * sealed again if it was sealed. */
+ * sealed again if it was sealed; one of a server with --state-dtype bf16 needs --model. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +10,7 @@
 
 #include "config/error.h"
 #include "config/options.h"
+#include "models/model.h"
 #include "models/text/tokenizer.h"
 #include "server/cli/cli.h"
 #include "server/cli/load.h"
@@ -64,7 +65,7 @@ static void print_info(const struct saved *s)
 
     printf("saved state of %" PRIu64 " bytes\n", info->bytes);
     printf("position      %" PRIu64 " tokens\n", info->position);
-    printf("record        %" PRIu64 " bytes, %s\n", info->record_bytes, dtype_name(info->dtype));
+    printf("record        %" PRIu64 " bytes, %s\n", info->record_bytes, info->numbers);
     printf("known ids     %" PRIu64 "\n", info->tokens);
     printf("turn starts   %" PRIu64 "\n", info->turns);
     printf("layout        %016" PRIx64 "\n", info->layout);
@@ -111,6 +112,7 @@ static bool convert(const struct saved *s, const struct options *o, const struct
                     struct error *err)
 {
     enum dtype to = strcmp(o->dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    struct model_info model = { 0 };
     struct problem p = { 0 };
     void *out = NULL;
     size_t len;
@@ -118,7 +120,9 @@ static bool convert(const struct saved *s, const struct options *o, const struct
 
     if (s->sealed && !secret->len)
         return error_set(err, ERR_INPUT, "%s: sealed; --state-key names the secret", o->state_file);
-    ok = (format_convert(s->bytes, s->len, to, &out, &len, &p) &&
+    if (o->model && !model_describe(o->model, &model, err))
+        return false;
+    ok = (format_convert(s->bytes, s->len, o->model ? &model.layout : NULL, to, &out, &len, &p) &&
           (!s->sealed || seal_add(secret, s->owner, &out, &len, &p))) ||
          fail(err, o->state_file, &p);
     ok = ok && state_file_write(o->state_output, out, len, err);

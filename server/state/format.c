@@ -13,6 +13,7 @@
 #include "models/model.h"
 #include "server/state/checkpoint.h"
 #include "server/state/file_buffer.h"
+#include "server/state/format_internal.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the file form is written by copying little-endian numbers"
@@ -21,34 +22,16 @@
 enum {
     VERSION = 2,
     VERSION_WITHOUT_MARKS = 1,
-    HEADER_BYTES = FORMAT_FRONT_BYTES,
     CHECKSUM_AT = 112,
     FLAG_ANSWER_OPEN = 1,
     FLAG_ANCHOR = 2,
     FLAG_INSIDE = 4,
-    RECORD_F32 = 0,
-    RECORD_BF16 = 1,
     DESCRIPTION_MAX = 1024,
 };
 
 static const char magic[8] = "EDDYSTAT";
 
-/* Exactly the bytes of the table in format.h: every member lies at its natural alignment. */
-struct header {
-    char magic[8];
-    uint32_t version, header_len;
-    uint64_t file_len, description_len, tokens_len, record_len;
-    uint64_t layout;
-    uint8_t fingerprint[16];
-    uint64_t position, seed;
-    int32_t pending, stop;
-    uint32_t flags, tail_len;
-    uint32_t dtype;
-    uint16_t marks_len, anchors;
-    uint8_t checksum[16];
-};
-
-/* The same of a mark. */
+/* A mark as it lies in the file. */
 struct mark {
     uint64_t position;
     int32_t pending, stop;
@@ -57,7 +40,6 @@ struct mark {
     uint32_t zero;
 };
 
-_Static_assert(sizeof(struct header) == HEADER_BYTES, "no padding");
 _Static_assert(sizeof(struct mark) == 24, "no padding");
 _Static_assert(LIMIT_HISTORY_MARKS *(sizeof(struct mark) + LIMIT_ID_BYTES + LIMIT_STOP_BYTES) <=
                    UINT16_MAX,
@@ -151,8 +133,7 @@ static unsigned char *put_marks(unsigned char *at, const struct checkpoint *c)
     return at;
 }
 
-/* Everything behind the header is there. */
-static void finish_header(struct header *h, unsigned char *file, size_t len)
+void format_finish_header(struct header *h, unsigned char *file, size_t len)
 {
     h->file_len = len;
     memcpy(file, h, sizeof(*h));
@@ -177,6 +158,7 @@ static struct header plan(const struct checkpoint *c, const struct model_info *m
         .stop = c->stop,
         .flags = c->answer_open ? FLAG_ANSWER_OPEN : 0,
         .tail_len = c->tail ? (uint32_t)strlen(c->tail) : 0,
+        .numbers = format_numbers_of(&model->layout),
     };
 
     memcpy(h.magic, magic, sizeof(magic));
@@ -212,7 +194,7 @@ bool format_encode(const struct checkpoint *c, const struct model_info *model, v
     record = write_front(&h, description, c, out);
     if (h.record_len)
         memcpy(record, c->record, h.record_len);
-    finish_header(&h, out, h.file_len);
+    format_finish_header(&h, out, h.file_len);
     *file = out;
     *len = h.file_len;
     return true;
@@ -235,21 +217,18 @@ void format_finish(struct file_buffer *file)
     struct header h;
 
     memcpy(&h, file->bytes, sizeof(h));
-    finish_header(&h, file->bytes, file->len);
+    format_finish_header(&h, file->bytes, file->len);
 }
 
-static size_t number_bytes(const struct header *h)
+/* Number i of a record, of which so many bytes are float32. */
+static float number_at(const unsigned char *record, uint64_t f32_bytes, uint64_t i)
 {
-    return h->dtype == RECORD_BF16 ? sizeof(uint16_t) : sizeof(float);
-}
-
-static float number_at(const struct header *h, const unsigned char *record, uint64_t i)
-{
+    const uint64_t wide = f32_bytes / sizeof(float);
     uint16_t half;
     float f;
 
-    if (h->dtype == RECORD_BF16) {
-        memcpy(&half, record + i * sizeof(half), sizeof(half));
+    if (i >= wide) {
+        memcpy(&half, record + f32_bytes + (i - wide) * sizeof(half), sizeof(half));
         return bf16_to_f32(half);
     }
     memcpy(&f, record + i * sizeof(f), sizeof(f));
@@ -272,7 +251,7 @@ static bool check_frame(const struct header *h, const unsigned char *file, size_
                            (unsigned long long)h->file_len, len);
     if (h->description_len > LIMIT_SNAPSHOT_HEADER_BYTES || h->tail_len > LIMIT_STOP_BYTES ||
         h->tokens_len > LIMIT_HISTORY_IDS * sizeof(uint32_t) || h->tokens_len % sizeof(uint32_t) ||
-        h->record_len > len || h->dtype > RECORD_BF16 || h->record_len % number_bytes(h) ||
+        h->record_len > len || !format_numbers_fit(h) ||
         (h->version == VERSION_WITHOUT_MARKS && (h->marks_len || h->anchors)))
         return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
                            "a length in the snapshot's header is out of range");
@@ -291,6 +270,7 @@ static bool check_frame(const struct header *h, const unsigned char *file, size_
 
 static bool check_model(const struct header *h, const struct model_info *model, struct problem *p)
 {
+    const struct state_layout other = format_other_layout(&model->layout);
     char theirs[33], ours[33];
 
     if (memcmp(h->fingerprint, model->fingerprint, sizeof(h->fingerprint)) != 0) {
@@ -300,14 +280,16 @@ static bool check_model(const struct header *h, const struct model_info *model, 
                            "the snapshot is of the model with fingerprint %s; this is %s (%s)",
                            theirs, ours, model->name);
     }
-    if (h->layout != model->layout.id)
+    if (h->layout != model->layout.id && h->layout != other.id)
         return problem_set(p, PROBLEM_MODEL_MISMATCH, NULL,
                            "the snapshot has state layout %016llx; this server uses %016llx",
                            (unsigned long long)h->layout, (unsigned long long)model->layout.id);
-    if (h->dtype != RECORD_F32)
+    if (h->layout != model->layout.id || h->numbers != format_numbers_of(&model->layout))
         return problem_set(p, PROBLEM_MODEL_MISMATCH, NULL,
-                           "the snapshot's numbers are BF16; this server keeps F32 (ask for "
-                           "?convert=true)");
+                           "the snapshot's numbers are %s; this server keeps %s (ask for "
+                           "?convert=true)",
+                           format_numbers_name(h->numbers),
+                           format_numbers_name(format_numbers_of(&model->layout)));
     if (h->record_len != (h->position ? model->layout.bytes : 0))
         return problem_set(p, PROBLEM_SNAPSHOT_SHAPE, NULL,
                            "the snapshot's state has %llu bytes; at position %llu this model's "
@@ -317,19 +299,27 @@ static bool check_model(const struct header *h, const struct model_info *model, 
     return true;
 }
 
-/* Without a branch for each, which matters where a state is woken up. */
-static bool all_finite(const unsigned char *record, uint64_t numbers)
+/* Without a branch for each, which matters where a state is woken up: infinity and NaN have all
+ * of the exponent set. */
+static bool all_finite(const unsigned char *record, uint64_t bytes, uint64_t f32_bytes)
 {
-    const uint32_t exponent = 0x7f800000; /* infinity and NaN have all of it set */
+    const uint32_t exponent = 0x7f800000;
     uint32_t odd = 0;
+    uint16_t odd_half = 0;
 
-    for (uint64_t i = 0; i < numbers; i++) {
+    for (uint64_t at = 0; at < f32_bytes; at += sizeof(uint32_t)) {
         uint32_t bits;
 
-        memcpy(&bits, record + i * sizeof(bits), sizeof(bits));
+        memcpy(&bits, record + at, sizeof(bits));
         odd |= (bits & exponent) == exponent;
     }
-    return !odd;
+    for (uint64_t at = f32_bytes; at < bytes; at += sizeof(uint16_t)) {
+        uint16_t bits;
+
+        memcpy(&bits, record + at, sizeof(bits));
+        odd_half |= (bits & exponent >> 16) == exponent >> 16;
+    }
+    return !odd && !odd_half;
 }
 
 /* The mark at the front of len bytes. false: damaged. */
@@ -379,7 +369,7 @@ static bool check_marks(const struct header *h, const unsigned char *marks, int 
 static bool check_numbers(const struct header *h, const unsigned char *tokens,
                           const unsigned char *record, int vocab, struct problem *p)
 {
-    uint64_t numbers = h->record_len / number_bytes(h);
+    const uint64_t f32_bytes = format_f32_bytes(h);
 
     if (h->pending < -1 || h->pending >= vocab || h->stop < -1 || h->stop >= vocab ||
         (h->pending >= 0 && h->stop >= 0) || (h->position == 0 && h->pending >= 0) ||
@@ -396,14 +386,13 @@ static bool check_numbers(const struct header *h, const unsigned char *tokens,
                                "token %u of the snapshot's history is outside the vocabulary",
                                token & ~RECENT_SAMPLED);
     }
-    if (h->dtype == RECORD_F32 && all_finite(record, numbers))
+    if (all_finite(record, h->record_len, f32_bytes))
         return true;
-    for (uint64_t i = 0; i < numbers; i++)
-        if (!isfinite(number_at(h, record, i)))
+    for (uint64_t i = 0;; i++)
+        if (!isfinite(number_at(record, f32_bytes, i)))
             return problem_set(p, PROBLEM_SNAPSHOT_NOT_FINITE, NULL,
                                "number %llu of the snapshot's state is not finite",
                                (unsigned long long)i);
-    return true;
 }
 
 static struct checkpoint *build_mark(const struct header *h, const struct mark *m,
@@ -585,62 +574,11 @@ bool format_check(const void *file, size_t len, struct format_info *info, struct
         .turns = turns,
         .record_bytes = h.record_len,
         .layout = h.layout,
-        .dtype = h.dtype == RECORD_BF16 ? DTYPE_BF16 : DTYPE_F32,
+        .numbers = format_numbers_name(h.numbers),
         .description = (const char *)file + HEADER_BYTES,
         .description_len = h.description_len,
     };
     memcpy(info->fingerprint, h.fingerprint, sizeof(info->fingerprint));
-    return true;
-}
-
-static bool convert_record(struct header *h, const unsigned char *from, unsigned char *to,
-                           uint64_t numbers, struct problem *p)
-{
-    const bool narrow = h->dtype == RECORD_F32;
-
-    for (uint64_t i = 0; i < numbers; i++) {
-        float f = number_at(h, from, i);
-        uint16_t half = f32_to_bf16(f);
-
-        if (narrow && !isfinite(bf16_to_f32(half)))
-            return problem_set(p, PROBLEM_SNAPSHOT_NOT_FINITE, NULL,
-                               "number %llu of the snapshot's state is out of BF16's range",
-                               (unsigned long long)i);
-        if (narrow)
-            memcpy(to + i * sizeof(half), &half, sizeof(half));
-        else
-            memcpy(to + i * sizeof(f), &f, sizeof(f));
-    }
-    h->dtype = narrow ? RECORD_BF16 : RECORD_F32;
-    h->record_len = numbers * number_bytes(h);
-    return true;
-}
-
-bool format_convert(const void *file, size_t len, enum dtype to, void **out, size_t *out_len,
-                    struct problem *p)
-{
-    unsigned char *copy;
-    struct header h;
-    uint64_t numbers;
-    size_t before;
-
-    memcpy(&h, file, sizeof(h));
-    numbers = h.record_len / number_bytes(&h);
-    before = len - h.record_len;
-    copy = malloc(before + numbers * sizeof(float));
-    if (!copy)
-        return problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the converted snapshot");
-    memcpy(copy, file, before);
-    if ((to == DTYPE_BF16) == (h.dtype == RECORD_BF16)) {
-        memcpy(copy + before, (const unsigned char *)file + before, h.record_len);
-    } else if (!convert_record(&h, (const unsigned char *)file + before, copy + before, numbers,
-                               p)) {
-        free(copy);
-        return false;
-    }
-    finish_header(&h, copy, before + h.record_len);
-    *out = copy;
-    *out_len = h.file_len;
     return true;
 }
 

@@ -17,7 +17,8 @@
  *       92    4  stop token, -1 for none
  *       96    4  flags: 1 the answer is open
  *      100    4  length of the tail, at most LIMIT_STOP_BYTES
- *      104    4  number format of the record: 0 float32, 1 bfloat16
+ *      104    4  number format of the record: 0 float32, 1 bfloat16; 2 + 256 n: float32 in its
+ *                  first 64 n bytes, bfloat16 behind
  *      108    2  length of the marks: places of the context that can be gone back to
  *      110    2  how many of them are anchors: states of which the store has a file
  *      112   16  XXH3-128 of everything before and after these 16 bytes, as one stream
@@ -38,8 +39,10 @@
  * must equal the model's before anything is allocated from it: nothing is ever computed from
  * a size in the file. The description is for people; nothing reads it back.
  *
- * A server keeps float32 and writes that. A bfloat16 file is half as long, and another state:
- * converting is asked for, never done silently. Any thread. */
+ * A server writes what it keeps: float32, or with --state-dtype bf16 the large fields of the
+ * record, which come last, as bfloat16. A record that is bfloat16 throughout is half as long, and
+ * no server's own. Another format is another state: converting is asked for, never done silently.
+ * Any thread. */
 #ifndef SERVER_STATE_FORMAT_H
 #define SERVER_STATE_FORMAT_H
 
@@ -55,6 +58,7 @@ struct error;
 struct file_buffer;
 struct id;
 struct model_info;
+struct state_layout;
 
 /* The checkpoint must have its record in host memory, and its newest ids and marks. *file is from
  * malloc. PROBLEM_OUT_OF_MEMORY. */
@@ -84,7 +88,7 @@ struct checkpoint *format_open(const void *file, size_t len, const struct model_
 struct format_info {
     uint64_t bytes, position, tokens, turns, record_bytes, layout;
     uint8_t fingerprint[16];
-    enum dtype dtype;
+    const char *numbers;     /* their format, for people */
     const char *description; /* in the file; not ended by a NUL */
     size_t description_len;
 };
@@ -107,11 +111,17 @@ bool format_walk_anchors(const void *marks, size_t len,
  * by format_decode(). */
 bool format_check(const void *file, size_t len, struct format_info *info, struct problem *p);
 
-/* The same state with its numbers as DTYPE_F32 or DTYPE_BF16, rounded to nearest even: a file of
- * its own, from malloc. The file was checked. PROBLEM_SNAPSHOT_NOT_FINITE: a number is out of
- * bfloat16's range. PROBLEM_OUT_OF_MEMORY. */
-bool format_convert(const void *file, size_t len, enum dtype to, void **out, size_t *out_len,
-                    struct problem *p);
+/* The same state with all its numbers as DTYPE_F32 or DTYPE_BF16, rounded to nearest even: a file
+ * of its own, from malloc. The file was checked. layout: its model's, of either format, or NULL:
+ * not known. PROBLEM_SNAPSHOT_NOT_FINITE: a number is out of bfloat16's range.
+ * PROBLEM_MODEL_MISMATCH: a mixed record is not of this layout. PROBLEM_OUT_OF_MEMORY. */
+bool format_convert(const void *file, size_t len, const struct state_layout *layout, enum dtype to,
+                    void **out, size_t *out_len, struct problem *p);
+
+/* The same as a server with this layout keeps it, if it is of the layout's model; what is not
+ * stays as it is, for format_decode() to refuse. */
+bool format_adopt(const void *file, size_t len, const struct state_layout *layout, void **out,
+                  size_t *out_len, struct problem *p);
 
 /* The length of a checkpoint's file is at most this. */
 size_t format_max_bytes(const struct model_info *model);

@@ -316,6 +316,10 @@ static void a_choice_is_one_of_its_words(void **state)
         assert_true(init(f, line[i]));
         assert_string_equal(f->o.activations, "bf16");
     }
+    assert_string_equal(f->o.state_dtype, "f32");
+    assert_true(init(f, "eddy serve --state-dtype bf16"));
+    assert_string_equal(f->o.state_dtype, "bf16");
+    refuses(f, "eddy serve --state-dtype f16", (const char *[]){ "--state-dtype", "bf16", NULL });
     refuses(f, "eddy serve --activations f16", (const char *[]){ "--activations", "bf16", NULL });
     refuses(f, "eddy serve --isa avx", (const char *[]){ "--isa", "avx512", NULL });
     refuses(f, "eddy serve --isa avx2|avx512", (const char *[]){ "--isa", NULL });

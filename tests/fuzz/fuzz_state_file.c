@@ -35,6 +35,19 @@ static void correct(uint8_t *file, size_t len)
     memcpy(file + SUM_AT, sum.digest, sizeof(sum.digest));
 }
 
+/* Of a record of one number in front and 32 of the large field behind. */
+static const struct state_layout *layout(void)
+{
+    static struct state_layout l = {
+        .fields = 2,
+        .field = { { .name = "conv", .layers = 1, .rank = 1, .shape = { 1 } },
+                   { .name = "ssm", .layers = 1, .rank = 1, .shape = { 32 }, .large = true } }
+    };
+
+    state_layout_pack(&l, DTYPE_BF16);
+    return &l;
+}
+
 static void must_convert(const uint8_t *file, size_t len)
 {
     struct problem p = { 0 };
@@ -42,10 +55,15 @@ static void must_convert(const uint8_t *file, size_t len)
     void *narrow, *wide;
     size_t narrow_len, wide_len;
 
-    if (!format_convert(file, len, DTYPE_BF16, &narrow, &narrow_len, &p))
-        return; /* out of range */
+    if (format_adopt(file, len, layout(), &wide, &wide_len, &p)) {
+        if (!format_check(wide, wide_len, &info, &p))
+            abort();
+        free(wide);
+    }
+    if (!format_convert(file, len, layout(), DTYPE_BF16, &narrow, &narrow_len, &p))
+        return; /* out of range, or of another layout */
     if (!format_check(narrow, narrow_len, &info, &p) ||
-        !format_convert(narrow, narrow_len, DTYPE_F32, &wide, &wide_len, &p) ||
+        !format_convert(narrow, narrow_len, NULL, DTYPE_F32, &wide, &wide_len, &p) ||
         !format_check(wide, wide_len, &info, &p))
         abort();
     free(narrow);

@@ -13,9 +13,11 @@
 
 const char *const isa_names[ISAS] = { "plain", "avx2", "avx512", "avx512bf16", "cuda" };
 
-void runner_init_on(struct runner *r, const char *path, struct backend *be)
+void runner_init_on(struct runner *r, const char *path, struct backend *be, enum dtype state)
 {
-    const struct model_options options = { .max_rows = RUNNER_ROWS, .max_logits = RUNNER_ROWS };
+    const struct model_options options = { .max_rows = RUNNER_ROWS,
+                                           .max_logits = RUNNER_ROWS,
+                                           .state_dtype = state };
     struct error err = { 0 };
 
     *r = (struct runner){ .be = be, .m = model_open(path, be, &options, &err) };
@@ -27,7 +29,8 @@ void runner_init_on(struct runner *r, const char *path, struct backend *be)
     assert_non_null(r->records);
 }
 
-bool runner_init_with(struct runner *r, const char *path, const char *isa, bool round_x)
+static bool open_runner(struct runner *r, const char *path, const char *isa, bool round_x,
+                        enum dtype state)
 {
     const struct backend_options with = { .threads = 2, .isa = isa, .round_x = round_x };
     struct error err = { 0 };
@@ -38,14 +41,24 @@ bool runner_init_with(struct runner *r, const char *path, const char *isa, bool 
         assert_int_equal(err.code, ERR_INPUT);
         return false;
     }
-    runner_init_on(r, path, be);
+    runner_init_on(r, path, be, state);
     r->rounds = r->rounds || (r->info->dtype == DTYPE_BF16 && round_x);
     return true;
+}
+
+bool runner_init_with(struct runner *r, const char *path, const char *isa, bool round_x)
+{
+    return open_runner(r, path, isa, round_x, DTYPE_F32);
 }
 
 bool runner_init(struct runner *r, const char *path, const char *isa)
 {
     return runner_init_with(r, path, isa, false);
+}
+
+bool runner_init_narrow(struct runner *r, const char *path, const char *isa)
+{
+    return open_runner(r, path, isa, false, DTYPE_BF16);
 }
 
 void runner_finish(struct runner *r)
@@ -100,13 +113,15 @@ struct trace runner_trace(struct runner *r, const int32_t *token, int T, const i
     r->be->zero(r->be, r->records + 3 * bytes, bytes);
     for (int at = 0, i = 0; at < T; i = chunk[i + 1] ? i + 1 : 0) {
         int n = chunk[i] < T - at ? chunk[i] : T - at, begin[] = { 0, n };
+        const uint32_t position = (uint32_t)at;
         struct batch in = { .S = 1,
                             .T = n,
                             .L = n,
                             .token = token + at,
                             .begin = begin,
                             .slot = &slot,
-                            .logit_row = rows };
+                            .logit_row = rows,
+                            .position = &position };
 
         model_step(r->m, r->records, &in);
         r->be->download(r->be, (char *)t.logits + (size_t)at * row, model_logits(r->m),

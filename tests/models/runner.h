@@ -34,8 +34,10 @@ struct trace {
 bool runner_init(struct runner *r, const char *path, const char *isa);
 /* The same with activations that the CPU rounds to bf16, or not. */
 bool runner_init_with(struct runner *r, const char *path, const char *isa, bool round_x);
+/* The same with large states that are kept as bf16. */
+bool runner_init_narrow(struct runner *r, const char *path, const char *isa);
 /* The same on a backend that the caller opened and the runner closes. */
-void runner_init_on(struct runner *r, const char *path, struct backend *be);
+void runner_init_on(struct runner *r, const char *path, struct backend *be, enum dtype state);
 void runner_finish(struct runner *r);
 
 /* Whether results are promised to the last bit, however tokens share steps. A GPU's are close,

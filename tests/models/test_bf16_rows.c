@@ -75,7 +75,7 @@ static void init(struct runner *r, const struct made_model *m, enum rounding rou
     assert_non_null(be);
     assert_false(be->bf16_rows);
     be->bf16_rows = rounding == IN_ROWS;
-    runner_init_on(r, m->folder, be);
+    runner_init_on(r, m->folder, be, DTYPE_F32);
 }
 
 static struct trace run(struct runner *r, const int *chunk)

@@ -52,10 +52,12 @@ static void start_engine(struct rig *r, const struct engine_options *options)
 }
 
 static void open_with(struct rig *r, const char *devices, const char *model,
-                      const struct engine_options *options, const struct backend_options *with)
+                      const struct engine_options *options, const struct backend_options *with,
+                      enum dtype state)
 {
     const struct model_options sizes = { .max_rows = options->row_budget,
-                                         .max_logits = engine_max_logits(options) };
+                                         .max_logits = engine_max_logits(options),
+                                         .state_dtype = state };
     struct error err = { 0 };
 
     if (!devices_open(&r->devices, devices, with, &err) ||
@@ -72,7 +74,7 @@ void rig_open_on(struct rig *r, const char *devices, const char *model,
                  const struct engine_options *options, int threads)
 {
     open_with(r, devices, model, options,
-              &(struct backend_options){ .threads = threads, .isa = "auto" });
+              &(struct backend_options){ .threads = threads, .isa = "auto" }, DTYPE_F32);
 }
 
 void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads)
@@ -84,7 +86,15 @@ void rig_open_rounding(struct rig *r, const char *model, const struct engine_opt
                        int threads)
 {
     open_with(r, "cpu", model, options,
-              &(struct backend_options){ .threads = threads, .isa = "auto", .round_x = true });
+              &(struct backend_options){ .threads = threads, .isa = "auto", .round_x = true },
+              DTYPE_F32);
+}
+
+void rig_open_narrow(struct rig *r, const char *model, const struct engine_options *options,
+                     int threads)
+{
+    open_with(r, "cpu", model, options,
+              &(struct backend_options){ .threads = threads, .isa = "auto" }, DTYPE_BF16);
 }
 
 void rig_restart(struct rig *r, const struct engine_options *options)

@@ -29,6 +29,9 @@ void rig_open_on(struct rig *r, const char *devices, const char *model,
 /* With activations that the CPU rounds to bf16. */
 void rig_open_rounding(struct rig *r, const char *model, const struct engine_options *options,
                        int threads);
+/* With large states that are kept as bf16. */
+void rig_open_narrow(struct rig *r, const char *model, const struct engine_options *options,
+                     int threads);
 void rig_close(struct rig *r);
 /* The engine ends, and another one starts with these options. */
 void rig_restart(struct rig *r, const struct engine_options *options);

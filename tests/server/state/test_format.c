@@ -433,7 +433,7 @@ static unsigned char *convert(const void *file, size_t len, enum dtype to, size_
     struct problem p = { 0 };
     void *out;
 
-    if (!format_convert(file, len, to, &out, out_len, &p))
+    if (!format_convert(file, len, &model.layout, to, &out, out_len, &p))
         fail_msg("%s", p.message);
     return out;
 }
@@ -450,7 +450,7 @@ static void a_narrow_file_is_another_state(void **unused)
     (void)unused;
     assert_int_equal(narrow_len, len - RECORD / 2);
     assert_true(format_check(narrow, narrow_len, &info, &p));
-    assert_int_equal(info.dtype, DTYPE_BF16);
+    assert_string_equal(info.numbers, "BF16");
     assert_int_equal(info.position, 9);
     assert_int_equal(info.tokens, TOKENS);
     assert_int_equal(info.record_bytes, RECORD / 2);
@@ -461,6 +461,170 @@ static void a_narrow_file_is_another_state(void **unused)
     checkpoint_destroy(c);
     free(narrow);
     free(file);
+}
+
+/* A model with a small and a large field, and a session of it whose record is of the layout. */
+static void make_layered(enum dtype large)
+{
+    model.layout = (struct state_layout){
+        .fields = 2,
+        .field = { { .name = "conv", .layers = 3, .rank = 2, .shape = { 3, 7 } },
+                   { .name = "ssm", .layers = 3, .rank = 2, .shape = { 7, 5 }, .large = true } }
+    };
+    state_layout_pack(&model.layout, large);
+}
+
+/* Place of number i of layer l of a field, from the record's beginning. */
+static void *number_of(void *record, int field, int layer, int i)
+{
+    const struct state_field *f = &model.layout.field[field];
+
+    return (char *)record + f->offset + (size_t)layer * f->layer_bytes +
+           (size_t)i * dtype_size(f->dtype);
+}
+
+/* Numbers that bf16 has, so that it does not matter which format they are in. */
+static struct checkpoint *make_of_layout(void)
+{
+    struct checkpoint *c = make(9);
+
+    free(c->record);
+    c->record = calloc(1, model.layout.bytes);
+    assert_non_null(c->record);
+    c->layout = model.layout.id;
+    for (int l = 0; l < 3; l++) {
+        for (int i = 0; i < 21; i++)
+            *(float *)number_of(c->record, 0, l, i) = (float)(i - 3 * l);
+        for (int i = 0; i < 35; i++) {
+            void *at = number_of(c->record, 1, l, i);
+
+            if (model.layout.bf16_bytes)
+                *(uint16_t *)at = f32_to_bf16((float)(i * l - 7));
+            else
+                *(float *)at = (float)(i * l - 7);
+        }
+    }
+    return c;
+}
+
+static unsigned char *adopt(const void *file, size_t len, size_t *out_len)
+{
+    struct problem p = { 0 };
+    void *out;
+
+    if (!format_adopt(file, len, &model.layout, &out, out_len, &p))
+        fail_msg("%s", p.message);
+    return out;
+}
+
+/* What a server keeps comes back as it is; what the other one keeps is refused by name, and
+ * becomes the own when that is asked for: every number in its place. */
+static void large_fields_of_another_format_are_refused_or_adopted(void **unused)
+{
+    static const enum dtype format[] = { DTYPE_F32, DTYPE_BF16 };
+    const struct state_layout before = model.layout;
+
+    (void)unused;
+    for (int i = 0; i < 2; i++) {
+        struct problem p = { 0 };
+        struct format_info info;
+        struct checkpoint *theirs, *ours, *back;
+        size_t len, own_len, adopted_len, wide_len, narrow_len, again_len;
+        unsigned char *file, *own, *adopted, *wide, *narrow, *again;
+
+        make_layered(format[!i]);
+        theirs = make_of_layout();
+        file = encode(theirs, &len);
+        assert_true(format_check(file, len, &info, &p));
+        assert_string_equal(info.numbers, i ? "F32" : "F32 and BF16");
+        back = format_decode(file, len, &model, VOCAB, &p);
+        assert_non_null(back);
+        assert_memory_equal(back->record, theirs->record, model.layout.bytes);
+        checkpoint_destroy(back);
+
+        make_layered(format[i]);
+        ours = make_of_layout();
+        own = encode(ours, &own_len);
+        assert_true((own_len < len) == i);
+        assert_null(format_decode(file, len, &model, VOCAB, &p));
+        assert_int_equal(p.what, PROBLEM_MODEL_MISMATCH);
+        assert_non_null(strstr(p.message, i ? "F32; this server keeps F32 and BF16"
+                                            : "F32 and BF16; this server keeps F32"));
+        adopted = adopt(file, len, &adopted_len);
+        back = format_decode(adopted, adopted_len, &model, VOCAB, &p);
+        assert_non_null(back);
+        assert_memory_equal(back->record, ours->record, model.layout.bytes);
+        checkpoint_destroy(back);
+
+        wide = convert(own, own_len, DTYPE_F32, &wide_len);
+        narrow = convert(own, own_len, DTYPE_BF16, &narrow_len);
+        assert_true(narrow_len < wide_len);
+        again = adopt(narrow, narrow_len, &again_len);
+        back = format_decode(again, again_len, &model, VOCAB, &p);
+        assert_non_null(back);
+        assert_memory_equal(back->record, ours->record, model.layout.bytes);
+        checkpoint_destroy(back);
+        free(again);
+        again = adopt(own, own_len, &again_len);
+        assert_int_equal(again_len, own_len);
+        assert_memory_equal(again, own, own_len);
+
+        checkpoint_destroy(theirs);
+        checkpoint_destroy(ours);
+        free(file);
+        free(own);
+        free(adopted);
+        free(wide);
+        free(narrow);
+        free(again);
+    }
+    model.layout = before;
+}
+
+static void a_mixed_record_is_measured_and_finite(void **unused)
+{
+    const struct state_layout before = model.layout;
+    struct checkpoint *c;
+    uint32_t numbers;
+    unsigned char *file;
+    size_t len;
+    void *out;
+    struct problem p = { 0 };
+
+    (void)unused;
+    make_layered(DTYPE_BF16);
+    c = make_of_layout();
+    file = encode(c, &len);
+    assert_false(format_convert(file, len, NULL, DTYPE_F32, &out, &len, &p));
+    assert_int_equal(p.what, PROBLEM_MODEL_MISMATCH);
+    memcpy(&numbers, file + 104, sizeof(numbers));
+    numbers += 256; /* one unit of float32 more than there is */
+    memcpy(file + 104, &numbers, sizeof(numbers));
+    reseal(file, len);
+    assert_int_equal(refusal(file, len), PROBLEM_MODEL_MISMATCH);
+    numbers |= 0xffffff00u;
+    memcpy(file + 104, &numbers, sizeof(numbers));
+    reseal(file, len);
+    assert_int_equal(refusal(file, len), PROBLEM_SNAPSHOT_INVALID);
+    numbers = 3;
+    memcpy(file + 104, &numbers, sizeof(numbers));
+    reseal(file, len);
+    assert_int_equal(refusal(file, len), PROBLEM_SNAPSHOT_INVALID);
+    free(file);
+    *(uint16_t *)number_of(c->record, 1, 2, 34) = 0x7f80; /* infinity */
+    file = encode(c, &len);
+    assert_int_equal(refusal(file, len), PROBLEM_SNAPSHOT_NOT_FINITE);
+    *(uint16_t *)number_of(c->record, 1, 2, 34) = 0x7f7f; /* the largest there is */
+    free(file);
+    file = encode(c, &len);
+    assert_int_equal(refusal(file, len), PROBLEM_NONE);
+    *(float *)number_of(c->record, 0, 0, 1) = NAN;
+    free(file);
+    file = encode(c, &len);
+    assert_int_equal(refusal(file, len), PROBLEM_SNAPSHOT_NOT_FINITE);
+    checkpoint_destroy(c);
+    free(file);
+    model.layout = before;
 }
 
 /* Narrow and wide again is each number rounded once; nothing else changes. */
@@ -503,7 +667,7 @@ static void a_number_beyond_the_narrow_range_is_refused(void **unused)
     (void)unused;
     ((float *)c->record)[3] = 3.4e38f; /* finite, and rounds to infinity */
     file = encode(c, &len);
-    assert_false(format_convert(file, len, DTYPE_BF16, &out, &len, &p));
+    assert_false(format_convert(file, len, NULL, DTYPE_BF16, &out, &len, &p));
     assert_int_equal(p.what, PROBLEM_SNAPSHOT_NOT_FINITE);
     checkpoint_destroy(c);
     free(file);
@@ -527,6 +691,8 @@ int main(void)
         cmocka_unit_test(a_file_of_the_first_version_is_read),
         cmocka_unit_test(conversion_rounds_once_and_touches_nothing_else),
         cmocka_unit_test(a_number_beyond_the_narrow_range_is_refused),
+        cmocka_unit_test(large_fields_of_another_format_are_refused_or_adopted),
+        cmocka_unit_test(a_mixed_record_is_measured_and_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
