@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "kernels/ops.h"
 
@@ -43,7 +44,7 @@ struct backend {
     const char *detail; /* what was chosen: "avx512, 2 threads"; owned by the backend */
     const struct ops *ops;
     struct stream *stream;
-    bool lost;      /* after sync() failed: the device, with all that it held */
+    bool lost;      /* after sync() or a move failed: the device, with all that it held */
     bool bf16_rows; /* its operations know y_bf16 and x_bf16 (ops.h), and gain by them */
 
     /* Sizes of decode steps that are recorded and replayed, ascending and ended by 0; a step
@@ -63,6 +64,23 @@ struct backend {
     void (*copy)(struct backend *be, void *dst, const void *src, size_t bytes);
     void (*zero)(struct backend *be, void *dst, size_t bytes);
 
+    /* Moves: copies between host memory and the backend's, beside what is enqueued. They happen
+     * in order, behind every upload(), copy() and zero() so far, and have nothing to do with the
+     * operations since the last sync(), which must not touch their memory. The host's side is
+     * in use until the move is done. Returned is its number, above those before; 0: it is done. */
+    uint64_t (*move_in)(struct backend *be, void *dst, const void *src, size_t bytes);
+    uint64_t (*move_out)(struct backend *be, void *dst, const void *src, size_t bytes);
+    /* Whether this move is done, and with it all before; `wait`: returns when it is. One that
+     * failed is done, and the device lost. */
+    bool (*moved)(struct backend *be, uint64_t move, bool wait);
+    /* What is enqueued from now on happens behind this move. */
+    void (*follow)(struct backend *be, uint64_t move);
+
+    /* Host memory that moves take from and bring to without a detour; its content is undefined.
+     * alloc_host is NULL where any memory is as good; it returns NULL when there is no room. */
+    void *(*alloc_host)(struct backend *be, size_t bytes);
+    void (*free_host)(struct backend *be, void *p, size_t bytes); /* takes NULL */
+
     /* Lays out rows x cols elements of `dtype` (row-major, host memory, any alignment) the
      * way this backend's linear and embed want them. ERR_NOMEM. Free with free(m->data). */
     bool (*pack_matrix)(struct backend *be, struct matrix *m, enum dtype dtype, int rows, int cols,
@@ -81,7 +99,9 @@ struct backend {
      * which take tenths of a second while nothing else runs. 0: no room to measure. */
     double (*ceiling)(struct backend *be, enum ceiling which);
 
-    /* Everything enqueued has happened. false and ERR_DEVICE if any of it failed. */
+    /* Whether sync() would wait, but for moves. */
+    bool (*busy)(struct backend *be);
+    /* Everything enqueued has happened. false and ERR_DEVICE if any of it failed, or a move. */
     bool (*sync)(struct backend *be, struct error *err);
     void (*destroy)(struct backend *be);
 };
@@ -99,7 +119,7 @@ struct backend_module {
     unsigned interface;
     struct backend *(*open)(const struct backend_options *options, struct error *err);
 };
-#define BACKEND_MODULE_INTERFACE 5u
+#define BACKEND_MODULE_INTERFACE 6u
 #define BACKEND_MODULE_SYMBOL    "eddy_backend_module"
 
 #endif

@@ -139,6 +139,26 @@ static void cpu_zero(struct backend *be, void *dst, size_t bytes)
     memset(dst, 0, bytes);
 }
 
+static uint64_t cpu_move(struct backend *be, void *dst, const void *src, size_t bytes)
+{
+    cpu_copy(be, dst, src, bytes);
+    return 0;
+}
+
+static bool cpu_moved(struct backend *be, uint64_t move, bool wait)
+{
+    (void)be;
+    (void)move;
+    (void)wait;
+    return true;
+}
+
+static void cpu_follow(struct backend *be, uint64_t move)
+{
+    (void)be;
+    (void)move;
+}
+
 /* Interleaves the rows of one group; the padding is left as it is, zero. */
 static void pack_group(const struct matrix *m, int group, const unsigned char *src)
 {
@@ -210,6 +230,12 @@ static double cpu_ceiling(struct backend *be, enum ceiling which)
         break;
     }
     return 0;
+}
+
+static bool cpu_busy(struct backend *be)
+{
+    (void)be;
+    return false;
 }
 
 static bool cpu_sync(struct backend *be, struct error *err)
@@ -314,10 +340,15 @@ struct backend *backend_open_cpu(const struct backend_options *options, struct e
         .download = cpu_copy,
         .copy = cpu_copy,
         .zero = cpu_zero,
+        .move_in = cpu_move,
+        .move_out = cpu_move,
+        .moved = cpu_moved,
+        .follow = cpu_follow,
         .pack_matrix = cpu_pack_matrix,
         .begin = cpu_begin,
         .end = cpu_end,
         .ceiling = cpu_ceiling,
+        .busy = cpu_busy,
         .sync = cpu_sync,
         .destroy = cpu_destroy,
     };

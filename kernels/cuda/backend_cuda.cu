@@ -1,37 +1,25 @@
 /* backend_cuda.cu - an NVIDIA GPU as a device: its memory, its stream, and the table of its
  * operations; the module's door.
  *
- * Everything happens on one stream. Host memory of any kind is copied through pinned buffers,
- * two for each copier, in turns, so that the bus works while the host copies. One thread copies
- * slower than the bus carries, so a large piece is cut among several. */
+ * Everything but moves (copies.cu) happens on one stream. */
 #include "kernels/cuda/cuda.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-
-#include <system_error>
-#include <thread>
 
 #include "kernels/cuda/ceiling.cuh"
+#include "kernels/cuda/copies.cuh"
 #include "kernels/cuda/sampling.cuh"
 #include "kernels/cuda/steps.cuh"
 
-enum { STAGES = 2, COPIERS = 6, STAGE_BYTES = 2 << 20, WORKSPACE_BYTES = 32 << 20 };
-
-/* Its buffers carry one copy at a time. */
-struct copier {
-    char *stage[STAGES]; /* pinned */
-    cudaEvent_t idle[STAGES];
-    cudaError_t fault;
-};
+enum { WORKSPACE_BYTES = 32 << 20 };
 
 struct backend_cuda {
     struct backend base;
     struct stream stream;
     struct steps *steps;
+    struct copies *copies;
     size_t memory; /* bytes of the device */
-    struct copier copier[COPIERS];
     char detail[320];
 };
 
@@ -77,6 +65,7 @@ static void *cuda_alloc(struct backend *be, size_t bytes)
         return NULL;
     }
     stream_note(&c->stream, cudaMemsetAsync(p, 0, bytes, c->stream.cuda), "alloc");
+    copies_settle(c->copies);
     return p;
 }
 
@@ -99,113 +88,65 @@ static size_t cuda_room(struct backend *be)
     return room;
 }
 
-static void keep(struct copier *c, cudaError_t e)
-{
-    if (c->fault == cudaSuccess)
-        c->fault = e;
-}
-
-static void copy_in(struct copier *c, cudaStream_t stream, char *device, const char *host,
-                    size_t bytes)
-{
-    for (size_t at = 0, n, i = 0; at < bytes; at += n, i ^= 1) {
-        n = bytes - at < (size_t)STAGE_BYTES ? bytes - at : (size_t)STAGE_BYTES;
-        keep(c, cudaEventSynchronize(c->idle[i]));
-        memcpy(c->stage[i], host + at, n);
-        keep(c, cudaMemcpyAsync(device + at, c->stage[i], n, cudaMemcpyHostToDevice, stream));
-        keep(c, cudaEventRecord(c->idle[i], stream));
-    }
-}
-
-/* Takes what arrived in a stage, while the other one is being filled. */
-static void take(struct copier *c, size_t i, char *host, size_t bytes)
-{
-    keep(c, cudaEventSynchronize(c->idle[i]));
-    memcpy(host, c->stage[i], bytes);
-}
-
-static void copy_out(struct copier *c, cudaStream_t stream, char *host, const char *device,
-                     size_t bytes)
-{
-    size_t at = 0, n = 0, i = 0, before = 0;
-
-    for (; at < bytes; at += n, i ^= 1) {
-        n = bytes - at < (size_t)STAGE_BYTES ? bytes - at : (size_t)STAGE_BYTES;
-        keep(c, cudaEventSynchronize(c->idle[i])); /* an upload may still use it */
-        keep(c, cudaMemcpyAsync(c->stage[i], device + at, n, cudaMemcpyDeviceToHost, stream));
-        keep(c, cudaEventRecord(c->idle[i], stream));
-        if (at)
-            take(c, i ^ 1, host + at - before, before);
-        before = n;
-    }
-    if (bytes)
-        take(c, i ^ 1, host + bytes - before, before);
-}
-
-/* Cuts a copy into equal parts, one for each copier that has enough to do. A thread that cannot
- * be had leaves its part to this one. */
-template <typename Copy> static void share(struct backend_cuda *c, size_t bytes, Copy copy)
-{
-    const size_t wanted = bytes / STAGE_BYTES, n = wanted < 1         ? 1
-                                                   : wanted > COPIERS ? (size_t)COPIERS
-                                                                      : wanted;
-    const size_t part = (bytes / n + 63) / 64 * 64;
-    std::thread thread[COPIERS];
-
-    for (size_t k = n; k-- > 0;) {
-        const size_t at = k * part < bytes ? k * part : bytes;
-        const size_t len = k + 1 < n && at + part < bytes ? part : bytes - at;
-        const auto run = [=] {
-            keep(&c->copier[k], cudaSetDevice(c->stream.device));
-            copy(&c->copier[k], at, len);
-        };
-
-        try {
-            if (k)
-                thread[k] = std::thread(run);
-            else
-                run();
-        } catch (const std::system_error &) {
-            run();
-        }
-    }
-    for (size_t k = 0; k < n; k++) {
-        if (thread[k].joinable())
-            thread[k].join();
-        stream_note(&c->stream, c->copier[k].fault, "copy");
-    }
-}
-
 static void cuda_upload(struct backend *be, void *dst, const void *src, size_t bytes)
 {
-    struct backend_cuda *c = here(be);
-
-    share(c, bytes, [=](struct copier *by, size_t at, size_t len) {
-        copy_in(by, c->stream.cuda, (char *)dst + at, (const char *)src + at, len);
-    });
+    copies_upload(here(be)->copies, dst, src, bytes);
 }
 
 static void cuda_download(struct backend *be, void *dst, const void *src, size_t bytes)
 {
-    struct backend_cuda *c = here(be);
-
-    share(c, bytes, [=](struct copier *by, size_t at, size_t len) {
-        copy_out(by, c->stream.cuda, (char *)dst + at, (const char *)src + at, len);
-    });
+    copies_download(here(be)->copies, dst, src, bytes);
 }
 
 static void cuda_copy(struct backend *be, void *dst, const void *src, size_t bytes)
 {
-    struct stream *q = &here(be)->stream;
+    struct backend_cuda *c = here(be);
+    struct stream *q = &c->stream;
 
     stream_note(q, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, q->cuda), "copy");
+    copies_settle(c->copies);
 }
 
 static void cuda_zero(struct backend *be, void *dst, size_t bytes)
 {
-    struct stream *q = &here(be)->stream;
+    struct backend_cuda *c = here(be);
 
-    stream_note(q, cudaMemsetAsync(dst, 0, bytes, q->cuda), "zero");
+    stream_note(&c->stream, cudaMemsetAsync(dst, 0, bytes, c->stream.cuda), "zero");
+    copies_settle(c->copies);
+}
+
+static uint64_t cuda_move_in(struct backend *be, void *dst, const void *src, size_t bytes)
+{
+    return copies_move_in(here(be)->copies, dst, src, bytes);
+}
+
+static uint64_t cuda_move_out(struct backend *be, void *dst, const void *src, size_t bytes)
+{
+    return copies_move_out(here(be)->copies, dst, src, bytes);
+}
+
+static bool cuda_moved(struct backend *be, uint64_t move, bool wait)
+{
+    struct backend_cuda *c = here(be);
+    const bool moved = copies_moved(c->copies, move, wait);
+
+    be->lost |= c->stream.fault != cudaSuccess;
+    return moved || be->lost;
+}
+
+static void cuda_follow(struct backend *be, uint64_t move)
+{
+    copies_follow(here(be)->copies, move);
+}
+
+static void *cuda_alloc_host(struct backend *be, size_t bytes)
+{
+    return copies_alloc_host(here(be)->copies, bytes);
+}
+
+static void cuda_free_host(struct backend *be, void *p, size_t bytes)
+{
+    copies_free_host(here(be)->copies, p, bytes);
 }
 
 static const struct batch *cuda_begin(struct backend *be, const struct step_key *key,
@@ -222,6 +163,15 @@ static void cuda_end(struct backend *be)
 static double cuda_ceiling(struct backend *be, enum ceiling which)
 {
     return ceiling_cuda(&here(be)->stream, which);
+}
+
+static bool cuda_busy(struct backend *be)
+{
+    const bool busy = cudaStreamQuery(here(be)->stream.cuda) == cudaErrorNotReady;
+
+    if (busy)
+        cudaGetLastError(); /* it is an answer, and no fault */
+    return busy;
 }
 
 static bool cuda_sync(struct backend *be, struct error *err)
@@ -273,13 +223,7 @@ static void cuda_destroy(struct backend *be)
         cublasLtDestroy(q->lt);
     steps_destroy(c->steps);
     cudaFree(q->workspace);
-    for (int i = 0; i < COPIERS * STAGES; i++) {
-        struct copier *by = &c->copier[i / STAGES];
-
-        if (by->idle[i % STAGES])
-            cudaEventDestroy(by->idle[i % STAGES]);
-        cudaFreeHost(by->stage[i % STAGES]);
-    }
+    copies_destroy(c->copies);
     if (q->cuda)
         cudaStreamDestroy(q->cuda);
     free(c);
@@ -322,13 +266,8 @@ static bool open_stream(struct backend_cuda *c, struct error *err)
 
     if (e == cudaSuccess)
         e = cudaStreamCreateWithFlags(&q->cuda, cudaStreamNonBlocking);
-    for (int i = 0; i < COPIERS * STAGES && e == cudaSuccess; i++) {
-        struct copier *by = &c->copier[i / STAGES];
-
-        e = cudaMallocHost((void **)&by->stage[i % STAGES], STAGE_BYTES);
-        if (e == cudaSuccess)
-            e = cudaEventCreateWithFlags(&by->idle[i % STAGES], cudaEventDisableTiming);
-    }
+    if (e == cudaSuccess && !(c->copies = copies_create(q)))
+        e = cudaErrorMemoryAllocation;
     if (e == cudaSuccess && !(c->steps = q->steps = steps_create(q)))
         e = cudaErrorMemoryAllocation;
     if (e == cudaSuccess && cublasLtCreate(&q->lt) != CUBLAS_STATUS_SUCCESS)
@@ -364,10 +303,17 @@ static struct backend *open_cuda(const struct backend_options *options, struct e
     c->base.download = cuda_download;
     c->base.copy = cuda_copy;
     c->base.zero = cuda_zero;
+    c->base.move_in = cuda_move_in;
+    c->base.move_out = cuda_move_out;
+    c->base.moved = cuda_moved;
+    c->base.follow = cuda_follow;
+    c->base.alloc_host = cuda_alloc_host;
+    c->base.free_host = cuda_free_host;
     c->base.pack_matrix = pack_matrix_cuda;
     c->base.begin = cuda_begin;
     c->base.end = cuda_end;
     c->base.ceiling = cuda_ceiling;
+    c->base.busy = cuda_busy;
     c->base.sync = cuda_sync;
     c->base.destroy = cuda_destroy;
     c->memory = found.totalGlobalMem;

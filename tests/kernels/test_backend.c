@@ -131,6 +131,97 @@ static void memory_moves_both_ways(void **state)
     be->free(be, b);
 }
 
+/* Memory that moves like best, or ordinary memory of a test. */
+static char *host_memory(struct backend *be, bool fast, size_t bytes)
+{
+    char *p = fast && be->alloc_host ? be->alloc_host(be, bytes) : check_memory(bytes);
+
+    assert_non_null(p);
+    return p;
+}
+
+/* Round n writes its bytes into one of a few places of the device, takes them out again into a ring
+ * of host memory, and overwrites the place's first half; nothing waits but for what a ring's place
+ * held long ago. */
+static void move_many(struct backend *be, bool fast)
+{
+    enum { BYTES = 300007, PLACES = 3, RING = 8, ROUNDS = 100 };
+    char *in = host_memory(be, fast, (size_t)RING * BYTES);
+    char *out = host_memory(be, fast, (size_t)RING * BYTES);
+    char *device = be->alloc(be, (size_t)PLACES * BYTES);
+    uint64_t last[RING] = { 0 };
+
+    assert_non_null(device);
+    for (int n = 0; n < ROUNDS + RING; n++) {
+        char *place = device + (size_t)(n % PLACES) * BYTES;
+        char *from = in + (size_t)(n % RING) * BYTES, *to = out + (size_t)(n % RING) * BYTES;
+
+        assert_true(be->moved(be, last[n % RING], true));
+        for (int i = 0; n >= RING && i < BYTES; i++)
+            if (to[i] != (char)(n - RING))
+                fail_msg("%s: round %d, byte %d", be->detail, n - RING, i);
+        memset(from, n, BYTES);
+        be->move_in(be, place, from, BYTES);
+        last[n % RING] = be->move_out(be, to, place, BYTES);
+        be->follow(be, last[n % RING]);
+        be->zero(be, place, BYTES / 2);
+    }
+    be->download(be, out, device, BYTES);
+    for (int i = 0; i < BYTES / 2; i++)
+        assert_int_equal(out[i], 0);
+    be->free(be, device);
+    if (fast && be->alloc_host) {
+        be->free_host(be, in, (size_t)RING * BYTES);
+        be->free_host(be, out, (size_t)RING * BYTES);
+    }
+}
+
+static void moves_keep_their_order(void **state)
+{
+    struct backend *be = check_backend_of(state);
+
+    if (!be)
+        return;
+    move_many(be, true);
+    move_many(be, false);
+    if (be->free_host)
+        be->free_host(be, NULL, 0);
+    check_return(be);
+    assert_false(be->busy(be));
+    assert_false(be->lost);
+}
+
+/* What was enqueued before a move is there for it. */
+static void moves_come_behind_copies(void **state)
+{
+    enum { BYTES = 8 << 20 };
+    struct backend *be = check_backend_of(state);
+    char *host, *found, *a, *b;
+
+    if (!be)
+        return;
+    host = host_memory(be, true, BYTES);
+    found = host_memory(be, true, BYTES);
+    a = be->alloc(be, BYTES);
+    b = be->alloc(be, BYTES);
+    assert_true(a && b);
+    for (int round = 1; round < 20; round++) {
+        memset(host, round, BYTES);
+        be->upload(be, a, host, BYTES);
+        be->copy(be, b, a, BYTES);
+        be->zero(be, b, BYTES / 4);
+        assert_true(be->moved(be, be->move_out(be, found, b, BYTES), true));
+        for (int i = 0; i < BYTES; i += 4099)
+            assert_int_equal(found[i], i < BYTES / 4 ? 0 : round);
+    }
+    be->free(be, a);
+    be->free(be, b);
+    if (be->alloc_host) {
+        be->free_host(be, host, BYTES);
+        be->free_host(be, found, BYTES);
+    }
+}
+
 static void a_matrix_that_does_not_fit_is_refused(void **state)
 {
     struct backend *be = check_backend_of(state);
@@ -166,6 +257,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(rounding_is_a_choice),
         ON_BOTH(memory_is_zeroed_and_aligned),
         ON_BOTH(memory_moves_both_ways),
+        ON_BOTH(moves_keep_their_order),
+        ON_BOTH(moves_come_behind_copies),
         ON_BOTH(a_matrix_that_does_not_fit_is_refused),
         cmocka_unit_test(a_device_that_is_not_there_is_refused),
     };
