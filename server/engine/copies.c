@@ -1,5 +1,6 @@
 /* copies.c - what leaves a state's place and comes back: copies for clients, and pasts that only
- * the store still has. */
+ * the store still has. A copy comes from the device while others compute, and is answered when it
+ * is here. */
 #include <stdlib.h>
 
 #include "server/engine/engine_internal.h"
@@ -17,6 +18,44 @@ static struct checkpoint *export(struct engine *e, const struct checkpoint *from
     return NULL;
 }
 
+/* Whether it is known how the copy of the record went. */
+static bool has_left(struct engine *e, struct command *c)
+{
+    switch (tiers_arrival(e->tiers, c->checkpoint)) {
+    case ARRIVAL_AWAITED:
+        return false;
+    case ARRIVAL_FAILED:
+        checkpoint_destroy(c->checkpoint);
+        c->checkpoint = NULL;
+        problem_set(&c->problem, PROBLEM_DEVICE_ERROR, NULL, "the device failed");
+        return true;
+    case ARRIVAL_HERE:
+        break;
+    }
+    return true;
+}
+
+void exports_answer(struct engine *e)
+{
+    for (struct command *c; (c = e->leaving) && has_left(e, c);) {
+        e->leaving = c->next;
+        if (!e->leaving)
+            e->leaving_end = &e->leaving;
+        engine_answer(e, c);
+    }
+}
+
+static bool leave(struct engine *e, struct command *c)
+{
+    if (has_left(e, c))
+        return c->checkpoint != NULL;
+    c->later = true;
+    c->next = NULL;
+    *e->leaving_end = c;
+    e->leaving_end = &c->next;
+    return true;
+}
+
 bool command_export(struct engine *e, struct command *c, struct checkpoint *from,
                     const struct past *past, uint64_t seed)
 {
@@ -29,7 +68,7 @@ bool command_export(struct engine *e, struct command *c, struct checkpoint *from
     } else if ((c->checkpoint = export(e, from, past))) {
         c->checkpoint->seed = seed;
         checkpoint_forget_anchors(c->checkpoint);
-        return true;
+        return leave(e, c);
     }
     return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL,
                        "no memory for a copy of the state");

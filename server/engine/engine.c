@@ -152,6 +152,18 @@ static void give_back(struct engine *e, bool busy)
     e->most_held = held;
 }
 
+/* Nothing that a command does touches the states that a step works on, or what it reads. */
+void engine_attend(struct engine *e)
+{
+    struct command *c;
+
+    while (mailbox_has_command(&e->mailbox) && (c = mailbox_take(&e->mailbox, 0)))
+        engine_obey(e, c);
+    exports_answer(e);
+    if (e->events.first)
+        publish(e);
+}
+
 /* Everything that waits, then a step; sleeps only when there is nothing to run. */
 static void turn_loop(struct engine *e, bool busy)
 {
@@ -162,6 +174,7 @@ static void turn_loop(struct engine *e, bool busy)
     if (mailbox_take_nudge(&e->mailbox))
         turn_cancel_marked(e);
     journal_poll(e);
+    exports_answer(e);
     give_back(e, busy || e->running_count);
     if (engine_clock() >= e->next_sweep && sessions_sweep(e))
         e->next_sweep = engine_clock() + SWEEP_SECONDS;
@@ -172,13 +185,14 @@ static void close_down(struct engine *e)
 {
     e->closing = true;
     scheduler_fail_all(e, PROBLEM_SHUTTING_DOWN, "the server is stopping");
-    while (journal_busy(e)) {
+    while (journal_busy(e) || e->leaving) {
         struct command *c = mailbox_take(&e->mailbox, IDLE_SECONDS);
 
         if (c)
             engine_obey(e, c);
         mailbox_take_nudge(&e->mailbox);
         journal_poll(e);
+        exports_answer(e);
         scheduler_fail_all(e, PROBLEM_SHUTTING_DOWN, "the server is stopping");
     }
     sessions_clear(e);
@@ -195,7 +209,7 @@ static void *run(void *arg)
         turn_loop(e, busy);
         if (e->events.first) /* an answer does not wait for the step behind it */
             publish(e);
-        busy = !e->lost && scheduler_step(e);
+        busy = (!e->lost && scheduler_step(e)) || e->leaving;
         publish(e);
     }
     close_down(e);
@@ -268,6 +282,7 @@ struct engine *engine_create(const struct devices *devices, const struct tokeniz
     e->counters.heartbeat = engine_clock();
     e->published = e->counters;
     event_list_init(&e->events);
+    e->leaving_end = &e->leaving;
     id_map_init_ordered(&e->sessions);
     id_map_init_ordered(&e->snapshots);
     id_map_init(&e->lineage);

@@ -105,8 +105,8 @@ int engine_max_logits(const struct engine_options *options);
 
 /* Starts the thread. The devices, which have their models, and the tokenizer are borrowed and
  * must outlive the engine; they belong to the engine's thread until engine_destroy(). wake(arg)
- * is called from the engine's thread when events come to wait: at most twice per step. ERR_NOMEM
- * names what did not fit. */
+ * is called from the engine's thread when events come to wait and none did: at most twice per step,
+ * and once for the answers to commands that came during one. ERR_NOMEM names what did not fit. */
 struct engine *engine_create(const struct devices *devices, const struct tokenizer *tokenizer,
                              const struct engine_options *options, void (*wake)(void *arg),
                              void *arg, struct error *err);

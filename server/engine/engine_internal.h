@@ -90,6 +90,7 @@ struct sequence {
     void *lifted;          /* queued again: what its slot held; tiers.h's */
     struct recall *recall; /* its state is being read into the slot; the reader's */
     bool forgetful;        /* it was made while its origin was cold: recent is the feed's */
+    bool arriving;         /* its state is on its way to the slot from host memory */
     int slice;             /* steps since it has the slot */
     double admitted;       /* monotonic seconds: when it began to wait for its state */
     size_t prompt_at;      /* where the prompt begins in the feed, behind what was pending */
@@ -165,7 +166,8 @@ struct engine {
     bool any_over;             /* queued ones, since the queue was last searched for them */
     struct sequence **running; /* [max_batch of every device], oldest first */
     int running_count;
-    struct step *step; /* [devices] */
+    struct step *step;                      /* [devices] */
+    struct command *leaving, **leaving_end; /* exports that are not in host memory yet */
 
     struct engine_counters counters;  /* the engine's */
     struct engine_counters published; /* a copy under the lock */
@@ -184,6 +186,8 @@ void engine_observe(struct engine_histogram *h, double seconds);
 void engine_post(struct engine *e, struct event *event);
 void engine_answer(struct engine *e, struct command *c);
 struct event *engine_event(enum event_kind kind, struct command *c); /* NULL: no memory */
+/* What can be done while devices compute: obeys the commands that came, and answers. */
+void engine_attend(struct engine *e);
 
 /* obey.c */
 /* Does what the command says and answers it, now or later. */
@@ -286,9 +290,11 @@ void scheduler_fail_all(struct engine *e, enum problem_code what, const char *me
 
 /* copies.c */
 /* The command's answer is a copy with its record in host memory, the ids of its past and the seed;
- * later, if it has to be read from the store. false: c->problem. */
+ * later, if it has to come from the device or the store. false: c->problem. */
 bool command_export(struct engine *e, struct command *c, struct checkpoint *from,
                     const struct past *past, uint64_t seed);
+/* Answers those that came from the device meanwhile. */
+void exports_answer(struct engine *e);
 /* The past of a session. false: it is in the store; the command is obeyed again when it is
  * here, or c->problem says why it cannot be. */
 bool session_has_past(struct engine *e, struct command *c, struct session *s);

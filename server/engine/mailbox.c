@@ -125,6 +125,11 @@ struct command *mailbox_take(struct mailbox *m, double seconds)
     return c;
 }
 
+bool mailbox_has_command(struct mailbox *m)
+{
+    return atomic_load_explicit(&m->count, memory_order_relaxed) > 0;
+}
+
 bool mailbox_take_nudge(struct mailbox *m)
 {
     bool nudged;

@@ -6,6 +6,7 @@
 #define SERVER_ENGINE_MAILBOX_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 struct command;
@@ -15,7 +16,8 @@ struct mailbox {
     pthread_mutex_t lock;
     pthread_cond_t arrived;
     struct command **command; /* ring */
-    int capacity, first, count;
+    int capacity, first;
+    atomic_int count; /* changed under the lock */
     bool nudged;
     int owed;                    /* commands put whose answer was not taken */
     struct event *event, **last; /* list, oldest first */
@@ -37,7 +39,8 @@ bool mailbox_settled(struct mailbox *m); /* nothing is owed */
 /* Engine thread. take: waits up to `seconds` for a command or a nudge when there is none;
  * NULL if none came. */
 struct command *mailbox_take(struct mailbox *m, double seconds);
-bool mailbox_take_nudge(struct mailbox *m); /* whether there was one since the last time */
+bool mailbox_has_command(struct mailbox *m); /* without taking the lock */
+bool mailbox_take_nudge(struct mailbox *m);  /* whether there was one since the last time */
 /* Moves the whole list up. True when the loop has to be woken: nothing was waiting there. */
 bool mailbox_publish(struct mailbox *m, struct event_list *events);
 

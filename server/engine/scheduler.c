@@ -187,13 +187,13 @@ static int find_slot(struct engine *e, struct sequence *s)
         return -1;
     s->slice = 0;
     s->admitted = began;
+    s->arriving = !s->lifted && !cold && !resident && from && from->position;
     if (s->lifted)
         s->lifted = NULL;
     else if (cold)
         begin_reading(e, s);
-    else if (from && from->position)
-        engine_observe(resident ? &e->counters.from_device : &e->counters.from_host,
-                       engine_clock() - began);
+    else if (resident)
+        engine_observe(&e->counters.from_device, engine_clock() - began);
     return slot;
 }
 
@@ -244,6 +244,18 @@ static size_t row_limit(const struct pick *p)
     return scored && n > ENGINE_SCORE_ROWS ? ENGINE_SCORE_ROWS : n;
 }
 
+/* What its slot is to hold is not there: it is read from the store, or on its way between host
+ * memory and the slot. The others do not wait for it. */
+static bool is_away(struct engine *e, struct sequence *s)
+{
+    if (s->recall || !tiers_ready(e->tiers, s->slot))
+        return true;
+    if (s->arriving)
+        engine_observe(&e->counters.from_host, engine_clock() - s->admitted);
+    s->arriving = false;
+    return false;
+}
+
 /* Sequences beyond the first that score wait: one step scores for one of them. */
 static int plan(struct engine *e, int device)
 {
@@ -255,7 +267,7 @@ static int plan(struct engine *e, int device)
     for (int i = 0; i < e->running_count; i++) {
         struct sequence *s = e->running[i];
 
-        if (s->recall || tiers_place(e->tiers, s->slot).device != device)
+        if (tiers_place(e->tiers, s->slot).device != device || is_away(e, s))
             continue;
         pick[n++] = (struct pick){ .sequence = s, .rows = is_decoding(s) };
         budget -= is_decoding(s);
@@ -401,6 +413,17 @@ static void enqueue(struct engine *e, int device)
                                                   .out = step->result });
 }
 
+static bool computes(const struct engine *e)
+{
+    for (int i = 0; i < e->devices->count; i++) {
+        struct backend *backend = e->devices->at[i].backend;
+
+        if (e->step[i].batch.T && backend->busy(backend))
+            return true;
+    }
+    return false;
+}
+
 /* *err: of the first that failed; nothing runs on the others either when this returns. */
 static bool forward(struct engine *e, struct error *err)
 {
@@ -410,6 +433,8 @@ static bool forward(struct engine *e, struct error *err)
     for (int i = 0; i < e->devices->count; i++)
         if (e->step[i].batch.T)
             enqueue(e, i);
+    while (computes(e))
+        engine_attend(e);
     for (int i = 0; i < e->devices->count; i++) {
         struct backend *backend = e->devices->at[i].backend;
 
@@ -468,6 +493,15 @@ static bool fail_step(struct engine *e, const char *message)
     return true;
 }
 
+/* Of those that run when none has anything to take in. */
+static bool any_moves(const struct engine *e)
+{
+    for (int i = 0; i < e->running_count; i++)
+        if (!e->running[i]->recall)
+            return true;
+    return false;
+}
+
 bool scheduler_step(struct engine *e)
 {
     struct error err;
@@ -481,8 +515,8 @@ bool scheduler_step(struct engine *e)
     if (find_lost(e))
         return fail_step(e, "the device failed");
     rows = plan_all(e);
-    if (!rows) /* all that run wait for the store, which wakes this thread */
-        return !e->running_count && e->queue && !journal_busy(e);
+    if (!rows) /* all that run wait: for a move, or for the store, which wakes this thread */
+        return any_moves(e) || (!e->running_count && e->queue && !journal_busy(e));
     began = engine_clock();
     if (!forward(e, &err))
         return fail_step(e, err.message);

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "server/state/record.h"
+
 struct checkpoint *checkpoint_create(void)
 {
     struct id id;
@@ -36,7 +38,7 @@ void checkpoint_destroy(struct checkpoint *c)
     for (size_t i = 0; i < c->marks; i++)
         checkpoint_destroy(c->mark[i]);
     free(c->mark);
-    free(c->record);
+    record_release(c->record);
     free(c->token);
     free(c->tail);
     free(c->parent);

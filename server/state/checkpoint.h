@@ -41,7 +41,7 @@ struct checkpoint {
     int slot;                 /* -1: not on the device */
     char *parent;             /* owned, an id; NULL: the first of a context, or not known */
     uint64_t owner;           /* whose sessions and snapshots may stand on it */
-    void *record;             /* host memory, owned; NULL: on the device, or at position 0 */
+    void *record;             /* record.h's, kept; NULL: on the device, or at position 0 */
     uint64_t position;        /* tokens of the context, a pending one included */
     int32_t pending;          /* the newest token, not yet in the record, or -1 */
     int32_t stop;             /* the stop id that ended the newest turn and is not part of the

@@ -14,6 +14,7 @@
 #include "server/state/checkpoint.h"
 #include "server/state/file_buffer.h"
 #include "server/state/format_internal.h"
+#include "server/state/record.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the file form is written by copying little-endian numbers"
@@ -512,7 +513,7 @@ struct checkpoint *format_decode(const void *file, size_t len, const struct mode
 
     if (!c || !record)
         return c;
-    c->record = malloc(model->layout.bytes);
+    c->record = record_create(model->layout.bytes);
     if (!c->record) {
         checkpoint_destroy(c);
         no_memory(p);

@@ -7,6 +7,7 @@
 #include "config/error.h"
 #include "kernels/backend.h"
 #include "server/devices.h"
+#include "server/state/record.h"
 
 /* Of a device whose room is known, for what grows with use: scratch of products and draws. */
 enum { RESERVE_BYTES = 512 << 20 };
@@ -14,6 +15,7 @@ enum { RESERVE_BYTES = 512 << 20 };
 struct pool {
     struct backend *backend; /* borrowed */
     unsigned char *records;
+    uint64_t *move;  /* [count] the newest that touches it and may not be done; 0: none */
     int *free_index; /* a stack */
     int available;
 };
@@ -49,10 +51,11 @@ static bool fill(struct pool *p, struct backend *backend, size_t record_bytes, i
 {
     p->backend = backend;
     p->free_index = calloc((size_t)count, sizeof(*p->free_index));
+    p->move = calloc((size_t)count, sizeof(*p->move));
     if (backend->room(backend) && room_for_slots(backend) / record_bytes < (size_t)count)
         return refuse(backend, record_bytes, count, err);
     p->records = backend->alloc(backend, record_bytes * (size_t)count);
-    if (!p->free_index || !p->records)
+    if (!p->free_index || !p->move || !p->records)
         return refuse(backend, record_bytes, count, err);
     for (int i = count - 1; i >= 0; i--)
         p->free_index[p->available++] = i;
@@ -87,6 +90,7 @@ void slots_destroy(struct slots *s)
     for (struct pool *p = s->pool; p < s->pool + DEVICES_MAX && p->backend; p++) {
         p->backend->free(p->backend, p->records);
         free(p->free_index);
+        free(p->move);
     }
     free(s->crossing);
     free(s);
@@ -106,14 +110,40 @@ static unsigned char *record(struct slots *s, struct slot_place at)
 int slots_acquire(struct slots *s, int device)
 {
     struct pool *p = &s->pool[device];
-    struct slot_place at = { .device = device };
 
     if (!p->available)
         return -1;
-    at.index = p->free_index[--p->available];
-    p->backend->zero(p->backend, record(s, at), s->bytes);
+    return device * s->count + p->free_index[--p->available];
+}
+
+/* What is enqueued from now on comes behind the moves that touch the slot. */
+static void follow(struct slots *s, struct slot_place at)
+{
+    struct pool *p = &s->pool[at.device];
+
+    if (p->move[at.index])
+        p->backend->follow(p->backend, p->move[at.index]);
+}
+
+void slots_clear(struct slots *s, int slot)
+{
+    struct slot_place at = slots_place(s, slot);
+    struct backend *backend = s->pool[at.device].backend;
+
+    follow(s, at);
+    backend->zero(backend, record(s, at), s->bytes);
     s->zeroed++;
-    return device * s->count + at.index;
+}
+
+bool slots_ready(struct slots *s, int slot)
+{
+    struct slot_place at = slots_place(s, slot);
+    struct pool *p = &s->pool[at.device];
+    uint64_t *move = &p->move[at.index];
+
+    if (*move && p->backend->moved(p->backend, *move, false))
+        *move = 0;
+    return !*move;
 }
 
 void slots_release(struct slots *s, int slot)
@@ -136,6 +166,8 @@ bool slots_copy(struct slots *s, int to, int from)
     struct backend *backend = s->pool[a.device].backend;
 
     if (a.device == b.device) {
+        follow(s, a);
+        follow(s, b);
         backend->copy(backend, record(s, a), record(s, b), s->bytes);
         return true;
     }
@@ -145,22 +177,65 @@ bool slots_copy(struct slots *s, int to, int from)
     return true;
 }
 
+/* Devices know nothing of each other's moves. */
+static void wait_for_others(struct slots *s, const struct record_move *newest, int device)
+{
+    struct backend *other = s->pool[newest->device].backend;
+
+    if (newest->number && newest->device != device)
+        other->moved(other, newest->number, true);
+}
+
+void slots_bring(struct slots *s, int to, void *host)
+{
+    struct slot_place at = slots_place(s, to);
+    struct pool *p = &s->pool[at.device];
+    struct record_move *newest = record_newest_move(host);
+
+    wait_for_others(s, newest, at.device);
+    p->move[at.index] = p->backend->move_in(p->backend, record(s, at), host, s->bytes);
+    *newest = (struct record_move){ p->move[at.index], at.device };
+}
+
+void slots_fetch(struct slots *s, int from, void *host)
+{
+    struct slot_place at = slots_place(s, from);
+    struct pool *p = &s->pool[at.device];
+    struct record_move *newest = record_newest_move(host);
+
+    wait_for_others(s, newest, at.device);
+    p->move[at.index] = p->backend->move_out(p->backend, host, record(s, at), s->bytes);
+    *newest = (struct record_move){ p->move[at.index], at.device };
+}
+
+enum arrival slots_arrival(struct slots *s, void *record, bool wait)
+{
+    struct record_move *newest = record_newest_move(record);
+    struct backend *backend = s->pool[newest->device].backend;
+
+    if (newest->number && !backend->moved(backend, newest->number, wait))
+        return ARRIVAL_AWAITED;
+    if (backend->lost)
+        return ARRIVAL_FAILED;
+    newest->number = 0;
+    return ARRIVAL_HERE;
+}
+
 void slots_upload(struct slots *s, int to, const void *host)
 {
     struct slot_place at = slots_place(s, to);
     struct backend *backend = s->pool[at.device].backend;
 
-    backend->upload(backend, record(s, at), host, s->bytes);
+    backend->moved(backend, backend->move_in(backend, record(s, at), host, s->bytes), true);
 }
 
 bool slots_download(struct slots *s, int from, void *host)
 {
     struct slot_place at = slots_place(s, from);
     struct backend *backend = s->pool[at.device].backend;
-    struct error err;
 
-    backend->download(backend, host, record(s, at), s->bytes);
-    return backend->sync(backend, &err);
+    backend->moved(backend, backend->move_out(backend, host, record(s, at), s->bytes), true);
+    return !backend->lost;
 }
 
 int slots_count(const struct slots *s)

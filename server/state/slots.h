@@ -2,8 +2,13 @@
  *
  * A pool is `count` equal records in one piece of its backend's memory, so that an operation
  * finds a session's state by base and stride. Slots are numbered over all devices, the first
- * device's first. A slot that is acquired is all zero bytes, the empty state: nobody reads what
- * another left (promise P4). Engine thread only. */
+ * device's first. A slot that is acquired still holds what another left: whoever takes it clears
+ * it, or has all of it overwritten, before anything else (promise P4).
+ *
+ * Records go to host memory and come from there beside the operations (moves, backend.h). All
+ * that is done to slots and records in here happens in the order of the calls; a slot is ready for
+ * a step, and the bytes of a record for the host, when the moves that touch it are done.
+ * Engine thread only. */
 #ifndef SERVER_STATE_SLOTS_H
 #define SERVER_STATE_SLOTS_H
 
@@ -27,19 +32,32 @@ struct slots *slots_create(const struct devices *devices, size_t record_bytes, i
 void slots_destroy(struct slots *s); /* takes NULL */
 
 int slots_acquire(struct slots *s, int device); /* -1 when all of it are taken */
+void slots_clear(struct slots *s, int slot);    /* all zero bytes, the empty state */
 void slots_release(struct slots *s, int slot);
 
 struct slot_place slots_place(const struct slots *s, int slot);
 void *slots_records(struct slots *s, int device); /* its first record */
-/* Whole records, in stream order; between devices by way of host memory. false: the device that
- * has `from` failed, and `to` is not what that held. */
+bool slots_ready(struct slots *s, int slot);      /* a step may work in it */
+/* Whole records; between devices by way of host memory. false: the device that has `from` failed,
+ * and `to` is not what that held. */
 bool slots_copy(struct slots *s, int to, int from);
-void slots_upload(struct slots *s, int to, const void *record);
-/* false: the device failed, and the record is not what it held. */
-bool slots_download(struct slots *s, int from, void *record);
+/* By moves. The records are a pool's (record.h) of the first device. */
+void slots_bring(struct slots *s, int to, void *record);
+void slots_fetch(struct slots *s, int from, void *record);
+enum arrival {
+    ARRIVAL_AWAITED,
+    ARRIVAL_HERE,
+    ARRIVAL_FAILED, /* the device failed on the way */
+};
+/* Of what was fetched last into the record. wait: until it is not awaited any more. */
+enum arrival slots_arrival(struct slots *s, void *record, bool wait);
+/* The same with any host memory, done on return. */
+void slots_upload(struct slots *s, int to, const void *host);
+/* false: the device failed, and the memory is not what the slot held. */
+bool slots_download(struct slots *s, int from, void *host);
 
 int slots_count(const struct slots *s); /* of all devices */
 int slots_free(const struct slots *s, int device);
-uint64_t slots_zeroed(const struct slots *s); /* how many acquires there were */
+uint64_t slots_zeroed(const struct slots *s); /* how often one was cleared */
 
 #endif

@@ -7,6 +7,7 @@
 #include "config/error.h"
 #include "server/state/checkpoint.h"
 #include "server/state/placement.h"
+#include "server/state/record.h"
 
 /* What may lose its record, each list coldest first. */
 enum listed {
@@ -31,7 +32,7 @@ struct tiers {
     struct checkpoint **resident; /* [all slots] whose record it holds; NULL: free or worked in */
     int residents[DEVICES_MAX];
     struct list list[LISTS];
-    void *idle; /* a record's memory, of one that was dropped; NULL: none */
+    struct record_pool *pool; /* of the records in host memory */
     size_t host_bytes;
     uint64_t store_bytes;       /* of the files of those that are kept */
     int64_t claimed;            /* what files on their way will add to that */
@@ -59,6 +60,13 @@ struct tiers *tiers_create(const struct devices *devices, const struct tiers_opt
         tiers_destroy(t);
         return NULL;
     }
+    t->pool =
+        record_pool_create(devices->at[0].backend, options->record_bytes, options->host_bytes);
+    if (!t->pool) {
+        error_set(err, ERR_NOMEM, "no memory for states in host memory");
+        tiers_destroy(t);
+        return NULL;
+    }
     return t;
 }
 
@@ -69,7 +77,7 @@ void tiers_destroy(struct tiers *t)
     assert(t->checkpoints == 0 && t->lifted == 0 && t->list[SPARE].count == 0);
     assert(t->reserved == 0 && t->claimed == 0);
     slots_destroy(t->slots);
-    free(t->idle);
+    record_pool_close(t->pool);
     free(t->resident);
     free(t);
 }
@@ -153,24 +161,6 @@ static void leave_slot(struct tiers *t, struct checkpoint *c)
     slots_release(t->slots, take_slot(t, c));
 }
 
-/* Fresh memory costs more than what is copied into it: a page fault for every 4 KiB. One record
- * mostly leaves host memory for another, so its memory is kept. */
-static void *new_record(struct tiers *t)
-{
-    void *record = t->idle ? t->idle : malloc(t->options.record_bytes);
-
-    t->idle = NULL;
-    return record;
-}
-
-static void free_record(struct tiers *t, void *record)
-{
-    if (t->idle)
-        free(record);
-    else
-        t->idle = record;
-}
-
 static void drop_record(struct tiers *t, struct checkpoint *c)
 {
     unlist(t, c);
@@ -179,7 +169,7 @@ static void drop_record(struct tiers *t, struct checkpoint *c)
     if (!c->record)
         return;
     t->host_bytes -= t->options.record_bytes;
-    free_record(t, c->record);
+    record_release(c->record);
     c->record = NULL;
 }
 
@@ -228,16 +218,14 @@ static bool make_host_room(struct tiers *t)
     return true;
 }
 
-static void *download(struct tiers *t, int slot)
+/* What the slot holds now is on its way to host memory. NULL: no room. */
+static void *fetch(struct tiers *t, int slot)
 {
-    void *record = make_host_room(t) ? new_record(t) : NULL;
+    void *record = make_host_room(t) ? record_take(t->pool) : NULL;
 
     if (!record)
         return NULL;
-    if (!slots_download(t->slots, slot, record)) {
-        free_record(t, record);
-        return NULL;
-    }
+    slots_fetch(t->slots, slot, record);
     t->host_bytes += t->options.record_bytes;
     t->moves.device_host++;
     return record;
@@ -245,7 +233,7 @@ static void *download(struct tiers *t, int slot)
 
 static bool park(struct tiers *t, struct checkpoint *c)
 {
-    c->record = download(t, c->slot);
+    c->record = fetch(t, c->slot);
     if (!c->record && !c->stored)
         return false;
     t->moves.device_store += !c->record;
@@ -340,11 +328,22 @@ static bool copy_in(struct tiers *t, int slot, const struct checkpoint *from)
     return slots_copy(t->slots, slot, from->slot);
 }
 
+static int start_empty(struct tiers *t, struct checkpoint *from)
+{
+    int slot = acquire(t, from);
+
+    if (slot >= 0)
+        slots_clear(t->slots, slot);
+    return slot;
+}
+
 static int start_from(struct tiers *t, struct checkpoint *from)
 {
     int slot;
 
     from->used = ++t->clock;
+    if (!has_bytes(from))
+        return start_empty(t, from);
     slot = acquire(t, from);
     if (slot < 0)
         return -1;
@@ -353,7 +352,7 @@ static int start_from(struct tiers *t, struct checkpoint *from)
         return -1;
     }
     if (from->record) {
-        slots_upload(t->slots, slot, from->record);
+        slots_bring(t->slots, slot, from->record);
         t->moves.host_device++;
     }
     return slot;
@@ -364,11 +363,16 @@ int tiers_start(struct tiers *t, struct checkpoint *from)
     int slot;
 
     if (!from)
-        return acquire(t, NULL);
+        return start_empty(t, NULL);
     unlist(t, from); /* it is not what makes way */
     slot = start_from(t, from);
     relist(t, from);
     return slot;
+}
+
+bool tiers_ready(struct tiers *t, int slot)
+{
+    return slots_ready(t->slots, slot);
 }
 
 void tiers_fill(struct tiers *t, int slot, const void *record)
@@ -431,7 +435,7 @@ void tiers_stored(struct tiers *t, struct checkpoint *c, uint64_t bytes)
 
 void *tiers_lift(struct tiers *t, int slot)
 {
-    void *record = t->options.store || tiers_has_room(t) ? download(t, slot) : NULL;
+    void *record = t->options.store || tiers_has_room(t) ? fetch(t, slot) : NULL;
 
     if (!record)
         return NULL;
@@ -446,7 +450,7 @@ int tiers_resume(struct tiers *t, void *lifted)
 
     if (slot < 0)
         return -1;
-    slots_upload(t->slots, slot, lifted);
+    slots_bring(t->slots, slot, lifted);
     t->moves.host_device++;
     tiers_discard(t, lifted);
     return slot;
@@ -463,7 +467,7 @@ void tiers_commit_lifted(struct tiers *t, struct checkpoint *c, void *lifted)
 
 void tiers_discard(struct tiers *t, void *lifted)
 {
-    free_record(t, lifted);
+    record_release(lifted);
     t->lifted--;
     t->host_bytes -= t->options.record_bytes;
 }
@@ -567,7 +571,7 @@ bool tiers_copy(struct tiers *t, struct checkpoint *c, int slot)
     if (to >= 0) {
         slots_copy(t->slots, to, slot);
         reside(t, c, to);
-    } else if ((c->record = download(t, slot))) {
+    } else if ((c->record = fetch(t, slot))) {
         c->used = ++t->clock;
     } else {
         return false;
@@ -582,6 +586,8 @@ bool tiers_read(struct tiers *t, const struct checkpoint *c, void *record)
     assert(has_bytes(c));
     if (c->slot >= 0)
         return slots_download(t->slots, c->slot, record);
+    if (slots_arrival(t->slots, c->record, true) != ARRIVAL_HERE)
+        return false;
     memcpy(record, c->record, t->options.record_bytes);
     return true;
 }
@@ -593,11 +599,19 @@ struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c)
     assert(!checkpoint_is_cold(c));
     if (!copy || !has_bytes(c))
         return copy;
-    copy->record = malloc(t->options.record_bytes);
-    if (copy->record && tiers_read(t, c, copy->record))
+    copy->record = c->record ? record_keep(c->record) : record_take(t->pool);
+    if (copy->record) {
+        if (!c->record)
+            slots_fetch(t->slots, c->slot, copy->record);
         return copy;
+    }
     checkpoint_destroy(copy);
     return NULL;
+}
+
+enum arrival tiers_arrival(struct tiers *t, const struct checkpoint *c)
+{
+    return c->record ? slots_arrival(t->slots, c->record, false) : ARRIVAL_HERE;
 }
 
 bool tiers_read_slot(struct tiers *t, int slot, void *record)

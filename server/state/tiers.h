@@ -56,6 +56,9 @@ struct slot_place tiers_place(const struct tiers *t, int slot);
  * what would have to leave a slot has no place. One that is remembered, and kept by the caller
  * alone, may lose its record to it. */
 int tiers_start(struct tiers *t, struct checkpoint *from);
+/* A working slot may be on its way from or to host memory: it is not for a step until it is
+ * ready. */
+bool tiers_ready(struct tiers *t, int slot);
 /* The working slot takes on a record that was read from the store. */
 void tiers_fill(struct tiers *t, int slot, const void *record);
 void tiers_drop(struct tiers *t, int slot);
@@ -95,8 +98,10 @@ bool tiers_has_record(const struct checkpoint *c); /* the empty state always has
  * not kept: a spare. false: spares are off, or there is no memory. */
 bool tiers_copy(struct tiers *t, struct checkpoint *c, int slot);
 /* A copy of one that is not cold, with its record in host memory, that is not accounted for:
- * its owner frees it with checkpoint_destroy(). NULL: no memory. */
+ * its owner frees it with checkpoint_destroy(), when it has arrived. NULL: no memory. */
 struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c);
+/* Of the bytes of a record in host memory. */
+enum arrival tiers_arrival(struct tiers *t, const struct checkpoint *copy);
 /* Copies the record of one that is not cold, and not at position 0, to host memory. false: the
  * device failed. */
 bool tiers_read(struct tiers *t, const struct checkpoint *c, void *record);

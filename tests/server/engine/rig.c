@@ -17,6 +17,7 @@
 #include "models/text/tokenizer.h"
 #include "server/state/checkpoint.h"
 #include "server/state/format.h"
+#include "tests/server/state/late.h"
 
 static pthread_mutex_t cutting = PTHREAD_MUTEX_INITIALIZER;
 
@@ -51,17 +52,23 @@ static void start_engine(struct rig *r, const struct engine_options *options)
         fail_msg("%s", err.message);
 }
 
-static void open_with(struct rig *r, const char *devices, const char *model,
-                      const struct engine_options *options, const struct backend_options *with,
-                      enum dtype state)
+static void open_devices(struct rig *r, const char *devices, const struct backend_options *with)
+{
+    struct error err = { 0 };
+
+    if (!devices_open(&r->devices, devices, with, &err))
+        fail_msg("%s", err.message);
+}
+
+static void load(struct rig *r, const char *model, const struct engine_options *options,
+                 enum dtype state)
 {
     const struct model_options sizes = { .max_rows = options->row_budget,
                                          .max_logits = engine_max_logits(options),
                                          .state_dtype = state };
     struct error err = { 0 };
 
-    if (!devices_open(&r->devices, devices, with, &err) ||
-        !devices_load(&r->devices, model, &sizes, &err))
+    if (!devices_load(&r->devices, model, &sizes, &err))
         fail_msg("%s", err.message);
     r->model = r->devices.at[0].model;
     r->tokenizer = tokenizer_open(model, model_info(r->model)->vocab, &err);
@@ -70,11 +77,28 @@ static void open_with(struct rig *r, const char *devices, const char *model,
     start_engine(r, options);
 }
 
+static void open_with(struct rig *r, const char *devices, const char *model,
+                      const struct engine_options *options, const struct backend_options *with,
+                      enum dtype state)
+{
+    open_devices(r, devices, with);
+    load(r, model, options, state);
+}
+
 void rig_open_on(struct rig *r, const char *devices, const char *model,
                  const struct engine_options *options, int threads)
 {
     open_with(r, devices, model, options,
               &(struct backend_options){ .threads = threads, .isa = "auto" }, DTYPE_F32);
+}
+
+void rig_open_late(struct rig *r, const char *devices, const char *model,
+                   const struct engine_options *options, int threads)
+{
+    open_devices(r, devices, &(struct backend_options){ .threads = threads, .isa = "auto" });
+    for (int i = 0; i < r->devices.count; i++)
+        late_make(r->devices.at[i].backend, (uint64_t)i + 1);
+    load(r, model, options, DTYPE_F32);
 }
 
 void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads)

@@ -26,6 +26,9 @@ void rig_open(struct rig *r, const char *model, const struct engine_options *opt
 /* On these devices in place of one CPU, as devices_open() takes them. */
 void rig_open_on(struct rig *r, const char *devices, const char *model,
                  const struct engine_options *options, int threads);
+/* The same with CPUs whose moves are late (late.h). */
+void rig_open_late(struct rig *r, const char *devices, const char *model,
+                   const struct engine_options *options, int threads);
 /* With activations that the CPU rounds to bf16. */
 void rig_open_rounding(struct rig *r, const char *model, const struct engine_options *options,
                        int threads);

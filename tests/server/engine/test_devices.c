@@ -223,6 +223,54 @@ static void snapshots_and_rollbacks_hold_on_any_device(void **unused)
     rig_close(&two);
 }
 
+/* Three sessions in one slot, each alone in its batch: their turns make way for each other after
+ * every step, and states go to host memory and come back all the time. */
+static void run_three(struct rig *r, struct outcome *out)
+{
+    static const char *const names[] = { "a", "b", "c" };
+    struct command *c[3];
+
+    for (int i = 0; i < 3; i++)
+        rig_do(r, COMMAND_SESSION_CREATE, names[i]);
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < 3; i++)
+            c[i] = rig_turn(names[i], prompt + i, (size_t)(2 + round), TOKENS);
+        rig_run(r, c, 3, out);
+        for (int i = 0; i < 3; i++)
+            command_free(c[i]);
+    }
+}
+
+static void parked_sessions_go_on_as_resident_ones(void **unused)
+{
+    struct outcome *here = calloc(3, sizeof(*here)), *parked = calloc(3, sizeof(*parked));
+    struct engine_options one = roomy, few = roomy;
+
+    (void)unused;
+    one.max_batch = few.max_batch = 1;
+    few.slots = 1;
+    few.quantum = 1;
+    for (int k = 0; k < KINDS; k++) {
+        struct rig a, b;
+
+        if (!is_there(kinds[k][0]))
+            continue;
+        rig_open_on(&a, kinds[k][0], model, &one, 2);
+        rig_open_on(&b, kinds[k][0], model, &few, 2);
+        run_three(&a, here);
+        run_three(&b, parked);
+        assert_true(engine_counters(b.engine).moves.host_device > 3 * TOKENS);
+        for (int i = 0; i < 3; i++)
+            assert_same_answer(&here[i], &parked[i]);
+        rig_assert_same_state(&a, "a", &b, "a");
+        rig_assert_same_state(&a, "c", &b, "c");
+        rig_close(&a);
+        rig_close(&b);
+    }
+    free(here);
+    free(parked);
+}
+
 static uint64_t steps_of(const char *devices)
 {
     struct command *c = rig_turn("", prompt, 2, TOKENS);
@@ -290,6 +338,7 @@ int main(void)
         cmocka_unit_test(a_session_changes_devices_with_every_turn),
         cmocka_unit_test(turns_side_by_side_are_what_each_is_alone),
         cmocka_unit_test(snapshots_and_rollbacks_hold_on_any_device),
+        cmocka_unit_test(parked_sessions_go_on_as_resident_ones),
         cmocka_unit_test(devices_step_together),
         cmocka_unit_test(one_lost_device_ends_all_and_is_named),
     };

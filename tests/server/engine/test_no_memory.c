@@ -15,6 +15,7 @@
 
 #include "config/error.h"
 #include "server/state/checkpoint.h"
+#include "server/state/record.h"
 #include "server/state/redis_url.h"
 #include "tests/server/engine/rig.h"
 #include "tests/server/state/redis_server.h"
@@ -88,7 +89,7 @@ static struct command *command(struct scene *s, enum command_kind kind)
     if (kind == COMMAND_SESSION_IMPORT || kind == COMMAND_SNAPSHOT_IMPORT) {
         c->checkpoint = checkpoint_create();
         c->checkpoint->position = s->file->position;
-        c->checkpoint->record = malloc(1 << 20);
+        c->checkpoint->record = record_create(1 << 20);
         memset(c->checkpoint->record, 0, 1 << 20);
     }
     return c;

@@ -11,8 +11,9 @@
 #include <cmocka.h>
 
 #include "tests/server/engine/world.h"
+#include "tests/server/state/late.h"
 
-enum { AT_ONCE = 4, EXTRAS = 4, CHECK_EVERY = 200, STEPS = 800 };
+enum { AT_ONCE = 4, EXTRAS = 4, CHECK_EVERY = 200, STEPS = 1200 };
 
 static int forks, rollbacks, hits, subtrees, partial, verbs; /* of all worlds */
 static uint64_t crossed;
@@ -376,6 +377,35 @@ static const struct world_plan plans[] = {
       .durability = DISK_ALWAYS,
       .quantum = 3,
       .seed = 4101842887655102017u },
+    { .name = "so_is_one_whose_moves_are_late",
+      .model = mamba2,
+      .late = true,
+      .slots = 2,
+      .parked = 9,
+      .spares = 4,
+      .cache_every = 32,
+      .quantum = 2,
+      .seed = 7046029254386353131u },
+    { .name = "and_one_with_a_disk",
+      .model = rwkv,
+      .late = true,
+      .slots = 3,
+      .parked = 4,
+      .spares = 3,
+      .on_disk = 30,
+      .durability = DISK_NONE,
+      .quantum = 2,
+      .owners = 2,
+      .seed = 1181783497276652981u },
+    { .name = "and_one_on_three_devices",
+      .model = mamba,
+      .late = true,
+      .devices = "cpu,cpu,cpu",
+      .slots = 1,
+      .parked = 5,
+      .spares = 3,
+      .quantum = 2,
+      .seed = 4354685564936845355u },
 };
 
 enum { WORLDS = sizeof(plans) / sizeof(plans[0]) };
@@ -413,7 +443,7 @@ static void nothing_was_missing(void **unused)
 {
     (void)unused;
     assert_true(forks + rollbacks >= steps());
-    assert_true(hits && subtrees && partial && crossed);
+    assert_true(hits && subtrees && partial && crossed && late_moves());
 }
 
 int main(int argc, char **argv)

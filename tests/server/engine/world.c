@@ -81,8 +81,9 @@ void world_open(struct world *w, const struct world_plan *plan)
     w->reference = reference_open(model);
     w->record_bytes = reference_info(w->reference)->layout.bytes;
     set_options(w);
-    rig_open_on(&w->rig, plan->devices ? plan->devices : "cpu", model, &w->options,
-                plan->threads ? plan->threads : 1);
+    (plan->late ? rig_open_late : rig_open_on)(&w->rig, plan->devices ? plan->devices : "cpu",
+                                               model, &w->options,
+                                               plan->threads ? plan->threads : 1);
 }
 
 /* Bytes of the checkpoints' files; what else there is counts as strange. */

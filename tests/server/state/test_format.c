@@ -17,6 +17,7 @@
 #include "server/state/checkpoint.h"
 #include "server/state/file_buffer.h"
 #include "server/state/format.h"
+#include "server/state/record.h"
 
 enum { RECORD = 256, VOCAB = 1000, TOKENS = 5, HEADER = 128, SUM_AT = 112 };
 
@@ -40,7 +41,7 @@ static struct checkpoint *make(uint64_t position)
     memcpy(c->fingerprint, model.fingerprint, sizeof(c->fingerprint));
     if (!position)
         return c;
-    record = malloc(RECORD);
+    record = record_create(RECORD);
     for (int i = 0; i < RECORD / 4; i++)
         record[i] = (float)i * 0.37f - 3;
     c->record = record;
@@ -488,9 +489,10 @@ static struct checkpoint *make_of_layout(void)
 {
     struct checkpoint *c = make(9);
 
-    free(c->record);
-    c->record = calloc(1, model.layout.bytes);
+    record_release(c->record);
+    c->record = record_create(model.layout.bytes);
     assert_non_null(c->record);
+    memset(c->record, 0, model.layout.bytes);
     c->layout = model.layout.id;
     for (int l = 0; l < 3; l++) {
         for (int i = 0; i < 21; i++)

@@ -1,0 +1,239 @@
+/* While a device computes, and while states move: commands are answered, others go on, and nothing
+ * is different in the end. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "models/model.h"
+#include "server/state/checkpoint.h"
+#include "tests/server/engine/rig.h"
+#include "tests/server/state/late.h"
+
+static const char model[] = "tests/data/rwkv7-tiny-hf";
+static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10 };
+enum { PROMPT = 6, TOKENS = 12, WAIT_MS = 60000 };
+
+static const struct engine_options options = { .slots = 8,
+                                               .max_batch = 3,
+                                               .row_budget = 16,
+                                               .max_queue = 8,
+                                               .max_sessions = 32,
+                                               .host_bytes = 1 << 26 };
+
+static void wait_a_little(void)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+}
+
+/* The next answer, and how many events of `of` came before it. It comes though something is held,
+ * or never. */
+static struct command *next_answer(struct rig *r, const struct command *of, int *events)
+{
+    struct command *c = NULL;
+    struct event *e;
+
+    for (int ms = 0; !c; ms++) {
+        while (!c && (e = engine_receive(r->engine))) {
+            *events += e->command == of;
+            c = e->kind == EVENT_ANSWER ? e->command : NULL;
+            event_free(e);
+        }
+        assert_true(ms < WAIT_MS);
+        if (!c)
+            wait_a_little();
+    }
+    return c;
+}
+
+static void send(struct rig *r, struct command *c)
+{
+    assert_true(engine_send(r->engine, c));
+}
+
+/* Sessions "a" and "b" with a turn behind them, and a snapshot of "a". */
+static void open_late(struct rig *r, struct id *snapshot)
+{
+    struct command *c;
+
+    rig_open_late(r, "cpu", model, &options, 1);
+    rig_do(r, COMMAND_SESSION_CREATE, "a");
+    rig_do(r, COMMAND_SESSION_CREATE, "b");
+    free(rig_run_turn(r, rig_turn("a", prompt, PROMPT, TOKENS)));
+    free(rig_run_turn(r, rig_turn("b", prompt + 1, PROMPT - 1, TOKENS)));
+    c = rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL);
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    *snapshot = c->snapshots[0].id;
+    command_free(c);
+}
+
+/* What "a" or "b" is after another turn where nothing is late. */
+static void assert_as_if_nothing_was_late(struct rig *late, const char *session, const char *like)
+{
+    const size_t skipped = *like == 'b';
+    struct rig plain;
+
+    rig_open(&plain, model, &options, 1);
+    rig_do(&plain, COMMAND_SESSION_CREATE, like);
+    for (int i = 0; i < 2; i++)
+        free(rig_run_turn(&plain, rig_turn(like, prompt + skipped, PROMPT - skipped, TOKENS)));
+    rig_assert_same_state(late, session, &plain, like);
+    rig_close(&plain);
+}
+
+static void commands_are_answered_while_a_step_runs(void **unused)
+{
+    static const enum command_kind kinds[] = { COMMAND_SNAPSHOT_TAKE,   COMMAND_SESSION_RESTORE,
+                                               COMMAND_SESSION_FORK,    COMMAND_SESSION_EXPORT,
+                                               COMMAND_SNAPSHOT_EXPORT, COMMAND_SESSION_GET };
+    struct command *turn = rig_turn("b", prompt + 1, PROMPT - 1, TOKENS), *c;
+    struct backend *backend;
+    struct id snapshot;
+    struct rig r;
+    uint64_t steps;
+    int seen = 0;
+
+    (void)unused;
+    open_late(&r, &snapshot);
+    backend = r.devices.at[0].backend;
+    late_hold_step(backend, true);
+    send(&r, turn);
+    while (!late_is_held(backend))
+        wait_a_little();
+    steps = engine_counters(r.engine).steps;
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        c = rig_command(kinds[i], "a", snapshot.text);
+        if (kinds[i] != COMMAND_SESSION_RESTORE && kinds[i] != COMMAND_SNAPSHOT_EXPORT)
+            c->snapshot.text[0] = '\0';
+        send(&r, c);
+        assert_ptr_equal(next_answer(&r, turn, &seen), c);
+        assert_int_equal(c->problem.what, PROBLEM_NONE);
+        command_free(c);
+    }
+    assert_int_equal(seen, 0);
+    assert_int_equal(engine_counters(r.engine).steps, steps);
+    late_hold_step(backend, false);
+    assert_ptr_equal(next_answer(&r, turn, &seen), turn);
+    assert_int_equal(turn->problem.what, PROBLEM_NONE);
+    command_free(turn);
+    assert_as_if_nothing_was_late(&r, "b", "b");
+    rig_close(&r);
+}
+
+/* A copy of "a" as another session, whose state is in host memory. */
+static void park_copy(struct rig *r, const char *name)
+{
+    struct command *c = rig_command(COMMAND_SESSION_EXPORT, "a", NULL);
+    struct checkpoint *copy;
+
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    copy = c->checkpoint;
+    c->checkpoint = NULL;
+    command_free(c);
+    c = rig_command(COMMAND_SESSION_IMPORT, name, NULL);
+    c->checkpoint = copy;
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    assert_string_equal(c->sessions[0].residency, "host");
+    command_free(c);
+}
+
+static void others_go_on_while_a_state_comes_back(void **unused)
+{
+    struct command *away = rig_turn("parked", prompt, PROMPT, TOKENS), *c;
+    struct backend *backend;
+    struct id snapshot;
+    struct rig r;
+    int seen = 0;
+
+    (void)unused;
+    open_late(&r, &snapshot);
+    park_copy(&r, "parked");
+    backend = r.devices.at[0].backend;
+    late_hold_moves(backend, true);
+    send(&r, away);
+    c = rig_turn("b", prompt + 1, PROMPT - 1, TOKENS);
+    send(&r, c);
+    assert_ptr_equal(next_answer(&r, away, &seen), c);
+    assert_int_equal(c->problem.what, PROBLEM_NONE);
+    command_free(c);
+    assert_int_equal(seen, 0);
+    assert_int_equal(engine_counters(r.engine).running, 1);
+    assert_int_equal(engine_counters(r.engine).from_host.count, 0);
+    late_hold_moves(backend, false);
+    assert_ptr_equal(next_answer(&r, away, &seen), away);
+    command_free(away);
+    assert_int_equal(engine_counters(r.engine).from_host.count, 1);
+    assert_as_if_nothing_was_late(&r, "parked", "a");
+    assert_as_if_nothing_was_late(&r, "b", "b");
+    rig_close(&r);
+}
+
+/* Whose slot and place in the batch others have from then on. */
+static void a_turn_can_be_cancelled_while_its_state_comes(void **unused)
+{
+    struct command *away = rig_turn("parked", prompt, PROMPT, TOKENS);
+    struct id snapshot;
+    struct rig r;
+    int seen = 0;
+
+    (void)unused;
+    open_late(&r, &snapshot);
+    park_copy(&r, "parked");
+    late_hold_moves(r.devices.at[0].backend, true);
+    send(&r, away);
+    atomic_store(&away->cancelled, true);
+    engine_nudge(r.engine);
+    assert_ptr_equal(next_answer(&r, away, &seen), away);
+    assert_int_equal(away->problem.what, PROBLEM_CANCELLED);
+    command_free(away);
+    late_hold_moves(r.devices.at[0].backend, false);
+    free(rig_run_turn(&r, rig_turn("b", prompt + 1, PROMPT - 1, TOKENS)));
+    assert_as_if_nothing_was_late(&r, "b", "b");
+    rig_assert_same_state(&r, "parked", &r, "a");
+    rig_close(&r);
+}
+
+static void a_device_that_fails_on_the_way_hands_out_nothing(void **unused)
+{
+    struct command *away = rig_command(COMMAND_SESSION_EXPORT, "a", NULL), *turn;
+    struct backend *backend;
+    struct id snapshot;
+    struct rig r;
+    int seen = 0;
+
+    (void)unused;
+    open_late(&r, &snapshot);
+    backend = r.devices.at[0].backend;
+    late_hold_moves(backend, true);
+    send(&r, away);
+    for (int i = 0; i < 50; i++) { /* it is not answered with what has not come */
+        assert_null(engine_receive(r.engine));
+        wait_a_little();
+    }
+    late_lose(backend);
+    assert_ptr_equal(next_answer(&r, away, &seen), away);
+    assert_int_equal(away->problem.what, PROBLEM_DEVICE_ERROR);
+    assert_null(away->checkpoint);
+    command_free(away);
+    turn = rig_turn("b", prompt, PROMPT, TOKENS);
+    assert_int_equal(rig_ask(&r, turn), PROBLEM_DEVICE_ERROR);
+    command_free(turn);
+    rig_close(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(commands_are_answered_while_a_step_runs),
+        cmocka_unit_test(others_go_on_while_a_state_comes_back),
+        cmocka_unit_test(a_turn_can_be_cancelled_while_its_state_comes),
+        cmocka_unit_test(a_device_that_fails_on_the_way_hands_out_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,178 @@
+/* Records in host memory: nobody's bytes change while somebody has them, the bound holds, and all
+ * is given back. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/backend.h"
+#include "server/state/record.h"
+
+enum { RECORD = 1000, HELD = 40, ROUNDS = 20000 };
+
+/* A backend that has fast memory, and nothing else. */
+static size_t lent, most_lent;
+static bool full;
+
+static void *lend(struct backend *be, size_t bytes)
+{
+    (void)be;
+    if (full)
+        return NULL;
+    lent += bytes;
+    most_lent = lent > most_lent ? lent : most_lent;
+    return malloc(bytes);
+}
+
+static void take_back(struct backend *be, void *p, size_t bytes)
+{
+    (void)be;
+    lent -= bytes;
+    free(p);
+}
+
+static struct backend fast = { .alloc_host = lend, .free_host = take_back };
+static struct backend plain;
+
+static unsigned below(unsigned n)
+{
+    static uint64_t state = 88172645463325252u;
+
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return (unsigned)(state >> 33) % n;
+}
+
+/* Takes, keeps and releases at random; what is held holds what was written when it was taken. */
+static void hold_at_random(struct backend *backend, size_t bytes, size_t bound)
+{
+    struct record_pool *p = record_pool_create(backend, bytes, bound);
+    unsigned char *held[HELD] = { NULL }, is[HELD];
+
+    assert_non_null(p);
+    most_lent = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        unsigned i = below(HELD), j = below(HELD);
+
+        if (held[i] && !held[j] && below(2)) {
+            held[j] = record_keep(held[i]);
+            is[j] = is[i];
+        } else if (held[i]) {
+            for (size_t k = 0; k < bytes; k += k ? bytes - 1 : bytes / 2)
+                assert_int_equal(held[i][k], is[i]);
+            record_release(held[i]);
+            held[i] = NULL;
+        } else {
+            held[i] = record_take(p);
+            assert_non_null(held[i]);
+            assert_int_equal((uintptr_t)held[i] % 16, 0);
+            memset(held[i], is[i] = (unsigned char)round, bytes);
+        }
+    }
+    assert_true(most_lent <= bound);
+    for (int i = 0; i < HELD; i++)
+        record_release(held[i]);
+    record_pool_close(p);
+    assert_int_equal(lent, 0);
+}
+
+static void what_is_held_stays_and_the_bound_holds(void **unused)
+{
+    (void)unused;
+    hold_at_random(&plain, RECORD, 1 << 20);
+    hold_at_random(&fast, RECORD, 0);
+    hold_at_random(&fast, RECORD, 10 * RECORD); /* the others are malloc's */
+    assert_true(most_lent > 0);
+    hold_at_random(&fast, RECORD, 1 << 20);
+    hold_at_random(&fast, 3 << 20, 64 << 20); /* several pieces */
+    assert_true(most_lent > 16 << 20);
+}
+
+static void a_backend_without_room_is_done_without(void **unused)
+{
+    (void)unused;
+    full = true;
+    hold_at_random(&fast, RECORD, 1 << 20);
+    assert_int_equal(most_lent, 0);
+    full = false;
+}
+
+static void memory_goes_with_the_last_record(void **unused)
+{
+    struct record_pool *p = record_pool_create(&fast, RECORD, 1 << 20);
+    void *a = record_take(p), *b = record_take(p);
+
+    (void)unused;
+    assert_ptr_equal(record_keep(a), a);
+    record_release(b);
+    record_pool_close(p);
+    assert_true(lent > 0);
+    record_release(a);
+    assert_true(lent > 0);
+    record_release(a);
+    assert_int_equal(lent, 0);
+    record_pool_close(NULL);
+    record_release(NULL);
+}
+
+static void *release_some(void *records)
+{
+    for (void **r = records; *r; r++)
+        record_release(*r);
+    return NULL;
+}
+
+/* One thread takes; what it gave to another comes back from there. */
+static void another_thread_may_release(void **unused)
+{
+    struct record_pool *p = record_pool_create(&fast, RECORD, 20 * RECORD);
+    void *given[HELD + 1] = { NULL };
+    pthread_t thread;
+
+    (void)unused;
+    for (int round = 0; round < 100; round++) {
+        for (int i = 0; i < HELD; i++) {
+            given[i] = record_take(p);
+            memset(given[i], i, RECORD);
+            if (i % 2)
+                record_keep(given[i]);
+        }
+        assert_int_equal(pthread_create(&thread, NULL, release_some, given), 0);
+        for (int i = 1; i < HELD; i += 2)
+            record_release(given[i]);
+        pthread_join(thread, NULL);
+    }
+    record_pool_close(p);
+    assert_int_equal(lent, 0);
+}
+
+static void one_of_no_pool_is_like_the_others(void **unused)
+{
+    unsigned char *r = record_create(RECORD);
+
+    (void)unused;
+    assert_int_equal(record_newest_move(r)->number, 0);
+    memset(r, 1, RECORD);
+    record_release(record_keep(r));
+    assert_int_equal(r[RECORD - 1], 1);
+    record_release(r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_held_stays_and_the_bound_holds),
+        cmocka_unit_test(a_backend_without_room_is_done_without),
+        cmocka_unit_test(memory_goes_with_the_last_record),
+        cmocka_unit_test(another_thread_may_release),
+        cmocka_unit_test(one_of_no_pool_is_like_the_others),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
