@@ -3,7 +3,8 @@
  *
  * Some sessions generate without a pause; meanwhile one that stands still is snapshotted,
  * restored, forked and exported again and again. A verb is timed from sending it to its
- * answer, which waits for the step at hand. The others' step is the engine's own count. */
+ * answer. What the others feel of it is the time between two of their tokens, by the engine's
+ * own count. */
 #include "server/cli/bench.h"
 
 #include <stdio.h>
@@ -24,13 +25,14 @@ struct times {
     int n;
 };
 
-/* Mean seconds of a step since the counters were `before`. */
-static double mean_step(struct bench *b, const struct engine_counters *before)
+/* Mean seconds from one token of a session to its next since the counters were `before`: the
+ * step, and what the engine does between two steps. */
+static double mean_gap(struct bench *b, const struct engine_counters *before)
 {
     const struct engine_counters now = engine_counters(b->local.engine);
-    const uint64_t steps = now.step.count - before->step.count;
+    const uint64_t gaps = now.between_tokens.count - before->between_tokens.count;
 
-    return steps ? (now.step.sum - before->step.sum) / (double)steps : 0;
+    return gaps ? (now.between_tokens.sum - before->between_tokens.sum) / (double)gaps : 0;
 }
 
 /* Sends a command on session "still0" and waits; *turns are those that still run. NULL: failed,
@@ -144,7 +146,8 @@ static void print(struct bench *b, struct times t[VERBS], int n, double quiet, d
         else
             printf("|\n");
     }
-    printf("\nThe others' step: %.3f ms in peace, %.3f ms meanwhile.\n", quiet * 1e3, busy * 1e3);
+    printf("\nBetween two tokens of the others: %.3f ms in peace, %.3f ms meanwhile.\n",
+           quiet * 1e3, busy * 1e3);
 }
 
 static bool measure(struct bench *b, int n)
@@ -165,14 +168,14 @@ static bool measure(struct bench *b, int n)
     before = engine_counters(b->local.engine);
     if (bench_turns(b, &others) < 0)
         return false;
-    quiet = mean_step(b, &before);
+    quiet = mean_gap(b, &before);
     others.tokens = TOKENS;
     before = engine_counters(b->local.engine);
     running = bench_send(b, &others);
     for (int i = 0; i < ROUNDS && running == n; i++)
         if (!round_of_verbs(b, t, &running))
             return false;
-    busy = mean_step(b, &before);
+    busy = mean_gap(b, &before);
     if (!bench_collect(b, running) || !t[EXPORT].n)
         return false;
     print(b, t, n, quiet, busy);
