@@ -139,6 +139,32 @@ static void cpu_zero(struct backend *be, void *dst, size_t bytes)
     memset(dst, 0, bytes);
 }
 
+static size_t whole_pages(size_t bytes)
+{
+    const size_t unit = bytes < HUGE_BYTES / 2 ? 4096 : HUGE_BYTES;
+
+    return (bytes + unit - 1) / unit * unit;
+}
+
+static void *cpu_alloc_host(struct backend *be, size_t bytes)
+{
+    void *p =
+        mmap(NULL, whole_pages(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    (void)be;
+    if (p == MAP_FAILED)
+        return NULL;
+    madvise(p, whole_pages(bytes), MADV_HUGEPAGE); /* without it there are small pages */
+    return p;
+}
+
+static void cpu_free_host(struct backend *be, void *p, size_t bytes)
+{
+    (void)be;
+    if (p)
+        munmap(p, whole_pages(bytes));
+}
+
 static uint64_t cpu_move(struct backend *be, void *dst, const void *src, size_t bytes)
 {
     cpu_copy(be, dst, src, bytes);
@@ -344,6 +370,8 @@ struct backend *backend_open_cpu(const struct backend_options *options, struct e
         .move_out = cpu_move,
         .moved = cpu_moved,
         .follow = cpu_follow,
+        .alloc_host = cpu_alloc_host,
+        .free_host = cpu_free_host,
         .pack_matrix = cpu_pack_matrix,
         .begin = cpu_begin,
         .end = cpu_end,

@@ -132,7 +132,7 @@ static void lost(void *engine, struct checkpoint *c)
 }
 
 /* Small states lie in the heap among what lives on, which keeps the allocator from giving their
- * pages back by itself. Buffers for whole files go when nobody has come for a while. */
+ * pages back by itself. What is kept to be used again goes when nobody has come for a while. */
 static void give_back(struct engine *e, bool busy)
 {
     size_t held = tiers_counts(e->tiers).host_bytes;
@@ -142,9 +142,10 @@ static void give_back(struct engine *e, bool busy)
         e->most_held = held;
     if (busy)
         e->worked = now;
-    else if (e->worked && now - e->worked > REST_SECONDS) {
-        e->worked = 0;
+    else if (now - e->worked > REST_SECONDS) {
+        e->worked = now;
         journal_rest(e);
+        tiers_rest(e->tiers);
     }
     if (busy || e->most_held - held < GIVE_BACK)
         return;

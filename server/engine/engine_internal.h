@@ -174,7 +174,7 @@ struct engine {
     pthread_mutex_t counters_lock;
     double next_sweep;  /* monotonic: when expired sessions are looked for again */
     size_t most_held;   /* bytes of states in host memory, since the heap was last trimmed */
-    double worked;      /* monotonic: when a step was last due */
+    double worked;      /* monotonic: when a step was last due, or memory let go */
     size_t sweep;       /* the place in the map that it looks at next */
     struct tally tally; /* of this time so far */
 };

@@ -17,14 +17,15 @@ struct record {
     struct record *next;      /* among the idle */
     struct record_move newest;
     atomic_int refs;
-    bool slab; /* it lies in one */
+    struct slab *slab; /* it lies in; NULL: malloc's */
 };
 
 _Static_assert(sizeof(struct record) <= FRONT, "there is room for it");
 
 struct slab {
     void *memory;
-    size_t bytes;
+    size_t bytes, records;
+    size_t free; /* during a rest: those that are idle, and that no move touches */
     struct slab *next;
 };
 
@@ -99,16 +100,16 @@ static struct record *take_idle(struct record_pool *p)
     return r;
 }
 
-static void make_idle(struct record_pool *p, struct slab *s, size_t records)
+static void make_idle(struct record_pool *p, struct slab *s)
 {
     p->room -= s->bytes;
     pthread_mutex_lock(&p->lock);
     s->next = p->slabs;
     p->slabs = s;
-    for (size_t i = 0; i < records; i++) {
+    for (size_t i = 0; i < s->records; i++) {
         struct record *r = (struct record *)(void *)((char *)s->memory + i * p->stride);
 
-        *r = (struct record){ .pool = p, .slab = true, .next = p->idle };
+        *r = (struct record){ .pool = p, .slab = s, .next = p->idle };
         p->idle = r;
     }
     pthread_mutex_unlock(&p->lock);
@@ -123,10 +124,11 @@ static void grow(struct record_pool *p)
 
     if (!s)
         return;
+    s->records = records;
     s->bytes = records * p->stride;
     s->memory = p->backend->alloc_host(p->backend, s->bytes);
     if (s->memory) {
-        make_idle(p, s, records);
+        make_idle(p, s);
     } else {
         p->room = 0;
         free(s);
@@ -213,6 +215,37 @@ void record_release(void *record)
         give_back(r->pool, r);
     else
         free(r);
+}
+
+static void count_free(struct record_pool *p)
+{
+    for (struct slab *s = p->slabs; s; s = s->next)
+        s->free = 0;
+    for (struct record *r = p->idle; r; r = r->next)
+        r->slab->free += !r->newest.number;
+}
+
+void record_pool_rest(struct record_pool *p)
+{
+    pthread_mutex_lock(&p->lock);
+    count_free(p);
+    for (struct record **at = &p->idle, *r; (r = *at);) {
+        if (r->slab->free == r->slab->records)
+            *at = r->next;
+        else
+            at = &r->next;
+    }
+    for (struct slab **at = &p->slabs, *s; (s = *at);) {
+        if (s->free < s->records) {
+            at = &s->next;
+            continue;
+        }
+        *at = s->next;
+        p->room += s->bytes;
+        p->backend->free_host(p->backend, s->memory, s->bytes);
+        free(s);
+    }
+    pthread_mutex_unlock(&p->lock);
 }
 
 struct record_move *record_newest_move(void *record)

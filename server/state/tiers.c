@@ -670,6 +670,11 @@ void tiers_unclaim(struct tiers *t, int64_t growth)
     t->claimed -= growth;
 }
 
+void tiers_rest(struct tiers *t)
+{
+    record_pool_rest(t->pool);
+}
+
 struct tiers_counts tiers_counts(const struct tiers *t)
 {
     struct placement device[DEVICES_MAX];

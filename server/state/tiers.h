@@ -123,6 +123,9 @@ void tiers_unreserve(struct tiers *t);
 bool tiers_claim(struct tiers *t, int64_t growth, bool promised);
 void tiers_unclaim(struct tiers *t, int64_t growth); /* it is not on its way any more */
 
+/* Nobody has come for a while: memory that states are gone from is kept no longer. */
+void tiers_rest(struct tiers *t);
+
 /* Moves from one tier to another since the start. */
 struct tiers_moves {
     uint64_t device_host, device_store, host_store, host_device, store_device;

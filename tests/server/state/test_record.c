@@ -121,6 +121,56 @@ static void memory_goes_with_the_last_record(void **unused)
     record_release(NULL);
 }
 
+static void a_rest_keeps_what_is_held_and_what_may_move(void **unused)
+{
+    struct record_pool *p = record_pool_create(&fast, 5 << 20, 64 << 20);
+    unsigned char *held[12];
+    size_t some;
+
+    (void)unused;
+    for (int tide = 0; tide < 5; tide++) {
+        for (int i = 0; i < 12; i++) {
+            held[i] = record_take(p);
+            memset(held[i], tide + i, 64);
+        }
+        record_newest_move(held[1])->number = 7;
+        for (int i = 1; i < 12; i++)
+            record_release(held[i]);
+        record_pool_rest(p);
+        some = lent;
+        assert_true(lent > 0 && lent < 12 * (5 << 20));
+        assert_int_equal(held[0][63], tide);
+        record_release(held[0]);
+        record_pool_rest(p);
+        assert_true(lent > 0 && lent <= some); /* it may be moving */
+        record_newest_move(held[1])->number = 0;
+        record_pool_rest(p);
+        assert_int_equal(lent, 0);
+    }
+    record_pool_close(p);
+}
+
+/* After the first tide there is enough for each that is not higher. */
+static void what_was_given_back_serves_again_before_fresh_memory(void **unused)
+{
+    struct record_pool *p = record_pool_create(&fast, 1 << 20, 64 << 20);
+    void *held[HELD];
+    size_t first = 0;
+
+    (void)unused;
+    for (int tide = 0; tide < 100; tide++) {
+        int n = tide ? (int)below(HELD + 1) : HELD;
+
+        for (int i = 0; i < n; i++)
+            held[i] = record_take(p);
+        first = tide ? first : lent;
+        assert_int_equal(lent, first);
+        for (int i = 0; i < n; i++)
+            record_release(held[i]);
+    }
+    record_pool_close(p);
+}
+
 static void *release_some(void *records)
 {
     for (void **r = records; *r; r++)
@@ -170,6 +220,8 @@ int main(void)
         cmocka_unit_test(what_is_held_stays_and_the_bound_holds),
         cmocka_unit_test(a_backend_without_room_is_done_without),
         cmocka_unit_test(memory_goes_with_the_last_record),
+        cmocka_unit_test(a_rest_keeps_what_is_held_and_what_may_move),
+        cmocka_unit_test(what_was_given_back_serves_again_before_fresh_memory),
         cmocka_unit_test(another_thread_may_release),
         cmocka_unit_test(one_of_no_pool_is_like_the_others),
     };
