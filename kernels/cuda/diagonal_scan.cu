@@ -4,11 +4,13 @@
  * its states and rates in registers. In decode a warp has 32 channels and walks a few
  * sequences: a state is read and written once, all that a row needs is on its way at once, and
  * as many sequences as it takes for one wave of blocks share the loads of the rates. Longer
- * sequences go through shared memory in blocks of TOKENS, the next on its way while one is
- * scanned: short of channels, a channel is spread over more threads. What bounds them is
- * shared memory and the few warps there are, not the exponentials. Any other N takes a warp a
- * channel with the state in memory. */
+ * sequences, but for the very long ones (scan_segments.cu), go through shared memory in blocks of
+ * TOKENS, the next on its way while one is scanned: short of channels, a channel is spread over
+ * more threads. What bounds them is shared memory and the few warps there are, not the
+ * exponentials. Any other N takes a warp a channel with the state in memory. */
 #include "kernels/cuda/diagonal_scan.cuh"
+
+#include <limits.h>
 
 enum {
     THREADS = 128,
@@ -156,7 +158,7 @@ static __device__ __forceinline__ void scan_block(const struct diagonal_scan &p,
 
 template <int LANES, int WARPS, bool ALIGNED>
 static __global__ void __launch_bounds__(WARPS * 32)
-    scan_blocks(const struct diagonal_scan p, const struct device_batch in)
+    scan_blocks(const struct diagonal_scan p, const struct device_batch in, int longest)
 {
     enum { OWN = N / LANES, CHANNELS = WARPS * 32 / LANES };
     __shared__ block<CHANNELS> blocks[2];
@@ -177,6 +179,8 @@ static __global__ void __launch_bounds__(WARPS * 32)
     const bool narrow = is_narrow(p.state);
     const struct kept_state kept = load_kept(in, p.state, narrow, (int)blockIdx.y).from(narrow, at);
 
+    if (end - begin > longest)
+        return;
     if (kept.at && c < p.dim)
         for (int n = 0; n < OWN; n++)
             s.h[n] = load_kept1(kept, narrow, (size_t)n);
@@ -248,11 +252,12 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 template <int LANES, int WARPS, bool ALIGNED>
-static void launch_warps(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
+static void launch_warps(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
+                         int longest)
 {
     launch_apart(q, "diagonal_scan", scan_blocks<LANES, WARPS, ALIGNED>,
                  dim3((unsigned)ceil_div(p->dim * LANES, WARPS * 32), (unsigned)in->S), WARPS * 32,
-                 0, *p, q->in);
+                 0, *p, q->in, longest);
 }
 
 /* How many warps the busiest multiprocessor gets in blocks of so many. */
@@ -263,15 +268,16 @@ static int most_warps(const struct stream *q, int warps, int S, int in_block)
 
 /* Large blocks fetch less, small ones spread better. */
 template <int LANES, bool ALIGNED>
-static void launch_blocks(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
+static void launch_blocks(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
+                          int longest)
 {
     enum { LARGE = 4, SMALL = 2 };
     const int warps = ceil_div(p->dim * LANES, 32);
 
     if (most_warps(q, warps, in->S, SMALL) < most_warps(q, warps, in->S, LARGE))
-        launch_warps<LANES, SMALL, ALIGNED>(q, in, p);
+        launch_warps<LANES, SMALL, ALIGNED>(q, in, p, longest);
     else
-        launch_warps<LANES, LARGE, ALIGNED>(q, in, p);
+        launch_warps<LANES, LARGE, ALIGNED>(q, in, p, longest);
 }
 
 /* Blocks of one warp spread few of them over all multiprocessors. */
@@ -290,18 +296,19 @@ static void launch_decode(struct stream *q, const struct batch *in, const struct
 
 /* The fewest threads a channel that give every scheduler, four a multiprocessor, two warps. */
 template <bool ALIGNED>
-static void scan(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
+static void scan(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
+                 int longest)
 {
     const long warps = (long)in->S * p->dim / 32, wanted = 8L * q->sms;
 
     if (in->T == in->S)
         launch_decode<ALIGNED>(q, in, p);
     else if (warps * 4 >= wanted)
-        launch_blocks<4, ALIGNED>(q, in, p);
+        launch_blocks<4, ALIGNED>(q, in, p, longest);
     else if (warps * 8 >= wanted)
-        launch_blocks<8, ALIGNED>(q, in, p);
+        launch_blocks<8, ALIGNED>(q, in, p, longest);
     else
-        launch_blocks<16, ALIGNED>(q, in, p);
+        launch_blocks<16, ALIGNED>(q, in, p, longest);
 }
 
 void diagonal_scan_cuda(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
@@ -311,12 +318,16 @@ void diagonal_scan_cuda(struct stream *q, const struct batch *in, const struct d
                           off_grid(p->A, (size_t)p->dim) | off_grid(p->z, p->z_ld) |
                           off_grid(p->state);
 
+    const int longest = in->T == in->S ? INT_MAX : diagonal_segments(q, in, p, false);
+
+    if (in->S == 1 && in->T > longest)
+        return;
     if (p->N != N)
         launch(q, "diagonal_scan", scan_any,
                dim3((unsigned)ceil_div(p->dim * 32, THREADS), (unsigned)in->S), THREADS,
                is_narrow(p->state) ? THREADS / 32 * (size_t)p->N * sizeof(float) : 0, *p, q->in);
     else if (off == 0)
-        scan<true>(q, in, p);
+        scan<true>(q, in, p, longest);
     else
-        scan<false>(q, in, p);
+        scan<false>(q, in, p, longest);
 }

@@ -109,4 +109,13 @@ static __device__ __forceinline__ float advance_row(quarters &h, const quarters 
     return sum_across<SHARED / 2>(sum, (int)threadIdx.x % SHARED) + D * r.x;
 }
 
+/* The form for long sequences. It takes those of more rows than what it returns, which is INT_MAX
+ * if the operation's sizes are not its own or no sequence is that long. raw: dt is what a
+ * softplus makes a step size of. */
+int diagonal_segments(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
+                      bool raw);
+
+/* Whether every sequence of the batch is one that it takes. */
+bool diagonal_segments_take(const struct batch *in, const struct diagonal_scan *p);
+
 #endif

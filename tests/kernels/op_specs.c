@@ -220,7 +220,8 @@ static struct spec any_diagonal_scan(void)
 {
     const int sizes[] = { 16, 16, 8, 5, 32, 37 };
 
-    return diagonal_scan_of(check_int(1, 100), sizes[check_int(0, 5)]);
+    return diagonal_scan_of(check_int(0, 1) ? 64 * check_int(1, 3) : check_int(1, 100),
+                            sizes[check_int(0, 5)]);
 }
 
 static void run_decay_gates(const struct call *c)

@@ -9,7 +9,7 @@
 
 #include "config/error.h"
 
-enum { S_MAX = 200, EXTRA = 2 };
+enum { S_MAX = 200, EXTRA = 2, LONG_MAX = 700 };
 
 /* A batch with slots out of order; where a backend knows them, its last sequence is padding. */
 struct layout {
@@ -17,8 +17,9 @@ struct layout {
     int begin[S_MAX + 2], slot[S_MAX + 1], slots, longest;
 };
 
-/* How many rows its sequences have: as many as there are sequences, or any number in all. */
-enum shape { ONE_EACH, ALL_OF_ONE, RAGGED };
+/* How many rows its sequences have: as many as there are sequences, or any number in all; or many
+ * in the first. */
+enum shape { ONE_EACH, ALL_OF_ONE, RAGGED, LONG };
 
 static struct layout make_layout(int S, enum shape shape)
 {
@@ -28,6 +29,7 @@ static struct layout make_layout(int S, enum shape shape)
     for (int s = 0; s < S; s++) {
         const int rows = shape == ONE_EACH ? 1
                          : shape == RAGGED ? check_int(0, 3)
+                         : shape == LONG   ? check_int(0, s ? 3 : LONG_MAX)
                          : s == one        ? S
                                            : 0;
 
@@ -188,8 +190,9 @@ static struct dt_case make_dt_case(bool bf16_rows)
 {
     const enum shape shape = (enum shape)(check_int(0, 1) * check_int(ALL_OF_ONE, RAGGED));
     const bool fit = check_int(0, 3) > 0;
-    struct dt_case c = { .l = make_layout(check_int(0, 2) ? check_int(1, 9) : check_int(1, S_MAX),
-                                          shape),
+    const bool is_long = check_int(0, 3) == 0;
+    const int S = check_int(0, 2) ? check_int(1, 9) : check_int(1, S_MAX);
+    struct dt_case c = { .l = is_long ? make_layout(check_int(1, 2), LONG) : make_layout(S, shape),
                          .dim = fit ? 32 * check_int(1, 5) : check_int(1, 100),
                          .N = check_int(0, 5) ? 16 : 8,
                          .rank = fit ? 8 * check_int(1, 34) : check_int(1, 70),
