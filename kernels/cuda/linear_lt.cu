@@ -63,21 +63,20 @@ static void note(struct stream *q, cublasStatus_t s)
                     "linear: cuBLASLt");
 }
 
-/* y = act(v), or y += act(v), for N numbers a thread of row blockIdx.x of n N each; v may be
- * y. */
+/* y = act(v), or y += act(v), for N numbers a thread of T rows of n N each; v may be y. */
 template <int N>
 static __global__ void __launch_bounds__(THREADS)
-    finish_kernel(struct output o, const float *v, size_t v_ld, int n)
+    finish_kernel(struct output o, const float *v, size_t v_ld, int n, int T)
 {
-    const int i = (int)(blockIdx.y * THREADS + threadIdx.x);
-    const size_t at = blockIdx.x * o.ld + N * i;
+    const int i = (int)(blockIdx.x * THREADS + threadIdx.x), row = i / n, column = N * (i % n);
+    const size_t at = (size_t)row * o.ld + column;
 
     let_next_start();
     wait_for_inputs();
-    if (i >= n)
+    if (row >= T)
         return;
 
-    floats<N> x = load<N>(v + blockIdx.x * v_ld + N * i);
+    floats<N> x = load<N>(v + (size_t)row * v_ld + column);
     const floats<N> old = o.add ? load<N>(o.y + at) : floats<N>{};
 
 #pragma unroll
@@ -95,8 +94,7 @@ static void finish_rows(struct stream *q, const struct linear *p, const float *v
     const int n = wide ? rows / 4 : rows;
 
     launch(q, "linear", wide ? finish_kernel<4> : finish_kernel<1>,
-           dim3((unsigned)p->T, (unsigned)((n + THREADS - 1) / THREADS)), THREADS, 0, o, v, v_ld,
-           n);
+           (unsigned)ceil_div(p->T * n, THREADS), THREADS, 0, o, v, v_ld, n, p->T);
 }
 
 static size_t round_up(size_t n)

@@ -98,6 +98,20 @@ static __device__ __forceinline__ floats<N> input(const struct short_conv &p,
     return load<N>(q.state + (size_t)(p.W - 1 + row) * (size_t)p.dim + (size_t)c);
 }
 
+/* What the rows of a sequence leave in its state. */
+template <int N>
+static __device__ __forceinline__ void move_state(const struct short_conv &p,
+                                                  const struct sequence &q, int c)
+{
+    const int rows = q.end - q.begin;
+
+    if (!q.state)
+        return;
+    for (int i = 0; i < p.W - 1; i++) /* ascending: a row moves before it is overwritten */
+        store<N>(q.state + (size_t)i * (size_t)p.dim + (size_t)c,
+                 input<N>(p, q, rows - p.W + 1 + i, c));
+}
+
 template <int N>
 static __global__ void __launch_bounds__(THREADS)
     conv_rows(const struct short_conv p, const struct device_batch in, int T)
@@ -125,10 +139,34 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* As conv_rows() for width 4, with weights and window in registers. */
+/* ROWS rows in the middle of a sequence, all of whose inputs are on their way at once. */
+template <int N>
+static __device__ __forceinline__ void conv_middle(const struct short_conv &p, const taps<N> &w,
+                                                   const floats<N> &bias, int first, int c)
+{
+    floats<N> x[ROWS + WIDTH - 1];
+
+#pragma unroll
+    for (int i = 0; i < ROWS + WIDTH - 1; i++)
+        x[i] = load<N>(p.x + (size_t)(first - WIDTH + 1 + i) * p.x_ld + (size_t)c);
+#pragma unroll
+    for (int t = 0; t < ROWS; t++) {
+        floats<N> sum = {};
+
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++)
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                sum.v[j] += w.v[i].v[j] * x[t + i].v[j];
+        finish<N>(p, bias, sum, first + t, c);
+    }
+}
+
+/* As conv_rows() for width 4, with weights and window in registers. If the batch is one sequence,
+ * none but the first block reads its state, which it then moves on. */
 template <int N>
 static __global__ void __launch_bounds__(THREADS)
-    conv_rows_4(const struct short_conv p, const struct device_batch in, int T)
+    conv_rows_4(const struct short_conv p, const struct device_batch in, int T, bool one)
 {
     const int c = (int)(blockIdx.y * THREADS + threadIdx.x) * N, first = (int)blockIdx.x * ROWS;
 
@@ -138,10 +176,15 @@ static __global__ void __launch_bounds__(THREADS)
 
     const taps<N> w = load_taps<N>(p, c);
     const floats<N> bias = load_bias<N>(p, c);
+    const struct sequence own = load_sequence(in, p.state, in.row_seq[first]);
     taps<N> x = {};
     int now = -1;
 
     wait_for_inputs();
+    if (own.begin + WIDTH - 1 <= first && first + ROWS <= own.end) {
+        conv_middle<N>(p, w, bias, first, c);
+        return;
+    }
     for (int t = first; t < first + ROWS && t < T; t++) {
         const int s = in.row_seq[t];
         floats<N> sum = {};
@@ -161,6 +204,8 @@ static __global__ void __launch_bounds__(THREADS)
         for (int i = 0; i < WIDTH - 1; i++)
             x.v[i] = x.v[i + 1];
     }
+    if (one && first == 0)
+        move_state<N>(p, load_sequence(in, p.state, 0), c);
 }
 
 template <int N>
@@ -174,14 +219,7 @@ static __global__ void __launch_bounds__(THREADS)
         return;
     wait_for_inputs();
 
-    const struct sequence q = load_sequence(in, p.state, (int)blockIdx.x);
-    const int rows = q.end - q.begin;
-
-    if (!q.state)
-        return;
-    for (int i = 0; i < p.W - 1; i++) /* ascending: a row moves before it is overwritten */
-        store<N>(q.state + (size_t)i * (size_t)p.dim + (size_t)c,
-                 input<N>(p, q, rows - p.W + 1 + i, c));
+    move_state<N>(p, load_sequence(in, p.state, (int)blockIdx.x), c);
 }
 
 template <int N>
@@ -195,9 +233,12 @@ static void conv(struct stream *q, const struct batch *in, const struct short_co
         launch(q, "short_conv", conv_sequences<N>, sequences, THREADS, 0, *p, q->in);
         return;
     }
-    launch(q, "short_conv", p->W == WIDTH ? conv_rows_4<N> : conv_rows<N>, rows, THREADS, 0, *p,
-           q->in, in->T);
-    launch(q, "short_conv", move_states<N>, sequences, THREADS, 0, *p, q->in);
+    if (p->W == WIDTH)
+        launch(q, "short_conv", conv_rows_4<N>, rows, THREADS, 0, *p, q->in, in->T, in->S == 1);
+    else
+        launch(q, "short_conv", conv_rows<N>, rows, THREADS, 0, *p, q->in, in->T);
+    if (p->W != WIDTH || in->S > 1)
+        launch(q, "short_conv", move_states<N>, sequences, THREADS, 0, *p, q->in);
 }
 
 void short_conv_cuda(struct stream *q, const struct batch *in, const struct short_conv *p)
