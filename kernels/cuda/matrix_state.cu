@@ -377,6 +377,8 @@ void matrix_state_cuda(struct stream *q, const struct batch *in, const struct ma
     const dim3 any((unsigned)ceil_div(p->V * 32, THREADS), (unsigned)p->H, (unsigned)in->S);
     const int longest = p->a ? matrix_state_delta(q, in, p) : matrix_state_scalar(q, in, p);
 
+    if (in->S == 1 && in->T > longest)
+        return;
     if (p->K == 64)
         run_columns<64>(q, in, p, longest);
     else if (p->K == 128)

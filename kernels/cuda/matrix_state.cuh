@@ -35,13 +35,29 @@ static __device__ __forceinline__ struct kept_state head_state(const struct matr
 /* Long sequences are cut into segments that are worked on at the same time. */
 struct segment {
     int seq, begin, rows;
-    bool first, last; /* of its sequence */
+    int index; /* among those of its sequence */
+    bool last;
 };
 
 struct segment_list {
     const int *count;
-    const struct segment *at;
+    const struct segment *at; /* NULL: the batch is one sequence of `rows` */
+    int rows, length;
 };
+
+static __device__ __forceinline__ int segment_count(const struct segment_list &l)
+{
+    return l.at ? *l.count : (l.rows + l.length - 1) / l.length;
+}
+
+static __device__ __forceinline__ struct segment segment_of(const struct segment_list &l, int i)
+{
+    const int begin = i * l.length, left = l.rows - begin;
+
+    if (l.at)
+        return l.at[i];
+    return { 0, begin, left < l.length ? left : l.length, i, left <= l.length };
+}
 
 /* How many segments of `length` rows a batch can have whose sequences of more than `longest`
  * rows are cut. */

@@ -366,9 +366,9 @@ static __device__ __forceinline__ void advance(state_rows &S, chunk_shared &sh, 
 static __device__ __forceinline__ bool find_segment(const struct delta_wave &w, int i,
                                                     struct segment *s)
 {
-    if (w.first + i >= *w.list.count)
+    if (w.first + i >= segment_count(w.list))
         return false;
-    *s = w.list.at[w.first + i];
+    *s = segment_of(w.list, w.first + i);
     return true;
 }
 
@@ -477,23 +477,23 @@ static __global__ void __launch_bounds__(THREADS)
     let_next_start();
     wait_for_inputs();
 
-    const struct segment *list = w.list.at + w.first;
-    const int count = min(*w.list.count - w.first, most);
+    const int count = min(segment_count(w.list) - w.first, most);
     struct segment s, next, ahead;
 
     for (int i = 0; i < RING; i++) {
-        if (i < count && !list[i].last) /* the last of a sequence does nothing to a state */
+        /* the last of a sequence does nothing to a state */
+        if (i < count && !segment_of(w.list, w.first + i).last)
             fetch_transfer(p, w, i, head, sh.map[i], sh.add[i]);
         copies_commit();
     }
     if (count > 0)
-        s = list[0];
+        s = segment_of(w.list, w.first);
     if (count > RING)
-        ahead = list[RING];
+        ahead = segment_of(w.list, w.first + RING);
     for (int i = 0, at = 0; i < count; i++, s = next, at = at + 1 == RING ? 0 : at + 1) {
         if (i + 1 < count)
-            next = list[i + 1];
-        if (s.first)
+            next = segment_of(w.list, w.first + i + 1);
+        if (s.index == 0)
             load_slot(S, head_state(p, in, narrow, s.seq, head), narrow, row);
         else if (i == 0)
             load_state(S, carried, row);
@@ -516,7 +516,7 @@ static __global__ void __launch_bounds__(THREADS)
             fetch_transfer(p, w, i + RING, head, sh.map[at], sh.add[at]);
         copies_commit();
         if (i + RING + 1 < count)
-            ahead = list[i + RING + 1];
+            ahead = segment_of(w.list, w.first + i + RING + 1);
     }
 }
 

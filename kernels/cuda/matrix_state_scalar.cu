@@ -7,7 +7,7 @@
  *   y[i] = 2^L[i] S0 q[i] + sum_{j <= i} 2^(L[i] - L[j]) (q[i] . k[j]) x[j] + skip v_raw[i]
  *   S1   = 2^L[R-1] S0 + sum_j 2^(L[R-1] - L[j]) x[j] k[j]^T
  *
- * in four launches: the scores q . k, which the heads of a group share; what each segment adds
+ * in three launches: the scores q . k, which the heads of a group share, and what each segment adds
  * to the state; the states at the beginnings, in order; the outputs. Blocks take two heads at
  * a time. L is kept as the sum of two floats: what counts is the difference of neighbours after
  * a long way down. A decay of 0 stands for 2^-FLOOR, which is none of a float either. */
@@ -42,9 +42,9 @@ struct scalar_wave {
 static __device__ __forceinline__ bool find_segment(const struct scalar_wave &w, int i,
                                                     struct segment *s)
 {
-    if (w.first + i >= *w.list.count)
+    if (w.first + i >= segment_count(w.list))
         return false;
-    *s = w.list.at[w.first + i];
+    *s = segment_of(w.list, w.first + i);
     return true;
 }
 
@@ -92,22 +92,24 @@ static __device__ __forceinline__ split_left split_raw(const raw_left &raw)
     return a;
 }
 
-/* Block (x, y) has tile x % TILES of segment x / TILES, group y; a warp 16 rows of it. */
-enum { TILES = BLOCKS * (BLOCKS + 1) / 2 };
+/* A block has two tiles of the scores of a group, a warp 16 rows of one. */
+enum { TILES = BLOCKS * (BLOCKS + 1) / 2, TILE_WARPS = BLOCK / 16, TILES_A_BLOCK = 2 };
 
+static_assert(THREADS == TILES_A_BLOCK * TILE_WARPS * 32 && TILES % TILES_A_BLOCK == 0,
+              "whole blocks of tiles");
+
+/* Tiles of segment `at` for one group. */
 template <int K>
-static __global__ void __launch_bounds__(BLOCK * 2)
-    score(const struct matrix_state p, const struct scalar_wave w)
+static __device__ __forceinline__ void
+score(const struct matrix_state &p, const struct scalar_wave &w, int at, int tiles, int group)
 {
-    const int tile = (int)blockIdx.x % TILES, at = (int)blockIdx.x / TILES;
-    const int group = (int)blockIdx.y, warp = (int)threadIdx.x / 32;
+    const int warp = (int)threadIdx.x / 32 % TILE_WARPS;
+    const int tile = tiles * TILES_A_BLOCK + (int)threadIdx.x / 32 / TILE_WARPS;
     const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
     const int down = tile < 1 ? 0 : tile < 3 ? 1 : tile < 6 ? 2 : 3;
     const int m = down * BLOCK + warp * 16, n = (tile - down * (down + 1) / 2) * BLOCK;
     struct segment s;
 
-    let_next_start();
-    wait_for_inputs();
     if (!find_segment(w, at, &s) || down * BLOCK >= s.rows)
         return;
 
@@ -230,24 +232,22 @@ template <int K> struct add_shared {
     float factor[2][LENGTH];
 };
 
-/* What a segment adds to the state: block (x, y) has segment x and heads 2y and 2y + 1. The
- * sums are 128 rows, of both heads, by K; a warp has 32 by K / 2 of them. */
+/* What segment `at` adds to the states of two heads. The sums are 128 rows, of both heads, by K;
+ * a warp has 32 by K / 2 of them. */
 template <int K>
-static __global__ void __launch_bounds__(THREADS, 2)
-    add_up(const struct matrix_state p, const struct scalar_wave w)
+static __device__ __forceinline__ void add_up(const struct matrix_state &p,
+                                              const struct scalar_wave &w, int at, int head)
 {
     enum { WIDE = K / 2 / 8, K_ROW = add_shared<K>::K_ROW };
     extern __shared__ float4 shared[];
     add_shared<K> &sh = *(add_shared<K> *)shared;
     const split_tile<X_ROW> x = { sh.x[0], sh.x[1] };
     const split_tile<K_ROW> k = { sh.k[0], sh.k[1] };
-    const int head = (int)blockIdx.y * 2, at = (int)blockIdx.x, warp = (int)threadIdx.x / 32;
+    const int warp = (int)threadIdx.x / 32;
     const int m = warp % 4 * 32, n = warp / 4 * (K / 2);
     struct segment s;
     float sum[2][WIDE][4] = {};
 
-    let_next_start();
-    wait_for_inputs();
     if (!find_segment(w, at, &s))
         return;
     if (warp < 2)
@@ -294,6 +294,23 @@ static __global__ void __launch_bounds__(THREADS, 2)
                 make_float2(sum[i / 2][j][i % 2 * 2], sum[i / 2][j][i % 2 * 2 + 1]);
 }
 
+/* Block (x, y): of segment x, y heads in pairs, then the tiles of the scores of each group. Neither
+ * needs the other. */
+template <int K>
+static __global__ void __launch_bounds__(THREADS, 2)
+    prepare(const struct matrix_state p, const struct scalar_wave w)
+{
+    enum { SHARES = TILES / TILES_A_BLOCK };
+    const int y = (int)blockIdx.y - p.H / 2;
+
+    let_next_start();
+    wait_for_inputs();
+    if (y < 0)
+        add_up<K>(p, w, (int)blockIdx.x, (int)blockIdx.y * 2);
+    else
+        score<K>(p, w, (int)blockIdx.x, y % SHARES, y / SHARES);
+}
+
 /* Puts the state at each segment's beginning in the place of what the segment adds to it, and
  * the last into the slot. A thread has four floats of every state. */
 static __global__ void __launch_bounds__(THREADS)
@@ -331,7 +348,7 @@ static __global__ void __launch_bounds__(THREADS)
 
             const struct kept_state slot = load_kept(in, p.state, narrow, s[j].seq);
 
-            if (s[j].first)
+            if (s[j].index == 0)
                 now = slot.at ? load_kept4<true>(slot, narrow, at) : float4{};
             else if (i + j == 0)
                 now = load4<true>(w.carried + at);
@@ -499,15 +516,16 @@ static void run_wave(struct stream *q, const struct matrix_state *p, const struc
     const size_t add_bytes = sizeof(add_shared<K>), out_bytes = sizeof(out_shared<K>);
 
     stream_note(q,
-                cudaFuncSetAttribute(add_up<K>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                cudaFuncSetAttribute(prepare<K>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      (int)add_bytes),
                 where);
     stream_note(q,
                 cudaFuncSetAttribute(put_out<K>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      (int)out_bytes),
                 where);
-    launch(q, where, score<K>, dim3(segments * TILES, (unsigned)p->k_heads), BLOCK * 2, 0, *p, w);
-    launch(q, where, add_up<K>, dim3(segments, pairs), THREADS, add_bytes, *p, w);
+    launch(q, where, prepare<K>,
+           dim3(segments, pairs + (unsigned)p->k_heads * TILES / TILES_A_BLOCK), THREADS, add_bytes,
+           *p, w);
     launch(q, where, pass_on, (unsigned)ceil_div(p->H * V * K / 4, THREADS), THREADS, 0, *p, q->in,
            w, n);
     launch(q, where, put_out<K>, dim3(segments * 2, pairs), THREADS, out_bytes, *p, w);

@@ -1,5 +1,5 @@
 /* matrix_state_segments.cu - which long sequences a batch has, found on the device: the host
- * knows no more of a batch than its sizes. */
+ * knows no more of a batch than its sizes, which say all of one sequence. */
 #include "kernels/cuda/matrix_state.cuh"
 
 enum { THREADS = 256 };
@@ -45,7 +45,7 @@ static __global__ void __launch_bounds__(THREADS)
         for (int i = 0; i < own; i++) {
             const int left = rows - i * length;
 
-            at[first + i] = { s, begin + i * length, left < length ? left : length, i == 0,
+            at[first + i] = { s, begin + i * length, left < length ? left : length, i,
                               i == own - 1 };
         }
         found += total;
@@ -60,7 +60,9 @@ struct segment_list list_segments(struct stream *q, const struct batch *in, void
     int *count = (int *)memory;
     struct segment *at = (struct segment *)((char *)memory + 256);
 
+    if (in->S == 1)
+        return { nullptr, nullptr, in->T, length };
     launch(q, "matrix_state", find_segments, 1, THREADS, 0, q->in, in->S, length, longest, count,
            at);
-    return { count, at };
+    return { count, at, 0, length };
 }
