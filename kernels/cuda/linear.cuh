@@ -62,6 +62,10 @@ enum { WIDE_ROWS = 256 };
 bool linear_wide_can(const struct stream *q, const struct linear *p);
 void linear_wide(struct stream *q, const struct linear *p, int n);
 
+/* More rows of a narrow dtype, on a Hopper. */
+bool linear_tall_can(const struct stream *q, const struct linear *p);
+void linear_tall(struct stream *q, const struct linear *p, int n);
+
 /* One product of any size by cuBLASLt, the algorithm timed once for each shape and range of T
  * and kept in q->plans. */
 void linear_lt(struct stream *q, const struct linear *p);

@@ -10,16 +10,9 @@
  *
  * An x that is not bf16 is rounded to the weights' type by a kernel in front, one that is not
  * aligned copied. */
-#include "kernels/cuda/linear.cuh"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/linear_tiles.cuh"
 
 enum {
-    TILE = 128,               /* rows of weights; two warpgroups */
-    CONSUMERS = 256,          /* threads */
-    THREADS = CONSUMERS + 32, /* and the warp that copies */
-    BLOCK_K = 64,             /* columns of a stage: rows of 128 bytes */
-    PART_LD = TILE + 4,       /* floats; two of these rows differ by 4 banks */
-    TILE_BYTES = TILE * BLOCK_K * 2,
     SHARED_BYTES = 208 << 10, /* of a multiprocessor; the rest is for the kernel behind */
     SPLITS_MAX = 8            /* blocks of a cluster, what every Hopper grants */
 };
@@ -132,34 +125,6 @@ multiply_stages(float (&sum)[wide_shape<ROWS>::SIDE][wide_shape<ROWS>::N / 2], c
             asm volatile("" : "+f"(sum[j][i])::"memory"); /* not to be moved before the wait */
 }
 
-/* n numbers, or four at once. */
-static __device__ __forceinline__ float4 load_row(const float *p, bool aligned, int n)
-{
-    if (aligned && n >= 4)
-        return *(const float4 *)p;
-    return { n > 0 ? p[0] : 0.0f, n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, n > 3 ? p[3] : 0.0f };
-}
-
-static __device__ __forceinline__ void store_row(const struct output &o, size_t at, float4 v,
-                                                 bool aligned, int n)
-{
-    const float of[4] = { v.x, v.y, v.z, v.w };
-
-    if (aligned && n >= 4) {
-        store_numbers<4>(o.y, o.y_bf16, at, { { v.x, v.y, v.z, v.w } });
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        if (i < n)
-            store_numbers<1>(o.y, o.y_bf16, at + i, { { of[i] } });
-}
-
-static __device__ __forceinline__ float4 sum_of(float4 a, float4 b)
-{
-    return { a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w };
-}
-
 /* This block's share of the tile's columns t, over all blocks of the cluster: a warp takes
  * COLUMNS at a time, a lane four rows. Another block's memory is far, so that COLUMNS * RANKS
  * parts are asked for before the first is used. */
@@ -268,39 +233,6 @@ static __global__ void __launch_bounds__(THREADS, wide_shape<ROWS>::BLOCKS)
 #endif
 }
 
-typedef CUresult (*encode_map)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *,
-                               const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-                               const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                               CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-static encode_map find_encode(void)
-{
-    cudaDriverEntryPointQueryResult found;
-    void *f = NULL;
-
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault,
-                                         &found) != cudaSuccess)
-        return NULL;
-    return (encode_map)f;
-}
-
-/* Boxes of box_rows rows and BLOCK_K columns of a row-major matrix; zeros beyond it. */
-static void make_map(struct stream *q, CUtensorMap *map, enum dtype dtype, const void *base,
-                     int rows, int cols, size_t ld, int box_rows)
-{
-    static const encode_map encode = find_encode();
-    const cuuint64_t size[2] = { (cuuint64_t)cols, (cuuint64_t)rows }, stride[1] = { ld * 2 };
-    const cuuint32_t box[2] = { BLOCK_K, (cuuint32_t)box_rows }, step[2] = { 1, 1 };
-
-    if (!encode || encode(map,
-                          dtype == DTYPE_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                              : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                          2, (void *)base, size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                          CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                          CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
-        stream_note(q, cudaErrorInvalidValue, "linear: tensor map");
-}
-
 /* How many blocks share a tile's k, three stages or more for each, if they are all on the device at
  * once: the large ones are put there in clusters of half as many only, the small ones leave places
  * for the kernel behind. In microseconds, fitted to an H100: a stage while every place is taken, a
@@ -379,13 +311,7 @@ template <typename E> static void launch_rows(struct stream *q, struct wide_grou
 
 bool linear_wide_can(const struct stream *q, const struct linear *p)
 {
-    int major = 0;
-
-    if (p->T > WIDE_ROWS || p->w->dtype == DTYPE_F32)
-        return false;
-    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, q->device) ==
-               cudaSuccess &&
-           major == 9;
+    return p->T <= WIDE_ROWS && linear_tall_can(q, p);
 }
 
 void linear_wide(struct stream *q, const struct linear *p, int n)

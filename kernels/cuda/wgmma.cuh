@@ -33,6 +33,15 @@ static __device__ __forceinline__ void barrier_arrive(uint64_t *b)
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(b)) : "memory");
 }
 
+/* At the barrier at the place of b in the cluster's block `rank`. */
+static __device__ __forceinline__ void barrier_arrive_at(uint64_t *b, int rank)
+{
+    asm volatile("{.reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [there];}" ::"r"(shared_address(b)),
+                 "r"(rank)
+                 : "memory");
+}
+
 /* Arrives, and makes the phase wait for `bytes` of copies as well. */
 static __device__ __forceinline__ void barrier_expect(uint64_t *b, uint32_t bytes)
 {
@@ -61,6 +70,18 @@ static __device__ __forceinline__ void copy_box(void *dst, const CUtensorMap *ma
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
                  ".L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(dst)),
                  "l"(map), "r"(shared_address(done)), "r"(x), "r"(y), "l"(policy)
+                 : "memory");
+}
+
+/* The same into every block of the cluster that `blocks` has a bit of, at the same place, and
+ * on the barriers at the place of `done`. */
+static __device__ __forceinline__ void copy_box_to(void *dst, const CUtensorMap *map, int x, int y,
+                                                   uint64_t *done, uint64_t policy, uint16_t blocks)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(
+                     shared_address(dst)),
+                 "l"(map), "r"(shared_address(done)), "r"(x), "r"(y), "h"(blocks), "l"(policy)
                  : "memory");
 }
 
@@ -102,6 +123,12 @@ template <int N> static __device__ __forceinline__ void wgmma_wait(void)
     WGMMA_REGS_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, "  \
                   "%47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "    \
                   "%62, %63"
+#define WGMMA_REGS_128                                                                             \
+    WGMMA_REGS_64                                                                                  \
+    ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
+    "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, "   \
+    "%100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, "   \
+    "%115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define WGMMA_SUMS(i)                                                                              \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]),    \
         "+f"(d[i + 6]), "+f"(d[i + 7])
@@ -109,6 +136,9 @@ template <int N> static __device__ __forceinline__ void wgmma_wait(void)
 #define WGMMA_SUMS_16 WGMMA_SUMS_8, WGMMA_SUMS(8)
 #define WGMMA_SUMS_32 WGMMA_SUMS_16, WGMMA_SUMS(16), WGMMA_SUMS(24)
 #define WGMMA_SUMS_64 WGMMA_SUMS_32, WGMMA_SUMS(32), WGMMA_SUMS(40), WGMMA_SUMS(48), WGMMA_SUMS(56)
+#define WGMMA_SUMS_128                                                                             \
+    WGMMA_SUMS_64, WGMMA_SUMS(64), WGMMA_SUMS(72), WGMMA_SUMS(80), WGMMA_SUMS(88), WGMMA_SUMS(96), \
+        WGMMA_SUMS(104), WGMMA_SUMS(112), WGMMA_SUMS(120)
 
 /* d += A B^T for 64 rows of A and n of B, 16 columns of k each: both are tiles. d, of `half` a
  * thread, is laid out as PTX's wgmma accumulator; `next` is half + 1. */
@@ -130,6 +160,8 @@ WGMMA(64, 32, 33, __nv_bfloat16, "bf16")
 WGMMA(64, 32, 33, __half, "f16")
 WGMMA(128, 64, 65, __nv_bfloat16, "bf16")
 WGMMA(128, 64, 65, __half, "f16")
+WGMMA(256, 128, 129, __nv_bfloat16, "bf16")
+WGMMA(256, 128, 129, __half, "f16")
 #endif
 
 /* Every thread of every block of the cluster; what was written before is seen after. */
@@ -137,6 +169,14 @@ static __device__ __forceinline__ void cluster_barrier(void)
 {
     asm volatile("barrier.cluster.arrive.release.aligned;\n"
                  "barrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
+}
+
+/* The same for a block that only has to stay: nothing is promised of what was written. */
+static __device__ __forceinline__ void cluster_leave(void)
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n"
+                 "barrier.cluster.wait.aligned;" ::
                      : "memory");
 }
 

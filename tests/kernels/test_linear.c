@@ -278,13 +278,13 @@ static void kinds_of_rows_may_be_mixed_in_a_group(void **state)
     const struct kind bf16 = { DTYPE_BF16, false };
     struct backend *be = check_backend_of(state);
 
-    for (int T = 1; be && T <= 70; T = T * 2 + 1) {
+    for (int T = 1; be && T <= 600; T = T * 2 + 1) {
         struct weight w[N];
         struct linear p[N];
         float *first[N];
 
         for (int k = 0; k < N; k++) {
-            w[k] = make_weight(be, bf16, check_int(1, 200), 320);
+            w[k] = make_weight(be, bf16, check_int(1, 400), 320);
             do {
                 p[k] = make_bf16_product(&w[k], T, ACT_TANH, 0);
             } while (!p[k].y || p[k].add);
