@@ -362,6 +362,7 @@ static bool fill_replay(struct sequence *s, const struct past *past, uint64_t fr
         return false;
     past_read_ids(past, from, n, s->feed);
     s->feed_len = n;
+    s->position = from + n;
     return true;
 }
 

@@ -171,6 +171,40 @@ static void forks_files_and_snapshots_go_on_alike(void **unused)
     }
 }
 
+/* What a rollback takes in again is rounded as on the first way there: from the beginning, and from
+ * where the turn began that it goes back into, with a token of the answer before still to come. */
+static void a_rollback_rounds_as_the_way_there_did(void **unused)
+{
+    enum { CUT = 17, TOKENS = 8 };
+    int32_t prompt[PROMPT];
+
+    (void)unused;
+    fill_prompt(prompt, PROMPT, 5);
+    for (int m = 0; m < MODELS; m++) {
+        for (int before = 0; before <= TOKENS; before += TOKENS) {
+            const uint64_t aim = before ? 1 + TOKENS + CUT : CUT;
+            struct engine_options spared = roomy;
+            struct rig back, there;
+
+            spared.spare_bytes = 1 << 26;
+            rig_open_narrow(&back, models[m], &spared, 2);
+            rig_open_narrow(&there, models[m], &spared, 1);
+            rig_do(&back, COMMAND_SESSION_CREATE, "a");
+            rig_do(&there, COMMAND_SESSION_CREATE, "a");
+            if (before) {
+                free(turn(&back, "a", prompt + 3, 1, before));
+                free(turn(&there, "a", prompt + 3, 1, before));
+            }
+            free(turn(&back, "a", prompt, PROMPT, 0));
+            free(turn(&there, "a", prompt, CUT, 0));
+            assert_int_equal(rig_roll_back(&back, "a", 0, aim), PROBLEM_NONE);
+            rig_assert_same_state(&back, "a", &there, "a");
+            rig_close(&back);
+            rig_close(&there);
+        }
+    }
+}
+
 /* What the cache gives back was rounded where the prompt was cut for it the first time. */
 static void a_prompt_met_again_gives_the_same(void **unused)
 {
@@ -231,6 +265,7 @@ int main(void)
         cmocka_unit_test(answers_in_several_turns_equal_one),
         cmocka_unit_test(company_and_parking_are_invisible),
         cmocka_unit_test(forks_files_and_snapshots_go_on_alike),
+        cmocka_unit_test(a_rollback_rounds_as_the_way_there_did),
         cmocka_unit_test(a_prompt_met_again_gives_the_same),
         cmocka_unit_test(a_file_of_float32_states_is_refused),
     };
