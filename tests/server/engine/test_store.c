@@ -96,6 +96,42 @@ static void a_restart_brings_everything_back(void **unused)
     rig_close(&plain);
 }
 
+/* With the other --state-dtype a state is refused by name, and is no damage: with its own it goes
+ * on as if nothing had been. */
+static void states_of_the_other_number_format_wait_for_their_own(void **unused)
+{
+    const struct engine_options o = store_options(4, 1 << 20);
+    struct rig r, plain;
+    struct command *c;
+
+    (void)unused;
+    rig_open(&plain, store_model, &store_roomy, 1);
+    rig_open(&r, store_model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    rig_do(&plain, COMMAND_SESSION_CREATE, "a");
+    store_both(&r, &plain, "a", 0, 5);
+    rig_close(&r);
+
+    rig_open_narrow(&r, store_model, &o, 1);
+    c = store_turn("a", 1, 4);
+    assert_int_equal(rig_ask(&r, c), PROBLEM_MODEL_MISMATCH);
+    command_free(c);
+    assert_int_equal(store_ask(&r, COMMAND_SESSION_EXPORT, "a", NULL), PROBLEM_MODEL_MISMATCH);
+    rig_do(&r, COMMAND_SESSION_CREATE, "b");
+    free(rig_run_turn(&r, store_turn("b", 0, 3)));
+    assert_int_equal(engine_counters(r.engine).store_reports, 0);
+    rig_close(&r);
+
+    rig_open(&r, store_model, &o, 1);
+    c = store_turn("b", 1, 4);
+    assert_int_equal(rig_ask(&r, c), PROBLEM_MODEL_MISMATCH);
+    command_free(c);
+    rig_assert_same_state(&r, "a", &plain, "a");
+    store_both(&r, &plain, "a", 1, 4);
+    rig_close(&r);
+    rig_close(&plain);
+}
+
 /* No host memory at all: every turn reads its session back, by turns with its past in memory
  * and without. */
 static void sessions_on_the_disk_go_on_exactly(void **unused)
@@ -488,6 +524,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         IN_FOLDER(a_restart_brings_everything_back),
+        IN_FOLDER(states_of_the_other_number_format_wait_for_their_own),
         IN_FOLDER(sessions_on_the_disk_go_on_exactly),
         IN_FOLDER(a_damaged_state_is_set_aside),
         IN_FOLDER(a_prefix_that_cannot_be_read_costs_its_tokens_and_no_answer),
