@@ -67,7 +67,8 @@ struct backend {
     /* Moves: copies between host memory and the backend's, beside what is enqueued. They happen
      * in order, behind every upload(), copy() and zero() so far, and have nothing to do with the
      * operations since the last sync(), which must not touch their memory. The host's side is
-     * in use until the move is done. Returned is its number, above those before; 0: it is done. */
+     * in use until the move is done if it is alloc_host's; any other is free on return. Returned
+     * is its number, above those before; 0: it is done. */
     uint64_t (*move_in)(struct backend *be, void *dst, const void *src, size_t bytes);
     uint64_t (*move_out)(struct backend *be, void *dst, const void *src, size_t bytes);
     /* Whether this move is done, and with it all before; `wait`: returns when it is. One that

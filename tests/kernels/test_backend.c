@@ -162,6 +162,8 @@ static void move_many(struct backend *be, bool fast)
                 fail_msg("%s: round %d, byte %d", be->detail, n - RING, i);
         memset(from, n, BYTES);
         be->move_in(be, place, from, BYTES);
+        if (!fast)
+            memset(from, ~n, BYTES); /* it is free */
         last[n % RING] = be->move_out(be, to, place, BYTES);
         be->follow(be, last[n % RING]);
         be->zero(be, place, BYTES / 2);
