@@ -55,7 +55,7 @@ struct field {
     float *base;
     size_t stride;
     uint16_t *bf16;
-    uint32_t place; /* of its first bf16 number in a record, even: rounding.h */
+    uint32_t place; /* of its first bf16 number in a record, a multiple of 4: rounding.h */
 };
 
 /* A weight [rows, cols] for y = W x, in a layout of the backend's own choosing. */

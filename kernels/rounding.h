@@ -7,7 +7,7 @@
  * the session's position behind the rounded step and of the number's place in the record, never
  * of the session: a fork, a restored state and a prompt met again are rounded as the origin was.
  *
- * One hash makes the bits of two neighbouring numbers: decode on a GPU has time for about ten
+ * One hash makes the bits of four neighbouring numbers: decode on a GPU has time for about ten
  * instructions a number, which Philox would take alone, and nobody has to fear an adversary
  * here. kernels/cuda/rounding.cuh is its twin. Any thread. */
 #ifndef KERNELS_ROUNDING_H
@@ -16,27 +16,27 @@
 #include <stdint.h>
 #include <string.h>
 
-/* A bijection of 32 bits in which every bit of x moves every bit of the result: two rounds of
- * multiplying by an odd number and folding the upper half down. */
-static inline uint32_t rounding_mix(uint32_t x)
+/* A bijection of 32 bits in which every bit of x moves every bit of the result: rounds of
+ * multiplying by an odd number and folding the upper half down. position: the tokens in the
+ * state, those of the rounded step included. */
+static inline uint32_t rounding_key(uint32_t position)
 {
-    x ^= x >> 16;
-    x *= 0x7feb352du;
-    x ^= x >> 15;
-    x *= 0x846ca68bu;
+    uint32_t x = position + 0x9e3779b9u;
+
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15) * 0x846ca68bu;
     return x ^ x >> 16;
 }
 
-/* position: the tokens in the state, those of the rounded step included. */
-static inline uint32_t rounding_key(uint32_t position)
-{
-    return rounding_mix(position + 0x9e3779b9u);
-}
-
-/* The bits of numbers 2 * pair, in the lower half, and 2 * pair + 1 of a record. */
+/* The bits of numbers 2 * pair, in the lower half, and 2 * pair + 1 of a record. The key is mixed
+ * already; the second pair of four numbers has a multiple of the first one's bits. */
 static inline uint32_t rounding_bits(uint32_t key, uint32_t pair)
 {
-    return rounding_mix(pair ^ key);
+    uint32_t x = (pair / 2 ^ key) * 0x7feb352du;
+
+    x = (x ^ x >> 15) * 0x846ca68bu;
+    x ^= x >> 16;
+    return pair % 2 ? x * 0x9e3779b1u : x;
 }
 
 /* bits: 16 of them. */

@@ -311,37 +311,46 @@ static __global__ void __launch_bounds__(THREADS)
         store_kept1(state, narrow, (size_t)j, S[j]);
 }
 
-template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED, int ROWS>
-static void run_decode(struct stream *q, const struct matrix_state *p, dim3 grid)
-{
-    launch(q, "matrix_state",
-           is_narrow(p->state) ? decode<K, DELTA, PER_HEAD, ALIGNED, true, ROWS>
-                               : decode<K, DELTA, PER_HEAD, ALIGNED, false, ROWS>,
-           grid, THREADS, 0, *p, q->in);
-}
-
-template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED>
-static void run(struct stream *q, const struct batch *in, const struct matrix_state *p, int longest)
+template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED, bool NARROW>
+static void run_decode(struct stream *q, const struct batch *in, const struct matrix_state *p)
 {
     enum { MANY = 4, GROUPS = shape<K>::GROUPS };
     const unsigned H = (unsigned)p->H, S = (unsigned)in->S;
     const dim3 one((unsigned)ceil_div(p->V, GROUPS), H, S);
     const dim3 many((unsigned)ceil_div(p->V, GROUPS * MANY), H, S);
 
-    if (in->T > in->S) {
-        const size_t bytes = 2 * sizeof(stage<K, DELTA, PER_HEAD>);
+    if ((long)many.x * many.y * many.z >= 2L * q->sms)
+        launch(q, "matrix_state", decode<K, DELTA, PER_HEAD, ALIGNED, NARROW, MANY>, many, THREADS,
+               0, *p, q->in);
+    else
+        launch(q, "matrix_state", decode<K, DELTA, PER_HEAD, ALIGNED, NARROW, 1>, one, THREADS, 0,
+               *p, q->in);
+}
 
-        stream_note(q,
-                    cudaFuncSetAttribute(walk<K, DELTA, PER_HEAD, ALIGNED>,
-                                         cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
-                    "matrix_state");
-        launch(q, "matrix_state", walk<K, DELTA, PER_HEAD, ALIGNED>, one, THREADS, bytes, *p, q->in,
-               longest);
-    } else if ((long)many.x * many.y * many.z >= 2L * q->sms) {
-        run_decode<K, DELTA, PER_HEAD, ALIGNED, MANY>(q, p, many);
-    } else {
-        run_decode<K, DELTA, PER_HEAD, ALIGNED, 1>(q, p, one);
-    }
+template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED>
+static void run_walk(struct stream *q, const struct batch *in, const struct matrix_state *p,
+                     int longest)
+{
+    const size_t bytes = 2 * sizeof(stage<K, DELTA, PER_HEAD>);
+    const dim3 grid((unsigned)ceil_div(p->V, shape<K>::GROUPS), (unsigned)p->H, (unsigned)in->S);
+
+    stream_note(q,
+                cudaFuncSetAttribute(walk<K, DELTA, PER_HEAD, ALIGNED>,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+                "matrix_state");
+    launch(q, "matrix_state", walk<K, DELTA, PER_HEAD, ALIGNED>, grid, THREADS, bytes, *p, q->in,
+           longest);
+}
+
+template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED>
+static void run(struct stream *q, const struct batch *in, const struct matrix_state *p, int longest)
+{
+    if (in->T > in->S)
+        run_walk<K, DELTA, PER_HEAD, ALIGNED>(q, in, p, longest);
+    else if (is_narrow(p->state))
+        run_decode<K, DELTA, PER_HEAD, ALIGNED, true>(q, in, p);
+    else
+        run_decode<K, DELTA, PER_HEAD, ALIGNED, false>(q, in, p);
 }
 
 template <int K, bool DELTA, bool PER_HEAD>

@@ -5,19 +5,25 @@
 
 #include <stdint.h>
 
-static __device__ __forceinline__ uint32_t rounding_mix(uint32_t x)
+static __device__ __forceinline__ uint32_t rounding_key(uint32_t position)
 {
-    x ^= x >> 16;
-    x *= 0x7feb352du;
-    x ^= x >> 15;
-    x *= 0x846ca68bu;
+    uint32_t x = position + 0x9e3779b9u;
+
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15) * 0x846ca68bu;
     return x ^ x >> 16;
 }
 
-static __device__ __forceinline__ uint32_t rounding_key(uint32_t position)
+/* The bits of the first two of four numbers. */
+static __device__ __forceinline__ uint32_t rounding_bits(uint32_t key, uint32_t four)
 {
-    return rounding_mix(position + 0x9e3779b9u);
+    uint32_t x = (four ^ key) * 0x7feb352du;
+
+    x = (x ^ x >> 15) * 0x846ca68bu;
+    return x ^ x >> 16;
 }
+
+static const uint32_t SECOND_PAIR = 0x9e3779b1u; /* times the bits of the first */
 
 /* The number with its cut in the upper half. A NaN that a GPU made has all bits of the upper half
  * set but the sign's: cutting it is enough. */
@@ -28,13 +34,25 @@ static __device__ __forceinline__ uint32_t add_below_the_cut(float x, uint32_t b
     return fabsf(x) < __uint_as_float(0x7f7f0000u) ? u + bits : u;
 }
 
-/* Numbers 2 * pair and 2 * pair + 1 of a record as they lie in memory. */
-static __device__ __forceinline__ uint32_t round_pair(float x, float y, uint32_t key, uint32_t pair)
+static __device__ __forceinline__ uint32_t round_pair(float x, float y, uint32_t bits)
 {
-    const uint32_t bits = rounding_mix(pair ^ key);
-
     return __byte_perm(add_below_the_cut(x, bits & 0xffffu), add_below_the_cut(y, bits >> 16),
                        0x7632);
+}
+
+/* Numbers of a record from `place` on, a multiple of 4 or 2, as they lie in memory. */
+static __device__ __forceinline__ uint2 round4(float4 x, uint32_t key, uint32_t place)
+{
+    const uint32_t bits = rounding_bits(key, place / 4);
+
+    return make_uint2(round_pair(x.x, x.y, bits), round_pair(x.z, x.w, bits * SECOND_PAIR));
+}
+
+static __device__ __forceinline__ uint32_t round2(float2 x, uint32_t key, uint32_t place)
+{
+    const uint32_t bits = rounding_bits(key, place / 4);
+
+    return round_pair(x.x, x.y, place % 4 ? bits * SECOND_PAIR : bits);
 }
 
 #endif

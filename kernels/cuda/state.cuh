@@ -157,7 +157,7 @@ static __device__ __forceinline__ float4 load_kept4(const kept_state &s, bool na
                          : make_uint2(p[0] | (uint32_t)p[1] << 16, p[2] | (uint32_t)p[3] << 16));
 }
 
-/* place + i is even. */
+/* place + i is a multiple of 4. */
 template <bool ALIGNED>
 static __device__ __forceinline__ void store_kept4(const kept_state &s, bool narrow, size_t i,
                                                    float4 x)
@@ -172,9 +172,7 @@ static __device__ __forceinline__ void store_kept4(const kept_state &s, bool nar
         return;
     }
 
-    const uint32_t pair = (s.place + (uint32_t)i) / 2;
-    const uint2 r =
-        make_uint2(round_pair(x.x, x.y, s.key, pair), round_pair(x.z, x.w, s.key, pair + 1));
+    const uint2 r = round4(x, s.key, s.place + (uint32_t)i);
     uint16_t *p = (uint16_t *)s.at + i;
 
     if (ALIGNED) {
@@ -202,8 +200,7 @@ static __device__ __forceinline__ void store_kept2(const kept_state &s, bool nar
                                                    float2 x)
 {
     if (narrow)
-        *(uint32_t *)((uint16_t *)s.at + i) =
-            round_pair(x.x, x.y, s.key, (s.place + (uint32_t)i) / 2);
+        *(uint32_t *)((uint16_t *)s.at + i) = round2(x, s.key, s.place + (uint32_t)i);
     else
         *(float2 *)((float *)s.at + i) = x;
 }
@@ -222,7 +219,7 @@ static __device__ __forceinline__ void store_kept1(const kept_state &s, bool nar
 
     if (narrow)
         ((uint16_t *)s.at)[i] =
-            (uint16_t)(round_pair(x, x, s.key, place / 2) >> (place % 2 ? 16 : 0));
+            (uint16_t)(round2(make_float2(x, x), s.key, place & ~1u) >> (place % 2 ? 16 : 0));
     else
         ((float *)s.at)[i] = x;
 }

@@ -70,7 +70,7 @@ static struct world make_world(struct spec spec)
     struct call *c = &w.call;
 
     w.record = ((size_t)spec.state.width + 7) / 8 * 8 + (aligned ? 8 : 3);
-    w.place = 2 * (uint32_t)check_int(0, 1 << 29);
+    w.place = 4 * (uint32_t)check_int(0, 1 << 29);
     for (int s = 0; s < w.in.S; s++) {
         const int rows = spec.decode ? 1 : check_int(s == 0, s == 0 && long_one ? LONG : T_MAX);
 
