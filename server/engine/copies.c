@@ -21,7 +21,9 @@ static struct checkpoint *export(struct engine *e, const struct checkpoint *from
 /* Whether it is known how the copy of the record went. */
 static bool has_left(struct engine *e, struct command *c)
 {
-    switch (tiers_arrival(e->tiers, c->checkpoint)) {
+    if (!c->checkpoint->record)
+        return true;
+    switch (tiers_arrival(e->tiers, c->checkpoint->record)) {
     case ARRIVAL_AWAITED:
         return false;
     case ARRIVAL_FAILED:

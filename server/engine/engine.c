@@ -161,6 +161,7 @@ void engine_attend(struct engine *e)
     while (mailbox_has_command(&e->mailbox) && (c = mailbox_take(&e->mailbox, 0)))
         engine_obey(e, c);
     exports_answer(e);
+    journal_go_on(e);
     if (e->events.first)
         publish(e);
 }
@@ -210,7 +211,7 @@ static void *run(void *arg)
         turn_loop(e, busy);
         if (e->events.first) /* an answer does not wait for the step behind it */
             publish(e);
-        busy = (!e->lost && scheduler_step(e)) || e->leaving;
+        busy = (!e->lost && scheduler_step(e)) || e->leaving || journal_awaits_move(e);
         publish(e);
     }
     close_down(e);

@@ -17,6 +17,7 @@
 #include "server/state/file_buffer.h"
 #include "server/state/format.h"
 #include "server/state/reader.h"
+#include "server/state/record.h"
 #include "server/state/redis.h"
 #include "server/state/tiers.h"
 
@@ -31,8 +32,9 @@ struct write {
     struct disk_op *op;            /* owned until it is submitted */
     struct checkpoint *checkpoint; /* kept; whose file it brings, or NULL: an anchor's */
     struct past *past;             /* kept; behind it */
-    struct file_buffer file;       /* of it; the disk's thread adds the checksum */
-    int64_t growth;                /* what is claimed for it; tiers.h */
+    struct file_buffer file;       /* of it; the store's thread adds the checksum, */
+    void *record;   /* and this record at its end; kept, or NULL: it has it already */
+    int64_t growth; /* what is claimed for it; tiers.h */
     struct write *next;
 };
 
@@ -95,6 +97,7 @@ static void free_buffers(struct journal *j)
 static void write_free(struct engine *e, struct write *w)
 {
     disk_op_free(w->op);
+    record_release(w->record);
     give_buffer(e->journal, &w->file);
     tiers_release(e->tiers, w->checkpoint);
     past_release(e->tiers, w->past);
@@ -129,12 +132,25 @@ void entry_defer(struct entry *x, struct command *c)
     *end = c;
 }
 
+/* Where the file's record goes, which is its end. */
+static unsigned char *record_of(const struct write *w)
+{
+    return w->file.bytes + w->file.len - model_info(w->engine->model)->layout.bytes;
+}
+
 /* The store's thread has the buffer to itself until the operation is received. */
+static void finish_file(struct write *w)
+{
+    if (w->record)
+        memcpy(record_of(w), w->record, model_info(w->engine->model)->layout.bytes);
+    format_finish(&w->file);
+}
+
 static void encode(struct disk_op *op)
 {
     struct write *w = op->owner;
 
-    format_finish(&w->file);
+    finish_file(w);
     op->file = w->file.bytes;
     op->file_len = w->file.len;
 }
@@ -143,7 +159,7 @@ static void encode_shared(struct redis_op *op)
 {
     struct write *w = op->owner;
 
-    format_finish(&w->file);
+    finish_file(w);
     op->file = w->file.bytes;
     op->file_len = w->file.len;
 }
@@ -334,21 +350,45 @@ static void take_back(struct engine *e, const struct write *w)
     tiers_unclaim(e->tiers, w->growth);
 }
 
-/* Lays the file out: a later turn may move the checkpoint, or let go of it. false: no memory. */
+/* Lays the file out, and gets hold of the record: a later turn may move the checkpoint, or let go
+ * of it. false: no memory. */
 static bool begin_file(struct engine *e, struct write *w)
 {
-    const struct model_info *model = model_info(e->model);
     struct checkpoint *copy = checkpoint_copy(w->checkpoint);
     struct error err;
     bool ok;
 
     w->file = take_buffer(e->journal);
-    ok = copy && past_describe(w->past, copy) && format_begin(copy, model, &w->file, &err) &&
-         tiers_read(e->tiers, w->checkpoint, w->file.bytes + w->file.len - model->layout.bytes);
+    ok = copy && past_describe(w->past, copy) &&
+         format_begin(copy, model_info(e->model), &w->file, &err);
+    if (ok)
+        w->record = tiers_hold(e->tiers, w->checkpoint);
+    ok = ok && (w->record || tiers_read(e->tiers, w->checkpoint, record_of(w)));
     checkpoint_destroy(copy);
     if (!ok)
         give_buffer(e->journal, &w->file);
     return ok;
+}
+
+/* What a write that is queued brings to the store, unless an earlier one has brought it. */
+static size_t bytes_of(const struct write *w)
+{
+    return w->op->encode && !(w->checkpoint && w->checkpoint->stored) ? w->op->file_len : 0;
+}
+
+/* The records of those that wait come side by side, as far as they may be on their way together. */
+static void begin_files(struct engine *e)
+{
+    struct journal *j = e->journal;
+    size_t bytes = j->bytes;
+
+    for (struct write *w = j->queue; w; w = w->next) {
+        bytes += bytes_of(w);
+        if (bytes > MAX_BYTES)
+            return;
+        if (bytes_of(w) && !w->file.len && !begin_file(e, w))
+            return;
+    }
 }
 
 /* Whether the store has room for the entry's file. What it takes the place of makes way for it,
@@ -371,25 +411,37 @@ static bool claim_room(struct engine *e, struct write *w)
     return true;
 }
 
+static bool awaits_record(struct engine *e, const struct write *w)
+{
+    return w->record && tiers_arrival(e->tiers, w->record) == ARRIVAL_AWAITED;
+}
+
+static bool has_record(struct engine *e, struct write *w)
+{
+    return !w->record || tiers_arrival(e->tiers, w->record) == ARRIVAL_HERE ||
+           error_set(&w->op->error, ERR_DEVICE, "the device failed");
+}
+
 /* Whether it is no longer in the queue's way. */
 static bool pass_on(struct engine *e, struct write *w)
 {
     struct journal *j = e->journal;
-    bool there = w->checkpoint && w->checkpoint->stored; /* an earlier one brought it */
-    size_t bytes = w->op->encode && !there ? w->op->file_len : 0;
+    size_t bytes = bytes_of(w);
     bool ok = true;
 
     if (j->submitted >= MAX_OPS || (j->submitted && j->bytes + bytes > MAX_BYTES))
         return false;
-    if (there)
+    if (!bytes)
         w->op->encode = NULL;
-    if (w->op->encode && w->checkpoint) {
-        ok = begin_file(e, w);
+    if (w->op->encode) {
+        ok = w->file.len || begin_file(e, w);
         if (!ok && j->submitted)
             return false; /* what is done gives memory back */
         if (!ok)
             error_set(&w->op->error, ERR_NOMEM, "no memory for a copy of the state");
-        ok = ok && claim_room(e, w);
+        if (ok && awaits_record(e, w))
+            return false;
+        ok = ok && has_record(e, w) && (!w->checkpoint || claim_room(e, w));
     }
     w->op->file_len = bytes;
     w->op->queued = bytes;
@@ -406,6 +458,7 @@ static void push(struct engine *e)
 {
     struct journal *j = e->journal;
 
+    begin_files(e);
     for (struct write *w; (w = j->queue);) {
         struct write *next = w->next;
 
@@ -466,7 +519,8 @@ uint64_t journal_put_anchor(struct engine *e, const struct checkpoint *c, int sl
     w->engine = e;
     w->file = take_buffer(j);
     if (!format_begin(c, model, &w->file, &err) ||
-        !tiers_read_slot(e->tiers, slot, w->file.bytes + w->file.len - model->layout.bytes) ||
+        (!(w->record = tiers_hold_slot(e->tiers, slot)) &&
+         !tiers_read_slot(e->tiers, slot, record_of(w))) ||
         !tiers_claim(e->tiers, (int64_t)w->file.len, false)) {
         write_free(e, w);
         return 0;
@@ -562,6 +616,17 @@ void journal_poll(struct engine *e)
     push(e);
     while ((r = reader_take(j->reader)))
         take_recall(e, r);
+}
+
+void journal_go_on(struct engine *e)
+{
+    if (e->journal && e->journal->queue)
+        push(e);
+}
+
+bool journal_awaits_move(struct engine *e)
+{
+    return e->journal && e->journal->queue && awaits_record(e, e->journal->queue);
 }
 
 bool journal_shares(const struct engine *e)

@@ -92,7 +92,10 @@ bool journal_open(struct engine *e, struct error *err);
 /* Everything was submitted and answered: makes it durable. Takes an engine without one. */
 void journal_close(struct engine *e);
 
-void journal_poll(struct engine *e); /* takes what the store has answered */
+void journal_poll(struct engine *e); /* takes what the store has answered, and goes on */
+/* Passes on what waited for its record to come from a device. */
+void journal_go_on(struct engine *e);
+bool journal_awaits_move(struct engine *e); /* there is such a thing, which has not come */
 /* The store is a Redis. */
 bool journal_shares(const struct engine *e);
 /* Moves a question or a LEAVE to it in; its answer goes to share_answered(). false: too many

@@ -24,6 +24,7 @@ struct slots {
     struct pool pool[DEVICES_MAX];
     int devices, count; /* count: of each pool */
     size_t bytes;
+    bool late;      /* moves are not done when they return */
     void *crossing; /* [bytes] a record on its way to another device; NULL with one device */
     uint64_t zeroed;
 };
@@ -62,6 +63,14 @@ static bool fill(struct pool *p, struct backend *backend, size_t record_bytes, i
     return true;
 }
 
+/* A move of nothing tells. */
+static bool moves_take_time(struct backend *backend)
+{
+    char nothing = 0;
+
+    return backend->move_out(backend, &nothing, &nothing, 0) != 0;
+}
+
 struct slots *slots_create(const struct devices *devices, size_t record_bytes, int count,
                            struct error *err)
 {
@@ -73,6 +82,7 @@ struct slots *slots_create(const struct devices *devices, size_t record_bytes, i
     }
     s->bytes = record_bytes;
     s->count = count;
+    s->late = moves_take_time(devices->at[0].backend);
     for (; s->devices < devices->count; s->devices++)
         if (!fill(&s->pool[s->devices], devices->at[s->devices].backend, record_bytes, count, err))
             goto fail;
@@ -175,6 +185,11 @@ bool slots_copy(struct slots *s, int to, int from)
         return false;
     slots_upload(s, to, s->crossing);
     return true;
+}
+
+bool slots_are_late(const struct slots *s)
+{
+    return s->late;
 }
 
 /* Devices know nothing of each other's moves. */

@@ -592,6 +592,21 @@ bool tiers_read(struct tiers *t, const struct checkpoint *c, void *record)
     return true;
 }
 
+void *tiers_hold_slot(struct tiers *t, int slot)
+{
+    void *record = slots_are_late(t->slots) ? record_take(t->pool) : NULL;
+
+    if (record)
+        slots_fetch(t->slots, slot, record);
+    return record;
+}
+
+void *tiers_hold(struct tiers *t, const struct checkpoint *c)
+{
+    assert(has_bytes(c));
+    return c->record ? record_keep(c->record) : tiers_hold_slot(t, c->slot);
+}
+
 struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c)
 {
     struct checkpoint *copy = checkpoint_copy(c);
@@ -609,9 +624,9 @@ struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c)
     return NULL;
 }
 
-enum arrival tiers_arrival(struct tiers *t, const struct checkpoint *c)
+enum arrival tiers_arrival(struct tiers *t, void *record)
 {
-    return c->record ? slots_arrival(t->slots, c->record, false) : ARRIVAL_HERE;
+    return slots_arrival(t->slots, record, false);
 }
 
 bool tiers_read_slot(struct tiers *t, int slot, void *record)

@@ -100,8 +100,12 @@ bool tiers_copy(struct tiers *t, struct checkpoint *c, int slot);
 /* A copy of one that is not cold, with its record in host memory, that is not accounted for:
  * its owner frees it with checkpoint_destroy(), when it has arrived. NULL: no memory. */
 struct checkpoint *tiers_export(struct tiers *t, const struct checkpoint *c);
-/* Of the bytes of a record in host memory. */
-enum arrival tiers_arrival(struct tiers *t, const struct checkpoint *copy);
+/* What is there now, as a record in host memory that is not accounted for: it is released with
+ * record_release(), when it has arrived. NULL: there is none, and no gain over reading it. */
+void *tiers_hold(struct tiers *t, const struct checkpoint *c);
+void *tiers_hold_slot(struct tiers *t, int slot); /* of one that is worked in */
+/* Of the bytes of such a record. */
+enum arrival tiers_arrival(struct tiers *t, void *record);
 /* Copies the record of one that is not cold, and not at position 0, to host memory. false: the
  * device failed. */
 bool tiers_read(struct tiers *t, const struct checkpoint *c, void *record);

@@ -226,9 +226,9 @@ static void check_copy(struct tiers *t, const struct checkpoint *c)
 
     if (!copy)
         return;
-    while (tiers_arrival(t, copy) == ARRIVAL_AWAITED)
+    while (tiers_arrival(t, copy->record) == ARRIVAL_AWAITED)
         continue;
-    assert_int_equal(tiers_arrival(t, copy), ARRIVAL_HERE);
+    assert_int_equal(tiers_arrival(t, copy->record), ARRIVAL_HERE);
     for (int i = 0; i < RECORD; i++)
         assert_int_equal(((unsigned char *)copy->record)[i], c->pending);
     checkpoint_destroy(copy);
@@ -635,7 +635,7 @@ static void nothing_is_taken_from_a_device_that_fails(void **unused)
     copy = tiers_export(t, c);
     assert_non_null(copy);
     late_lose(late_two.at[0].backend);
-    assert_int_equal(tiers_arrival(t, copy), ARRIVAL_FAILED);
+    assert_int_equal(tiers_arrival(t, copy->record), ARRIVAL_FAILED);
     checkpoint_destroy(copy);
     assert_false(tiers_read(t, c, bytes));
     assert_int_equal(tiers_start(t, c), -1);
