@@ -354,7 +354,10 @@ static bool fits(const struct batch *in, const struct linear *d, const struct di
                           off_grid(p->state) | off_grid(d->x, d->x_ld) |
                           ((uintptr_t)d->x_bf16 | (d->x_bf16 ? d->x_ld * 2 : 0)) % 16;
 
-    return in->T == in->S && in->S <= SEQUENCES_MAX && p->N == N && p->dim % CHANNELS == 0 &&
+    /* A narrow state is rounded once: all its rows are in one window. */
+    const int most = is_narrow(p->state) ? WINDOW : SEQUENCES_MAX;
+
+    return in->T == in->S && in->S <= most && p->N == N && p->dim % CHANNELS == 0 &&
            d->w->rows == p->dim && d->w->dtype == DTYPE_BF16 && d->w->cols % 8 == 0 &&
            d->w->cols <= MANY_CHUNKS * CHUNK && d->act == ACT_SOFTPLUS && !d->add && off == 0;
 }
