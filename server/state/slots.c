@@ -192,24 +192,28 @@ bool slots_are_late(const struct slots *s)
     return s->late;
 }
 
-/* Devices know nothing of each other's moves. */
-static void wait_for_others(struct slots *s, const struct record_move *newest, int device)
+/* Devices know nothing of each other's moves. false: the other one failed. */
+static bool wait_for_others(struct slots *s, const struct record_move *newest, int device)
 {
     struct backend *other = s->pool[newest->device].backend;
 
-    if (newest->number && newest->device != device)
-        other->moved(other, newest->number, true);
+    if (!newest->number || newest->device == device)
+        return true;
+    other->moved(other, newest->number, true);
+    return !other->lost;
 }
 
-void slots_bring(struct slots *s, int to, void *host)
+bool slots_bring(struct slots *s, int to, void *host)
 {
     struct slot_place at = slots_place(s, to);
     struct pool *p = &s->pool[at.device];
     struct record_move *newest = record_newest_move(host);
 
-    wait_for_others(s, newest, at.device);
+    if (!wait_for_others(s, newest, at.device))
+        return false;
     p->move[at.index] = p->backend->move_in(p->backend, record(s, at), host, s->bytes);
     *newest = (struct record_move){ p->move[at.index], at.device };
+    return true;
 }
 
 void slots_fetch(struct slots *s, int from, void *host)

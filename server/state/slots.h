@@ -42,8 +42,9 @@ bool slots_ready(struct slots *s, int slot);      /* a step may work in it */
  * and `to` is not what that held. */
 bool slots_copy(struct slots *s, int to, int from);
 bool slots_are_late(const struct slots *s); /* moves take time of others than the caller */
-/* By moves. The records are a pool's (record.h) of the first device. */
-void slots_bring(struct slots *s, int to, void *record);
+/* By moves. The records are a pool's (record.h) of the first device. Of bring, false: the record
+ * never came from the device that it was fetched from, which failed. */
+bool slots_bring(struct slots *s, int to, void *record);
 void slots_fetch(struct slots *s, int from, void *record);
 enum arrival {
     ARRIVAL_AWAITED,

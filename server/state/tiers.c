@@ -321,9 +321,16 @@ static int acquire(struct tiers *t, struct checkpoint *from)
     return slot;
 }
 
-/* false: the device that it is on failed. */
+/* From wherever it is; in its own slot there is nothing to do. false: the device that it is on, or
+ * was to come from, failed. */
 static bool copy_in(struct tiers *t, int slot, const struct checkpoint *from)
 {
+    if (from->record) {
+        t->moves.host_device++;
+        return slots_bring(t->slots, slot, from->record);
+    }
+    if (from->slot < 0)
+        return true;
     t->moves.device_device += device_of(t, slot) != device_of(t, from->slot);
     return slots_copy(t->slots, slot, from->slot);
 }
@@ -347,15 +354,10 @@ static int start_from(struct tiers *t, struct checkpoint *from)
     slot = acquire(t, from);
     if (slot < 0)
         return -1;
-    if (from->slot >= 0 && !copy_in(t, slot, from)) {
-        slots_release(t->slots, slot);
-        return -1;
-    }
-    if (from->record) {
-        slots_bring(t->slots, slot, from->record);
-        t->moves.host_device++;
-    }
-    return slot;
+    if (copy_in(t, slot, from))
+        return slot;
+    slots_release(t->slots, slot);
+    return -1;
 }
 
 int tiers_start(struct tiers *t, struct checkpoint *from)
@@ -450,7 +452,10 @@ int tiers_resume(struct tiers *t, void *lifted)
 
     if (slot < 0)
         return -1;
-    slots_bring(t->slots, slot, lifted);
+    if (!slots_bring(t->slots, slot, lifted)) {
+        slots_release(t->slots, slot);
+        return -1;
+    }
     t->moves.host_device++;
     tiers_discard(t, lifted);
     return slot;

@@ -645,6 +645,50 @@ static void nothing_is_taken_from_a_device_that_fails(void **unused)
     tiers_destroy(t);
 }
 
+/* A state that was on its way from a device that failed is not worked on where all is well, and
+ * stays one that has failed. */
+static void nor_is_what_never_came_from_it(void **unused)
+{
+    const struct backend_options with = { .threads = 1, .isa = "auto" };
+    struct checkpoint *c = checkpoint_create(), *copy;
+    unsigned char bytes[RECORD];
+    struct devices devices;
+    struct error err;
+    struct tiers *t;
+    void *lifted[2];
+    int slot[4];
+
+    (void)unused;
+    assert_true(c && devices_open(&devices, "cpu,cpu", &with, &err));
+    for (int i = 0; i < devices.count; i++)
+        late_make(devices.at[i].backend, 1);
+    t = create_on(&devices, 2, 2);
+    for (int i = 0; i < 4; i++) {
+        slot[i] = tiers_start(t, NULL);
+        assert_int_equal(tiers_place(t, slot[i]).device, i % 2);
+    }
+    for (int i = 0; i < 2; i++) {
+        tiers_drop(t, slot[2 * i]); /* which leaves the first device to whatever comes */
+        lifted[i] = tiers_lift(t, slot[2 * i + 1]);
+        assert_non_null(lifted[i]);
+    }
+    c->position = 1;
+    tiers_commit_lifted(t, c, lifted[0]);
+    copy = tiers_export(t, c);
+    assert_non_null(copy);
+    late_lose(devices.at[1].backend);
+    assert_int_equal(tiers_start(t, c), -1);
+    assert_int_equal(tiers_resume(t, lifted[1]), -1);
+    assert_int_equal(tiers_counts(t).slots_used, 0);
+    assert_int_equal(tiers_arrival(t, copy->record), ARRIVAL_FAILED);
+    assert_false(tiers_read(t, c, bytes));
+    checkpoint_destroy(copy);
+    tiers_discard(t, lifted[1]);
+    tiers_release(t, c);
+    tiers_destroy(t);
+    devices_close(&devices);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -665,6 +709,7 @@ int main(void)
         cmocka_unit_test(owners_use_the_same_ids_apart),
         cmocka_unit_test(only_plain_names_are_ids),
         cmocka_unit_test(more_slots_than_fit_are_refused_with_the_number_that_does),
+        cmocka_unit_test(nor_is_what_never_came_from_it),
         cmocka_unit_test(nothing_is_taken_from_a_device_that_fails), /* the last: it stays so */
     };
     return cmocka_run_group_tests(tests, open_devices, close_devices);
