@@ -13,7 +13,7 @@
 
 #include "models/model.h"
 #include "server/state/checkpoint.h"
-#include "tests/server/engine/rig.h"
+#include "tests/server/engine/store_rig.h"
 #include "tests/server/state/late.h"
 
 static const char model[] = "tests/data/rwkv7-tiny-hf";
@@ -227,6 +227,46 @@ static void a_device_that_fails_on_the_way_hands_out_nothing(void **unused)
     rig_close(&r);
 }
 
+/* Its state was on its way to the store. Others have gone on meanwhile. */
+static void a_turn_whose_state_never_came_to_the_store_did_not_happen(void **unused)
+{
+    const struct engine_options o = store_options(8, 1 << 26);
+    struct command *turn = store_turn("a", 1, TOKENS), *other = store_turn("", 0, TOKENS);
+    struct rig r, plain;
+    struct engine_counters now;
+    uint64_t steps;
+    int seen = 0;
+
+    (void)unused;
+    rig_open(&plain, store_model, &store_roomy, 1);
+    rig_open_late(&r, "cpu", store_model, &o, 1);
+    rig_do(&plain, COMMAND_SESSION_CREATE, "a");
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    store_both(&r, &plain, "a", 0, TOKENS);
+    late_hold_moves(r.devices.at[0].backend, true);
+    steps = engine_counters(r.engine).steps;
+    send(&r, turn);
+    do { /* until it has had its last step */
+        wait_a_little();
+        now = engine_counters(r.engine);
+    } while (now.steps == steps || now.running);
+    send(&r, other);
+    assert_ptr_equal(next_answer(&r, turn, &seen), other);
+    assert_int_equal(other->problem.what, PROBLEM_NONE);
+    command_free(other);
+    late_lose(r.devices.at[0].backend);
+    assert_ptr_equal(next_answer(&r, turn, &seen), turn);
+    assert_int_equal(turn->problem.what, PROBLEM_DEVICE_ERROR);
+    command_free(turn);
+    rig_close(&r);
+
+    rig_open(&r, store_model, &o, 1);
+    rig_assert_same_state(&r, "a", &plain, "a");
+    store_both(&r, &plain, "a", 1, TOKENS);
+    rig_close(&r);
+    rig_close(&plain);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -234,6 +274,8 @@ int main(void)
         cmocka_unit_test(others_go_on_while_a_state_comes_back),
         cmocka_unit_test(a_turn_can_be_cancelled_while_its_state_comes),
         cmocka_unit_test(a_device_that_fails_on_the_way_hands_out_nothing),
+        cmocka_unit_test_setup_teardown(a_turn_whose_state_never_came_to_the_store_did_not_happen,
+                                        store_setup, folder_remove),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
