@@ -144,7 +144,8 @@ static bool read_note(const struct disk_record *r, struct note *n, const char **
 static struct checkpoint *make_checkpoint(struct engine *e, const struct disk_record *r,
                                           const struct note *n, const char *tail)
 {
-    bool named = r->checkpoint.text[0];
+    const struct model_info *info = model_info(e->model);
+    bool named = r->checkpoint.text[0], empty = !r->position; /* the empty state is of any model */
     struct checkpoint *c = named ? checkpoint_create_as(&r->checkpoint) : checkpoint_create();
 
     if (!c || !checkpoint_set_tail(c, tail, n->tail_len)) {
@@ -156,9 +157,9 @@ static struct checkpoint *make_checkpoint(struct engine *e, const struct disk_re
     c->pending = n->pending;
     c->stop = n->stop;
     c->answer_open = r->flags & FLAG_ANSWER_OPEN;
-    c->layout = n->layout;
+    c->layout = empty ? info->layout.id : n->layout;
     c->created = n->born;
-    memcpy(c->fingerprint, n->fingerprint, sizeof(c->fingerprint));
+    memcpy(c->fingerprint, empty ? info->fingerprint : n->fingerprint, sizeof(c->fingerprint));
     c->damaged = r->damaged;
     tiers_adopt(e->tiers, c); /* a cold one always has room */
     if (c->position)

@@ -103,11 +103,14 @@ static void states_of_the_other_number_format_wait_for_their_own(void **unused)
     const struct engine_options o = store_options(4, 1 << 20);
     struct rig r, plain;
     struct command *c;
+    unsigned char *file;
+    size_t len;
 
     (void)unused;
     rig_open(&plain, store_model, &store_roomy, 1);
     rig_open(&r, store_model, &o, 1);
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    rig_do(&r, COMMAND_SESSION_CREATE, "empty");
     rig_do(&plain, COMMAND_SESSION_CREATE, "a");
     store_both(&r, &plain, "a", 0, 5);
     rig_close(&r);
@@ -119,6 +122,9 @@ static void states_of_the_other_number_format_wait_for_their_own(void **unused)
     assert_int_equal(store_ask(&r, COMMAND_SESSION_EXPORT, "a", NULL), PROBLEM_MODEL_MISMATCH);
     rig_do(&r, COMMAND_SESSION_CREATE, "b");
     free(rig_run_turn(&r, store_turn("b", 0, 3)));
+    file = rig_export(&r, "empty", &len); /* which is of either */
+    assert_int_equal(rig_import(&r, "empty-too", file, len), PROBLEM_NONE);
+    free(file);
     assert_int_equal(engine_counters(r.engine).store_reports, 0);
     rig_close(&r);
 
