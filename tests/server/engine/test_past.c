@@ -17,6 +17,7 @@
 
 #include "models/model.h"
 #include "server/state/checkpoint.h"
+#include "server/state/record.h"
 #include "tests/models/made_model.h"
 #include "tests/server/engine/rig.h"
 #include "tests/server/folder.h"
@@ -106,15 +107,25 @@ static int for_each_file(const char *except, void (*act)(const char *path))
     return files;
 }
 
+/* It may outlive the engine and the backend, to whom the record of an export belongs. */
 static struct checkpoint *head_of(struct rig *r, const char *session)
 {
+    const size_t bytes = model_info(r->model)->layout.bytes;
     struct command *c = rig_command(COMMAND_SESSION_EXPORT, session, NULL);
     struct checkpoint *head;
+    void *own = NULL;
 
     assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
     head = c->checkpoint;
     c->checkpoint = NULL;
     command_free(c);
+    if (head->record) {
+        own = record_create(bytes);
+        assert_non_null(own);
+        memcpy(own, head->record, bytes);
+    }
+    record_release(head->record);
+    head->record = own;
     return head;
 }
 
