@@ -170,7 +170,7 @@ static void bench_matrix_state(int S, int T, int H, int V, int K, bool delta)
                                     .V = V,
                                     .K = K,
                                     .k_heads = delta ? H : 1,
-                                    .state = { S0, record } };
+                                    .state = { .base = S0, .stride = record } };
     double took;
 
     for (size_t i = 0; i < rows; i++) {
@@ -209,7 +209,7 @@ static void bench_scan(int S, int T, int dim, int N)
                                      .D = x,
                                      .dim = dim,
                                      .N = N,
-                                     .state = { h, record } };
+                                     .state = { .base = h, .stride = record } };
     double took;
 
     for (size_t i = 0; i < rows; i++)
@@ -261,7 +261,7 @@ static void bench_rows(int T, int dim)
                                      .dim = dim,
                                      .W = 4,
                                      .silu = true,
-                                     .state = { state, 3 * ld } };
+                                     .state = { .base = state, .stride = 3 * ld } };
     double took;
 
     BEST_OF(took, be->ops->norm(be->stream, &norm));
