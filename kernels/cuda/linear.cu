@@ -40,13 +40,24 @@ static int group_of(const struct linear *p, int n)
     return k;
 }
 
+/* What is compiled for sm_90a runs there and nowhere else. */
+bool warpgroups_can(const struct stream *q, const struct linear *p)
+{
+    int major = 0;
+
+    return p->w->dtype != DTYPE_F32 &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, q->device) ==
+               cudaSuccess &&
+           major == 9;
+}
+
 /* The path of a group. What was fastest in whole steps of the published models on an H200. One
  * row: the skinny path asks for more of much to read before the kernel in front has ended, unless
  * x is long, which it has to stage, or is bf16. A few rows of bf16 need no rounding, so that the
  * wide path comes first. cuBLASLt takes one product a launch and knows no activation, so several
- * go to the wide path, and with few rows of x each; of some more rows several, and each
- * with an activation, to the tall one: of 4096 rows 4 % slower for RWKV-7 7.2B. It is not for very
- * few rows: they are taken a few at a time instead. */
+ * go to the wide path, and with few rows of x each; of more rows, up to TALL_ROWS, several go to
+ * the tall one, and each with an activation (of 4096 rows it is 4 % slower for RWKV-7 7.2B).
+ * cuBLASLt is not for very few rows: they are taken a few at a time instead. */
 static enum path path_of(const struct stream *q, const struct linear *p, int n)
 {
     int skinny = SKINNY_ROWS_BF16, shortest = p->w->cols;
@@ -62,11 +73,12 @@ static enum path path_of(const struct stream *q, const struct linear *p, int n)
     if (single && (p->x_bf16 || bytes <= SMALL_BYTES || shortest >= LONG_COLUMNS))
         return SINGLE;
 
-    const bool wide = linear_wide_can(q, p), wide_first = wide && p->x_bf16 && p->T > 1;
+    const bool warpgroups = warpgroups_can(q, p), wide = warpgroups && p->T <= WIDE_ROWS;
+    const bool wide_first = wide && p->x_bf16 && p->T > 1;
 
     if (p->T <= skinny && !wide_first)
         return SKINNY;
-    if (!wide && p->T <= TALL_ROWS && (n > 1 || p->act != ACT_NONE) && linear_tall_can(q, p))
+    if (!wide && warpgroups && p->T <= TALL_ROWS && (n > 1 || p->act != ACT_NONE))
         return TALL;
     if (!wide)
         return p->T <= 2 * SKINNY_ROWS && skinny ? SKINNY : LT;

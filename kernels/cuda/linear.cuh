@@ -56,14 +56,11 @@ enum { SKINNY_ROWS = 4, SKINNY_ROWS_BF16 = 8 };
 int linear_skinny_rows(const struct linear *p);
 void linear_skinny(struct stream *q, const struct linear *p, int n);
 
-/* Up to WIDE_ROWS rows of a narrow dtype, on a Hopper. */
+/* By warpgroups, of a narrow dtype and on a Hopper: up to WIDE_ROWS rows, and more. */
 enum { WIDE_ROWS = 256 };
 
-bool linear_wide_can(const struct stream *q, const struct linear *p);
+bool warpgroups_can(const struct stream *q, const struct linear *p);
 void linear_wide(struct stream *q, const struct linear *p, int n);
-
-/* More rows of a narrow dtype, on a Hopper. */
-bool linear_tall_can(const struct stream *q, const struct linear *p);
 void linear_tall(struct stream *q, const struct linear *p, int n);
 
 /* One product of any size by cuBLASLt, the algorithm timed once for each shape and range of T

@@ -245,17 +245,6 @@ static void launch_tall(struct stream *q, const struct tall_group &g, int tiles)
     stream_note(q, cudaLaunchKernelEx(&config, tall_kernel<E>, g), "linear");
 }
 
-bool linear_tall_can(const struct stream *q, const struct linear *p)
-{
-    int major = 0;
-
-    if (p->w->dtype == DTYPE_F32)
-        return false;
-    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, q->device) ==
-               cudaSuccess &&
-           major == 9;
-}
-
 void linear_tall(struct stream *q, const struct linear *p, int n)
 {
     const enum dtype dtype = p->w->dtype;

@@ -309,11 +309,6 @@ template <typename E> static void launch_rows(struct stream *q, struct wide_grou
     }
 }
 
-bool linear_wide_can(const struct stream *q, const struct linear *p)
-{
-    return p->T <= WIDE_ROWS && linear_tall_can(q, p);
-}
-
 void linear_wide(struct stream *q, const struct linear *p, int n)
 {
     const enum dtype dtype = p->w->dtype;

@@ -248,7 +248,7 @@ bool bench_open(struct bench *b, const struct options *o, struct error *err)
         return error_set(err, ERR_INPUT, "one device is measured at a time, not \"%s\"", o->device);
     if (!model_describe(model_path(o), &info, err))
         return false;
-    state_layout_pack(&info.layout, strcmp(o->state_dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32);
+    state_layout_pack(&info.layout, chosen_dtype(o->state_dtype));
     /* Two slots a session, one to work in; not for states that would not fit. */
     size_t slots = ((size_t)SLOT_BYTES_GIB << 30) / info.layout.bytes;
     const size_t most = 2 * (size_t)sessions + 2;

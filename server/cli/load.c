@@ -48,12 +48,17 @@ bool loaded_device(struct loaded *l, const struct options *o, struct error *err)
     return ok;
 }
 
+enum dtype chosen_dtype(const char *choice)
+{
+    return strcmp(choice, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+}
+
 bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
                  struct error *err)
 {
     struct model_options with = *sizes;
 
-    with.state_dtype = strcmp(o->state_dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    with.state_dtype = chosen_dtype(o->state_dtype);
     if (!loaded_device(l, o, err) || !devices_load(&l->devices, model_path(o), &with, err))
         return false;
     l->model = l->devices.at[0].model;

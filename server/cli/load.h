@@ -22,6 +22,9 @@ struct loaded {
 /* The model's folder or file: the option's, or the demonstration model's. */
 const char *model_path(const struct options *o);
 
+/* Of an option whose choices are f32 and bf16. */
+enum dtype chosen_dtype(const char *choice);
+
 /* The sizes' state_dtype is the option's. ERR_INPUT, ERR_FORMAT, ERR_IO, ERR_NOMEM;
  * loaded_finish() in both cases. */
 bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,

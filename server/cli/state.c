@@ -111,7 +111,7 @@ static bool verify(const struct saved *s, const struct options *o, const struct 
 static bool convert(const struct saved *s, const struct options *o, const struct secret *secret,
                     struct error *err)
 {
-    enum dtype to = strcmp(o->dtype, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
+    enum dtype to = chosen_dtype(o->dtype);
     struct model_info model = { 0 };
     struct problem p = { 0 };
     void *out = NULL;

@@ -1,6 +1,5 @@
 #include "server/state/record.h"
 
-#include <assert.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -115,7 +114,7 @@ static void make_idle(struct record_pool *p, struct slab *s)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* What the backend has no room for now it is not asked for again. */
+/* A backend that has no room for a piece is not asked again. */
 static void grow(struct record_pool *p)
 {
     const size_t fit = p->room / p->stride, most = SLAB_BYTES / p->stride;

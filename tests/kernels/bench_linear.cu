@@ -309,7 +309,7 @@ static bool can(enum path path, const struct linear *p, int n)
     for (int i = 0; i < n; i++)
         all = all && (path == SINGLE   ? linear_single_can(&p[i])
                       : path == SKINNY ? p[i].T <= linear_skinny_rows(&p[i])
-                      : path == WIDE   ? linear_wide_can(&q, &p[i])
+                      : path == WIDE   ? p[i].T <= WIDE_ROWS && warpgroups_can(&q, &p[i])
                       : path == LT     ? p[i].T > 8
                                        : true);
     return all;
