@@ -387,7 +387,7 @@ static bool take_over(struct server *s, const struct loading *l, struct error *e
         return false;
     for (int i = 0; i < ROUTES; i++)
         if (s->route[i].max_body)
-            s->route[i].max_body = format_max_bytes(s->api.model) + SEAL_BYTES;
+            s->route[i].max_body = format_max_upload_bytes(s->api.model) + SEAL_BYTES;
     http_server_set_ready(s->api.http, true);
     return true;
 }

@@ -588,3 +588,11 @@ size_t format_max_bytes(const struct model_info *model)
     return HEADER_BYTES + LIMIT_SNAPSHOT_HEADER_BYTES + LIMIT_STOP_BYTES + UINT16_MAX +
            LIMIT_HISTORY_IDS * sizeof(uint32_t) + model->layout.bytes;
 }
+
+size_t format_max_upload_bytes(const struct model_info *model)
+{
+    struct model_info wide = *model;
+
+    state_layout_pack(&wide.layout, DTYPE_F32);
+    return format_max_bytes(&wide);
+}

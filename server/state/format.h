@@ -125,5 +125,7 @@ bool format_adopt(const void *file, size_t len, const struct state_layout *layou
 
 /* The length of a checkpoint's file is at most this. */
 size_t format_max_bytes(const struct model_info *model);
+/* And that of one that format_adopt() can make the model's. */
+size_t format_max_upload_bytes(const struct model_info *model);
 
 #endif

@@ -197,6 +197,30 @@ static void a_narrow_file_comes_in_only_when_asked_for(void **unused)
     state_free(&second);
 }
 
+/* In either direction, though one's file is twice as long as the other's. */
+static void servers_of_both_state_formats_take_each_others_when_asked(void **unused)
+{
+    static const char *const dtype[] = { "f32", "bf16" };
+    struct live l[2];
+
+    (void)unused;
+    for (int i = 0; i < 2; i++) {
+        live_start(&l[i], "weights/demo", "--state-dtype", dtype[i], NULL);
+        say(l[i].port, "", "POST", "/v1/sessions", "{\"id\":\"tale\"}");
+        say(l[i].port, "", "POST", "/v1/sessions/tale/append", "{\"ids\":[5,6,7]}");
+    }
+    for (int i = 0; i < 2; i++) {
+        struct state s = state_of(l[i].port, "tale");
+
+        refuses(&l[1 - i], "", &s, 422, "model_mismatch");
+        takes(&l[1 - i], "", "/v1/sessions/taken/state?convert=true", &s);
+        say(l[1 - i].port, "", "POST", "/v1/sessions/taken/append", "{\"ids\":[8]}");
+        state_free(&s);
+    }
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(live_stop(&l[i]), 0);
+}
+
 static int make_file(char path[64], const char *text)
 {
     int fd;
@@ -241,6 +265,7 @@ int main(void)
         cmocka_unit_test(another_owner_s_file_is_refused),
         cmocka_unit_test(without_a_secret_a_seal_is_no_hindrance),
         cmocka_unit_test(a_narrow_file_comes_in_only_when_asked_for),
+        cmocka_unit_test(servers_of_both_state_formats_take_each_others_when_asked),
     };
 
     return cmocka_run_group_tests(tests, start, stop);
