@@ -7,8 +7,8 @@
  * hands them to its rows through memory of its own, so that only the norm of the outputs makes
  * the block's warps meet. What the parts would write for one another stays here. */
 #include "kernels/cuda/gates.cuh"
+#include "kernels/cuda/matrix_state.cuh"
 #include "kernels/cuda/moments.cuh"
-#include "kernels/cuda/state.cuh"
 
 enum { K = 64, THREADS = 128, WARPS = THREADS / WARP, LANES = 8, ROWS = 4, PAIR = 2, RUN = 4 };
 
@@ -215,7 +215,7 @@ static bool is_chain(const struct delta_state *p)
            s->ab_ld == row && s->kq_ld == row && s->v_ld == row;
 }
 
-static bool fits(const struct batch *in, const struct delta_state *p)
+static bool fits(const struct delta_state *p)
 {
     const struct matrix_state *s = &p->state;
     const uintptr_t off =
@@ -225,17 +225,21 @@ static bool fits(const struct batch *in, const struct delta_state *p)
         off_grid(p->out.y, 0) | off_grid(p->out.y_bf16, 0) | off_grid(p->out.g, 0) |
         off_grid(p->out.r_k, 0) | off_grid(p->out.weight, 0) | off_grid(p->out.bias, 0);
 
-    return in->T == in->S && s->K == K && s->V == K && s->k_heads == s->H && !s->w_per_head &&
-           !s->v_scale && !s->skip && is_chain(p) && off == 0;
+    return s->K == K && s->V == K && s->k_heads == s->H && !s->w_per_head && !s->v_scale &&
+           !s->skip && is_chain(p) && off == 0;
 }
 
 void delta_state_cuda(struct stream *q, const struct batch *in, const struct delta_state *p)
 {
-    if (fits(in, p)) {
+    const bool fit = fits(p);
+
+    if (fit && in->T == in->S) {
         launch(q, "delta_state", is_narrow(p->state.state) ? decode<true> : decode<false>,
                dim3((unsigned)p->out.H, (unsigned)in->S), THREADS, 0, *p, q->in);
         return;
     }
+    if (fit && matrix_state_gated(q, in, p))
+        return;
     if (p->v.n)
         lerp_cuda(q, &p->v);
     delta_gates_cuda(q, &p->gates);

@@ -21,12 +21,12 @@ static __device__ __forceinline__ struct step step_of(const struct decay_gates &
 /* RWKV-7, of a head whose lanes have a part of the sum of squares each. */
 static __device__ __forceinline__ float inverse_length(float square)
 {
-    return 1.0f / fmaxf(sqrtf(warp_sum(square)), 1e-12f);
+    return fminf(rsqrtf(warp_sum(square)), 1e12f);
 }
 
 static __device__ __forceinline__ float decay_of(float w)
 {
-    return expf(-0.60653066f * sigmoid(w));
+    return fast_exp2(-0.875038775f * sigmoid(w)); /* -exp(-1/2) log2(e) */
 }
 
 static __device__ __forceinline__ float replacing(float k, float a, float k_a)

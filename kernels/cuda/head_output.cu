@@ -1,12 +1,15 @@
 /* head_output.cu - RWKV-7's way out of the state, a warp for each head. Heads of 64, which every
  * published model has, stay in registers, two numbers a lane. */
+#include "kernels/cuda/matrix_state.cuh"
 #include "kernels/cuda/reduce.cuh"
-#include "kernels/cuda/state.cuh"
 
 enum { HEADS_A_BLOCK = 4, PAIR = 2 };
 
-/* Head blockIdx.y of row blockIdx.x, and the next HEADS_A_BLOCK - 1; V is a PAIR a lane. */
-static __global__ void __launch_bounds__(HEADS_A_BLOCK *WARP) output_pairs(struct head_output p)
+/* Head blockIdx.y of row blockIdx.x, and the next HEADS_A_BLOCK - 1; V is a PAIR a lane. KNOWN: the
+ * bonuses are, so that neither r nor k is read. */
+template <bool KNOWN>
+static __global__ void __launch_bounds__(HEADS_A_BLOCK *WARP)
+    output_pairs(struct head_output p, const float *bonuses)
 {
     const int head = blockIdx.y * HEADS_A_BLOCK + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int channel = head * PAIR * WARP + lane * PAIR;
@@ -21,18 +24,19 @@ static __global__ void __launch_bounds__(HEADS_A_BLOCK *WARP) output_pairs(struc
 
     wait_for_inputs();
 
-    const floats<PAIR> r = load<PAIR>(p.r + at), k = load<PAIR>(p.k + at), v = load<PAIR>(p.v + at);
-    const floats<PAIR> g = load<PAIR>(p.g + at);
+    const floats<PAIR> v = load<PAIR>(p.v + at), g = load<PAIR>(p.g + at);
     floats<PAIR> y = load<PAIR>(p.y + at);
-    float sum = y.v[0] + y.v[1];
-    float bonus = r.v[0] * k.v[0] * r_k.v[0] + r.v[1] * k.v[1] * r_k.v[1];
+    float bonus;
 
-    for (int distance = WARP / 2; distance; distance /= 2) { /* warp_sum() of both at once */
-        sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-        bonus += __shfl_xor_sync(0xffffffffu, bonus, distance);
+    if (KNOWN) {
+        bonus = bonuses[(size_t)blockIdx.x * p.H + head];
+    } else {
+        const floats<PAIR> r = load<PAIR>(p.r + at), k = load<PAIR>(p.k + at);
+
+        bonus = warp_sum(r.v[0] * k.v[0] * r_k.v[0] + r.v[1] * k.v[1] * r_k.v[1]);
     }
 
-    const float mean = sum / (PAIR * WARP);
+    const float mean = warp_sum(y.v[0] + y.v[1]) / (PAIR * WARP);
     const float even = y.v[0] - mean, odd = y.v[1] - mean;
     const float square = warp_sum(even * even + odd * odd);
     const float scale = 1.0f / sqrtf(square / (PAIR * WARP) + p.eps);
@@ -79,6 +83,16 @@ static __global__ void __launch_bounds__(HEADS_A_BLOCK *WARP) output_any(struct 
     }
 }
 
+static dim3 grid_of(const struct head_output *p)
+{
+    return dim3((unsigned)p->T, (unsigned)ceil_div(p->H, HEADS_A_BLOCK));
+}
+
+void head_output_with(struct stream *q, const struct head_output *p, const float *bonus)
+{
+    launch(q, "head_output", output_pairs<true>, grid_of(p), HEADS_A_BLOCK * WARP, 0, *p, bonus);
+}
+
 void head_output_cuda(struct stream *q, const struct head_output *p)
 {
     const uintptr_t off = off_grid(p->y, 0) | off_grid(p->y_bf16, 0) | off_grid(p->r, 0) |
@@ -86,8 +100,9 @@ void head_output_cuda(struct stream *q, const struct head_output *p)
                           off_grid(p->r_k, 0) | off_grid(p->weight, 0) | off_grid(p->bias, 0);
     const bool pairs = p->V == PAIR * WARP && off == 0;
 
-    if (p->T)
-        launch(q, "head_output", pairs ? output_pairs : output_any,
-               dim3((unsigned)p->T, (unsigned)ceil_div(p->H, HEADS_A_BLOCK)), HEADS_A_BLOCK * WARP,
-               0, *p);
+    if (p->T && pairs)
+        launch(q, "head_output", output_pairs<false>, grid_of(p), HEADS_A_BLOCK * WARP, 0, *p,
+               (const float *)NULL);
+    else if (p->T)
+        launch(q, "head_output", output_any, grid_of(p), HEADS_A_BLOCK * WARP, 0, *p);
 }

@@ -82,4 +82,11 @@ struct segment_list list_segments(struct stream *q, const struct batch *in, void
 int matrix_state_scalar(struct stream *q, const struct batch *in, const struct matrix_state *p);
 int matrix_state_delta(struct stream *q, const struct batch *in, const struct matrix_state *p);
 
+/* All of it for one long sequence, whose parts read each other's rows and whose arrays are on the
+ * grid, see off_grid(); false if it is not, and nothing is done. */
+bool matrix_state_gated(struct stream *q, const struct batch *in, const struct delta_state *p);
+
+/* head_output of heads of 64 on the grid, with the bonuses [T, H] found already. */
+void head_output_with(struct stream *q, const struct head_output *p, const float *bonus);
+
 #endif

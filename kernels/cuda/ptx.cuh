@@ -26,6 +26,15 @@ static __device__ __forceinline__ float fast_log2(float x)
     return y;
 }
 
+/* 1 / x within a unit in the last place; subnormal numbers count as zero. */
+static __device__ __forceinline__ float fast_reciprocal(float x)
+{
+    float y;
+
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Copies to shared memory that go on by themselves: BYTES is 4, 8 or 16 and both sides
  * are aligned to it. copies_commit() closes a group; copies_wait<N>() waits until at most the N
  * newest groups of this thread are under way. */

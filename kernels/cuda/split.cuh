@@ -3,8 +3,8 @@
  * A float32 is split into the nearest bf16 and the bf16 nearest to what is left: together 16
  * bits or more of its significand, and its whole range. Of the four products of the parts the
  * three largest are summed, in float32; what is left out is below 2^-16 of a term. A factor
- * for B lies in shared memory as two tiles of rows of ROW 16-bit elements; ROW / 8 is odd, so
- * that eight rows' starts never share a bank. */
+ * for B lies in shared memory as two tiles of rows of ROW 16-bit elements: ROW / 8 is odd, or ROW
+ * is 64 and place() swaps runs of eight, so that eight rows' parts never share a bank. */
 #ifndef KERNELS_CUDA_SPLIT_CUH
 #define KERNELS_CUDA_SPLIT_CUH
 
@@ -46,14 +46,20 @@ template <int ROW> struct split_tile {
     unsigned short *hi, *lo;
 };
 
+/* Where an element of a tile is; the rest of its run of eight follows. */
+template <int ROW> static __device__ __forceinline__ int place(int row, int column)
+{
+    return row * ROW + (ROW == 64 ? column ^ row % 8 * 8 : column);
+}
+
 /* The fragments whose rows k.. and columns n.. lie in the tile as its rows n.. and columns k..
  * (BY_COLUMN), or as its rows k.. and columns n... */
 template <bool BY_COLUMN, int ROW>
 static __device__ __forceinline__ split_right load_right(const split_tile<ROW> &t, int k, int n)
 {
     const int lane = (int)(threadIdx.x % 32), i = lane % 8, j = lane / 8;
-    const int at = BY_COLUMN ? (n + j / 2 * 8 + i) * ROW + k + j % 2 * 8
-                             : (k + j % 2 * 8 + i) * ROW + n + j / 2 * 8;
+    const int at = BY_COLUMN ? place<ROW>(n + j / 2 * 8 + i, k + j % 2 * 8)
+                             : place<ROW>(k + j % 2 * 8 + i, n + j / 2 * 8);
     split_right b;
 
     load_matrices<!BY_COLUMN>(b.hi, t.hi + at);
@@ -68,7 +74,7 @@ static __device__ __forceinline__ split_left load_left_by_column(const split_til
                                                                  int k)
 {
     const int lane = (int)(threadIdx.x % 32), i = lane % 8, j = lane / 8;
-    const int at = (k + j / 2 * 8 + i) * ROW + m + j % 2 * 8;
+    const int at = place<ROW>(k + j / 2 * 8 + i, m + j % 2 * 8);
     split_left a;
 
     load_matrices<true>(a.hi, t.hi + at);
@@ -81,7 +87,7 @@ template <int ROW>
 static __device__ __forceinline__ split_left load_left(const split_tile<ROW> &t, int m, int k)
 {
     const int lane = (int)(threadIdx.x % 32), i = lane % 8, j = lane / 8;
-    const int at = (m + j % 2 * 8 + i) * ROW + k + j / 2 * 8;
+    const int at = place<ROW>(m + j % 2 * 8 + i, k + j / 2 * 8);
     split_left a;
 
     load_matrices<false>(a.hi, t.hi + at);
