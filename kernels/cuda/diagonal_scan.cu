@@ -18,10 +18,12 @@ enum {
     DECODE_BLOCKS = 7 /* of decode on a multiprocessor: 72 registers a thread */
 };
 
-/* Row t, of which this lane brings and finishes channel c. */
+/* Row t, of which this lane brings and finishes channel c. raw: dt is what a softplus makes a step
+ * size of. */
 template <bool ALIGNED>
-static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p, quarters &h,
-                                                  const quarters &A, int t, int c, float D)
+static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p, bool raw,
+                                                  quarters &h, const quarters &A, int t, int c,
+                                                  float D)
 {
     const size_t row = (size_t)t;
     const unsigned lane = threadIdx.x % SHARED;
@@ -33,6 +35,8 @@ static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p,
     r.z = inside && p.z ? p.z[row * p.z_ld + c] : 0.0f;
     unpack(r.B, load4<ALIGNED>(p.B + row * p.bc_ld + lane * OWN));
     unpack(r.C, load4<ALIGNED>(p.C + row * p.bc_ld + lane * OWN));
+    if (raw)
+        r.dt = softplus(r.dt);
 
     const float y = advance_row(h, A, r, D);
 
@@ -44,7 +48,8 @@ static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p,
  * wait with its states (cuda.cuh). */
 template <bool ALIGNED, bool NARROW>
 static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
-    scan_decode(const struct diagonal_scan p, const struct device_batch in, int S, int each)
+    scan_decode(const struct diagonal_scan p, bool raw, const struct device_batch in, int S,
+                int each)
 {
     const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x, lane = thread % SHARED;
     const int first = (int)(thread / 32 * 32), c = first + (int)(thread % 32 / SHARED);
@@ -66,7 +71,7 @@ static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
     wait_for_inputs();
     for (;;) {
         for (int t = in.begin[i], last = in.begin[i + 1]; t < last; t++)
-            decode_row<ALIGNED>(p, h, A, t, own, D);
+            decode_row<ALIGNED>(p, raw, h, A, t, own, D);
         store_states<ALIGNED>(h, kept, NARROW, held);
         if (++i >= end)
             break;
@@ -282,7 +287,8 @@ static void launch_blocks(struct stream *q, const struct batch *in, const struct
 
 /* Blocks of one warp spread few of them over all multiprocessors. */
 template <bool ALIGNED>
-static void launch_decode(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
+static void launch_decode(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
+                          bool raw)
 {
     const int columns = ceil_div(p->dim, 32), warps = columns * in->S;
     const int threads = warps <= 16 * q->sms ? 32 : THREADS;
@@ -291,7 +297,7 @@ static void launch_decode(struct stream *q, const struct batch *in, const struct
     launch(q, "diagonal_scan",
            is_narrow(p->state) ? scan_decode<ALIGNED, true> : scan_decode<ALIGNED, false>,
            dim3((unsigned)ceil_div(columns * 32, threads), (unsigned)ceil_div(in->S, each)),
-           (unsigned)threads, 0, *p, q->in, in->S, each);
+           (unsigned)threads, 0, *p, raw, q->in, in->S, each);
 }
 
 /* The fewest threads a channel that give every scheduler, four a multiprocessor, two warps. */
@@ -301,9 +307,7 @@ static void scan(struct stream *q, const struct batch *in, const struct diagonal
 {
     const long warps = (long)in->S * p->dim / 32, wanted = 8L * q->sms;
 
-    if (in->T == in->S)
-        launch_decode<ALIGNED>(q, in, p);
-    else if (warps * 4 >= wanted)
+    if (warps * 4 >= wanted)
         launch_blocks<4, ALIGNED>(q, in, p, longest);
     else if (warps * 8 >= wanted)
         launch_blocks<8, ALIGNED>(q, in, p, longest);
@@ -311,22 +315,40 @@ static void scan(struct stream *q, const struct batch *in, const struct diagonal
         launch_blocks<16, ALIGNED>(q, in, p, longest);
 }
 
+static bool is_aligned(const struct diagonal_scan *p)
+{
+    return (off_grid(p->x, p->x_ld) | off_grid(p->dt, p->dt_ld) | off_grid(p->B, p->bc_ld) |
+            off_grid(p->C, p->bc_ld) | off_grid(p->A, (size_t)p->dim) | off_grid(p->z, p->z_ld) |
+            off_grid(p->state)) == 0;
+}
+
+bool diagonal_decode_takes(const struct batch *in, const struct diagonal_scan *p)
+{
+    return in->T == in->S && p->N == N;
+}
+
+void diagonal_decode(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
+                     bool raw)
+{
+    if (is_aligned(p))
+        launch_decode<true>(q, in, p, raw);
+    else
+        launch_decode<false>(q, in, p, raw);
+}
+
 void diagonal_scan_cuda(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
 {
-    const uintptr_t off = off_grid(p->x, p->x_ld) | off_grid(p->dt, p->dt_ld) |
-                          off_grid(p->B, p->bc_ld) | off_grid(p->C, p->bc_ld) |
-                          off_grid(p->A, (size_t)p->dim) | off_grid(p->z, p->z_ld) |
-                          off_grid(p->state);
-
     const int longest = in->T == in->S ? INT_MAX : diagonal_segments(q, in, p, false);
 
     if (in->S == 1 && in->T > longest)
         return;
-    if (p->N != N)
+    if (diagonal_decode_takes(in, p))
+        diagonal_decode(q, in, p, false);
+    else if (p->N != N)
         launch(q, "diagonal_scan", scan_any,
                dim3((unsigned)ceil_div(p->dim * 32, THREADS), (unsigned)in->S), THREADS,
                is_narrow(p->state) ? THREADS / 32 * (size_t)p->N * sizeof(float) : 0, *p, q->in);
-    else if (off == 0)
+    else if (is_aligned(p))
         scan<true>(q, in, p, longest);
     else
         scan<false>(q, in, p, longest);
