@@ -10,8 +10,9 @@ enum {
     THREADS = WARPS * 32,
     RUN = 8,             /* columns of a vector: 16 bytes of weights */
     VECTORS_MAX = 4,     /* of a lane */
-    IN_FLIGHT = 12,      /* vectors of weights on their way to a lane */
+    IN_FLIGHT = 15,      /* vectors of weights on their way to a lane */
     BLOCKS_OF_AN_SM = 2, /* what registers allow */
+    SHORT_ROWS = 2,      /* of a warp, all on their way at once */
     SPLIT_BITS_MAX = 3
 };
 
@@ -123,12 +124,34 @@ static __device__ __forceinline__ float dot(const uint4 (&w)[VECTORS], const X (
     return even + odd;
 }
 
+/* The rows that a lane has on their way, and the registers that takes. A short product leaves
+ * room for its neighbours, which are then there before it ends. */
+template <int VECTORS, bool SHORT> struct ring_of {
+    enum {
+        DEPTH = SHORT          ? SHORT_ROWS
+                : VECTORS == 1 ? 8
+                               : IN_FLIGHT / VECTORS,
+        REGISTERS = SHORT ? 40 + 16 * VECTORS : 128
+    };
+};
+
+/* What the end of a row reads beside its sum. */
+struct ending {
+    float bias, y;
+
+    __device__ __forceinline__ void load(const struct output &o, int row)
+    {
+        bias = o.bias ? o.bias[row] : 0.0f;
+        y = o.add ? o.y[row] : 0.0f;
+    }
+};
+
 /* X is how x is held. */
-template <typename E, typename X, int VECTORS>
-static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
+template <typename E, typename X, int VECTORS, bool SHORT>
+static __global__ void __maxnreg__((ring_of<VECTORS, SHORT>::REGISTERS))
     single_kernel(const __grid_constant__ struct single_group g)
 {
-    enum { DEPTH = VECTORS == 1 ? 8 : IN_FLIGHT / VECTORS };
+    enum { DEPTH = ring_of<VECTORS, SHORT>::DEPTH };
     extern __shared__ float part[]; /* [rows of the block][2^split_bits] */
     const struct single &p = product_of(g);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -139,8 +162,10 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     const int rows = min(g.tile_rows, p.rows - first);
     const columns<VECTORS> own = { RUN * (32 * split + lane), RUN * 32 * splits, p.ld };
     const E *w = (const E *)p.w + (size_t)first * p.ld;
+    const int own_row = block_first + (int)threadIdx.x;
     uint4 ring[DEPTH][VECTORS];
     X x[VECTORS];
+    struct ending ending = {};
 
     let_next_start();
 #pragma unroll
@@ -148,6 +173,8 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
         own.load(ring[d], w + (size_t)d * p.ld, d < rows);
     wait_for_inputs();
     own.load_x(x, p);
+    if ((int)threadIdx.x < block_rows && own_row < p.rows)
+        ending.load(p.out, own_row);
     for (int i = 0; i < rows; i += DEPTH) {
 #pragma unroll
         for (int d = 0; d < DEPTH; d++) {
@@ -167,7 +194,11 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
 
         for (int s = 0; s < splits; s++)
             v += part[r * splits + s];
-        finish(p.out, 0, block_first + r, v);
+        if (r >= THREADS)
+            ending.load(p.out, block_first + r);
+        v = activate(p.out.act, v + ending.bias);
+        store_numbers<1>(p.out.y, p.out.y_bf16, (size_t)(block_first + r),
+                         { { p.out.add ? ending.y + v : v } });
     }
 }
 
@@ -197,13 +228,14 @@ static int place_blocks(struct single_group *g, int places)
     }
 }
 
-template <typename E, typename X>
+template <typename E, typename X, bool SHORT>
 static void launch_vectors(struct stream *q, struct single_group *g, int ld)
 {
-    void (*const kernels[])(
-        const struct single_group) = { single_kernel<E, X, 1>, single_kernel<E, X, 2>,
-                                       single_kernel<E, X, 3>, single_kernel<E, X, 4> };
-    const int blocks = place_blocks(g, q->sms * BLOCKS_OF_AN_SM);
+    void (*const kernels[])(const struct single_group) = { single_kernel<E, X, 1, SHORT>,
+                                                           single_kernel<E, X, 2, SHORT>,
+                                                           single_kernel<E, X, 3, SHORT>,
+                                                           single_kernel<E, X, 4, SHORT> };
+    const int blocks = place_blocks(g, q->sms * (SHORT ? 1 : BLOCKS_OF_AN_SM));
     const int lanes = RUN * 32 << g->split_bits, vectors = (ld + lanes - 1) / lanes;
     const size_t shared = (size_t)WARPS * g->tile_rows * sizeof(float);
 
@@ -237,10 +269,13 @@ void linear_single(struct stream *q, const struct linear *p, int n)
         widest = max(widest, ld);
     }
     g.split_bits = split_bits_of(widest);
-    if (p->x_bf16)
-        launch_vectors<__nv_bfloat16, bf16_run>(q, &g, widest);
+    place_blocks(&g, q->sms);
+    if (p->x_bf16 && g.tile_rows <= SHORT_ROWS)
+        launch_vectors<__nv_bfloat16, bf16_run, true>(q, &g, widest);
+    else if (p->x_bf16)
+        launch_vectors<__nv_bfloat16, bf16_run, false>(q, &g, widest);
     else if (p->w->dtype == DTYPE_BF16)
-        launch_vectors<__nv_bfloat16, float_run>(q, &g, widest);
+        launch_vectors<__nv_bfloat16, float_run, false>(q, &g, widest);
     else
-        launch_vectors<__half, float_run>(q, &g, widest);
+        launch_vectors<__half, float_run, false>(q, &g, widest);
 }
