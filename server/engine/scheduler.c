@@ -197,6 +197,15 @@ static int find_slot(struct engine *e, struct sequence *s)
     return slot;
 }
 
+/* In a step, or while a state was copied from it. NULL: none. */
+static const char *find_lost(const struct engine *e)
+{
+    for (int i = 0; i < e->devices->count; i++)
+        if (e->devices->at[i].backend->lost)
+            return e->devices->at[i].backend->detail;
+    return NULL;
+}
+
 static void admit(struct engine *e)
 {
     int ways = e->queued; /* more would turn out those that have just come */
@@ -205,6 +214,8 @@ static void admit(struct engine *e)
         int slot = find_slot(e, e->queue);
         struct sequence *s;
 
+        if (slot < 0 && find_lost(e))
+            return; /* no room would help: the step fails all */
         if (slot < 0 && ways-- > 0 && make_way(e))
             continue;
         if (slot < 0 && (e->running_count || journal_busy(e)))
@@ -475,15 +486,6 @@ static void handle_all(struct engine *e)
         for (int k = 0; k < step->batch.S; k++)
             handle(e, step, &step->pick[k]);
     }
-}
-
-/* In a step, or while a state was copied from it. NULL: none. */
-static const char *find_lost(const struct engine *e)
-{
-    for (int i = 0; i < e->devices->count; i++)
-        if (e->devices->at[i].backend->lost)
-            return e->devices->at[i].backend->detail;
-    return NULL;
 }
 
 static bool fail_step(struct engine *e, const char *message)

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include "kernels/backend.h"
 #include "models/model.h"
 #include "server/state/checkpoint.h"
 #include "tests/server/engine/store_rig.h"
@@ -227,6 +228,32 @@ static void a_device_that_fails_on_the_way_hands_out_nothing(void **unused)
     rig_close(&r);
 }
 
+/* It went from there to host memory, and cannot be copied to the device that is left. Nothing else
+ * runs that would see it. */
+static void a_turn_that_cannot_start_for_a_lost_device_says_so(void **unused)
+{
+    static const char *const sessions[] = { "a", "b", "c" };
+    struct engine_options narrow = options;
+    struct command *c;
+    struct rig r;
+
+    (void)unused;
+    narrow.slots = narrow.max_batch = 1;
+    rig_open_late(&r, "cpu,cpu", model, &narrow, 1);
+    for (int i = 0; i < 3; i++) { /* the third on the first's device, from which that goes */
+        rig_do(&r, COMMAND_SESSION_CREATE, sessions[i]);
+        free(rig_run_turn(&r, rig_turn(sessions[i], prompt, PROMPT, 1)));
+    }
+    assert_string_equal(store_describe(&r, "a")->residency, "host");
+    rig_do(&r, COMMAND_SESSION_DELETE, "b");
+    late_lose(r.devices.at[0].backend);
+    c = rig_turn("a", prompt, PROMPT, 1);
+    assert_int_equal(rig_ask(&r, c), PROBLEM_DEVICE_ERROR);
+    command_free(c);
+    assert_ptr_equal(engine_counters(r.engine).lost, r.devices.at[0].backend->detail);
+    rig_close(&r);
+}
+
 /* Its state was on its way to the store. Others have gone on meanwhile. */
 static void a_turn_whose_state_never_came_to_the_store_did_not_happen(void **unused)
 {
@@ -274,6 +301,7 @@ int main(void)
         cmocka_unit_test(others_go_on_while_a_state_comes_back),
         cmocka_unit_test(a_turn_can_be_cancelled_while_its_state_comes),
         cmocka_unit_test(a_device_that_fails_on_the_way_hands_out_nothing),
+        cmocka_unit_test(a_turn_that_cannot_start_for_a_lost_device_says_so),
         cmocka_unit_test_setup_teardown(a_turn_whose_state_never_came_to_the_store_did_not_happen,
                                         store_setup, folder_remove),
     };
