@@ -30,6 +30,16 @@ bool problem_set(struct problem *p, enum problem_code what, const char *param, c
     return false;
 }
 
+void problem_add(struct problem *p, const char *fmt, ...)
+{
+    const size_t len = strlen(p->message);
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(p->message + len, sizeof(p->message) - len, fmt, args);
+    va_end(args);
+}
+
 bool problem_from_error(struct problem *p, const struct error *err)
 {
     static const enum problem_code of[] = {

@@ -53,6 +53,7 @@
     X(CONTENT_ENCODING, 415, "invalid_request_error", "unsupported_content_encoding", false)       \
     X(SNAPSHOT_VERSION, 422, "invalid_request_error", "unsupported_version", false)                \
     X(MODEL_MISMATCH, 422, "invalid_request_error", "model_mismatch", false)                       \
+    X(NUMBERS_MISMATCH, 422, "invalid_request_error", "model_mismatch", false)                     \
     X(STATE_NOT_FINITE, 422, "invalid_request_error", "state_not_finite", false)                   \
     X(KEY_REUSED, 422, "invalid_request_error", "idempotency_key_reused", false)                   \
     X(HISTORY, 422, "invalid_request_error", "history_unreachable", false)                         \
@@ -103,6 +104,9 @@ const struct problem_row *problem_row(enum problem_code what);
 /* Fills *p and returns false. param may be NULL. */
 bool problem_set(struct problem *p, enum problem_code what, const char *param, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* Says more at the end of the message: what can be done about it, where that is known. */
+void problem_add(struct problem *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* The consequence of a lower floor's error. */
 bool problem_from_error(struct problem *p, const struct error *err);

@@ -208,6 +208,8 @@ static void decode(struct pending *p)
     }
     t->command->checkpoint =
         format_decode(file, t->len, p->api->model, tokenizer_size(p->api->tokenizer), &t->problem);
+    if (t->problem.what == PROBLEM_NUMBERS_MISMATCH)
+        problem_add(&t->problem, " (ask for ?convert=true)");
 }
 
 static void decoded(struct pending *p)

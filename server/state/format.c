@@ -286,9 +286,8 @@ static bool check_model(const struct header *h, const struct model_info *model, 
                            "the snapshot has state layout %016llx; this server uses %016llx",
                            (unsigned long long)h->layout, (unsigned long long)model->layout.id);
     if (h->layout != model->layout.id || h->numbers != format_numbers_of(&model->layout))
-        return problem_set(p, PROBLEM_MODEL_MISMATCH, NULL,
-                           "the snapshot's numbers are %s; this server keeps %s (ask for "
-                           "?convert=true)",
+        return problem_set(p, PROBLEM_NUMBERS_MISMATCH, NULL,
+                           "the snapshot's numbers are %s; this server keeps %s",
                            format_numbers_name(h->numbers),
                            format_numbers_name(format_numbers_of(&model->layout)));
     if (h->record_len != (h->position ? model->layout.bytes : 0))

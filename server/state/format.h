@@ -76,7 +76,8 @@ void format_finish(struct file_buffer *file); /* the record is there */
  * marks, and an id of its own. A mark that is no anchor has none. vocab: token ids
  * are below it. Refused with snapshot_invalid (magic, lengths, numbers out of range),
  * unsupported_version, snapshot_checksum, snapshot_shape (a record of another length),
- * model_mismatch (fingerprint, layout or number format, both named) or state_not_finite. */
+ * model_mismatch (fingerprint, layout or number format, both named; the last is
+ * PROBLEM_NUMBERS_MISMATCH, about which the caller can say more) or state_not_finite. */
 struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
                                  int vocab, struct problem *p);
 

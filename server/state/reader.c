@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "models/model.h"
 #include "server/state/checkpoint.h"
 #include "server/state/file_buffer.h"
 #include "server/state/format.h"
@@ -120,6 +121,15 @@ static void set_aside(struct reader *r, struct recall *q)
     recall_refuse(&q->problem);
 }
 
+/* It waits in the store for a server that keeps such numbers. */
+static void explain_numbers(const struct reader *r, struct recall *q)
+{
+    problem_add(&q->problem,
+                "; a server with --state-dtype %s goes on with it, here it can only be deleted or "
+                "replaced",
+                r->options.model->layout.bf16_bytes ? "f32" : "bf16");
+}
+
 static bool is_damage(enum problem_code what)
 {
     return what == PROBLEM_SNAPSHOT_INVALID || what == PROBLEM_SNAPSHOT_CHECKSUM ||
@@ -154,6 +164,8 @@ static void answer(struct reader *r, struct recall *q)
                 ? format_decode(file->bytes, file->len, o->model, o->vocab, &q->problem)
                 : format_open(file->bytes, file->len, o->model, o->vocab, &q->record, &q->problem);
     }
+    if (q->problem.what == PROBLEM_NUMBERS_MISMATCH)
+        explain_numbers(r, q);
     if (!q->checkpoint && is_damage(q->problem.what))
         set_aside(r, q);
 }

@@ -211,8 +211,12 @@ static void servers_of_both_state_formats_take_each_others_when_asked(void **unu
     }
     for (int i = 0; i < 2; i++) {
         struct state s = state_of(l[i].port, "tale");
+        struct response r;
 
-        refuses(&l[1 - i], "", &s, 422, "model_mismatch");
+        r = upload(l[1 - i].port, "", "/v1/sessions/taken/state", &s);
+        assert_refusal(&r, 422, "model_mismatch", dtype[i]);
+        assert_non_null(strstr(r.body, "?convert=true"));
+        response_finish(&r);
         takes(&l[1 - i], "", "/v1/sessions/taken/state?convert=true", &s);
         say(l[1 - i].port, "", "POST", "/v1/sessions/taken/append", "{\"ids\":[8]}");
         state_free(&s);

@@ -252,7 +252,7 @@ static void a_file_of_float32_states_is_refused(void **unused)
         rig_do(from, COMMAND_SESSION_CREATE, "a");
         free(turn(from, "a", prompt, PROMPT, 3));
         file = rig_export(from, "a", &len);
-        assert_int_equal(rig_import(to, "b", file, len), PROBLEM_MODEL_MISMATCH);
+        assert_int_equal(rig_import(to, "b", file, len), PROBLEM_NUMBERS_MISMATCH);
         free(file);
     }
     rig_close(&wide);

@@ -456,7 +456,7 @@ static void a_narrow_file_is_another_state(void **unused)
     assert_int_equal(info.tokens, TOKENS);
     assert_int_equal(info.record_bytes, RECORD / 2);
     assert_null(format_decode(narrow, narrow_len, &model, VOCAB, &p));
-    assert_int_equal(p.what, PROBLEM_MODEL_MISMATCH);
+    assert_int_equal(p.what, PROBLEM_NUMBERS_MISMATCH);
     assert_non_null(strstr(p.message, "BF16"));
     assert_non_null(strstr(p.message, "F32"));
     checkpoint_destroy(c);
@@ -549,7 +549,7 @@ static void large_fields_of_another_format_are_refused_or_adopted(void **unused)
         own = encode(ours, &own_len);
         assert_true((own_len < len) == i);
         assert_null(format_decode(file, len, &model, VOCAB, &p));
-        assert_int_equal(p.what, PROBLEM_MODEL_MISMATCH);
+        assert_int_equal(p.what, PROBLEM_NUMBERS_MISMATCH);
         assert_non_null(strstr(p.message, i ? "F32; this server keeps F32 and BF16"
                                             : "F32 and BF16; this server keeps F32"));
         adopted = adopt(file, len, &adopted_len);
@@ -603,7 +603,7 @@ static void a_mixed_record_is_measured_and_finite(void **unused)
     numbers += 256; /* one unit of float32 more than there is */
     memcpy(file + 104, &numbers, sizeof(numbers));
     reseal(file, len);
-    assert_int_equal(refusal(file, len), PROBLEM_MODEL_MISMATCH);
+    assert_int_equal(refusal(file, len), PROBLEM_NUMBERS_MISMATCH);
     numbers |= 0xffffff00u;
     memcpy(file + 104, &numbers, sizeof(numbers));
     reseal(file, len);
