@@ -93,6 +93,8 @@ struct options {
 
     /* bench */
     char *suite; /* all, decode, prefill, resume, memory, verbs, published */
+    char *only;  /* of the published models: a part of the title; NULL: all of them */
+    char *part;  /* of what a GPU is measured by: all, decode, prefill, engine, resume */
 
     char *config;                      /* the file; NULL: none */
     unsigned char origin[OPTIONS_MAX]; /* options.c's, for --print-config */

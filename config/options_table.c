@@ -148,6 +148,10 @@ const struct option option_table[] = {
 
     { OPTION(suite), .def = "all", .choices = "all|decode|prefill|resume|memory|verbs|published",
       .commands = BENCH, .value = "NAME", .help = "measurements to take" },
+    { OPTION(only), .commands = BENCH, .value = "TITLE",
+      .help = "published models whose titles have this in them, as 2.8b has" },
+    { OPTION(part), .def = "all", .choices = "all|decode|prefill|engine|resume", .commands = BENCH,
+      .value = "NAME", .help = "of the published models' measurements on a GPU" },
     { 0 },
 };
 

@@ -328,9 +328,14 @@ int cli_bench(const struct options *o)
     struct error err;
     bool ok;
 
-    if (strcmp(o->suite, "published") == 0)
-        return (is_gpu(o) ? bench_published_gpu(o) : bench_published(o)) ? EXIT_SUCCESS
-                                                                         : EXIT_FAILURE;
+    if (strcmp(o->suite, "published") == 0) {
+        if (is_gpu(o))
+            return bench_published_gpu(o);
+        if (strcmp(o->part, "all") == 0)
+            return bench_published(o);
+        fprintf(stderr, "eddy: --part takes measurements of a GPU, and none is used\n");
+        return EXIT_USAGE;
+    }
     if (!bench_open(&b, o, &err)) {
         fprintf(stderr, "eddy: %s\n", err.message);
         return EXIT_USAGE;

@@ -116,8 +116,13 @@ void bench_print_machine(const struct bench *b);
 
 /* Models of published sizes with random weights: two small ones against the goals for a CPU, or
  * five against the floors of a GPU. */
-bool bench_published(const struct options *o);
-bool bench_published_gpu(const struct options *o);
+/* The published models, or those of them that --only names. An exit status. */
+int bench_published(const struct options *o);
+int bench_published_gpu(const struct options *o);
+/* Whether --only names one of that title; and what to do if it names none: a line, and the status.
+ */
+bool bench_wants(const struct options *o, const char *title);
+int bench_none(const struct options *o);
 
 /* Writes the model into a temporary folder and opens it from there. */
 bool bench_open_random(struct bench *b, const struct options *o, const struct random_model *m);

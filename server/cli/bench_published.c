@@ -9,6 +9,7 @@
 
 #include "config/error.h"
 #include "config/options.h"
+#include "server/cli/cli.h"
 #include "server/cli/random_model.h"
 
 struct reading {
@@ -39,6 +40,18 @@ static bool measure(struct bench *b, const struct random_model *m, struct readin
                                                           : &prefill[0].fma_share),
                            .bf16 = bf16 };
     return true;
+}
+
+bool bench_wants(const struct options *o, const char *title)
+{
+    return !o->only || strcasestr(title, o->only);
+}
+
+int bench_none(const struct options *o)
+{
+    fprintf(stderr, "eddy: no published model that is measured here has \"%s\" in its title\n",
+            o->only);
+    return EXIT_USAGE;
 }
 
 bool bench_open_random(struct bench *b, const struct options *o, const struct random_model *m)
@@ -74,20 +87,24 @@ static bool write_and_measure(const struct options *o, const struct random_model
     return ok;
 }
 
-bool bench_published(const struct options *o)
+int bench_published(const struct options *o)
 {
     static const struct random_model *const models[] = { &random_mamba_130m, &random_rwkv7_0_1b };
     enum { MODELS = sizeof(models) / sizeof(models[0]) };
     struct reading r[MODELS];
+    int n = 0;
 
     for (int i = 0; i < MODELS; i++)
-        if (!write_and_measure(o, models[i], &r[i]))
-            return false;
-    printf("\n| goal | to reach | %s | %s |\n|---|---|---|---|\n", r[0].title, r[1].title);
-    printf("| one session: of the read bandwidth | 75 %% | %.0f %% | %.0f %% |\n",
-           100 * r[0].bandwidth, 100 * r[1].bandwidth);
-    printf("| 16 sessions against one | 6 x | %.1f x | %.1f x |\n", r[0].batch, r[1].batch);
-    printf("| prefill of 512: of the %s rate | 40 %% | %.0f %% | %.0f %% |\n",
-           r[0].bf16 ? "bf16" : "float32", 100 * r[0].prefill, 100 * r[1].prefill);
-    return fflush(stdout) == 0;
+        if (bench_wants(o, models[i]->title) && !write_and_measure(o, models[i], &r[n++]))
+            return EXIT_FAILURE;
+    if (n == 0)
+        return bench_none(o);
+    printf(
+        "\n| | one session: of the read bandwidth | 16 sessions against one | prefill of 512: of "
+        "the %s rate |\n|---|---|---|---|\n| goal | 75 %% | 6 x | 40 %% |\n",
+        r[0].bf16 ? "bf16" : "float32");
+    for (int i = 0; i < n; i++)
+        printf("| %s | %.0f %% | %.1f x | %.0f %% |\n", r[i].title, 100 * r[i].bandwidth,
+               r[i].batch, 100 * r[i].prefill);
+    return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

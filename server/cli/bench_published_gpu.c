@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "config/error.h"
+#include "config/options.h"
 #include "kernels/backend.h"
 #include "models/model.h"
 #include "server/cli/random_model.h"
@@ -266,7 +267,13 @@ static bool engine_all(struct bench *b)
     return true;
 }
 
-static bool measure(struct bench *b, const struct random_model *m, bool resume)
+static bool wants(const struct options *o, const char *part)
+{
+    return strcmp(o->part, "all") == 0 || strcmp(o->part, part) == 0;
+}
+
+static bool measure(struct bench *b, const struct options *o, const struct random_model *m,
+                    bool resume)
 {
     static const size_t contexts[] = { 1 << 12, 1 << 15, 1 << 17 };
     const struct model_info *info = model_info(b->local.parts.model);
@@ -275,14 +282,15 @@ static bool measure(struct bench *b, const struct random_model *m, bool resume)
            m->title, (double)info->parameters / 1e6, (double)info->weight_bytes / 1e6,
            dtype_name(info->dtype), (double)info->layout.bytes / 1e6);
     bench_print_machine(b);
-    if (!decode_all(b) || !prefill_all(b) || !engine_all(b))
+    if ((wants(o, "decode") && !decode_all(b)) || (wants(o, "prefill") && !prefill_all(b)) ||
+        (wants(o, "engine") && !engine_all(b)))
         return false;
     b->local.limits.slots = 8;
     b->local.limits.max_batch = 2;
-    return !resume || (bench_resume(b, contexts) && bench_verbs(b));
+    return !resume || !wants(o, "resume") || (bench_resume(b, contexts) && bench_verbs(b));
 }
 
-bool bench_published_gpu(const struct options *o)
+int bench_published_gpu(const struct options *o)
 {
     static const struct {
         const struct random_model *model;
@@ -292,14 +300,22 @@ bool bench_published_gpu(const struct options *o)
         { &random_rwkv7_1_5b, true },  { &random_rwkv7_7_2b, false },
     };
     struct bench b = { .sessions = BENCH_SESSIONS_MAX, .rows = ROWS };
+    bool none = true;
 
     for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++) {
-        bool ok =
-            bench_open_random(&b, o, list[i].model) && measure(&b, list[i].model, list[i].resume);
+        const struct random_model *m = list[i].model;
+
+        if (!bench_wants(o, m->title))
+            continue;
+
+        bool ok = bench_open_random(&b, o, m) && measure(&b, o, m, list[i].resume);
 
         bench_close(&b);
         if (!ok)
-            return false;
+            return EXIT_FAILURE;
+        none = false;
     }
-    return fflush(stdout) == 0;
+    if (none)
+        return bench_none(o);
+    return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -436,6 +436,21 @@ static void a_device_that_is_not_there_is_refused_in_one_line(void **state)
     assert_int_equal(r.status, 2);
 }
 
+static void bench_says_what_it_cannot_pick(void **state)
+{
+    static struct result r;
+
+    (void)state;
+    RUN(&r, "", "bench", "--suite", "published", "--device", "cpu", "--only", "9000B");
+    assert_int_equal(r.status, 2);
+    assert_string_equal(r.out, "");
+    assert_non_null(strstr(r.err, "9000B"));
+    RUN(&r, "", "bench", "--suite", "published", "--device", "cpu", "--part", "decode");
+    assert_int_equal(r.status, 2);
+    assert_string_equal(r.out, "");
+    assert_non_null(strstr(r.err, "--part"));
+}
+
 static int make_folder(void **state)
 {
     (void)state;
@@ -474,6 +489,7 @@ int main(void)
         cmocka_unit_test(serve_does_not_start_without_the_keys_it_was_told_of),
         cmocka_unit_test(a_model_is_its_folder_or_its_file),
         cmocka_unit_test(a_device_that_is_not_there_is_refused_in_one_line),
+        cmocka_unit_test(bench_says_what_it_cannot_pick),
         cmocka_unit_test(an_interrupt_ends_the_turn_and_not_the_session),
     };
 
