@@ -231,21 +231,26 @@ void turn_cancel_marked(struct engine *e);
  * record ends, to the aim. The command is answered at its end. false: refused. */
 bool turn_replay(struct engine *e, struct command *c, struct session *session,
                  struct checkpoint *base, uint64_t from, struct checkpoint *aim);
-/* The first token of a scored context has no probability: says so once. */
-void sequence_score_first(struct engine *e, struct sequence *s);
-void sequence_scored(struct engine *e, struct sequence *s, const struct sample_result *r);
-void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_result *r);
 /* Everything it had to do is done, or its job failed: leaves the slot, publishes, commits. */
 void sequence_end(struct engine *e, struct sequence *s);
 /* The job's session moves to what *next says; the job ends, and the event goes out (or NULL),
  * when that is kept. false: the job failed, and nothing has changed. */
 bool job_commit(struct engine *e, struct job *job, const struct session *next, struct event *event);
 void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message);
+void job_fail_no_memory(struct engine *e, struct job *job);
 size_t sequence_goal(const struct sequence *s);     /* feed tokens to take in */
 uint64_t sequence_covers(const struct sequence *s); /* tokens in the state of its slot */
 
 /* Its state came from the store, or did not. */
 void sequence_recalled(struct engine *e, struct recall *r);
+/* answer.c: the tokens of a sequence. */
+/* The first token of a scored context has no probability: says so once. */
+void sequence_score_first(struct engine *e, struct sequence *s);
+void sequence_scored(struct engine *e, struct sequence *s, const struct sample_result *r);
+void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_result *r);
+/* No token comes after this: what was held back is text. */
+void sequence_finish_text(struct engine *e, struct sequence *s);
+
 /* cache.c: states that may spare others the work. */
 bool cache_create(struct engine *e); /* false: no memory */
 void cache_lost(struct engine *e, struct checkpoint *c);

@@ -1,9 +1,8 @@
-/* turns.c - the life of a turn: begun, sampled token by token, committed or dropped.
+/* turns.c - the life of a turn: begun, committed or dropped.
  *
  * A session's head moves only in commit(): a turn that fails or is cancelled has touched
  * nothing but its working slot. */
 #include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,7 +19,7 @@ void job_fail(struct engine *e, struct job *job, enum problem_code what, const c
     job->failed = e->any_over = true;
 }
 
-static void fail_no_memory(struct engine *e, struct job *job)
+void job_fail_no_memory(struct engine *e, struct job *job)
 {
     job_fail(e, job, PROBLEM_OUT_OF_MEMORY, "no memory to go on with the turn");
 }
@@ -110,22 +109,6 @@ static bool reserve_room(struct engine *e, struct job *job, int keepers)
     state_refuse(e, PROBLEM_NO_SLOT, &none);
     job_fail(e, job, none.what, none.message);
     return false;
-}
-
-/* One more token of the context. */
-static bool feed_add(struct sequence *s, int32_t id)
-{
-    if (s->feed_len == s->feed_capacity) {
-        size_t capacity = s->feed_capacity * 2;
-        int32_t *grown = realloc(s->feed, capacity * sizeof(*grown));
-
-        if (!grown)
-            return false;
-        s->feed = grown;
-        s->feed_capacity = capacity;
-    }
-    s->feed[s->feed_len++] = id;
-    return true;
 }
 
 static void fill_recent(struct sequence *s, const struct checkpoint *from, const struct past *past)
@@ -231,7 +214,7 @@ static void remember(struct engine *e, struct sequence *s, struct checkpoint *c)
     if (!of || !s->forgetful)
         return;
     if (!of->past && !past_read_back(e, &of->past, c)) {
-        fail_no_memory(e, s->job);
+        job_fail_no_memory(e, s->job);
         return;
     }
     past_recent(of->past, &s->recent);
@@ -394,156 +377,6 @@ bool turn_replay(struct engine *e, struct command *c, struct session *session,
     return false;
 }
 
-/* Text and scores of one token, or of none. */
-static void report(struct engine *e, struct sequence *s, struct text_buffer *text,
-                   const struct token_score *score, bool prompt)
-{
-    struct event *event;
-
-    if (!text->len && !score) {
-        free(text->bytes);
-        return;
-    }
-    event = engine_event(EVENT_TEXT, s->job->command);
-    if (!event || (score && !(event->score = malloc(sizeof(*score))))) {
-        event_free(event);
-        free(text->bytes);
-        fail_no_memory(e, s->job);
-        return;
-    }
-    if (score)
-        *event->score = *score;
-    event->choice = s->choice;
-    event->prompt = prompt;
-    event->text = *text;
-    if (!prompt) {
-        event->tokens = s->unreported;
-        s->unreported = 0;
-    }
-    engine_post(e, event);
-}
-
-static struct token_score score_of(const struct turn *turn, const struct sample_result *r)
-{
-    struct token_score score = { .id = r->token,
-                                 .logprob = r->logprob,
-                                 .tops = turn->logprobs > 0 ? turn->logprobs : 0 };
-
-    for (int i = 0; i < score.tops; i++) {
-        score.top_id[i] = r->top_id[i];
-        score.top_logprob[i] = r->top_logprob[i];
-    }
-    return score;
-}
-
-void sequence_score_first(struct engine *e, struct sequence *s)
-{
-    struct token_score score = { .logprob = NAN };
-    struct text_buffer none = { 0 };
-
-    if (!s->job->command->turn.score || s->fed || s->prompt_at || !s->feed_len)
-        return;
-    score.id = s->feed[0];
-    report(e, s, &none, &score, true);
-}
-
-void sequence_scored(struct engine *e, struct sequence *s, const struct sample_result *r)
-{
-    struct token_score score = score_of(&s->job->command->turn, r);
-    struct text_buffer none = { 0 };
-
-    if (!r->finite)
-        job_fail(e, s->job, PROBLEM_STATE_NOT_FINITE, "the model's output is not finite");
-    else
-        report(e, s, &none, &score, true);
-}
-
-static bool is_stop_id(const struct job *job, int32_t id)
-{
-    for (int i = 0; i < job->stop_ids; i++)
-        if (job->stop_id[i] == id)
-            return true;
-    return false;
-}
-
-static void count_token(struct engine *e, struct sequence *s)
-{
-    double now = engine_clock(), since = s->sampled ? s->newest_token : s->job->arrived;
-
-    engine_observe(s->sampled ? &e->counters.between_tokens : &e->counters.first_token,
-                   now - since);
-    s->newest_token = now;
-    e->counters.completion_tokens++;
-    s->job->command->turn.completion_tokens++;
-    s->sampled++;
-    s->unreported++;
-}
-
-/* The token becomes text; false when that completed a stop string. */
-static bool emit_token(struct engine *e, struct sequence *s, int32_t id, struct token_score *score)
-{
-    struct text_buffer raw = { 0 }, text = { 0 };
-    const char *hit = NULL;
-
-    if (!detokenizer_add(&s->detokenizer, id, &raw) ||
-        !stop_match_add(&s->match, raw.bytes, raw.len, &text, &hit))
-        fail_no_memory(e, s->job);
-    if (score)
-        score->bytes = raw.len;
-    free(raw.bytes);
-    report(e, s, &text, score, false);
-    s->hit = hit;
-    return hit == NULL;
-}
-
-/* No token comes after this: what was held back is text. */
-static void emit_rest(struct engine *e, struct sequence *s)
-{
-    struct text_buffer raw = { 0 }, text = { 0 };
-    const char *hit = NULL;
-
-    if (!detokenizer_finish(&s->detokenizer, &raw) ||
-        !stop_match_add(&s->match, raw.bytes, raw.len, &text, &hit) ||
-        (!hit && !stop_match_flush(&s->match, &text)))
-        fail_no_memory(e, s->job);
-    if (hit) {
-        s->hit = hit;
-        s->finish = FINISH_STOP;
-    }
-    free(raw.bytes);
-    report(e, s, &text, NULL, false);
-}
-
-void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_result *r)
-{
-    const struct turn *turn = &s->job->command->turn;
-    struct token_score score = score_of(turn, r);
-
-    if (!r->finite) {
-        job_fail(e, s->job, PROBLEM_STATE_NOT_FINITE, "the model's output is not finite");
-        return;
-    }
-    if (is_stop_id(s->job, r->token)) { /* not part of the context */
-        s->stop = r->token;
-        s->finish = FINISH_STOP;
-        emit_rest(e, s);
-        return;
-    }
-    count_token(e, s);
-    if (!feed_add(s, r->token)) {
-        fail_no_memory(e, s->job);
-        return;
-    }
-    s->position++;
-    recent_add(&s->recent, r->token, true);
-    if (!emit_token(e, s, r->token, turn->logprobs >= 0 ? &score : NULL)) {
-        s->finish = FINISH_STOP;
-    } else if (s->sampled >= turn->max_tokens) {
-        s->finish = FINISH_LENGTH;
-        emit_rest(e, s);
-    }
-}
-
 /* A client that wants it keeps what a turn sampled before it was cancelled. */
 static bool keeps_part(const struct sequence *s)
 {
@@ -612,7 +445,7 @@ bool job_commit(struct engine *e, struct job *job, const struct session *next, s
     struct entry *x = session_moving(e, job->session, next, committed, NULL);
 
     if (!x) {
-        fail_no_memory(e, job);
+        job_fail_no_memory(e, job);
         return false;
     }
     x->job = job;
@@ -644,7 +477,7 @@ static bool commit(struct engine *e, struct sequence *s, struct event *event)
     if (next.head)
         return job_commit(e, job, &next, event);
     past_release(e->tiers, next.past);
-    fail_no_memory(e, job);
+    job_fail_no_memory(e, job);
     return false;
 }
 
@@ -655,7 +488,7 @@ static void end_choice(struct engine *e, struct sequence *s, int choice)
     struct event *event = engine_event(EVENT_FINISH, job->command);
 
     if (!event) {
-        fail_no_memory(e, job);
+        job_fail_no_memory(e, job);
         return;
     }
     event->choice = choice;
@@ -685,7 +518,7 @@ static void spread(struct engine *e, struct sequence *prompt)
         scheduler_enqueue(e, s, true);
     }
     if (left)
-        fail_no_memory(e, job);
+        job_fail_no_memory(e, job);
     for (int i = 0; i < left; i++)
         end_choice(e, prompt, i);
     tiers_release(e->tiers, c);
@@ -753,7 +586,7 @@ static void end_marked(struct engine *e, struct sequence *s)
         return;
     }
     s->finish = FINISH_LENGTH;
-    emit_rest(e, s);
+    sequence_finish_text(e, s);
     e->any_over = true;
 }
 
