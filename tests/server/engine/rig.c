@@ -299,6 +299,36 @@ enum problem_code rig_roll_back(struct rig *r, const char *session, size_t turns
     return what;
 }
 
+struct id rig_fork(struct rig *r, const char *session)
+{
+    struct command *c = rig_command(COMMAND_SESSION_FORK, session, NULL);
+    struct id child;
+
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    child = c->sessions[0].id;
+    command_free(c);
+    return child;
+}
+
+struct id rig_snapshot(struct rig *r, const char *session)
+{
+    struct command *c = rig_command(COMMAND_SNAPSHOT_TAKE, session, NULL);
+    struct id snapshot;
+
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    snapshot = c->snapshots[0].id;
+    command_free(c);
+    return snapshot;
+}
+
+void rig_restore(struct rig *r, const char *session, const struct id *snapshot)
+{
+    struct command *c = rig_command(COMMAND_SESSION_RESTORE, session, snapshot->text);
+
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    command_free(c);
+}
+
 unsigned char *rig_export(struct rig *r, const char *session, size_t *len)
 {
     struct checkpoint *head = export_head(r, session);

@@ -82,6 +82,10 @@ void rig_do(struct rig *r, enum command_kind kind, const char *session);
 /* By so many turns, or to the position when turns is 0. */
 enum problem_code rig_roll_back(struct rig *r, const char *session, size_t turns,
                                 uint64_t position);
+/* These assert success. The ids are the child's and the snapshot's. */
+struct id rig_fork(struct rig *r, const char *session);
+struct id rig_snapshot(struct rig *r, const char *session);
+void rig_restore(struct rig *r, const char *session, const struct id *snapshot);
 /* The session's head as a file, from malloc. */
 unsigned char *rig_export(struct rig *r, const char *session, size_t *len);
 enum problem_code rig_import(struct rig *r, const char *session, const void *file, size_t len);

@@ -132,37 +132,28 @@ static void forks_files_and_snapshots_go_on_alike(void **unused)
     for (int m = 0; m < MODELS; m++) {
         struct rig first, second;
         struct outcome *a, *b;
-        struct command *c;
         unsigned char *file;
         size_t len;
-        char child[LIMIT_ID_BYTES + 1], snapshot[LIMIT_ID_BYTES + 1];
+        struct id child, snapshot;
 
         rig_open_narrow(&first, models[m], &roomy, 2);
         rig_open_narrow(&second, models[m], &roomy, 1);
         rig_do(&first, COMMAND_SESSION_CREATE, "trunk");
         free(turn(&first, "trunk", prompt, PROMPT, 11));
         file = rig_export(&first, "trunk", &len);
-        c = rig_command(COMMAND_SNAPSHOT_TAKE, "trunk", NULL);
-        assert_int_equal(rig_ask(&first, c), PROBLEM_NONE);
-        strcpy(snapshot, c->snapshots[0].id.text);
-        command_free(c);
-        c = rig_command(COMMAND_SESSION_FORK, "trunk", NULL);
-        assert_int_equal(rig_ask(&first, c), PROBLEM_NONE);
-        strcpy(child, c->sessions[0].id.text);
-        command_free(c);
+        snapshot = rig_snapshot(&first, "trunk");
+        child = rig_fork(&first, "trunk");
         a = turn(&first, "trunk", prompt, 4, 25);
         assert_int_equal(rig_import(&second, "moved", file, len), PROBLEM_NONE);
         b = turn(&second, "moved", prompt, 4, 25);
         assert_same_tokens(a, 0, b, 25);
         rig_assert_same_state(&first, "trunk", &second, "moved");
         free(b);
-        free(turn(&first, child, prompt + 9, 7, 5)); /* another way */
-        c = rig_command(COMMAND_SESSION_RESTORE, child, snapshot);
-        assert_int_equal(rig_ask(&first, c), PROBLEM_NONE);
-        command_free(c);
-        b = turn(&first, child, prompt, 4, 25);
+        free(turn(&first, child.text, prompt + 9, 7, 5)); /* another way */
+        rig_restore(&first, child.text, &snapshot);
+        b = turn(&first, child.text, prompt, 4, 25);
         assert_same_tokens(a, 0, b, 25);
-        rig_assert_same_state(&first, "trunk", &first, child);
+        rig_assert_same_state(&first, "trunk", &first, child.text);
         free(b);
         free(a);
         free(file);

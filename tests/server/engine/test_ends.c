@@ -270,11 +270,10 @@ static enum problem_code import(struct rig *r, const char *session, const void *
 
 /* Room for five states and for one spare; a and its fork b stand two turns on, and nobody has
  * the state that the second of them started from any more. */
-static unsigned char *crowd(struct rig *r, char fork[], size_t *len)
+static unsigned char *crowd(struct rig *r, struct id *fork, size_t *len)
 {
     struct engine_options options = roomy;
     unsigned char *start;
-    struct command *c;
 
     rig_open(r, model, &roomy, 1);
     options.spare_bytes = model_info(r->model)->layout.bytes * 3 / 2;
@@ -287,10 +286,7 @@ static unsigned char *crowd(struct rig *r, char fork[], size_t *len)
     run_turn(r, "a", PROMPT, 3);
     start = rig_state(r, "a", len);
     run_turn(r, "a", PROMPT, 3);
-    c = rig_command(COMMAND_SESSION_FORK, "a", NULL);
-    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
-    strcpy(fork, c->sessions[0].id.text);
-    command_free(c);
+    *fork = rig_fork(r, "a");
     rig_do(r, COMMAND_SESSION_CREATE, "other"); /* whose spare takes the place of a's */
     run_turn(r, "other", PROMPT, 3);
     run_turn(r, "other", PROMPT, 3);
@@ -304,16 +300,17 @@ static void a_rollback_has_the_room_that_it_was_promised(void **unused)
     unsigned char *start, *is, *file;
     size_t len, n, file_len;
     struct flight first, second, back_a, back_b;
-    char b[LIMIT_ID_BYTES + 1], name[16];
+    struct id b;
+    char name[16];
     struct rig r;
 
     (void)unused;
-    start = crowd(&r, b, &len);
+    start = crowd(&r, &b, &len);
     file = rig_export(&r, "a", &file_len);
     take_off(&r, &first, endless(""));
     take_off(&r, &back_a, way_back("a", 1, 0));
     take_off(&r, &second, endless(""));
-    take_off(&r, &back_b, way_back(b, 1, 0));
+    take_off(&r, &back_b, way_back(b.text, 1, 0));
     while (!first.tokens)
         look(&r);
     end(&r, &first, false);
@@ -331,7 +328,7 @@ static void a_rollback_has_the_room_that_it_was_promised(void **unused)
     end(&r, &second, false);
     assert_int_equal(finish(&r, &second), PROBLEM_CANCELLED);
     assert_int_equal(finish(&r, &back_b), PROBLEM_NONE);
-    is = rig_state(&r, b, &n);
+    is = rig_state(&r, b.text, &n);
     assert_int_equal(n, len);
     assert_memory_equal(is, start, len);
     free(start);

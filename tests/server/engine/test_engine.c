@@ -204,33 +204,24 @@ static void a_restored_file_goes_on_as_if_it_had_never_stopped(void **unused)
 static void forks_and_restored_snapshots_share_a_past_and_nothing_else(void **unused)
 {
     int32_t prompt[PROMPT];
-    struct command *c;
     struct outcome *a, *b;
     struct rig r;
-    char child[LIMIT_ID_BYTES + 1], snapshot[LIMIT_ID_BYTES + 1];
+    struct id child, snapshot;
 
     (void)unused;
     fill_prompt(prompt, PROMPT);
     rig_open(&r, models[2], &roomy, 2);
     rig_do(&r, COMMAND_SESSION_CREATE, "trunk");
     free(turn(&r, "trunk", prompt, PROMPT, 5));
-    c = rig_command(COMMAND_SNAPSHOT_TAKE, "trunk", NULL);
-    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
-    strcpy(snapshot, c->snapshots[0].id.text);
-    command_free(c);
-    c = rig_command(COMMAND_SESSION_FORK, "trunk", NULL);
-    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
-    strcpy(child, c->sessions[0].id.text);
-    command_free(c);
-    rig_assert_same_state(&r, "trunk", &r, child);
+    snapshot = rig_snapshot(&r, "trunk");
+    child = rig_fork(&r, "trunk");
+    rig_assert_same_state(&r, "trunk", &r, child.text);
     a = turn(&r, "trunk", prompt, 4, 20);
-    free(turn(&r, child, prompt + 9, 4, 20)); /* another way */
-    c = rig_command(COMMAND_SESSION_RESTORE, child, snapshot);
-    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
-    command_free(c);
-    b = turn(&r, child, prompt, 4, 20);
+    free(turn(&r, child.text, prompt + 9, 4, 20)); /* another way */
+    rig_restore(&r, child.text, &snapshot);
+    b = turn(&r, child.text, prompt, 4, 20);
     assert_same_tokens(a, 0, b, 20);
-    rig_assert_same_state(&r, "trunk", &r, child);
+    rig_assert_same_state(&r, "trunk", &r, child.text);
     free(a);
     free(b);
     rig_close(&r);

@@ -61,17 +61,12 @@ static void send(struct rig *r, struct command *c)
 /* Sessions "a" and "b" with a turn behind them, and a snapshot of "a". */
 static void open_late(struct rig *r, struct id *snapshot)
 {
-    struct command *c;
-
     rig_open_late(r, "cpu", model, &options, 1);
     rig_do(r, COMMAND_SESSION_CREATE, "a");
     rig_do(r, COMMAND_SESSION_CREATE, "b");
     free(rig_run_turn(r, rig_turn("a", prompt, PROMPT, TOKENS)));
     free(rig_run_turn(r, rig_turn("b", prompt + 1, PROMPT - 1, TOKENS)));
-    c = rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL);
-    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
-    *snapshot = c->snapshots[0].id;
-    command_free(c);
+    *snapshot = rig_snapshot(r, "a");
 }
 
 /* What "a" or "b" is after another turn where nothing is late. */

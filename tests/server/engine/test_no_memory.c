@@ -70,13 +70,13 @@ static const struct engine_options small = { .slots = 8,
 /* What is there before each try: "a" with a few tokens, metadata and a snapshot. */
 struct scene {
     struct rig rig;
-    char snapshot[LIMIT_ID_BYTES + 1];
+    struct id snapshot;
     struct checkpoint *file;
 };
 
 static struct command *command(struct scene *s, enum command_kind kind)
 {
-    struct command *c = rig_command(kind, "a", s->snapshot);
+    struct command *c = rig_command(kind, "a", s->snapshot.text);
 
     c->count = 3;
     c->has_seed = true;
@@ -119,10 +119,7 @@ static void open_scene_with(struct scene *s, const struct engine_options *option
     assert_int_equal(rig_ask(&s->rig, c), PROBLEM_NONE);
     command_free(c);
     free(rig_run_turn(&s->rig, turn(1, "a")));
-    c = rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL);
-    assert_int_equal(rig_ask(&s->rig, c), PROBLEM_NONE);
-    strcpy(s->snapshot, c->snapshots[0].id.text);
-    command_free(c);
+    s->snapshot = rig_snapshot(&s->rig, "a");
     c = rig_command(COMMAND_SESSION_EXPORT, "a", NULL);
     assert_int_equal(rig_ask(&s->rig, c), PROBLEM_NONE);
     s->file = c->checkpoint;

@@ -222,17 +222,6 @@ static void story_free(struct story *t)
     free(t);
 }
 
-static struct id fork_of(struct rig *r, const char *session)
-{
-    struct command *c = rig_command(COMMAND_SESSION_FORK, session, NULL);
-    struct id id;
-
-    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
-    id = c->sessions[0].id;
-    command_free(c);
-    return id;
-}
-
 /* What the context is after so many tokens, taken in by another engine. */
 static void look_up(struct rig *plain, const struct story *t, const uint64_t *place,
                     struct checkpoint **is)
@@ -273,7 +262,7 @@ static void check_places(struct rig *r, struct rig *plain, const struct story *t
     choose_places(t->len, place);
     look_up(plain, t, place, was);
     for (int i = PLACES - 1; i >= 0; i--) {
-        struct id child = fork_of(r, session);
+        struct id child = rig_fork(r, session);
 
         if (between)
             between(r);
@@ -323,7 +312,7 @@ static void check_starts(struct rig *r, const struct story *t, const char *sessi
         within++;
         if (back % 3 != 1)
             continue;
-        child = fork_of(r, session);
+        child = rig_fork(r, session);
         if (between)
             between(r);
         check_start(r, t, child.text, back);
@@ -449,10 +438,7 @@ static void a_snapshot_keeps_its_window(void **unused)
     rig_open(&r, model, &options, 2);
     rig_open(&plain, model, &simple, 2);
     t = tell_story(&r, "a");
-    c = rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL);
-    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
-    snapshot = c->snapshots[0].id;
-    command_free(c);
+    snapshot = rig_snapshot(&r, "a");
     for (int i = 0; i < 3; i++) {
         struct start further = { .nth = i, .prompt = 3000, .tokens = 2 };
 

@@ -47,25 +47,6 @@ static void assert_same_draws(struct outcome *a, struct outcome *b)
     free(b);
 }
 
-static struct id take_snapshot(struct rig *r, const char *session)
-{
-    struct command *c = rig_command(COMMAND_SNAPSHOT_TAKE, session, NULL);
-    struct id id;
-
-    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
-    id = c->snapshots[0].id;
-    command_free(c);
-    return id;
-}
-
-static void restore(struct rig *r, const char *session, const struct id *snapshot)
-{
-    struct command *c = rig_command(COMMAND_SESSION_RESTORE, session, snapshot->text);
-
-    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
-    command_free(c);
-}
-
 static enum problem_code get(struct rig *r, const char *session)
 {
     struct command *c = rig_command(COMMAND_SESSION_GET, session, NULL);
@@ -84,9 +65,9 @@ static void a_session_restored_to_its_beginning_draws_the_same(void **unused)
     (void)unused;
     rig_open(&r, model, &roomy, 1);
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
-    snapshot = take_snapshot(&r, "a");
+    snapshot = rig_snapshot(&r, "a");
     first = draw(&r, "a");
-    restore(&r, "a", &snapshot);
+    rig_restore(&r, "a", &snapshot);
     assert_same_draws(first, draw(&r, "a"));
     rig_close(&r);
 }
@@ -94,7 +75,6 @@ static void a_session_restored_to_its_beginning_draws_the_same(void **unused)
 static void a_fork_restored_to_its_own_snapshot_draws_the_same(void **unused)
 {
     struct outcome *first;
-    struct command *c;
     struct id snapshot, child;
     struct rig r;
 
@@ -102,13 +82,10 @@ static void a_fork_restored_to_its_own_snapshot_draws_the_same(void **unused)
     rig_open(&r, model, &roomy, 1);
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
     free(draw(&r, "a"));
-    c = rig_command(COMMAND_SESSION_FORK, "a", NULL);
-    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
-    child = c->sessions[0].id;
-    command_free(c);
-    snapshot = take_snapshot(&r, child.text);
+    child = rig_fork(&r, "a");
+    snapshot = rig_snapshot(&r, child.text);
     first = draw(&r, child.text);
-    restore(&r, child.text, &snapshot);
+    rig_restore(&r, child.text, &snapshot);
     assert_same_draws(first, draw(&r, child.text));
     rig_close(&r);
 }
@@ -275,7 +252,7 @@ static void an_imported_head_has_no_snapshot_on_its_way(void **unused)
     (void)unused;
     rig_open(&r, model, &roomy, 1);
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
-    take_snapshot(&r, "a");
+    rig_snapshot(&r, "a");
     file = rig_export(&r, "a", &len);
     assert_int_equal(rig_import(&r, "a", file, len), PROBLEM_NONE);
     c = rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL);
