@@ -29,7 +29,7 @@ struct param {
     bool (*read)(const cJSON *v, void *target, const struct params_context *c, struct problem *p);
 };
 
-#define PARAM_EXACT 9007199254740992.0 /* 2^53: above it a double skips whole numbers */
+#define PARAM_EXACT 9007199254740991.0 /* above it a double stands for several whole numbers */
 
 /* Scans and parses an object. NULL and *p when it is not one. */
 cJSON *params_parse(const char *body, size_t len, struct problem *p);
