@@ -25,6 +25,7 @@ struct command *verb_create(struct exchange *x, enum command_kind kind)
 
 struct command *verb_of_session(struct exchange *x, enum command_kind kind)
 {
+    const char *match = exchange_header(x, "if-match");
     struct command *c = verb_create(x, kind);
     struct problem problem;
 
@@ -35,9 +36,9 @@ struct command *verb_of_session(struct exchange *x, enum command_kind kind)
         problem_set(&problem, PROBLEM_SESSION_NOT_FOUND, NULL, "there is no such session");
         return refuse(x, &problem, c);
     }
-    if (!params_match(exchange_header(x, "if-match"), &c->has_expected_version,
-                      &c->expected_version, &problem))
+    if (!params_match(match, &c->has_expected_version, &c->expected_version, &problem))
         return refuse(x, &problem, c);
+    c->expects_any = match && !c->has_expected_version;
     return c;
 }
 

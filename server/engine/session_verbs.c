@@ -245,7 +245,7 @@ bool obey_session_import(struct engine *e, struct command *c)
     struct past *past;
     struct session next;
 
-    if (!s && c->has_expected_version) /* it names a version of what is not there */
+    if (!s && (c->has_expected_version || c->expects_any)) /* of what is not there */
         return session_find(e, c, &c->problem) != NULL;
     if ((s && !session_claim(e, c, &s, &c->problem)) ||
         !session_prepare(c, s ? s->metadata : NULL) || !checkpoint_take_past(e, c, &past))

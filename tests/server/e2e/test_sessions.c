@@ -231,6 +231,30 @@ static void every_verb_may_insist_on_a_version(void **state)
     response_finish(&r);
 }
 
+/* Only an upload could make one. */
+static void an_upload_may_insist_on_a_session_that_is_there(void **state)
+{
+    struct response file, r;
+    struct client c = client_dial(server.port);
+
+    (void)state;
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"there\"}"));
+    file = call(server.port, "GET", "/v1/sessions/there/state", NULL);
+    for (int i = 0; i < 2; i++) {
+        const char *path = i ? "/v1/sessions/there/state" : "/v1/sessions/nowhere/state";
+
+        assert_true(client_ask(&c, "PUT", path, "If-Match: *\r\n", file.body, file.len));
+        assert_true(client_read(&c, &r));
+        if (i)
+            assert_int_equal(r.status, 200);
+        else
+            assert_refusal(&r, 404, "session_not_found", path);
+        response_finish(&r);
+    }
+    response_finish(&file);
+    client_close(&c);
+}
+
 static void lists_come_in_pages(void **state)
 {
     char after[80] = "", path[160];
@@ -502,6 +526,7 @@ int main(void)
         cmocka_unit_test(a_session_goes_back_by_turns_and_to_any_token),
         cmocka_unit_test(a_turn_may_insist_on_a_version),
         cmocka_unit_test(every_verb_may_insist_on_a_version),
+        cmocka_unit_test(an_upload_may_insist_on_a_session_that_is_there),
         cmocka_unit_test(lists_come_in_pages),
         cmocka_unit_test(what_stays_is_listed_once_whatever_goes_meanwhile),
         cmocka_unit_test(forks_begin_alike_and_go_their_own_ways),
