@@ -463,10 +463,13 @@ static struct checkpoint *build(const struct header *h, const unsigned char *mar
 
 static bool read_header(const void *file, size_t len, struct header *h, struct problem *p)
 {
-    if (len < HEADER_BYTES || memcmp(file, magic, sizeof(magic)) != 0)
+    if (len < sizeof(magic) || memcmp(file, magic, sizeof(magic)) != 0)
         return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
                            "not a snapshot: a file of %zu bytes that does not begin with EDDYSTAT",
                            len);
+    if (len < HEADER_BYTES)
+        return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
+                           "the snapshot has %zu bytes, fewer than its header", len);
     memcpy(h, file, sizeof(*h));
     return check_frame(h, file, len, p);
 }

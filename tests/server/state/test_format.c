@@ -255,6 +255,26 @@ static enum problem_code with(size_t at, const void *bytes, size_t n)
     return what;
 }
 
+/* What is cut in its header and what is no snapshot at all are told apart. */
+static void a_refusal_says_what_the_file_lacks(void **unused)
+{
+    struct checkpoint *c = make(9);
+    struct problem p = { 0 };
+    size_t len;
+    unsigned char *file = encode(c, &len);
+
+    (void)unused;
+    assert_null(format_decode(file, 100, &model, VOCAB, &p));
+    assert_string_equal(p.message, "the snapshot has 100 bytes, fewer than its header");
+    file[0] ^= 1;
+    assert_null(format_decode(file, len, &model, VOCAB, &p));
+    assert_non_null(strstr(p.message, "does not begin with EDDYSTAT"));
+    assert_null(format_decode("EDDY", 4, &model, VOCAB, &p));
+    assert_non_null(strstr(p.message, "does not begin with EDDYSTAT"));
+    free(file);
+    checkpoint_destroy(c);
+}
+
 static void each_mismatch_has_its_own_refusal(void **unused)
 {
     const float nan_value = NAN, infinity = INFINITY;
@@ -684,6 +704,7 @@ int main(void)
         cmocka_unit_test(every_truncation_and_any_surplus_is_refused),
         cmocka_unit_test(every_flipped_bit_is_found),
         cmocka_unit_test(lengths_are_never_believed),
+        cmocka_unit_test(a_refusal_says_what_the_file_lacks),
         cmocka_unit_test(each_mismatch_has_its_own_refusal),
         cmocka_unit_test(a_record_of_another_model_s_length_is_a_shape_error),
         cmocka_unit_test(a_narrow_file_is_another_state),
