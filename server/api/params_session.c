@@ -117,6 +117,9 @@ static bool read_text(const cJSON *v, void *target, const struct params_context 
     if (!cJSON_IsString(v))
         return problem_set(p, PROBLEM_INVALID_PARAMETER, v->string, "%s must be a string",
                            v->string);
+    if (t->prompt.text)
+        return problem_set(p, PROBLEM_INVALID_PARAMETER, v->string,
+                           "either text or content, not both");
     t->prompt.text = v->valuestring;
     t->prompt.len = strlen(v->valuestring);
     return true;

@@ -716,12 +716,16 @@ static void a_page_has_one_to_a_thousand_items(void **state)
 static void the_tokenizers_calls_need_their_field(void **state)
 {
     static const char body[] = "{\"content\":\"ab\",\"add_special\":true}";
+    static const char twice[] = "{\"content\":\"ab\",\"text\":\"cd\"}"; /* which is meant? */
     struct text_params t;
     struct problem p;
 
     (void)state;
     assert_true(params_tokenize(body, sizeof(body) - 1, &context, &t, &p));
     assert_true(t.special && t.prompt.len == 2);
+    text_params_finish(&t);
+    assert_false(params_tokenize(twice, sizeof(twice) - 1, &context, &t, &p));
+    assert_string_equal(p.message, "either text or content, not both");
     text_params_finish(&t);
     assert_false(params_tokenize("{}", 2, &context, &t, &p));
     assert_int_equal(p.what, PROBLEM_MISSING_PARAMETER);
