@@ -32,7 +32,8 @@ static __device__ __forceinline__ struct kept_state head_state(const struct matr
     return load_kept(in, p.state, narrow, s).from(narrow, (size_t)head * (size_t)p.V * (size_t)p.K);
 }
 
-/* Long sequences are cut into segments that are worked on at the same time. */
+/* Long sequences as they are listed on the device: Mamba-2's in segments that are worked on at the
+ * same time, RWKV-7's as one each. */
 struct segment {
     int seq, begin, rows;
     int index; /* among those of its sequence */
