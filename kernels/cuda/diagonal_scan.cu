@@ -322,34 +322,30 @@ static bool is_aligned(const struct diagonal_scan *p)
             off_grid(p->state)) == 0;
 }
 
-bool diagonal_decode_takes(const struct batch *in, const struct diagonal_scan *p)
+bool diagonal_scan_takes_raw(const struct batch *in, const struct diagonal_scan *p)
 {
-    return in->T == in->S && p->N == N;
+    return (in->T == in->S && p->N == N) || diagonal_segments_take(in, p);
 }
 
-void diagonal_decode(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
-                     bool raw)
+void diagonal_scan_of(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
+                      bool raw)
 {
-    if (is_aligned(p))
-        launch_decode<true>(q, in, p, raw);
+    const bool aligned = is_aligned(p);
+    const int longest = in->T == in->S ? INT_MAX : diagonal_segments(q, in, p, raw);
+
+    if (in->S == 1 && in->T > longest)
+        return;
+    if (p->N != N)
+        launch(q, "diagonal_scan", scan_any,
+               dim3((unsigned)ceil_div(p->dim * 32, THREADS), (unsigned)in->S), THREADS,
+               is_narrow(p->state) ? THREADS / 32 * (size_t)p->N * sizeof(float) : 0, *p, q->in);
+    else if (in->T == in->S)
+        aligned ? launch_decode<true>(q, in, p, raw) : launch_decode<false>(q, in, p, raw);
     else
-        launch_decode<false>(q, in, p, raw);
+        aligned ? scan<true>(q, in, p, longest) : scan<false>(q, in, p, longest);
 }
 
 void diagonal_scan_cuda(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
 {
-    const int longest = in->T == in->S ? INT_MAX : diagonal_segments(q, in, p, false);
-
-    if (in->S == 1 && in->T > longest)
-        return;
-    if (diagonal_decode_takes(in, p))
-        diagonal_decode(q, in, p, false);
-    else if (p->N != N)
-        launch(q, "diagonal_scan", scan_any,
-               dim3((unsigned)ceil_div(p->dim * 32, THREADS), (unsigned)in->S), THREADS,
-               is_narrow(p->state) ? THREADS / 32 * (size_t)p->N * sizeof(float) : 0, *p, q->in);
-    else if (is_aligned(p))
-        scan<true>(q, in, p, longest);
-    else
-        scan<false>(q, in, p, longest);
+    diagonal_scan_of(q, in, p, false);
 }

@@ -118,9 +118,9 @@ int diagonal_segments(struct stream *q, const struct batch *in, const struct dia
 /* Whether every sequence of the batch is one that it takes. */
 bool diagonal_segments_take(const struct batch *in, const struct diagonal_scan *p);
 
-/* The form for decode, and whether the batch is one that it takes. raw: as above. */
-bool diagonal_decode_takes(const struct batch *in, const struct diagonal_scan *p);
-void diagonal_decode(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
-                     bool raw);
+/* Any batch; and whether it is one whose dt may be raw. */
+void diagonal_scan_of(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
+                      bool raw);
+bool diagonal_scan_takes_raw(const struct batch *in, const struct diagonal_scan *p);
 
 #endif

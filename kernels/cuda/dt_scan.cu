@@ -392,9 +392,6 @@ static void launch_products(struct stream *q, const struct batch *in, const stru
 
 void dt_scan_cuda(struct stream *q, const struct batch *in, const struct dt_scan *p)
 {
-    const bool raw = p->dt.act == ACT_SOFTPLUS && !p->dt.add; /* until the scan makes it one */
-    struct linear dt = p->dt;
-
     if (fits(in, &p->dt, &p->scan)) {
         if (p->dt.w->cols <= FEW_CHUNKS * CHUNK)
             launch_products<FEW_CHUNKS>(q, in, p);
@@ -402,16 +399,13 @@ void dt_scan_cuda(struct stream *q, const struct batch *in, const struct dt_scan
             launch_products<MANY_CHUNKS>(q, in, p);
         return;
     }
-    if (raw && diagonal_segments_take(in, &p->scan)) {
-        dt.act = ACT_NONE; /* the scan has the time: no pass over the rows */
-        linear_cuda(q, &dt, 1);
-        diagonal_segments(q, in, &p->scan, true);
-    } else if (raw && diagonal_decode_takes(in, &p->scan)) {
-        dt.act = ACT_NONE;
-        linear_cuda(q, &dt, 1);
-        diagonal_decode(q, in, &p->scan, true);
-    } else {
-        linear_cuda(q, &p->dt, 1);
-        diagonal_scan_cuda(q, in, &p->scan);
-    }
+
+    const bool raw =
+        p->dt.act == ACT_SOFTPLUS && !p->dt.add && diagonal_scan_takes_raw(in, &p->scan);
+    struct linear dt = p->dt;
+
+    if (raw)
+        dt.act = ACT_NONE; /* the scan's, which has the time: no pass over the rows */
+    linear_cuda(q, &dt, 1);
+    diagonal_scan_of(q, in, &p->scan, raw);
 }
