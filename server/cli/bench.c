@@ -336,6 +336,10 @@ int cli_bench(const struct options *o)
         fprintf(stderr, "eddy: --part takes measurements of a GPU, and none is used\n");
         return EXIT_USAGE;
     }
+    if (o->only || strcmp(o->part, "all") != 0) {
+        fprintf(stderr, "eddy: --only and --part pick from --suite published\n");
+        return EXIT_USAGE;
+    }
     if (!bench_open(&b, o, &err)) {
         fprintf(stderr, "eddy: %s\n", err.message);
         return EXIT_USAGE;

@@ -115,13 +115,12 @@ void bench_close(struct bench *b);
 void bench_print_machine(const struct bench *b);
 
 /* Models of published sizes with random weights: two small ones against the goals for a CPU, or
- * five against the floors of a GPU. */
-/* The published models, or those of them that --only names. An exit status. */
+ * five against the floors of a GPU; of those the ones that --only names. An exit status. */
 int bench_published(const struct options *o);
 int bench_published_gpu(const struct options *o);
-/* Whether --only names one of that title; and what to do if it names none: a line, and the status.
- */
+/* Whether --only names one of that title. */
 bool bench_wants(const struct options *o, const char *title);
+/* What to do if it names none: says so, and returns the status. */
 int bench_none(const struct options *o);
 
 /* Writes the model into a temporary folder and opens it from there. */

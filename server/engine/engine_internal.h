@@ -243,6 +243,7 @@ uint64_t sequence_covers(const struct sequence *s); /* tokens in the state of it
 
 /* Its state came from the store, or did not. */
 void sequence_recalled(struct engine *e, struct recall *r);
+
 /* answer.c: the tokens of a sequence. */
 /* The first token of a scored context has no probability: says so once. */
 void sequence_score_first(struct engine *e, struct sequence *s);

@@ -449,6 +449,10 @@ static void bench_says_what_it_cannot_pick(void **state)
     assert_int_equal(r.status, 2);
     assert_string_equal(r.out, "");
     assert_non_null(strstr(r.err, "--part"));
+    RUN(&r, "", "bench", DEMO, "--suite", "decode", "--device", "cpu", "--only", "2.8B");
+    assert_int_equal(r.status, 2);
+    assert_string_equal(r.out, "");
+    assert_non_null(strstr(r.err, "--only"));
 }
 
 static int make_folder(void **state)
