@@ -300,6 +300,10 @@ struct ops {
     void (*gather)(struct stream *q, const struct batch *in, float *y, const float *x, int dim);
     /* n products that do not depend on each other, as one phase. */
     void (*linear)(struct stream *q, const struct linear *p, int n);
+    /* The same of now + later, but what follows may run beside the later ones: until join() it
+     * neither reads what they write nor writes what they read. */
+    void (*linear_split)(struct stream *q, const struct linear *p, int now, int later);
+    void (*join)(struct stream *q);
     void (*norm)(struct stream *q, const struct norm *p);
     void (*gated_norm)(struct stream *q, const struct gated_norm *p);
     void (*lerp)(struct stream *q, const struct lerp *p);

@@ -42,6 +42,10 @@ enum weight_flags {
     LATER_LAYERS = 4 /* of every layer but 0 */
 };
 
+/* A flag of a MATRIX whose field is two, one behind the other: the first dim[size] rows, and the
+ * rest. */
+#define CUT_AT(size) ((unsigned)(size) << 8)
+
 /* One weight. Every naming in the wild is a name of its row, separated by '|': "%d" stands for
  * the layer, and a name that ends in "^T" stores the matrix transposed. Shapes are compared without
  * dimensions of 1; an empty shape fits everything. `at` is the field's place in the architecture's

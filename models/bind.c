@@ -278,19 +278,38 @@ static char *field_of(const struct bound *out, const struct model_arch *arch,
     return (per_layer(row) ? out->layers + (size_t)layer * arch->layer_size : out->model) + row->at;
 }
 
-static bool load_raw(const struct binding *b, const struct model_arch *arch, const void *raw,
-                     const int64_t *shape, struct backend *be, struct bound *out, struct error *err)
+/* How many rows the first of two matrices has, or 0: there is one. */
+static int cut_of(const struct weight_row *row, const struct hyper *h)
+{
+    return row->flags < CUT_AT(1) ? 0 : h->dim[row->flags / CUT_AT(1)];
+}
+
+static bool load_matrix(const struct binding *b, struct matrix *m, const void *raw, int rows,
+                        int cols, struct backend *be, struct bound *out, struct error *err)
+{
+    if (!be->pack_matrix(be, m, b->tensor->dtype, rows, cols, raw, err))
+        return false;
+    out->bytes += m->bytes;
+    return true;
+}
+
+static bool load_raw(const struct binding *b, const struct model_arch *arch, const struct hyper *h,
+                     const void *raw, const int64_t *shape, struct backend *be, struct bound *out,
+                     struct error *err)
 {
     const struct weight_row *row = &arch->weights[b->row];
     char *field = field_of(out, arch, row, b->layer);
 
     if (row->kind == MATRIX) {
         struct matrix *m = (struct matrix *)field;
+        const int rows = (int)shape[0], cols = (int)shape[1], cut = cut_of(row, h);
+        const size_t row_bytes = (size_t)cols * dtype_size(b->tensor->dtype);
 
-        if (!be->pack_matrix(be, m, b->tensor->dtype, (int)shape[0], (int)shape[1], raw, err))
-            return false;
-        out->bytes += m->bytes;
-        return true;
+        if (!cut)
+            return load_matrix(b, m, raw, rows, cols, be, out, err);
+        return load_matrix(b, m, raw, cut, cols, be, out, err) &&
+               load_matrix(b, m + 1, (const char *)raw + (size_t)cut * row_bytes, rows - cut, cols,
+                           be, out, err);
     }
     float *v = load_vector(row, b->tensor, raw, be);
 
@@ -322,7 +341,7 @@ static bool load_one(const struct bindings *all, const struct binding *b, struct
     if (ok) {
         XXH3_128bits_update(hash, head, sizeof(head));
         XXH3_128bits_update(hash, raw, t->bytes);
-        ok = load_raw(b, all->arch, raw, shape, be, out, err);
+        ok = load_raw(b, all->arch, all->hyper, raw, shape, be, out, err);
     }
     free(raw);
     return ok;
@@ -348,6 +367,8 @@ void bind_release(struct bound *out, const struct model_arch *arch, const struct
 
             if (row->kind == MATRIX) {
                 be->free(be, ((struct matrix *)field)->data);
+                if (cut_of(row, h))
+                    be->free(be, ((struct matrix *)field)[1].data);
             } else if (row->kind == VECTOR) {
                 memcpy(&v, field, sizeof(v));
                 be->free(be, v);

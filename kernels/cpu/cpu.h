@@ -60,6 +60,8 @@ extern const struct ops ops_cpu_plain, ops_cpu_avx2, ops_cpu_avx512, ops_cpu_avx
 void embed_plain(struct stream *q, const struct batch *in, float *x, const struct matrix *table);
 void gather_plain(struct stream *q, const struct batch *in, float *y, const float *x, int dim);
 void linear_plain(struct stream *q, const struct linear *p, int n);
+void linear_split_cpu(struct stream *q, const struct linear *p, int now, int later);
+void join_cpu(struct stream *q);
 void norm_plain(struct stream *q, const struct norm *p);
 void gated_norm_plain(struct stream *q, const struct gated_norm *p);
 void lerp_plain(struct stream *q, const struct lerp *p);

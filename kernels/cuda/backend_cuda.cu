@@ -27,6 +27,8 @@ static const struct ops ops_cuda = {
     .embed = embed_cuda,
     .gather = gather_cuda,
     .linear = linear_cuda,
+    .linear_split = linear_split_cuda,
+    .join = join_cuda,
     .norm = norm_cuda,
     .gated_norm = gated_norm_cuda,
     .lerp = lerp_cuda,
@@ -223,7 +225,12 @@ static void cuda_destroy(struct backend *be)
         cublasLtDestroy(q->lt);
     steps_destroy(c->steps);
     cudaFree(q->workspace);
+    cudaFree(q->branch_workspace);
     copies_destroy(c->copies);
+    if (q->branched)
+        cudaEventDestroy(q->branched);
+    if (q->branch)
+        cudaStreamDestroy(q->branch);
     if (q->cuda)
         cudaStreamDestroy(q->cuda);
     free(c);
@@ -266,6 +273,10 @@ static bool open_stream(struct backend_cuda *c, struct error *err)
 
     if (e == cudaSuccess)
         e = cudaStreamCreateWithFlags(&q->cuda, cudaStreamNonBlocking);
+    if (e == cudaSuccess)
+        e = cudaStreamCreateWithFlags(&q->branch, cudaStreamNonBlocking);
+    if (e == cudaSuccess)
+        e = cudaEventCreateWithFlags(&q->branched, cudaEventDisableTiming);
     if (e == cudaSuccess && !(c->copies = copies_create(q)))
         e = cudaErrorMemoryAllocation;
     if (e == cudaSuccess && !(c->steps = q->steps = steps_create(q)))

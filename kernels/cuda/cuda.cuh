@@ -54,8 +54,16 @@ struct stream {
     size_t block_memory; /* shared memory that a block can ask for */
     bool overlaps;       /* the device can start a kernel before the one in front ends */
     bool recording;
+    bool replayed;     /* this step is recorded, or will be when its size comes again */
     cudaError_t fault; /* the first, or cudaSuccess */
     const char *where; /* the operation it came from */
+    /* branch.cu's */
+    cudaStream_t branch;
+    cudaEvent_t branched;
+    void *branch_workspace;
+    size_t branch_workspace_bytes;
+    bool forked; /* a branch has begun that was not joined */
+    bool beside; /* what is enqueued is a branch, and leaves room beside it */
 };
 
 /* Notes the first failure of a launch or call. */
@@ -124,9 +132,17 @@ static __device__ __forceinline__ void let_next_start(void)
 #endif
 }
 
+/* What is enqueued from begin to end has what is in front of it as its inputs, and runs beside
+ * what follows until join_cuda(), which must come before the next begin. In a step that is not
+ * recorded all happens in order. */
+void branch_begin(struct stream *q);
+void branch_end(struct stream *q);
+
 void embed_cuda(struct stream *q, const struct batch *in, float *x, const struct matrix *table);
 void gather_cuda(struct stream *q, const struct batch *in, float *y, const float *x, int dim);
 void linear_cuda(struct stream *q, const struct linear *p, int n);
+void linear_split_cuda(struct stream *q, const struct linear *p, int now, int later);
+void join_cuda(struct stream *q);
 void norm_cuda(struct stream *q, const struct norm *p);
 void gated_norm_cuda(struct stream *q, const struct gated_norm *p);
 void lerp_cuda(struct stream *q, const struct lerp *p);

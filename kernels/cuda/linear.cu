@@ -27,7 +27,12 @@ bool pack_matrix_cuda(struct backend *be, struct matrix *m, enum dtype dtype, in
 
 enum path { SINGLE, SKINNY, WIDE, TALL, LT };
 
-enum { SMALL_BYTES = 6 << 20, LONG_COLUMNS = 8192, TALL_ROWS = 1024 };
+enum {
+    SMALL_BYTES = 6 << 20,
+    LONG_COLUMNS = 8192,
+    TALL_ROWS = 1024,
+    MOST = 3 /* times the others */
+};
 
 /* How many products from p[0] on may share a launch. */
 static int group_of(const struct linear *p, int n)
@@ -54,8 +59,8 @@ bool warpgroups_can(const struct stream *q, const struct linear *p)
 /* The path of a group. What was fastest in whole steps of the published models on an H200. One
  * row: the skinny path asks for more of much to read before the kernel in front has ended, unless
  * x is long, which it has to stage, or is bf16. A few rows of bf16 need no rounding, so that the
- * wide path comes first. cuBLASLt takes one product a launch and knows no activation, so several
- * go to the wide path, and with few rows of x each; of more rows, up to TALL_ROWS, several go to
+ * wide path comes first. cuBLASLt takes one product a launch and knows no activation, so several go
+ * to the wide path, and with few rows of x each; of more rows, up to TALL_ROWS, more than two go to
  * the tall one, and each with an activation (of 4096 rows it is 4 % slower for RWKV-7 7.2B).
  * cuBLASLt is not for very few rows: they are taken a few at a time instead. */
 static enum path path_of(const struct stream *q, const struct linear *p, int n)
@@ -78,7 +83,7 @@ static enum path path_of(const struct stream *q, const struct linear *p, int n)
 
     if (p->T <= skinny && !wide_first)
         return SKINNY;
-    if (!wide && warpgroups && p->T <= TALL_ROWS && (n > 1 || p->act != ACT_NONE))
+    if (!wide && warpgroups && p->T <= TALL_ROWS && (n > 2 || p->act != ACT_NONE))
         return TALL;
     if (!wide)
         return p->T <= 2 * SKINNY_ROWS && skinny ? SKINNY : LT;
@@ -119,4 +124,33 @@ void linear_cuda(struct stream *q, const struct linear *p, int n)
             for (int j = 0; j < k; j++)
                 linear_lt(q, p + i + j);
     }
+}
+
+static size_t bytes_of(const struct linear *p, int n)
+{
+    size_t bytes = 0;
+
+    for (int i = 0; i < n; i++)
+        bytes += p[i].w->bytes;
+    return bytes;
+}
+
+/* The later ones begin first where they are most of it, or else when the others have ended: what
+ * is waited for does not share the memory's rate. Many rows are better off as one launch, and so is
+ * one, whose kernels wait for nothing but that rate. */
+void linear_split_cuda(struct stream *q, const struct linear *p, int now, int later)
+{
+    const bool later_first = bytes_of(p + now, later) > MOST * bytes_of(p, now);
+
+    if (!q->replayed || p->T == 1 || p->T > WIDE_ROWS) {
+        linear_cuda(q, p, now + later);
+        return;
+    }
+    if (!later_first)
+        linear_cuda(q, p, now);
+    branch_begin(q);
+    linear_cuda(q, p + now, later);
+    branch_end(q);
+    if (later_first)
+        linear_cuda(q, p, now);
 }

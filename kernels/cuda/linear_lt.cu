@@ -31,6 +31,7 @@ struct shape {
     size_t y_ld;
     int rows, cols, T; /* T of the largest product of the range */
     int y_alignment, x_alignment;
+    int32_t sms; /* for which to choose; 0: all */
     enum dtype dtype;
     bool bias, add;
 };
@@ -135,6 +136,9 @@ static void describe(struct product *c, const struct shape *s, const float *bias
     cublasLtMatmulDescInit(&c->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F);
     cublasLtMatmulDescSetAttribute(&c->desc, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
                                    sizeof(transpose));
+    if (s->sms)
+        cublasLtMatmulDescSetAttribute(&c->desc, CUBLASLT_MATMUL_DESC_SM_COUNT_TARGET, &s->sms,
+                                       sizeof(s->sms));
     if (bias) {
         cublasLtMatmulDescSetAttribute(&c->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
                                        sizeof(epilogue));
@@ -306,6 +310,7 @@ static void multiply(struct stream *q, const struct linear *p)
     s.T = range_of(p->T);
     s.y_alignment = apart ? 16 : alignment_of(p->y, v_ld * sizeof(float));
     s.x_alignment = narrows ? 16 : alignment_of(p->x, p->x_ld * sizeof(float));
+    s.sms = q->beside ? q->sms * 2 / 3 : 0; /* the rest is for what it runs beside */
     s.dtype = dtype;
     s.bias = p->bias != NULL;
     s.add = p->add && !apart;

@@ -232,11 +232,13 @@ const struct batch *steps_begin(struct steps *s, const struct step_key *key, con
     struct recorded *r;
 
     s->open = NULL;
+    s->q->replayed = false;
     if (!bring(s, in, decode ? padded(key, in->T) : 0))
         return NULL;
     r = decode ? find(s, key, s->batch.T) : NULL;
     if (!r)
         return &s->batch;
+    s->q->replayed = true;
     if (r->graph) {
         stream_note(s->q, cudaGraphLaunch(r->graph, s->q->cuda), "recorded step");
         return NULL;

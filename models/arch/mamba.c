@@ -73,7 +73,7 @@ struct mamba {
 
 struct mamba_layer {
     const float *norm, *conv, *conv_bias, *in_bias, *out_bias, *dt_bias, *A, *D;
-    struct matrix in, x, dt, out;
+    struct matrix in[2], x, dt, out; /* in: of c, of z */
 };
 
 #define M(field)   offsetof(struct mamba, field)
@@ -88,7 +88,7 @@ static const struct weight_row weights[] = {
       0,
       0 },
     { NAME("norm.weight"), { HIDDEN }, VECTOR, L(norm), 0, 0 },
-    { NAME("mixer.in_proj.weight"), { IN_ROWS, HIDDEN }, MATRIX, L(in), 0, 0 },
+    { NAME("mixer.in_proj.weight"), { IN_ROWS, HIDDEN }, MATRIX, L(in), CUT_AT(INNER), 0 },
     { NAME("mixer.in_proj.bias"), { IN_ROWS }, VECTOR, L(in_bias), 0, BIAS },
     { NAME("mixer.conv1d.weight"), { INNER, CONV }, VECTOR, L(conv), 0, 0 },
     { NAME("mixer.conv1d.bias"), { INNER }, VECTOR, L(conv_bias), 0, CONV_BIAS },
@@ -114,19 +114,19 @@ static const struct state_row state[] = {
 };
 
 struct mamba_scratch {
-    float *xn;  /* [T, HIDDEN] */
-    float *in;  /* [T, IN_ROWS]: c, z */
-    float *c;   /* [T, INNER] */
-    float *rbc; /* [T, X_ROWS]: r, B, C */
-    float *rx;  /* the same for W_dt, if that takes bf16 */
-    float *dt;  /* [T, INNER] */
-    float *y;   /* [T, INNER]; before the scan c for W_x, if that takes bf16 */
+    float *xn;       /* [T, HIDDEN] */
+    float *c_in, *z; /* [T, INNER] */
+    float *c;        /* [T, INNER] */
+    float *rbc;      /* [T, X_ROWS]: r, B, C */
+    float *rx;       /* the same for W_dt, if that takes bf16 */
+    float *dt;       /* [T, INNER] */
+    float *y;        /* [T, INNER]; before the scan c for W_x, if that takes bf16 */
 };
 
 #define S(field) offsetof(struct mamba_scratch, field)
 
 static const struct scratch_row scratch[] = {
-    { S(xn), HIDDEN }, { S(in), IN_ROWS }, { S(c), INNER }, { S(rbc), X_ROWS },
+    { S(xn), HIDDEN }, { S(c_in), INNER }, { S(z), INNER }, { S(c), INNER }, { S(rbc), X_ROWS },
     { S(rx), X_ROWS }, { S(dt), INNER },   { S(y), INNER }, { 0, 0 },
 };
 
@@ -154,19 +154,23 @@ static void block(const struct arch_step *a, int l)
     const struct mamba_layer *w = (const struct mamba_layer *)a->layers + l;
     const struct mamba_scratch *s = a->scratch;
     const int *d = a->hyper->dim, R = d[RANK], N = d[STATE];
-    const size_t inner = (size_t)d[INNER], in_ld = (size_t)d[IN_ROWS], rbc_ld = (size_t)d[X_ROWS];
+    const size_t inner = (size_t)d[INNER], rbc_ld = (size_t)d[X_ROWS];
 
     const struct norm norm = arch_norm(a, s->xn, w->norm, NULL);
-    const struct linear in = arch_linear(a, s->in, s->xn, &w->in, w->in_bias, ACT_NONE);
+    const float *c_bias = w->in_bias, *z_bias = c_bias ? c_bias + inner : NULL;
+    const struct linear in[] = {
+        arch_linear(a, s->c_in, s->xn, &w->in[0], c_bias, ACT_NONE),
+        arch_linear(a, s->z, s->xn, &w->in[1], z_bias, ACT_NONE),
+    };
 
     o->norm(q, &norm);
-    o->linear(q, &in, 1);
+    o->linear_split(q, in, 1, 1); /* z: until the scan */
     o->short_conv(q, a->in,
                   &(struct short_conv){ .y = s->c,
                                         .y_bf16 = arch_bf16_rows(a, s->y),
-                                        .x = s->in,
+                                        .x = s->c_in,
                                         .y_ld = inner,
-                                        .x_ld = in_ld,
+                                        .x_ld = inner,
                                         .weight = w->conv,
                                         .bias = w->conv_bias,
                                         .dim = d[INNER],
@@ -184,19 +188,20 @@ static void block(const struct arch_step *a, int l)
     struct linear dt =
         arch_linear(a, s->dt, a->bf16_rows ? s->rx : s->rbc, &w->dt, w->dt_bias, ACT_SOFTPLUS);
     dt.x_ld = rbc_ld;
+    o->join(q);
     o->dt_scan(q, a->in,
                &(struct dt_scan){ .dt = dt,
                                   .scan = { .y = arch_f32_rows(a, s->y),
                                             .y_bf16 = arch_bf16_rows(a, s->y),
                                             .x = s->c,
                                             .dt = s->dt,
-                                            .z = s->in + inner,
+                                            .z = s->z,
                                             .B = s->rbc + R,
                                             .C = s->rbc + R + N,
                                             .y_ld = inner,
                                             .x_ld = inner,
                                             .dt_ld = inner,
-                                            .z_ld = in_ld,
+                                            .z_ld = inner,
                                             .bc_ld = rbc_ld,
                                             .A = w->A,
                                             .D = w->D,

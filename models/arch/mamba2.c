@@ -25,7 +25,8 @@ enum {
     TAIL,             /* CONV - 1 */
     BC,               /* GROUPS * STATE */
     CONV_DIM,         /* INNER + 2 BC */
-    IN_ROWS,          /* 2 INNER + 2 BC + HEADS */
+    REST_ROWS,        /* CONV_DIM + HEADS */
+    IN_ROWS,          /* INNER + REST_ROWS */
     BIAS,             /* use_bias */
     CONV_BIAS,        /* use_conv_bias */
     GATED_NORM        /* ssm_cfg.rmsnorm; without it only the gate */
@@ -78,7 +79,8 @@ static bool read_sizes(const struct model_config *c, struct hyper *h, struct err
     d[TAIL] = d[CONV] - 1;
     d[BC] = d[GROUPS] * d[STATE];
     d[CONV_DIM] = d[INNER] + 2 * d[BC];
-    d[IN_ROWS] = d[INNER] + d[CONV_DIM] + d[HEADS];
+    d[REST_ROWS] = d[CONV_DIM] + d[HEADS];
+    d[IN_ROWS] = d[INNER] + d[REST_ROWS];
     return true;
 }
 
@@ -114,7 +116,7 @@ struct mamba2 {
 
 struct mamba2_layer {
     const float *norm, *conv, *conv_bias, *in_bias, *out_bias, *dt_bias, *A, *D, *gated_norm;
-    struct matrix in, out;
+    struct matrix in[2], out; /* in: of z, of c and r */
 };
 
 #define M(field)   offsetof(struct mamba2, field)
@@ -129,7 +131,7 @@ static const struct weight_row weights[] = {
       0,
       0 },
     { NAME("norm.weight"), { HIDDEN }, VECTOR, L(norm), 0, 0 },
-    { NAME("mixer.in_proj.weight"), { IN_ROWS, HIDDEN }, MATRIX, L(in), 0, 0 },
+    { NAME("mixer.in_proj.weight"), { IN_ROWS, HIDDEN }, MATRIX, L(in), CUT_AT(INNER), 0 },
     { NAME("mixer.in_proj.bias"), { IN_ROWS }, VECTOR, L(in_bias), 0, BIAS },
     { NAME("mixer.conv1d.weight"), { CONV_DIM, CONV }, VECTOR, L(conv), 0, 0 },
     { NAME("mixer.conv1d.bias"), { CONV_DIM }, VECTOR, L(conv_bias), 0, CONV_BIAS },
@@ -155,7 +157,7 @@ static const struct state_row state[] = {
 
 struct mamba2_scratch {
     float *xn;         /* [T, HIDDEN] */
-    float *in;         /* [T, IN_ROWS]: z, c, r */
+    float *in, *z;     /* [T, REST_ROWS]: c, r; [T, INNER] */
     float *xbc;        /* [T, CONV_DIM]: x, B, C */
     float *dt, *decay; /* [T, HEADS] */
     float *y, *gated;  /* [T, INNER] */
@@ -164,8 +166,9 @@ struct mamba2_scratch {
 #define S(field) offsetof(struct mamba2_scratch, field)
 
 static const struct scratch_row scratch[] = {
-    { S(xn), HIDDEN },   { S(in), IN_ROWS }, { S(xbc), CONV_DIM }, { S(dt), HEADS },
-    { S(decay), HEADS }, { S(y), INNER },    { S(gated), INNER },  { 0, 0 },
+    { S(xn), HIDDEN },    { S(in), REST_ROWS }, { S(z), INNER },
+    { S(xbc), CONV_DIM }, { S(dt), HEADS },     { S(decay), HEADS },
+    { S(y), INNER },      { S(gated), INNER },  { 0, 0 },
 };
 
 static void block(const struct arch_step *a, int l)
@@ -177,16 +180,20 @@ static void block(const struct arch_step *a, int l)
     const int *d = a->hyper->dim, T = a->in->T;
     const float *number = a->hyper->number;
     const size_t inner = (size_t)d[INNER], heads = (size_t)d[HEADS];
-    const size_t in_ld = (size_t)d[IN_ROWS], xbc_ld = (size_t)d[CONV_DIM];
+    const size_t xbc_ld = (size_t)d[CONV_DIM], in_ld = xbc_ld + heads;
 
     const struct norm norm = arch_norm(a, s->xn, w->norm, NULL);
-    const struct linear in = arch_linear(a, s->in, s->xn, &w->in, w->in_bias, ACT_NONE);
+    const float *z_bias = w->in_bias, *c_bias = z_bias ? z_bias + inner : NULL;
+    const struct linear in[] = {
+        arch_linear(a, s->in, s->xn, &w->in[1], c_bias, ACT_NONE),
+        arch_linear(a, s->z, s->xn, &w->in[0], z_bias, ACT_NONE),
+    };
 
     o->norm(q, &norm);
-    o->linear(q, &in, 1);
+    o->linear_split(q, in, 1, 1); /* z: until the gate */
     o->short_conv(q, a->in,
                   &(struct short_conv){ .y = s->xbc,
-                                        .x = s->in + inner,
+                                        .x = s->in,
                                         .y_ld = xbc_ld,
                                         .x_ld = in_ld,
                                         .weight = w->conv,
@@ -198,7 +205,7 @@ static void block(const struct arch_step *a, int l)
     o->scalar_state(q, a->in,
                     &(struct scalar_state){ .gates = { .dt = s->dt,
                                                        .decay = s->decay,
-                                                       .raw = s->in + inner + xbc_ld,
+                                                       .raw = s->in + xbc_ld,
                                                        .raw_ld = in_ld,
                                                        .bias = w->dt_bias,
                                                        .A = w->A,
@@ -223,13 +230,14 @@ static void block(const struct arch_step *a, int l)
                                                        .K = d[STATE],
                                                        .k_heads = d[GROUPS],
                                                        .state = arch_state(a, STATE_SSM, l) } });
+    o->join(q);
     o->gated_norm(q, &(struct gated_norm){ .y = arch_f32_rows(a, s->gated),
                                            .y_bf16 = arch_bf16_rows(a, s->gated),
                                            .x = s->y,
-                                           .z = s->in,
+                                           .z = s->z,
                                            .y_ld = inner,
                                            .x_ld = inner,
-                                           .z_ld = in_ld,
+                                           .z_ld = inner,
                                            .weight = w->gated_norm,
                                            .T = T,
                                            .dim = d[INNER],

@@ -12,6 +12,8 @@
  *   x         += W_V relu(W_K mix(ln2(x)))^2
  * Weights come under three namings: the author's .pth ("blocks.0.att.w1", low-rank matrices
  * stored [in, out]), the same with a prefix on the Hub, and flash-linear-attention's. */
+#include <string.h>
+
 #include "config/error.h"
 #include "models/bind.h"
 #include "models/hyper.h"
@@ -184,24 +186,32 @@ static const struct scratch_row scratch[] = {
 static void project(const struct arch_step *a, const struct rwkv7_layer *w,
                     const struct rwkv7_scratch *s, float *v, bool blend_v)
 {
-    const struct linear first[] = {
-        arch_linear(a, s->r, s->mix[R], &w->r, NULL, ACT_NONE),
-        arch_linear(a, s->k, s->mix[K], &w->k, NULL, ACT_NONE),
-        arch_linear(a, v, s->mix[V], &w->v, NULL, ACT_NONE),
+    const int low = blend_v ? 4 : 3;
+    const struct linear down[] = {
         arch_inner_linear(a, s->w_low, s->mix[W], &w->w1, NULL, ACT_TANH),
         arch_inner_linear(a, s->a_low, s->mix[A], &w->a1, NULL, ACT_NONE),
         arch_inner_linear(a, s->g_low, s->mix[G], &w->g1, NULL, ACT_SIGMOID),
         arch_inner_linear(a, s->v_low, s->mix[V], &w->v1, NULL, ACT_NONE),
     };
-    const struct linear second[] = {
+    const struct linear wide[] = {
+        arch_linear(a, s->r, s->mix[R], &w->r, NULL, ACT_NONE),
+        arch_linear(a, s->k, s->mix[K], &w->k, NULL, ACT_NONE),
+        arch_linear(a, v, s->mix[V], &w->v, NULL, ACT_NONE),
+    };
+    const struct linear up[] = {
         arch_linear(a, s->w, s->w_low, &w->w2, w->w0, ACT_NONE),
         arch_linear(a, s->a, s->a_low, &w->a2, w->a0, ACT_SIGMOID),
         arch_linear(a, s->g, s->g_low, &w->g2, NULL, ACT_NONE),
         arch_linear(a, s->v_mix, s->v_low, &w->v2, w->v0, ACT_SIGMOID),
     };
 
-    a->ops->linear(a->stream, first, blend_v ? 7 : 6);
-    a->ops->linear(a->stream, second, blend_v ? 4 : 3);
+    struct linear first[7];
+
+    memcpy(first, down, (size_t)low * sizeof(*down));
+    memcpy(first + low, wide, sizeof(wide));
+    a->ops->linear_split(a->stream, first, low, 3);
+    a->ops->linear(a->stream, up, low);
+    a->ops->join(a->stream);
 }
 
 /* mix_i(ln(x)) for n mixes, into the first of s->mix. */

@@ -473,12 +473,112 @@ static void a_nan_in_a_row_reaches_its_outputs_and_no_other_row(void **state)
     }
 }
 
+/* A step whose products fork: y of `later` is long, and wanted behind the join alone. */
+struct forked {
+    struct backend *be;
+    struct matrix now, later, chain, end;
+    float *x, *y_now, *y_later, *y_chain, *y_end;
+};
+
+static struct linear product(const struct matrix *w, float *y, const float *x, int T)
+{
+    return (struct linear){
+        .y = y, .x = x, .y_ld = (size_t)w->rows, .x_ld = (size_t)w->cols, .w = w, .T = T
+    };
+}
+
+static void take_forked(const struct forked *f, int T)
+{
+    const struct ops *o = f->be->ops;
+    struct stream *q = f->be->stream;
+    const struct linear first[] = { product(&f->now, f->y_now, f->x, T),
+                                    product(&f->later, f->y_later, f->x, T) };
+    const struct linear chain = product(&f->chain, f->y_chain, f->y_now, T);
+    struct linear end = product(&f->end, f->y_end, f->y_later, T);
+
+    end.x_ld = (size_t)f->later.rows; /* of which it takes the first columns */
+
+    o->linear_split(q, first, 1, 1);
+    o->linear(q, &chain, 1);
+    o->join(q);
+    o->linear(q, &end, 1);
+    end.x = f->y_now;
+    end.x_ld = (size_t)f->now.rows;
+    end.add = true;
+    o->linear(q, &end, 1);
+}
+
+/* The outputs of the whole step, once as it is and then as often as it takes to be recorded and
+ * replayed. */
+static void check_forked(const struct forked *f, int T)
+{
+    enum { RUNS = 4 };
+    const size_t n = (size_t)T * (size_t)(f->end.rows + f->chain.rows);
+    int *ints = check_memory((3 * (size_t)T + 1) * sizeof(int));
+    float *got[RUNS];
+    struct batch in = { .S = T, .T = T, .L = T, .begin = ints, .slot = ints };
+    const struct step_key key = { .model = f, .records = ints, .rows = T };
+    struct error err;
+
+    for (int i = 0; i <= T; i++)
+        ints[i] = i;
+    in.logit_row = ints;
+    in.token = check_memory((size_t)T * sizeof(int32_t));
+    memset((void *)in.token, 0, (size_t)T * sizeof(int32_t));
+    for (int i = 0; i < RUNS; i++) {
+        const size_t ends = (size_t)T * (size_t)f->end.rows;
+
+        f->be->zero(f->be, f->y_later, (size_t)T * (size_t)f->later.rows * sizeof(float));
+        if (f->be->begin(f->be, &key, &in)) {
+            take_forked(f, T);
+            f->be->end(f->be);
+        }
+        assert_true(f->be->sync(f->be, &err));
+        got[i] = check_memory(n * sizeof(float));
+        f->be->download(f->be, got[i], f->y_end, ends * sizeof(float));
+        f->be->download(f->be, got[i] + ends, f->y_chain, (n - ends) * sizeof(float));
+        assert_true(got[i][0] != 0.0f && isfinite(got[i][0]));
+        check_equal("a forked step", got[i], got[0], n);
+    }
+}
+
+static void products_beside_others_are_those_in_order(void **state)
+{
+    const struct kind bf16 = { DTYPE_BF16, false };
+    const int sizes[] = { 1, 2, 8, 64, 200, 300 };
+    struct backend *be = check_backend_of(state);
+
+    for (int i = 0; be && i < 2 * 6; i++) {
+        const int T = sizes[i / 2],
+                  now = i % 2 ? 1500 : 9000; /* the later ones begin first or not */
+        struct forked f = { .be = be };
+        float **const rows[] = { &f.x, &f.y_now, &f.y_later, &f.y_chain, &f.y_end };
+        const int widths[] = { 256, now, 6000, 64, 32 };
+
+        f.now = make_weight(be, bf16, now, 256).packed;
+        f.later = make_weight(be, bf16, 6000, 256).packed;
+        f.chain = make_weight(be, bf16, 64, now).packed;
+        f.end = make_weight(be, bf16, 32, 1500).packed;
+        for (int k = 0; k < 5; k++)
+            assert_non_null(*rows[k] = be->alloc(be, (size_t)(T * widths[k]) * sizeof(float)));
+        be->upload(be, f.x, check_floats((size_t)T * 256, -1, 1), (size_t)T * 256 * sizeof(float));
+        check_forked(&f, T);
+        for (int k = 0; k < 5; k++)
+            be->free(be, *rows[k]);
+        be->free(be, f.now.data);
+        be->free(be, f.later.data);
+        be->free(be, f.chain.data);
+        be->free(be, f.end.data);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(a_product_is_the_exact_sum_within_rounding, check_release),
         ON_BOTH(rows_of_bf16_are_read_and_written_as_numbers_are),
         ON_BOTH(kinds_of_rows_may_be_mixed_in_a_group),
+        ON_BOTH(products_beside_others_are_those_in_order),
         cmocka_unit_test_teardown(a_row_does_not_depend_on_its_company, check_release),
         cmocka_unit_test_teardown(the_number_of_threads_and_the_grouping_of_products_are_invisible,
                                   check_release),
