@@ -131,7 +131,7 @@ template <int VECTORS, bool SHORT> struct ring_of {
         DEPTH = SHORT          ? SHORT_ROWS
                 : VECTORS == 1 ? 8
                                : IN_FLIGHT / VECTORS,
-        REGISTERS = SHORT ? 40 + 16 * VECTORS : 128
+        REGISTERS = SHORT ? (VECTORS > 3 ? 104 : 88) : 128
     };
 };
 
