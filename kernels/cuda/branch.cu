@@ -1,9 +1,10 @@
-/* branch.cu - products that a recorded step takes beside the operations that follow them.
+/* branch.cu - products that run beside the operations that follow them.
  *
- * In a graph the edges say what waits for what. A branch is recorded on a stream of its own,
- * whose first kernel waits for what the main stream had enqueued last, and join() makes the next
- * kernel there wait for both. Each has a workspace of its own. Kernels of either may start early
- * (cuda.cuh): an edge is programmatic if the kernel behind it asks for that. */
+ * They are enqueued on a stream of their own, which waits for what the main one was given before,
+ * and what join() is followed by waits for both. Each has a workspace of its own. In a graph the
+ * edges say what waits for what: a fork adds no more than the branch needs, and kernels of either
+ * side may start early (cuda.cuh), as an edge is programmatic if the kernel behind it asks for
+ * that. */
 #include "kernels/cuda/cuda.cuh"
 
 #include <utility>
@@ -22,32 +23,51 @@ static void follow(struct stream *q, cudaStream_t to, cudaStream_t from, unsigne
                 "recording");
 }
 
-void branch_begin(struct stream *q)
+/* What `to` is given from now on waits for all that `from` was given. */
+static void await(struct stream *q, cudaStream_t to, cudaStream_t from)
+{
+    stream_note(q, cudaEventRecord(q->branched, from), "branch");
+    stream_note(q, cudaStreamWaitEvent(to, q->branched, 0), "branch");
+}
+
+/* The first run of what is recorded later. */
+static bool in_order(const struct stream *q)
+{
+    return q->replayed && !q->recording;
+}
+
+void branch_swap_workspace(struct stream *q)
 {
     std::swap(q->workspace, q->branch_workspace);
     std::swap(q->workspace_bytes, q->branch_workspace_bytes);
+}
+
+void branch_begin(struct stream *q)
+{
+    branch_swap_workspace(q);
     q->beside = true;
-    if (!q->recording)
+    if (in_order(q))
         return;
     q->forked = true;
-    stream_note(q, cudaEventRecord(q->branched, q->cuda), "recording");
-    stream_note(q, cudaStreamWaitEvent(q->branch, q->branched, 0), "recording");
-    follow(q, q->branch, q->cuda, cudaStreamSetCaptureDependencies);
+    await(q, q->branch, q->cuda);
+    if (q->recording)
+        follow(q, q->branch, q->cuda, cudaStreamSetCaptureDependencies);
     std::swap(q->cuda, q->branch);
 }
 
 void branch_end(struct stream *q)
 {
-    std::swap(q->workspace, q->branch_workspace);
-    std::swap(q->workspace_bytes, q->branch_workspace_bytes);
+    branch_swap_workspace(q);
     q->beside = false;
-    if (q->recording)
+    if (!in_order(q))
         std::swap(q->cuda, q->branch);
 }
 
 void join_cuda(struct stream *q)
 {
-    if (q->forked)
+    if (q->forked && q->recording)
         follow(q, q->cuda, q->branch, cudaStreamAddCaptureDependencies);
+    else if (q->forked)
+        await(q, q->cuda, q->branch);
     q->forked = false;
 }

@@ -63,7 +63,7 @@ struct stream {
     void *branch_workspace;
     size_t branch_workspace_bytes;
     bool forked; /* a branch has begun that was not joined */
-    bool beside; /* what is enqueued is a branch, and leaves room beside it */
+    bool beside; /* what is enqueued is a branch */
 };
 
 /* Notes the first failure of a launch or call. */
@@ -133,10 +133,13 @@ static __device__ __forceinline__ void let_next_start(void)
 }
 
 /* What is enqueued from begin to end has what is in front of it as its inputs, and runs beside
- * what follows until join_cuda(), which must come before the next begin. In a step that is not
- * recorded all happens in order. */
+ * what follows until join_cuda(), which must come before the next begin. When a step that
+ * will be recorded runs for the first time, all happens in order. */
 void branch_begin(struct stream *q);
 void branch_end(struct stream *q);
+/* In a branch: takes the workspace of what is in front of it, which is free while the host waits
+ * for all that was enqueued, and gives it back. */
+void branch_swap_workspace(struct stream *q);
 
 void embed_cuda(struct stream *q, const struct batch *in, float *x, const struct matrix *table);
 void gather_cuda(struct stream *q, const struct batch *in, float *y, const float *x, int dim);

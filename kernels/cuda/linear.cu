@@ -34,6 +34,8 @@ enum {
     MOST = 3 /* times the others */
 };
 
+static const size_t LITTLE = (size_t)4 << 30; /* bytes of weights times rows */
+
 /* How many products from p[0] on may share a launch. */
 static int group_of(const struct linear *p, int n)
 {
@@ -135,14 +137,23 @@ static size_t bytes_of(const struct linear *p, int n)
     return bytes;
 }
 
+/* Whether the later products run beside what follows. Not with a lone row, whose kernels wait for
+ * the memory alone, nor where many rows or several products are better off as one launch, nor where
+ * they are over before a stream beside has begun. */
+static bool splits(const struct stream *q, const struct linear *p, int now, int later)
+{
+    if (q->replayed)
+        return p->T > 1 && p->T <= WIDE_ROWS;
+    return now + later == 2 && (size_t)p->T * p[now].w->bytes > LITTLE;
+}
+
 /* The later ones begin first where they are most of it, or else when the others have ended: what
- * is waited for does not share the memory's rate. Many rows are better off as one launch, and so is
- * one, whose kernels wait for nothing but that rate. */
+ * is waited for does not share the memory's rate. */
 void linear_split_cuda(struct stream *q, const struct linear *p, int now, int later)
 {
     const bool later_first = bytes_of(p + now, later) > MOST * bytes_of(p, now);
 
-    if (!q->replayed || p->T == 1 || p->T > WIDE_ROWS) {
+    if (!splits(q, p, now, later)) {
         linear_cuda(q, p, now + later);
         return;
     }

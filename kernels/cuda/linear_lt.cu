@@ -284,7 +284,11 @@ static cublasLtMatmulAlgo_t algorithm_for(struct stream *q, const struct shape *
     struct lt_plan *plan = &plans->plan[plans->n++];
 
     plan->shape = *s;
+    if (q->beside) /* whose own workspace is small */
+        branch_swap_workspace(q);
     choose(q, s, p, &plan->algo);
+    if (q->beside)
+        branch_swap_workspace(q);
     return plan->algo;
 }
 
@@ -310,7 +314,7 @@ static void multiply(struct stream *q, const struct linear *p)
     s.T = range_of(p->T);
     s.y_alignment = apart ? 16 : alignment_of(p->y, v_ld * sizeof(float));
     s.x_alignment = narrows ? 16 : alignment_of(p->x, p->x_ld * sizeof(float));
-    s.sms = q->beside ? q->sms * 2 / 3 : 0; /* the rest is for what it runs beside */
+    s.sms = q->beside && q->replayed ? q->sms * 2 / 3 : 0; /* the rest is for what it runs beside */
     s.dtype = dtype;
     s.bias = p->bias != NULL;
     s.add = p->add && !apart;
