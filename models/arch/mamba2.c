@@ -25,8 +25,7 @@ enum {
     TAIL,             /* CONV - 1 */
     BC,               /* GROUPS * STATE */
     CONV_DIM,         /* INNER + 2 BC */
-    REST_ROWS,        /* CONV_DIM + HEADS */
-    IN_ROWS,          /* INNER + REST_ROWS */
+    IN_ROWS,          /* 2 INNER + 2 BC + HEADS */
     BIAS,             /* use_bias */
     CONV_BIAS,        /* use_conv_bias */
     GATED_NORM        /* ssm_cfg.rmsnorm; without it only the gate */
@@ -79,8 +78,7 @@ static bool read_sizes(const struct model_config *c, struct hyper *h, struct err
     d[TAIL] = d[CONV] - 1;
     d[BC] = d[GROUPS] * d[STATE];
     d[CONV_DIM] = d[INNER] + 2 * d[BC];
-    d[REST_ROWS] = d[CONV_DIM] + d[HEADS];
-    d[IN_ROWS] = d[INNER] + d[REST_ROWS];
+    d[IN_ROWS] = d[INNER] + d[CONV_DIM] + d[HEADS];
     return true;
 }
 
@@ -157,7 +155,7 @@ static const struct state_row state[] = {
 
 struct mamba2_scratch {
     float *xn;         /* [T, HIDDEN] */
-    float *in, *z;     /* [T, REST_ROWS]: c, r; [T, INNER] */
+    float *in;         /* [T, IN_ROWS]: z, c, r */
     float *xbc;        /* [T, CONV_DIM]: x, B, C */
     float *dt, *decay; /* [T, HEADS] */
     float *y, *gated;  /* [T, INNER] */
@@ -166,9 +164,8 @@ struct mamba2_scratch {
 #define S(field) offsetof(struct mamba2_scratch, field)
 
 static const struct scratch_row scratch[] = {
-    { S(xn), HIDDEN },    { S(in), REST_ROWS }, { S(z), INNER },
-    { S(xbc), CONV_DIM }, { S(dt), HEADS },     { S(decay), HEADS },
-    { S(y), INNER },      { S(gated), INNER },  { 0, 0 },
+    { S(xn), HIDDEN },   { S(in), IN_ROWS }, { S(xbc), CONV_DIM }, { S(dt), HEADS },
+    { S(decay), HEADS }, { S(y), INNER },    { S(gated), INNER },  { 0, 0 },
 };
 
 static void block(const struct arch_step *a, int l)
@@ -180,20 +177,22 @@ static void block(const struct arch_step *a, int l)
     const int *d = a->hyper->dim, T = a->in->T;
     const float *number = a->hyper->number;
     const size_t inner = (size_t)d[INNER], heads = (size_t)d[HEADS];
-    const size_t xbc_ld = (size_t)d[CONV_DIM], in_ld = xbc_ld + heads;
+    const size_t in_ld = (size_t)d[IN_ROWS], xbc_ld = (size_t)d[CONV_DIM];
 
     const struct norm norm = arch_norm(a, s->xn, w->norm, NULL);
     const float *z_bias = w->in_bias, *c_bias = z_bias ? z_bias + inner : NULL;
-    const struct linear in[] = {
-        arch_linear(a, s->in, s->xn, &w->in[1], c_bias, ACT_NONE),
-        arch_linear(a, s->z, s->xn, &w->in[0], z_bias, ACT_NONE),
+    struct linear in[] = {
+        arch_linear(a, s->in + inner, s->xn, &w->in[1], c_bias, ACT_NONE),
+        arch_linear(a, s->in, s->xn, &w->in[0], z_bias, ACT_NONE),
     };
+
+    in[0].y_ld = in[1].y_ld = in_ld;
 
     o->norm(q, &norm);
     o->linear_split(q, in, 1, 1); /* z: until the gate */
     o->short_conv(q, a->in,
                   &(struct short_conv){ .y = s->xbc,
-                                        .x = s->in,
+                                        .x = s->in + inner,
                                         .y_ld = xbc_ld,
                                         .x_ld = in_ld,
                                         .weight = w->conv,
@@ -205,7 +204,7 @@ static void block(const struct arch_step *a, int l)
     o->scalar_state(q, a->in,
                     &(struct scalar_state){ .gates = { .dt = s->dt,
                                                        .decay = s->decay,
-                                                       .raw = s->in + xbc_ld,
+                                                       .raw = s->in + inner + xbc_ld,
                                                        .raw_ld = in_ld,
                                                        .bias = w->dt_bias,
                                                        .A = w->A,
@@ -234,10 +233,10 @@ static void block(const struct arch_step *a, int l)
     o->gated_norm(q, &(struct gated_norm){ .y = arch_f32_rows(a, s->gated),
                                            .y_bf16 = arch_bf16_rows(a, s->gated),
                                            .x = s->y,
-                                           .z = s->z,
+                                           .z = s->in,
                                            .y_ld = inner,
                                            .x_ld = inner,
-                                           .z_ld = inner,
+                                           .z_ld = in_ld,
                                            .weight = w->gated_norm,
                                            .T = T,
                                            .dim = d[INNER],

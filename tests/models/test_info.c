@@ -10,6 +10,32 @@
 #include "tests/models/made_model.h"
 #include "tests/models/runner.h"
 
+/* Saved states outlive the program: how it keeps a model's sizes and matrices to itself must not
+ * show. The values are those of 9529823. */
+static void a_model_keeps_its_fingerprint(void **state)
+{
+    static const struct {
+        const char *model, *hex;
+    } cases[] = {
+        { "tests/data/mamba-tiny", "6985a7eca46956a92565f0bdeb236806" },
+        { "tests/data/mamba2-tiny", "a61ee849fb7017a75156ecd919882a45" },
+        { "tests/data/mamba2-grouped", "37fff3573b36f8e60e658a88ba0f72a4" },
+        { "tests/data/rwkv7-tiny-pth", "b35df494957154776a38963cb625dd74" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        char hex[33];
+        struct runner r;
+
+        assert_true(runner_init(&r, cases[i].model, "plain"));
+        for (int k = 0; k < 16; k++)
+            snprintf(hex + 2 * k, 3, "%02x", r.info->fingerprint[k]);
+        assert_string_equal(hex, cases[i].hex);
+        runner_finish(&r);
+    }
+}
+
 static void one_changed_weight_is_another_fingerprint(void **state)
 {
     struct made_model *m = made_create();
@@ -174,6 +200,7 @@ static void a_folder_is_named_without_its_path(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_model_keeps_its_fingerprint),
         cmocka_unit_test(one_changed_weight_is_another_fingerprint),
         cmocka_unit_test(another_setting_is_another_fingerprint),
         cmocka_unit_test(a_description_says_what_loading_finds),
