@@ -1,7 +1,7 @@
 /* backend_cuda.cu - an NVIDIA GPU as a device: its memory, its stream, and the table of its
  * operations; the module's door.
  *
- * Everything but moves (copies.cu) happens on one stream. */
+ * Everything but moves (copies.cu) and branches of a step (branch.cu) happens on one stream. */
 #include "kernels/cuda/cuda.cuh"
 
 #include <stdio.h>
