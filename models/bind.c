@@ -293,16 +293,15 @@ static bool load_matrix(const struct binding *b, struct matrix *m, const void *r
     return true;
 }
 
-static bool load_raw(const struct binding *b, const struct model_arch *arch, const struct hyper *h,
-                     const void *raw, const int64_t *shape, struct backend *be, struct bound *out,
-                     struct error *err)
+static bool load_raw(const struct bindings *all, const struct binding *b, const void *raw,
+                     const int64_t *shape, struct backend *be, struct bound *out, struct error *err)
 {
-    const struct weight_row *row = &arch->weights[b->row];
-    char *field = field_of(out, arch, row, b->layer);
+    const struct weight_row *row = &all->arch->weights[b->row];
+    char *field = field_of(out, all->arch, row, b->layer);
 
     if (row->kind == MATRIX) {
         struct matrix *m = (struct matrix *)field;
-        const int rows = (int)shape[0], cols = (int)shape[1], cut = cut_of(row, h);
+        const int rows = (int)shape[0], cols = (int)shape[1], cut = cut_of(row, all->hyper);
         const size_t row_bytes = (size_t)cols * dtype_size(b->tensor->dtype);
 
         if (!cut)
@@ -341,7 +340,7 @@ static bool load_one(const struct bindings *all, const struct binding *b, struct
     if (ok) {
         XXH3_128bits_update(hash, head, sizeof(head));
         XXH3_128bits_update(hash, raw, t->bytes);
-        ok = load_raw(b, all->arch, all->hyper, raw, shape, be, out, err);
+        ok = load_raw(all, b, raw, shape, be, out, err);
     }
     free(raw);
     return ok;

@@ -12,8 +12,6 @@
  *   x         += W_V relu(W_K mix(ln2(x)))^2
  * Weights come under three namings: the author's .pth ("blocks.0.att.w1", low-rank matrices
  * stored [in, out]), the same with a prefix on the Hub, and flash-linear-attention's. */
-#include <string.h>
-
 #include "config/error.h"
 #include "models/bind.h"
 #include "models/hyper.h"
@@ -186,31 +184,25 @@ static const struct scratch_row scratch[] = {
 static void project(const struct arch_step *a, const struct rwkv7_layer *w,
                     const struct rwkv7_scratch *s, float *v, bool blend_v)
 {
-    const int low = blend_v ? 4 : 3;
-    const struct linear down[] = {
+    const int skipped = blend_v ? 0 : 1, low = 4 - skipped;
+    const struct linear first[] = {
+        arch_inner_linear(a, s->v_low, s->mix[V], &w->v1, NULL, ACT_NONE),
         arch_inner_linear(a, s->w_low, s->mix[W], &w->w1, NULL, ACT_TANH),
         arch_inner_linear(a, s->a_low, s->mix[A], &w->a1, NULL, ACT_NONE),
         arch_inner_linear(a, s->g_low, s->mix[G], &w->g1, NULL, ACT_SIGMOID),
-        arch_inner_linear(a, s->v_low, s->mix[V], &w->v1, NULL, ACT_NONE),
-    };
-    const struct linear wide[] = {
         arch_linear(a, s->r, s->mix[R], &w->r, NULL, ACT_NONE),
         arch_linear(a, s->k, s->mix[K], &w->k, NULL, ACT_NONE),
         arch_linear(a, v, s->mix[V], &w->v, NULL, ACT_NONE),
     };
-    const struct linear up[] = {
+    const struct linear second[] = {
+        arch_linear(a, s->v_mix, s->v_low, &w->v2, w->v0, ACT_SIGMOID),
         arch_linear(a, s->w, s->w_low, &w->w2, w->w0, ACT_NONE),
         arch_linear(a, s->a, s->a_low, &w->a2, w->a0, ACT_SIGMOID),
         arch_linear(a, s->g, s->g_low, &w->g2, NULL, ACT_NONE),
-        arch_linear(a, s->v_mix, s->v_low, &w->v2, w->v0, ACT_SIGMOID),
     };
 
-    struct linear first[7];
-
-    memcpy(first, down, (size_t)low * sizeof(*down));
-    memcpy(first + low, wide, sizeof(wide));
-    a->ops->linear_split(a->stream, first, low, 3);
-    a->ops->linear(a->stream, up, low);
+    a->ops->linear_split(a->stream, first + skipped, low, 3);
+    a->ops->linear(a->stream, second + skipped, low);
     a->ops->join(a->stream);
 }
 

@@ -515,7 +515,7 @@ static void check_forked(const struct forked *f, int T, bool recorded)
 {
     enum { RUNS = 4 };
     const size_t n = (size_t)T * (size_t)(f->end.rows + f->chain.rows);
-    int *ints = check_memory((3 * (size_t)T + 1) * sizeof(int));
+    int *ints = check_memory(((size_t)T + 1) * sizeof(int));
     float *got[RUNS];
     struct batch in = { .S = T, .T = T, .L = T, .begin = ints, .slot = ints };
     const struct step_key key = { .model = recorded ? f : NULL, .records = ints, .rows = T };
