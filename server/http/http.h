@@ -79,7 +79,8 @@ const char *exchange_method(const struct exchange *x); /* "POST" */
 const char *exchange_path(const struct exchange *x);   /* decoded, without the query */
 const char *exchange_route(const struct exchange *x);  /* the pattern, or "" */
 const char *exchange_param(const struct exchange *x, const char *name);
-/* First query value of that name, decoded; NULL when absent. */
+/* The query's value of that name, decoded; NULL when absent. Only `plain` routes see a query that
+ * gives a name twice, and they get the first. */
 const char *exchange_query(const struct exchange *x, const char *name);
 /* All of the query, decoded: name NUL value NUL ... */
 const char *exchange_queries(const struct exchange *x, size_t *len);

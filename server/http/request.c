@@ -279,16 +279,30 @@ bool request_check(struct request *r, struct problem *p)
            check_target(r, target, p);
 }
 
+static const char *after(const char *text)
+{
+    return text + strlen(text) + 1;
+}
+
+static const char *find_value(const char *at, const char *end, const char *name)
+{
+    for (; at < end; at = after(after(at)))
+        if (strcmp(at, name) == 0)
+            return after(at);
+    return NULL;
+}
+
 const char *request_query(const struct request *r, const char *name)
 {
-    const char *at = r->query;
+    return find_value(r->query, r->query_end, name);
+}
 
-    while (at < r->query_end) {
-        const char *value = at + strlen(at) + 1;
-
-        if (strcmp(at, name) == 0)
-            return value;
-        at = value + strlen(value) + 1;
+const char *request_find_repeated(const struct request *r)
+{
+    for (const char *at = r->query, *next; at < r->query_end; at = next) {
+        next = after(after(at));
+        if (*at && find_value(next, r->query_end, at))
+            return at;
     }
     return NULL;
 }

@@ -191,6 +191,10 @@ static void a_narrow_file_comes_in_only_when_asked_for(void **unused)
     r = upload(strict.port, ALICE, "/v1/sessions/x/state?convert=yes", &wide);
     assert_refusal(&r, 400, "invalid_parameter", "convert");
     response_finish(&r);
+    r = upload(strict.port, ALICE, "/v1/sessions/x/state?convert=true&convert=false", &wide);
+    assert_refusal(&r, 400, "duplicate_key", "convert twice");
+    assert_string_equal(text_of(item_of(r.json, "error"), "param"), "convert");
+    response_finish(&r);
     state_free(&wide);
     state_free(&narrow);
     state_free(&first);

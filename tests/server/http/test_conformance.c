@@ -326,6 +326,38 @@ static void where_bytes_are_cut_is_invisible(void **state)
     }
 }
 
+/* Names are compared decoded; an empty one is none, and what reads no query takes any. */
+static void a_query_gives_a_name_once(void **state)
+{
+    static const struct {
+        const char *target;
+        int status;
+    } recipes[] = {
+        { "/items/a?q=1&q=1", 400 },     { "/items/a?q=1&r=2&q", 400 },
+        { "/items/a?x&y&x", 400 },       { "/items/a?q=1&%71=2", 400 },
+        { "/items/a?q=q&r=q&Q=q", 200 }, { "/items/a?&&=1&=2&q", 200 },
+        { "/health?a=1&a=2", 200 },      { "/nothing?a=1&a=2", 404 },
+    };
+    static struct site s;
+    char bytes[128];
+    struct answer a;
+    struct peer p;
+
+    (void)state;
+    site_start(&s, 1000, 1);
+    p = peer_dial(&s);
+    for (size_t i = 0; i < sizeof(recipes) / sizeof(recipes[0]); i++) {
+        snprintf(bytes, sizeof(bytes), "GET %s HTTP/1.1\r\n" H "\r\n", recipes[i].target);
+        peer_say(&p, bytes);
+        if (!peer_read(&p, &a) || a.status != recipes[i].status)
+            fail_msg("%s got %d", recipes[i].target, a.status);
+        if (a.status == 400)
+            assert_true(answer_has_code(&a, "duplicate_key"));
+    }
+    peer_close(&p);
+    site_stop(&s);
+}
+
 static void a_nul_in_the_head_is_refused(void **state)
 {
     static const char bytes[] = "GET /health HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n";
@@ -348,6 +380,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_vector_gets_its_status),
         cmocka_unit_test(where_bytes_are_cut_is_invisible),
+        cmocka_unit_test(a_query_gives_a_name_once),
         cmocka_unit_test(a_nul_in_the_head_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
