@@ -245,7 +245,8 @@ static bool check_frame(const struct header *h, const unsigned char *file, size_
 
     if (h->version != VERSION && h->version != VERSION_WITHOUT_MARKS)
         return problem_set(p, PROBLEM_SNAPSHOT_VERSION, NULL,
-                           "snapshot format %u; this server reads up to %d", h->version, VERSION);
+                           "the snapshot has format %u; %d is the newest that can be read",
+                           h->version, VERSION);
     if (h->header_len != HEADER_BYTES || h->file_len != len)
         return problem_set(p, PROBLEM_SNAPSHOT_INVALID, NULL,
                            "the snapshot says it has %llu bytes, %zu came",
@@ -283,11 +284,11 @@ static bool check_model(const struct header *h, const struct model_info *model, 
     }
     if (h->layout != model->layout.id && h->layout != other.id)
         return problem_set(p, PROBLEM_MODEL_MISMATCH, NULL,
-                           "the snapshot has state layout %016llx; this server uses %016llx",
+                           "the snapshot has state layout %016llx; this model's is %016llx",
                            (unsigned long long)h->layout, (unsigned long long)model->layout.id);
     if (h->layout != model->layout.id || h->numbers != format_numbers_of(&model->layout))
         return problem_set(p, PROBLEM_NUMBERS_MISMATCH, NULL,
-                           "the snapshot's numbers are %s; this server keeps %s",
+                           "the snapshot's numbers are %s; here they are %s",
                            format_numbers_name(h->numbers),
                            format_numbers_name(format_numbers_of(&model->layout)));
     if (h->record_len != (h->position ? model->layout.bytes : 0))

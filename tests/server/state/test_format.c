@@ -570,8 +570,8 @@ static void large_fields_of_another_format_are_refused_or_adopted(void **unused)
         assert_true((own_len < len) == i);
         assert_null(format_decode(file, len, &model, VOCAB, &p));
         assert_int_equal(p.what, PROBLEM_NUMBERS_MISMATCH);
-        assert_non_null(strstr(p.message, i ? "F32; this server keeps F32 and BF16"
-                                            : "F32 and BF16; this server keeps F32"));
+        assert_non_null(strstr(p.message, i ? "F32; here they are F32 and BF16"
+                                            : "F32 and BF16; here they are F32"));
         adopted = adopt(file, len, &adopted_len);
         back = format_decode(adopted, adopted_len, &model, VOCAB, &p);
         assert_non_null(back);
