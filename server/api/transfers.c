@@ -246,7 +246,7 @@ static void upload(struct exchange *x, struct api *api, struct command *c)
 
 void session_state_put(struct exchange *x, void *app)
 {
-    upload(x, app, verb_of_session(x, COMMAND_SESSION_IMPORT));
+    upload(x, app, verb_of_import(x));
 }
 
 void snapshots_post(struct exchange *x, void *app)

@@ -42,6 +42,21 @@ struct command *verb_of_session(struct exchange *x, enum command_kind kind)
     return c;
 }
 
+struct command *verb_of_import(struct exchange *x)
+{
+    const char *match = exchange_header(x, "if-none-match");
+    struct command *c = verb_of_session(x, COMMAND_SESSION_IMPORT);
+    struct problem problem;
+
+    if (!c || !match)
+        return c;
+    c->expects_none = strcmp(match, "*") == 0;
+    if (c->expects_none)
+        return c;
+    problem_set(&problem, PROBLEM_INVALID_PARAMETER, "If-None-Match", "If-None-Match must be *");
+    return refuse(x, &problem, c);
+}
+
 struct command *verb_of_snapshot(struct exchange *x, enum command_kind kind)
 {
     struct command *c = verb_create(x, kind);

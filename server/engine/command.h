@@ -130,7 +130,8 @@ struct command {
     struct id session, snapshot; /* a turn without a session leaves nothing behind */
     struct turn turn;
     bool has_seed, has_ttl, has_expected_version;
-    bool expects_any; /* of versions: the session is there; all but IMPORT want that anyway */
+    bool expects_any;  /* of versions: the session is there; all but IMPORT want that anyway */
+    bool expects_none; /* IMPORT: the session is not there */
     uint64_t seed, expected_version;
     double ttl;     /* seconds */
     char *metadata; /* JSON text, owned; SESSION_CREATE */

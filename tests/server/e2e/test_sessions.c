@@ -255,6 +255,47 @@ static void an_upload_may_insist_on_a_session_that_is_there(void **state)
     client_close(&c);
 }
 
+/* And on one that is not: what is there is not replaced. */
+static void an_upload_may_insist_on_making_its_session(void **state)
+{
+    static const struct {
+        const char *path, *headers, *code;
+        int status;
+    } recipes[] = {
+        { "/v1/sessions/made/state", "If-None-Match: *\r\n", NULL, 200 },
+        { "/v1/sessions/made/state", "If-None-Match: *\r\n", "version_mismatch", 412 },
+        { "/v1/sessions/made/state", "If-Match: *\r\nIf-None-Match: *\r\n", "version_mismatch",
+          412 },
+        { "/v1/sessions/unmade/state", "If-Match: *\r\nIf-None-Match: *\r\n", "session_not_found",
+          404 },
+        { "/v1/sessions/unmade/state", "If-None-Match: \"1\"\r\n", "invalid_parameter", 400 },
+        { "/v1/sessions/made/state", "If-None-Match: \"1\"\r\n", "invalid_parameter", 400 },
+    };
+    struct response file, r;
+    struct client c = client_dial(server.port);
+    cJSON *s;
+
+    (void)state;
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"first\"}"));
+    file = call(server.port, "GET", "/v1/sessions/first/state", NULL);
+    for (size_t i = 0; i < sizeof(recipes) / sizeof(recipes[0]); i++) {
+        assert_true(
+            client_ask(&c, "PUT", recipes[i].path, recipes[i].headers, file.body, file.len));
+        assert_true(client_read(&c, &r));
+        if (recipes[i].code)
+            assert_refusal(&r, recipes[i].status, recipes[i].code, recipes[i].headers);
+        else
+            assert_int_equal(r.status, recipes[i].status);
+        response_finish(&r);
+    }
+    s = ask(server.port, "GET", "/v1/sessions/made", NULL);
+    assert_int_equal(number_of(s, "version"), 1);
+    cJSON_Delete(s);
+    refused(server.port, 404, "session_not_found", "GET", "/v1/sessions/unmade", NULL);
+    response_finish(&file);
+    client_close(&c);
+}
+
 static void lists_come_in_pages(void **state)
 {
     char after[80] = "", path[160];
@@ -527,6 +568,7 @@ int main(void)
         cmocka_unit_test(a_turn_may_insist_on_a_version),
         cmocka_unit_test(every_verb_may_insist_on_a_version),
         cmocka_unit_test(an_upload_may_insist_on_a_session_that_is_there),
+        cmocka_unit_test(an_upload_may_insist_on_making_its_session),
         cmocka_unit_test(lists_come_in_pages),
         cmocka_unit_test(what_stays_is_listed_once_whatever_goes_meanwhile),
         cmocka_unit_test(forks_begin_alike_and_go_their_own_ways),
