@@ -507,16 +507,11 @@ static void identify(struct recall *r)
     const struct checkpoint *of = r->of;
     struct checkpoint *c = r->checkpoint;
 
-    if (c && !checkpoint_set_parent(c, of->parent ? of->parent : "")) {
-        checkpoint_destroy(c);
-        c = r->checkpoint = NULL;
-        problem_set(&r->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory to read the state back");
-    }
-    if (c) {
-        c->id = of->id;
-        c->owner = of->owner;
-        c->created = of->created;
-    }
+    if (!c)
+        return;
+    c->id = of->id;
+    c->owner = of->owner;
+    c->created = of->created;
 }
 
 static void take_recall(struct engine *e, struct recall *r)

@@ -437,14 +437,32 @@ static bool build_marks(const struct header *h, const unsigned char *marks, stru
     return true;
 }
 
-/* All but the record. NULL: no memory. */
-static struct checkpoint *build(const struct header *h, const unsigned char *marks)
+/* What describe() wrote of it. Whoever else wrote the file: what is no id says nothing. */
+static bool build_parent(const char *description, size_t len, struct checkpoint *c)
 {
-    const unsigned char *tail = marks + h->marks_len, *tokens = tail + h->tail_len;
+    static const char key[] = "\"parent\":\"";
+    const char *at = memmem(description, len, key, strlen(key)), *end;
+    char text[LIMIT_ID_BYTES + 1] = "";
+    struct id id;
+
+    if (!at)
+        return true;
+    at += strlen(key);
+    end = memchr(at, '"', len - (size_t)(at - description));
+    if (end && end - at <= LIMIT_ID_BYTES)
+        memcpy(text, at, (size_t)(end - at));
+    return !id_parse(&id, text) || checkpoint_set_parent(c, id.text);
+}
+
+/* All but the record. NULL: no memory. */
+static struct checkpoint *build(const struct header *h, const unsigned char *description)
+{
+    const unsigned char *marks = description + h->description_len, *tail = marks + h->marks_len,
+                        *tokens = tail + h->tail_len;
     struct checkpoint *c = checkpoint_create();
 
-    if (!c || !build_marks(h, marks, c) ||
-        !checkpoint_set_tail(c, (const char *)tail, h->tail_len) ||
+    if (!c || !build_parent((const char *)description, h->description_len, c) ||
+        !build_marks(h, marks, c) || !checkpoint_set_tail(c, (const char *)tail, h->tail_len) ||
         (h->tokens_len && !(c->token = malloc(h->tokens_len)))) {
         checkpoint_destroy(c);
         return NULL;
@@ -500,7 +518,7 @@ struct checkpoint *format_open(const void *file, size_t len, const struct model_
     if (!read_header(file, len, &h, p) || !check_model(&h, model, p) ||
         !check_parts(&h, bytes, vocab, p))
         return NULL;
-    c = build(&h, bytes + HEADER_BYTES + h.description_len);
+    c = build(&h, bytes + HEADER_BYTES);
     if (c)
         *record = h.record_len ? bytes + len - h.record_len : NULL;
     else

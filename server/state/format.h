@@ -37,7 +37,7 @@
  *
  * All numbers are little-endian. The lengths must add up to the file's own, and the record's
  * must equal the model's before anything is allocated from it: nothing is ever computed from
- * a size in the file. The description is for people; nothing reads it back.
+ * a size in the file. The description is for people; only the parent's id is read back from it.
  *
  * A server writes what it keeps: float32, or with --state-dtype bf16 the large fields of the
  * record, which come last, as bfloat16. A record that is bfloat16 throughout is half as long, and
@@ -73,7 +73,7 @@ bool format_begin(const struct checkpoint *c, const struct model_info *model,
 void format_finish(struct file_buffer *file); /* the record is there */
 
 /* Proves every byte and gives a checkpoint with its record in host memory, its newest ids and
- * marks, and an id of its own. A mark that is no anchor has none. vocab: token ids
+ * marks, its parent, and an id of its own. A mark that is no anchor has none. vocab: token ids
  * are below it. Refused with snapshot_invalid (magic, lengths, numbers out of range),
  * unsupported_version, snapshot_checksum, snapshot_shape (a record of another length),
  * model_mismatch (fingerprint, layout or number format, both named; the last is

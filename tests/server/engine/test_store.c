@@ -42,6 +42,36 @@ static void create_with_all(struct rig *r)
     command_free(c);
 }
 
+/* What its description says of where it comes from, too: a turn, or another server. */
+static void a_state_from_the_disk_is_the_file_that_it_was(void **unused)
+{
+    const struct engine_options o = store_options(4, 1 << 20);
+    unsigned char *before[2], *after;
+    size_t before_len[2], len;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, store_model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    for (int i = 0; i < 2; i++)
+        free(rig_run_turn(&r, store_turn("a", i, 5)));
+    before[0] = rig_export(&r, "a", &before_len[0]);
+    assert_non_null(memmem(before[0], before_len[0], "\"parent\":\"ckpt_", 15));
+    assert_int_equal(rig_import(&r, "b", before[0], before_len[0]), PROBLEM_NONE);
+    before[1] = rig_export(&r, "b", &before_len[1]);
+    rig_close(&r);
+
+    rig_open(&r, store_model, &o, 1);
+    for (int i = 0; i < 2; i++) {
+        after = rig_export(&r, i ? "b" : "a", &len);
+        assert_int_equal(len, before_len[i]);
+        assert_memory_equal(after, before[i], len);
+        free(after);
+        free(before[i]);
+    }
+    rig_close(&r);
+}
+
 static void a_restart_brings_everything_back(void **unused)
 {
     const struct engine_options o = store_options(4, 1 << 20);
@@ -543,6 +573,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         IN_FOLDER(a_restart_brings_everything_back),
+        IN_FOLDER(a_state_from_the_disk_is_the_file_that_it_was),
         IN_FOLDER(states_of_the_other_number_format_wait_for_their_own),
         IN_FOLDER(sessions_on_the_disk_go_on_exactly),
         IN_FOLDER(a_damaged_state_is_set_aside),

@@ -48,6 +48,7 @@ static struct checkpoint *make(uint64_t position)
     c->pending = 17;
     c->answer_open = true;
     assert_true(checkpoint_set_tail(c, "\n\nUser:", 7));
+    assert_true(checkpoint_set_parent(c, "ckpt_before"));
     c->tokens = position < TOKENS ? (size_t)position : TOKENS;
     c->token = malloc(c->tokens * sizeof(*c->token));
     for (uint32_t i = 0; i < c->tokens; i++)
@@ -113,7 +114,36 @@ static void a_file_brings_every_field_back(void **unused)
     assert_memory_equal(back->token, c->token, TOKENS * sizeof(uint32_t));
     assert_memory_equal(back->fingerprint, c->fingerprint, 16);
     assert_true(back->layout == 42);
+    assert_string_equal(back->parent, "ckpt_before");
     checkpoint_destroy(back);
+    checkpoint_destroy(c);
+    free(file);
+}
+
+/* Whoever wrote the file: what cannot be a parent's id is none. */
+static void a_parent_is_an_id_or_none(void **unused)
+{
+    static const char *const odd[] = { "..ckpt_befo", "ckpt\\before", "ckpt befor\xff",
+                                       "\"kpt_before", "ckpt_before" };
+    struct checkpoint *c = make(9), *back;
+    struct problem p = { 0 };
+    size_t len;
+    unsigned char *file = encode(c, &len);
+    char *at = memmem(file, len, "ckpt_before", 11);
+
+    (void)unused;
+    assert_non_null(at);
+    for (size_t i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
+        memcpy(at, odd[i], 11);
+        reseal(file, len);
+        back = format_decode(file, len, &model, VOCAB, &p);
+        assert_non_null(back);
+        if (i < 4)
+            assert_null(back->parent);
+        else
+            assert_string_equal(back->parent, "ckpt_before");
+        checkpoint_destroy(back);
+    }
     checkpoint_destroy(c);
     free(file);
 }
@@ -699,6 +729,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_brings_every_field_back),
+        cmocka_unit_test(a_parent_is_an_id_or_none),
         cmocka_unit_test(the_empty_state_has_a_file_too),
         cmocka_unit_test(a_file_made_in_two_parts_is_the_same),
         cmocka_unit_test(every_truncation_and_any_surplus_is_refused),
