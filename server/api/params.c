@@ -48,6 +48,62 @@ cJSON *params_parse(const char *body, size_t len, struct problem *p)
     return json;
 }
 
+/* At the quote that ends the string. */
+static const char *string_end(const char *at)
+{
+    for (at++; *at != '"'; at++)
+        at += *at == '\\';
+    return at;
+}
+
+/* Without the white space between its parts. */
+static char *copy_text(const char *body, size_t len)
+{
+    char *text = malloc(len + 1), *to = text;
+    const char *end;
+
+    for (const char *at = body; text && at < body + len; at = end) {
+        end = (*at == '"' ? string_end(at) : at) + 1;
+        if (strchr(" \t\r\n", *at))
+            continue;
+        memcpy(to, at, (size_t)(end - at));
+        to += end - at;
+    }
+    if (text)
+        *to = '\0';
+    return text;
+}
+
+/* Behind what begins here, a value or a member with its key, in a proven object's text without
+ * white space. */
+static const char *skip(const char *at)
+{
+    for (int depth = 0; depth || (*at != ',' && *at != '}'); at++) {
+        if (*at == '"')
+            at = string_end(at);
+        depth += (*at == '{' || *at == '[') - (*at == '}' || *at == ']');
+    }
+    return at;
+}
+
+char *params_text(const cJSON *object, const cJSON *value, const char *body, size_t len)
+{
+    char *text = copy_text(body, len);
+    const char *at;
+    size_t n;
+
+    if (!text)
+        return NULL;
+    at = text + 1;
+    for (const cJSON *v = object->child; v != value; v = v->next)
+        at = skip(at) + 1;
+    at = string_end(at) + 2;
+    n = (size_t)(skip(at) - at);
+    memmove(text, at, n);
+    text[n] = '\0';
+    return text;
+}
+
 bool params_whole(const cJSON *v, const char *key, double lo, double hi, double *out,
                   struct problem *p)
 {

@@ -34,6 +34,10 @@ struct param {
 /* Scans and parses an object. NULL and *p when it is not one. */
 cJSON *params_parse(const char *body, size_t len, struct problem *p);
 
+/* The text of one of the object's values in the body that it was parsed from, without the white
+ * space between its parts; from malloc. NULL: no memory. */
+char *params_text(const cJSON *object, const cJSON *value, const char *body, size_t len);
+
 /* Reads every field of the object by the table into target. */
 bool params_read(const cJSON *object, const struct param *table, void *target,
                  const struct params_context *c, struct problem *p);

@@ -9,20 +9,26 @@
 static bool read_metadata(const cJSON *v, void *target, const struct params_context *c,
                           struct problem *p)
 {
-    struct session_params *s = target;
-    char *text;
-
+    (void)target;
     (void)c;
-    if (!cJSON_IsObject(v))
-        return problem_set(p, PROBLEM_INVALID_PARAMETER, "metadata", "metadata must be an object");
-    text = cJSON_PrintUnformatted(v);
-    if (!text)
+    return cJSON_IsObject(v) ||
+           problem_set(p, PROBLEM_INVALID_PARAMETER, "metadata", "metadata must be an object");
+}
+
+/* As the client wrote it: a tree's numbers are doubles. */
+static bool keep_metadata(const cJSON *json, const char *body, size_t len, struct session_params *s,
+                          struct problem *p)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(json, "metadata");
+
+    if (!v || cJSON_IsNull(v))
+        return true;
+    s->metadata = params_text(json, v, body, len);
+    if (!s->metadata)
         return params_no_memory(p);
-    s->metadata = text;
-    if (strlen(text) > LIMIT_METADATA_BYTES)
-        return problem_set(p, PROBLEM_INVALID_PARAMETER, "metadata",
-                           "metadata must not be longer than %d bytes", LIMIT_METADATA_BYTES);
-    return true;
+    return strlen(s->metadata) <= LIMIT_METADATA_BYTES ||
+           problem_set(p, PROBLEM_INVALID_PARAMETER, "metadata",
+                       "metadata must not be longer than %d bytes", LIMIT_METADATA_BYTES);
 }
 
 static bool read_label(const cJSON *v, void *target, const struct params_context *c,
@@ -87,7 +93,8 @@ bool params_session(enum session_verb verb, const char *body, size_t len,
     json = len ? params_parse(body, len, p) : params_parse("{}", 2, p);
     if (!json)
         return false;
-    ok = params_read(json, table[verb], s, c, p);
+    ok = params_read(json, table[verb], s, c, p) &&
+         (verb != SESSION_CREATE || keep_metadata(json, body, len, s, p));
     cJSON_Delete(json);
     if (!ok)
         return false;
@@ -104,7 +111,7 @@ bool params_session(enum session_verb verb, const char *body, size_t len,
 
 void session_params_finish(struct session_params *s)
 {
-    cJSON_free(s->metadata);
+    free(s->metadata);
     s->metadata = NULL;
 }
 

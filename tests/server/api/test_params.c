@@ -618,14 +618,22 @@ static void an_append_is_text_or_ids(void **state)
     generation_params_finish(&g);
 }
 
-static enum problem_code judge_verb(enum session_verb verb, const char *body,
-                                    struct session_params *s)
+static enum problem_code read_verb(enum session_verb verb, const char *body,
+                                   struct session_params *s)
 {
     struct problem p = { 0 };
 
     params_session(verb, body, strlen(body), &context, s, &p);
-    session_params_finish(s);
     return p.what;
+}
+
+static enum problem_code judge_verb(enum session_verb verb, const char *body,
+                                    struct session_params *s)
+{
+    enum problem_code what = read_verb(verb, body, s);
+
+    session_params_finish(s);
+    return what;
 }
 
 static void session_verbs_take_their_fields_only(void **state)
@@ -676,6 +684,37 @@ static void session_verbs_take_their_fields_only(void **state)
                      PROBLEM_INVALID_PARAMETER);
     assert_int_equal(judge_verb(SESSION_SNAPSHOT, "{\"label\":\"x\",\"pin\":true}", &s),
                      PROBLEM_NONE);
+}
+
+/* Numbers with every digit, strings with their escapes; only white space between them goes. */
+static void metadata_is_kept_as_it_was_written(void **state)
+{
+    static const char *const kept[] = {
+        "{\"id\":1234567890123456789,\"x\":9007199254740993}",
+        "{\"a\":1e400,\"b\":-0,\"c\":1.0,\"d\":[[],{},[1,{\"e\":2}]]}",
+        "{\"\\\"\\\\\":\"}],\\\" \\\\\",\"u\":\"\\u00e9/**///\"}",
+        "{\"n\":null,\"t\":true}",
+        "{}",
+    };
+    static const char *const around[][2] = {
+        { "{\"metadata\":", "}" },
+        { " {\t\"id\" : \"a\",\r\n\"meta\\u0064ata\" :\n ", "\n , \"seed\" : 7 } " },
+        { "{\"ttl\":9,\"seed\":1,\"metadata\":", ",\"model\":\"m\"}" },
+    };
+    struct session_params s;
+    char body[512];
+
+    (void)state;
+    for (size_t i = 0; i < 5 * 3; i++) {
+        snprintf(body, sizeof(body), "%s%s%s", around[i % 3][0], kept[i / 3], around[i % 3][1]);
+        assert_int_equal(read_verb(SESSION_CREATE, body, &s), PROBLEM_NONE);
+        assert_string_equal(s.metadata, kept[i / 3]);
+        session_params_finish(&s);
+    }
+    assert_int_equal(read_verb(SESSION_CREATE, "{\"metadata\": { \"a\" : [ 1 , 2 ] } }", &s),
+                     PROBLEM_NONE);
+    assert_string_equal(s.metadata, "{\"a\":[1,2]}");
+    session_params_finish(&s);
 }
 
 static void metadata_and_labels_end_at_their_limits(void **state)
@@ -764,6 +803,7 @@ int main(void)
         cmocka_unit_test(chats_refuse_what_would_change_their_meaning),
         cmocka_unit_test(an_append_is_text_or_ids),
         cmocka_unit_test(session_verbs_take_their_fields_only),
+        cmocka_unit_test(metadata_is_kept_as_it_was_written),
         cmocka_unit_test(metadata_and_labels_end_at_their_limits),
         cmocka_unit_test(a_page_has_one_to_a_thousand_items),
         cmocka_unit_test(the_tokenizers_calls_need_their_field),
