@@ -194,13 +194,11 @@ static void handle_inject(struct exchange *x, void *app)
 
 static void handle_problem(struct exchange *x, void *app)
 {
-    static const enum problem_code codes[] = { PROBLEM_SESSION_BUSY, PROBLEM_QUEUE_FULL,
-                                               PROBLEM_INTERNAL, PROBLEM_NOT_FOUND,
-                                               PROBLEM_SESSION_QUOTA };
+    enum problem_code what = (enum problem_code)atoi(exchange_query(x, "what"));
     struct problem p;
 
     (void)app;
-    problem_set(&p, codes[atoi(exchange_query(x, "c"))], "a.b", "bad \"text\"\n\xff");
+    problem_set(&p, what, "a.b", "bad \"text\"\n\xff");
     exchange_refuse(x, &p);
 }
 

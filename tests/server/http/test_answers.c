@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "config/limits.h"
+#include "server/problem.h"
 #include "tests/server/http/site.h"
 
 #define REQUEST(line) line " HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -125,9 +126,29 @@ static void routes_hand_out_decoded_parts(void **state)
     assert_string_equal(a.body, "DELETE /items/{id} [7] q=");
 }
 
+static struct answer ask_problem(enum problem_code what)
+{
+    char request[128];
+
+    snprintf(request, sizeof(request), REQUEST("GET /problem?what=%d"), (int)what);
+    return ask(request);
+}
+
+static void every_refusal_has_a_status_in_words(void **state)
+{
+    (void)state;
+    for (int what = PROBLEM_NONE + 1; what < PROBLEM_COUNT; what++) {
+        struct answer a = ask_problem((enum problem_code)what);
+
+        assert_int_equal(a.status, problem_row((enum problem_code)what)->status);
+        if (a.head[strlen("HTTP/1.1 400 ")] == '\r')
+            fail_msg("%d is given no reason", a.status);
+    }
+}
+
 static void a_refusal_is_json_and_says_whether_to_retry(void **state)
 {
-    struct answer a = ask(REQUEST("GET /problem?c=0"));
+    struct answer a = ask_problem(PROBLEM_SESSION_BUSY);
 
     (void)state;
     assert_int_equal(a.status, 409);
@@ -136,16 +157,16 @@ static void a_refusal_is_json_and_says_whether_to_retry(void **state)
                                 "\"code\":\"session_busy\"}}");
     assert_string_equal(answer_header(&a, "x-should-retry"), "false");
     assert_null(answer_header(&a, "Retry-After"));
-    a = ask(REQUEST("GET /problem?c=1"));
+    a = ask_problem(PROBLEM_QUEUE_FULL);
     assert_int_equal(a.status, 429);
     assert_string_equal(answer_header(&a, "Retry-After"), "1");
     assert_null(answer_header(&a, "x-should-retry"));
-    a = ask(REQUEST("GET /problem?c=2"));
+    a = ask_problem(PROBLEM_INTERNAL);
     assert_int_equal(a.status, 500);
     assert_string_equal(answer_header(&a, "x-should-retry"), "false");
-    a = ask(REQUEST("GET /problem?c=3"));
+    a = ask_problem(PROBLEM_NOT_FOUND);
     assert_null(answer_header(&a, "x-should-retry"));
-    a = ask(REQUEST("GET /problem?c=4"));
+    a = ask_problem(PROBLEM_SESSION_QUOTA);
     assert_int_equal(a.status, 429);
     assert_string_equal(answer_header(&a, "x-should-retry"), "false");
     assert_null(answer_header(&a, "Retry-After"));
@@ -471,6 +492,7 @@ int main(void)
         CASE(head_is_get_without_the_body),
         CASE(options_and_405_name_the_methods),
         CASE(routes_hand_out_decoded_parts),
+        CASE(every_refusal_has_a_status_in_words),
         CASE(a_refusal_is_json_and_says_whether_to_retry),
         CASE(a_header_cannot_be_injected),
         CASE(media_types_are_checked_where_a_route_says_so),
