@@ -20,7 +20,6 @@ static void answer_status(struct exchange *x, int status, const char *word)
     json_key(&out, "status");
     json_string(&out, word);
     json_close(&out, '}');
-    exchange_set_header(x, "cache-control", "no-store");
     api_answer_json(x, status, &out);
 }
 

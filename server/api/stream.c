@@ -21,7 +21,6 @@ static void emit(struct generation *g, const char *data, size_t len)
     if (g->base.gone || g->lost)
         return;
     if (!g->streaming) {
-        exchange_set_header(x, "cache-control", "no-store");
         exchange_stream(x, 200, "text/event-stream");
         g->streaming = true;
     }

@@ -372,6 +372,26 @@ static int stop(void **state)
     return 0;
 }
 
+static void an_answer_says_once_that_it_is_not_to_be_stored(void **state)
+{
+    static const char *const calls[][3] = {
+        { "GET", "/health", NULL },
+        { "GET", "/v1/models", NULL },
+        { "POST", COMPLETIONS, "{\"prompt\":\"a\",\"max_tokens\":1}" },
+        { "POST", COMPLETIONS, "{\"prompt\":\"a\",\"max_tokens\":1,\"stream\":true}" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++) {
+        struct response r = call_with(demo.port, "", calls[i][0], calls[i][1], calls[i][2]);
+        const char *first = strcasestr(r.head, "\r\ncache-control: no-store\r\n");
+
+        assert_non_null(first);
+        assert_null(strcasestr(first + 3, "cache-control"));
+        response_finish(&r);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -383,6 +403,7 @@ int main(void)
         cmocka_unit_test(a_prompt_is_scored_without_drawing),
         cmocka_unit_test(a_stream_whose_session_is_deleted_ends_with_an_error_event),
         cmocka_unit_test(a_client_that_leaves_frees_the_slot_and_changes_nothing),
+        cmocka_unit_test(an_answer_says_once_that_it_is_not_to_be_stored),
     };
 
     return cmocka_run_group_tests(tests, start, stop);
