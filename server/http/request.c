@@ -147,6 +147,47 @@ static bool check_host(const struct request *r, struct problem *p)
     return true;
 }
 
+static bool is_of(const struct request *r, int i, int first)
+{
+    return strcmp(text(r, r->header[i].name), text(r, r->header[first].name)) == 0;
+}
+
+/* The values of one name become that of its first line. */
+static bool join(struct request *r, int first)
+{
+    uint32_t at = (uint32_t)r->text.len;
+
+    /* All that is appended is there already, but for the commas. */
+    if (!buffer_reserve(&r->text, r->text.len + 2 * LIMIT_HEADER_COUNT))
+        return false;
+    for (int i = first; i < r->headers; i++) {
+        const char *value = text(r, r->header[i].value);
+
+        if (!is_of(r, i, first))
+            continue;
+        if (i > first)
+            buffer_append(&r->text, ", ", 2);
+        buffer_append(&r->text, value, strlen(value));
+    }
+    buffer_append(&r->text, "", 1);
+    r->header[first].value = at;
+    return true;
+}
+
+/* Several lines of one name are one list (RFC 9110, 5.2): none of them may count alone. */
+static bool join_headers(struct request *r, struct problem *p)
+{
+    for (int i = 0; i < r->headers; i++) {
+        int first = 0;
+
+        while (!is_of(r, first, i))
+            first++;
+        if (first == i && count(r, text(r, r->header[i].name)) > 1 && !join(r, i))
+            return problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "out of memory");
+    }
+    return true;
+}
+
 static int hex(char c)
 {
     static const char digits[] = "0123456789abcdef";
@@ -273,10 +314,8 @@ static bool check_target(struct request *r, const char *target, struct problem *
 
 bool request_check(struct request *r, struct problem *p)
 {
-    const char *target = text(r, 0);
-
-    return check_line(r, target, p) && check_framing(r, p) && check_host(r, p) &&
-           check_target(r, target, p);
+    return check_line(r, text(r, 0), p) && check_framing(r, p) && check_host(r, p) &&
+           check_target(r, text(r, 0), p) && join_headers(r, p);
 }
 
 static const char *after(const char *text)

@@ -41,7 +41,7 @@ struct request {
 /* After the head was read. false: the request may not be served and the connection cannot be
  * kept. Decodes the target and sets chunked and content_length. */
 bool request_check(struct request *r, struct problem *p);
-/* The value of the first header of that name; NULL when absent. */
+/* The value of the header of that name, of several lines "one, two"; NULL when absent. */
 const char *request_header(const struct request *r, const char *name);
 const char *request_query(const struct request *r, const char *name);
 /* A name that the query gives more than once; NULL when there is none. */

@@ -108,6 +108,38 @@ static void what_is_no_json_object_is_refused(void **state)
         refuse(400, recipes[i].code, recipes[i].body, recipes[i].len, recipes[i].body);
 }
 
+/* What two lines say is one list of both (RFC 9110, 5.2), where only one value can be meant. */
+static void a_header_that_is_there_twice_is_refused(void **state)
+{
+    static const struct {
+        const char *headers, *code;
+        int status;
+    } recipes[] = {
+        { "X-Session-Id: twice\r\nX-Session-Id: other\r\n", "invalid_parameter", 400 },
+        { "X-Session-Id: twice\r\nX-Request-Id: a\r\nx-session-id: twice\r\n", "invalid_parameter",
+          400 },
+        { "X-Session-Id: twice\r\nIf-Match: 0\r\nIf-Match: 7\r\n", "invalid_parameter", 400 },
+        { "X-Session-Id: twice\r\nIf-Match: *\r\nIf-Match: 7\r\n", "invalid_parameter", 400 },
+        { "Content-Type: application/json\r\nContent-Type: text/plain\r\n",
+          "unsupported_media_type", 415 },
+    };
+    cJSON *s;
+
+    (void)state;
+    cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"twice\"}"));
+    for (size_t i = 0; i < sizeof(recipes) / sizeof(recipes[0]); i++) {
+        struct response r = call_with(server.port, recipes[i].headers, "POST", COMPLETIONS,
+                                      "{\"prompt\":\"a\",\"max_tokens\":1}");
+
+        assert_refusal(&r, recipes[i].status, recipes[i].code, recipes[i].headers);
+        response_finish(&r);
+    }
+    s = ask(server.port, "GET", "/v1/sessions/twice", NULL);
+    assert_int_equal(number_of(s, "version"), 0);
+    cJSON_Delete(s);
+    cJSON_Delete(ask(server.port, "DELETE", "/v1/sessions/twice", NULL));
+}
+
 /* 46-55 */
 static void a_value_out_of_bounds_is_refused_by_name(void **state)
 {
@@ -498,6 +530,7 @@ int main(void)
         cmocka_unit_test(json_without_bounds_is_refused),
         cmocka_unit_test(what_is_no_json_object_is_refused),
         cmocka_unit_test(a_value_out_of_bounds_is_refused_by_name),
+        cmocka_unit_test(a_header_that_is_there_twice_is_refused),
         cmocka_unit_test(a_long_list_or_string_is_refused),
         cmocka_unit_test(a_field_or_a_model_that_is_unknown_is_refused),
         cmocka_unit_test(a_body_that_is_not_taken_is_refused),

@@ -56,6 +56,7 @@ static void without_a_good_key_every_answer_is_the_same_401(void **unused)
         "Authorization: Basic alice-0123456789abcdef\r\n" JSON,
         "Authorization: Bearer\r\n" JSON,
         "X-Api-Key: alice-0123456789abcdef\r\n" JSON,
+        "Authorization: Bearer bob-fedcba9876543210\r\n" ALICE,
     };
     static const char *const path[] = { "/v1/models", "/v1/sessions", "/v1/sessions/nobody",
                                         "/v1/snapshots" };

@@ -70,6 +70,8 @@ static void a_request_id_comes_back_when_it_is_harmless(void **state)
     assert_string_equal(answer_header(&a, "x-request-id"), "abc-1");
     a = ask("GET /health HTTP/1.1\r\nHost: x\r\nX-Request-Id: a b\r\n\r\n");
     assert_memory_equal(answer_header(&a, "x-request-id"), "req_", 4);
+    a = ask("GET /health HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\r\nX-Request-Id: b\r\n\r\n");
+    assert_memory_equal(answer_header(&a, "x-request-id"), "req_", 4);
     memset(id, 'i', sizeof(id) - 1);
     id[LIMIT_ID_BYTES + 1] = '\0';
     sprintf(head, "GET /health HTTP/1.1\r\nHost: x\r\nX-Request-Id: %s\r\n\r\n", id);
