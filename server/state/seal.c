@@ -52,7 +52,7 @@ bool seal_check(const struct secret *s, const void *file, size_t len, struct pro
     memcpy(theirs.bytes, (const unsigned char *)file + len - DIGEST_BYTES, DIGEST_BYTES);
     if (!digest_equal(&ours, &theirs))
         return problem_set(p, PROBLEM_SNAPSHOT_SEAL, NULL,
-                           "the snapshot's seal is not of this server's secret, or not of this "
+                           "the snapshot's seal was made with another secret, or for another "
                            "snapshot");
     return true;
 }

@@ -36,6 +36,7 @@ static bool holds(const struct secret *s, const void *file, size_t len)
     bool good = seal_check(s, file, len, &p);
 
     assert_true(good || p.what == PROBLEM_SNAPSHOT_SEAL);
+    assert_null(strstr(p.message, "server")); /* eddy state verify has none */
     return good;
 }
 
