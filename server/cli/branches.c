@@ -11,6 +11,7 @@
 #include "server/cli/state_file.h"
 #include "server/state/checkpoint.h"
 #include "server/state/format.h"
+#include "server/state/seal.h"
 
 static struct id *talking(struct branches *b)
 {
@@ -141,11 +142,14 @@ bool branches_load(struct branches *b, const char *path, struct problem *p)
     struct checkpoint *checkpoint;
     struct command *c;
     struct error err;
+    uint64_t owner;
     void *file;
     size_t len;
 
-    if (!state_file_read(path, format_max_bytes(info), &file, &len, &err))
+    if (!state_file_read(path, format_max_bytes(info) + SEAL_BYTES, &file, &len, &err))
         return problem_from_error(p, &err);
+    if (seal_find(file, len, &owner)) /* whoever may read the file may go on from it */
+        len -= SEAL_BYTES;
     checkpoint = format_decode(file, len, info, tokenizer_size(b->local->parts.tokenizer), p);
     free(file);
     if (!checkpoint)

@@ -229,6 +229,29 @@ static void a_saved_session_goes_on_in_another_process(void **state)
     assert_string_equal(loaded.out, saved.out + strlen(first.out));
 }
 
+/* As a server without a secret would: its download may come from one that has one. */
+static void a_seal_is_no_hindrance_to_go_on(void **state)
+{
+    static const char seal[48] = "EDDYSEAL";
+    static struct result plain, sealed;
+    char input[256], path[128];
+    FILE *f;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/state", folder);
+    snprintf(input, sizeof(input), PROMPT "\n/save %s\n", path);
+    TALK(&plain, input);
+    snprintf(input, sizeof(input), "/load %s\n\n", path);
+    TALK(&plain, input);
+    f = fopen(path, "ae");
+    assert_non_null(f);
+    assert_int_equal(fwrite(seal, 1, sizeof(seal), f), sizeof(seal));
+    fclose(f);
+    TALK(&sealed, input);
+    assert_non_null(strstr(sealed.err, "(loaded; "));
+    assert_string_equal(sealed.out, plain.out);
+}
+
 static void inspect_tells_a_saved_state_from_a_model(void **state)
 {
     static struct result r;
@@ -487,6 +510,7 @@ int main(void)
         cmocka_unit_test(what_happens_in_a_fork_stays_there),
         cmocka_unit_test(a_saved_session_goes_on_in_another_process),
         cmocka_unit_test(inspect_tells_a_saved_state_from_a_model),
+        cmocka_unit_test(a_seal_is_no_hindrance_to_go_on),
         cmocka_unit_test(a_saved_state_is_verified_and_converted),
         cmocka_unit_test(what_state_cannot_do_it_says),
         cmocka_unit_test(a_damaged_file_is_refused_and_changes_nothing),
