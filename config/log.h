@@ -2,7 +2,8 @@
  *
  * One line an event: a short name, then key=value pairs that the caller formats, as text or
  * as a JSON object. Everything is escaped: no byte of a client reaches the terminal raw.
- * Client text is cut at 128 bytes; prompts are never logged. Any thread. */
+ * A value is cut at 128 bytes, for it may be a client's; a message of ours is said to its end in a
+ * note. Prompts are never logged. Any thread. */
 #ifndef CONFIG_LOG_H
 #define CONFIG_LOG_H
 

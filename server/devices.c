@@ -75,8 +75,7 @@ static struct backend *open_any(const struct backend_options *with, struct error
 
     if (be || (err->code != ERR_INPUT && err->code != ERR_IO))
         return be;
-    log_line(err->code == ERR_IO ? LOG_WARN : LOG_DEBUG, "no GPU is used", "why", err->message,
-             NULL);
+    log_note(err->code == ERR_IO ? LOG_WARN : LOG_DEBUG, "no GPU is used", "%s", err->message);
     return backend_open_cpu(with, err);
 }
 

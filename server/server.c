@@ -147,7 +147,7 @@ static void look_after_device(struct server *s)
     if (s->failed || !lost)
         return;
     s->failed = true;
-    log_line(LOG_ERROR, "the device failed", "device", lost, NULL);
+    log_note(LOG_ERROR, "the device failed", "%s", lost);
     if (!s->api.draining)
         drain(s, 0);
 }

@@ -28,7 +28,7 @@ static void report(void *arg, const char *what)
     struct engine *e = arg;
 
     atomic_fetch_add(&e->journal->reports, 1);
-    log_line(LOG_WARN, "state", "what", what, NULL);
+    log_note(LOG_WARN, "state", "%s", what);
 }
 
 static bool is_whole(void *arg, const struct id *checkpoint, const void *bytes, size_t len)
