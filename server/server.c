@@ -57,7 +57,7 @@ static const struct route routes[] = {
     { METHOD_POST, "/slots/{id}", slot_post, 0, JSON, false },
 
     { METHOD_GET, "/v1/models", models_list, 0, NULL, false },
-    { METHOD_GET, "/v1/models/{id}", model_get, 0, NULL, false },
+    { METHOD_GET, "/v1/models/{id*}", model_get, 0, NULL, false },
     { METHOD_POST, "/tokenize", tokenize_post, 0, JSON, false },
     { METHOD_POST, "/detokenize", detokenize_post, 0, JSON, false },
 

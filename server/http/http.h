@@ -28,7 +28,8 @@ enum http_method { METHOD_GET, METHOD_POST, METHOD_PUT, METHOD_DELETE, METHOD_CO
 enum { ROUTE_PARAMS_MAX = 2 };
 
 /* "/v1/sessions/{id}/fork": a part in braces matches one segment, which reaches the handler
- * percent-decoded (a NUL or a slash in it is 404). */
+ * percent-decoded (a NUL or a slash in it is 404); "{id*}", the last, all that is left, with its
+ * slashes. */
 struct route {
     enum http_method method;
     const char *pattern;

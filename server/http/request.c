@@ -232,7 +232,7 @@ static const char *find_end(const char *at, const char *end, char c)
     return hit ? hit : end;
 }
 
-/* A decoded NUL or slash can belong to no route: segments becomes -1. */
+/* A decoded NUL can belong to no route: segments becomes -1. */
 static bool split_path(struct request *r, char **out, const char *at, const char *end)
 {
     r->path = *out;
@@ -243,8 +243,7 @@ static bool split_path(struct request *r, char **out, const char *at, const char
         char *from = *out;
 
         decode(out, at, next, false);
-        if (r->segments == SEGMENTS_MAX || strlen(from) + 1 != (size_t)(*out - from) ||
-            strchr(from, '/'))
+        if (r->segments == SEGMENTS_MAX || strlen(from) + 1 != (size_t)(*out - from))
             r->segments = -1;
         else
             r->segment[r->segments++] = from;

@@ -13,10 +13,16 @@ static const struct {
     [METHOD_DELETE] = { "DELETE, ", HTTP_DELETE },
 };
 
+/* "{name*}" */
+static bool takes_rest(const char *part, size_t len)
+{
+    return part[0] == '{' && part[len - 2] == '*';
+}
+
 static bool part_matches(const char *part, size_t len, const char *segment)
 {
     if (part[0] == '{')
-        return segment[0] != '\0';
+        return segment[0] != '\0' && (takes_rest(part, len) || !strchr(segment, '/'));
     return strncmp(part, segment, len) == 0 && segment[len] == '\0';
 }
 
@@ -29,9 +35,21 @@ static bool matches(const char *pattern, const struct request *r)
 
         if (i >= r->segments || !part_matches(part, len, r->segment[i]))
             return false;
+        if (takes_rest(part, len))
+            return true;
         part += len;
     }
     return i == r->segments;
+}
+
+/* The decoded path from a segment on. */
+static const char *rest_of(const struct request *r, int from)
+{
+    const char *at = r->path + 1;
+
+    for (int i = 0; i < from; i++)
+        at += strlen(r->segment[i]) + 1;
+    return at;
 }
 
 bool router_find(const struct route *routes, const struct request *r, const struct route **route,
@@ -70,8 +88,11 @@ const char *router_param(const struct route *route, const struct request *r, con
     for (const char *part = route->pattern; *part == '/'; i++) {
         size_t len = strcspn(++part, "/");
 
-        if (part[0] == '{' && len == strlen(name) + 2 && strncmp(part + 1, name, len - 2) == 0)
-            return r->segment[i];
+        bool rest = takes_rest(part, len);
+
+        if (part[0] == '{' && len == strlen(name) + 2 + rest &&
+            strncmp(part + 1, name, strlen(name)) == 0)
+            return rest ? rest_of(r, i) : r->segment[i];
         part += len;
     }
     return NULL;

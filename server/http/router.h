@@ -14,7 +14,7 @@ enum { ALLOW_BYTES = 48 };
  * none. false, with NOT_FOUND or METHOD_NOT_ALLOWED, when nothing can answer. */
 bool router_find(const struct route *routes, const struct request *r, const struct route **route,
                  char allow[ALLOW_BYTES], struct problem *p);
-/* The segment that the part "{name}" of the pattern matched; NULL when it has no such part. */
+/* What the part "{name}" or "{name*}" of the pattern matched; NULL when it has no such part. */
 const char *router_param(const struct route *route, const struct request *r, const char *name);
 
 #endif

@@ -209,6 +209,7 @@ const struct route site_routes[] = {
     { METHOD_GET, "/items/{id}", handle_item, 0, NULL, false },
     { METHOD_DELETE, "/items/{id}", handle_item, 0, NULL, false },
     { METHOD_GET, "/items/{id}/parts", handle_item, 0, NULL, false },
+    { METHOD_GET, "/rests/{id*}", handle_item, 0, NULL, false },
     { METHOD_GET, "/never", handle_never, 0, NULL, false },
     { METHOD_POST, "/later", handle_later, 0, NULL, false },
     { METHOD_GET, "/later", handle_later, 0, NULL, false },

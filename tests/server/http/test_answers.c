@@ -128,6 +128,37 @@ static void routes_hand_out_decoded_parts(void **state)
     assert_string_equal(a.body, "DELETE /items/{id} [7] q=");
 }
 
+/* However its slashes are written; but for them it is a part as others are. */
+static void a_route_may_take_the_rest_of_the_path(void **state)
+{
+    static const char *const rests[][2] = {
+        { "/rests/a", "[a]" },
+        { "/rests/a/b", "[a/b]" },
+        { "/rests/a%2Fb/c", "[a/b/c]" },
+        { "/rests/a%2fb%20c", "[a/b c]" },
+        { "/rests/a//b/", "[a//b/]" },
+        { "/rests//a", NULL },
+        { "/rests/", NULL },
+        { "/rests", NULL },
+        { "/rests%2fa", NULL },
+        { "/rests/a%00", NULL },
+        { "/items/a%2fb", NULL },
+        { "/rests/a?q=b/c", "[a]" },
+    };
+    char request[128];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(rests) / sizeof(rests[0]); i++) {
+        struct answer a;
+
+        snprintf(request, sizeof(request), "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", rests[i][0]);
+        a = ask(request);
+        assert_int_equal(a.status, rests[i][1] ? 200 : 404);
+        if (rests[i][1] && !strstr(a.body, rests[i][1]))
+            fail_msg("%s: %s", rests[i][0], a.body);
+    }
+}
+
 static struct answer ask_problem(enum problem_code what)
 {
     char request[128];
@@ -494,6 +525,7 @@ int main(void)
         CASE(head_is_get_without_the_body),
         CASE(options_and_405_name_the_methods),
         CASE(routes_hand_out_decoded_parts),
+        CASE(a_route_may_take_the_rest_of_the_path),
         CASE(every_refusal_has_a_status_in_words),
         CASE(a_refusal_is_json_and_says_whether_to_retry),
         CASE(a_header_cannot_be_injected),
