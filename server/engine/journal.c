@@ -187,29 +187,35 @@ bool entry_put_snapshot(struct engine *e, struct entry *x, const struct snapshot
     return true;
 }
 
-static bool drop(struct engine *e, struct entry *x, enum disk_kind kind, uint64_t owner,
-                 const struct id *id)
+/* NULL: no memory, or no store. */
+static struct write *drop(struct engine *e, struct entry *x, enum disk_kind kind, uint64_t owner,
+                          const struct id *id)
 {
-    struct write *w;
+    struct write *w = e->journal ? add_write(e, x, kind) : NULL;
 
-    if (!e->journal)
-        return true;
-    w = add_write(e, x, kind);
     if (!w)
-        return false;
+        return NULL;
     w->op->record.id = *id;
     w->op->record.owner = owner;
-    return true;
+    return w;
 }
 
+/* Another server may move it before Redis hears of this: what was asked for a version holds
+ * there, too. */
 bool entry_drop_session(struct engine *e, struct entry *x, const struct session *s)
 {
-    return drop(e, x, DISK_SESSION_DELETED, s->owner, &s->id);
+    struct write *w = drop(e, x, DISK_SESSION_DELETED, s->owner, &s->id);
+
+    if (w && x->command && x->command->has_expected_version) {
+        w->op->record.version = s->version;
+        w->op->record.created = s->created;
+    }
+    return w || !e->journal;
 }
 
 bool entry_drop_snapshot(struct engine *e, struct entry *x, const struct lineage *place)
 {
-    return drop(e, x, DISK_SNAPSHOT_DELETED, place->owner, &place->id);
+    return drop(e, x, DISK_SNAPSHOT_DELETED, place->owner, &place->id) || !e->journal;
 }
 
 bool entry_mark_snapshot(struct engine *e, struct entry *x, const struct lineage *place, bool whole)

@@ -59,7 +59,8 @@ enum redis_kind {
     REDIS_CREATE, /* puts a session or snapshot there that is not there yet */
     REDIS_COMMIT, /* moves a session from record.version - 1 on; ends the lease in any case */
     REDIS_LEAVE,  /* ends the lease, and has moved nothing */
-    REDIS_DELETE, /* also what another server has a lease on: its turn will not commit */
+    REDIS_DELETE, /* also what another server has a lease on: its turn will not commit; where
+                   * record.created is given, only what was created then, at record.version */
 };
 
 enum redis_verdict {
@@ -67,7 +68,8 @@ enum redis_verdict {
     REDIS_ABSENT,  /* no such session, snapshot or checkpoint (any more) */
     REDIS_EXISTS,  /* CREATE: it is there */
     REDIS_BUSY,    /* TAKE: another server runs a turn on it; wait_ms */
-    REDIS_LOST,    /* COMMIT: the lease ran out, or another server has moved the session */
+    REDIS_LOST,    /* COMMIT: the lease ran out, or another server has moved the session, which
+                    * DELETE says, too */
     REDIS_MISSING, /* CREATE, COMMIT: came without a file, which is not there either */
     REDIS_FOREIGN, /* it is another model's */
     REDIS_DAMAGED, /* what is there is not what was put there */

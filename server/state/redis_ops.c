@@ -437,6 +437,7 @@ bool redis_fetch(struct redis_lane *lane, const struct id *checkpoint, struct fi
 static void erase(struct redis_lane *lane, struct redis_op *op)
 {
     struct script s = script_of(redis_script_delete, "2");
+    struct text version = whole(op->record.version), created = real(op->record.created);
     char head[KEY_BYTES], lease[KEY_BYTES];
     redisReply *reply = NULL;
     const redisReply *value;
@@ -446,6 +447,10 @@ static void erase(struct redis_lane *lane, struct redis_op *op)
     add(&s, head);
     add(&s, lease);
     add(&s, lane->redis->model);
+    if (op->record.created > 0) {
+        add(&s, version.at);
+        add(&s, created.at);
+    }
     op->verdict = eval(lane, &s, 0, &reply, &value, &op->error);
     explain(op, lane->redis, value);
     freeReplyObject(reply);

@@ -121,10 +121,12 @@ const char redis_script_commit[] =
            "return {'done'}\n";
 
 const char redis_script_delete[] =
-    SETTLE "local head, lease, model = KEYS[1], KEYS[2], ARGV[1]\n"
-           "local is = redis.call('HMGET', head, 'version', 'model', 'state')\n"
+    SETTLE "local head, lease = KEYS[1], KEYS[2]\n"
+           "local model, version, created = ARGV[1], ARGV[2], ARGV[3]\n"
+           "local is = redis.call('HMGET', head, 'version', 'model', 'state', 'created')\n"
            "if not is[1] then return {'absent'} end\n"
            "if is[2] ~= model then return {'foreign', is[2]} end\n"
+           "if version and (is[1] ~= version or is[4] ~= created) then return {'lost'} end\n"
            "redis.call('DEL', head, lease)\n"
            "settle(is[3])\n"
            "return {'done'}\n";

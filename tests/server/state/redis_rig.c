@@ -136,6 +136,15 @@ enum redis_verdict rig_commit(struct redis *r, const struct redis_op *taken, con
     return rig_verdict(rig_do(r, rig_commit_op(taken, checkpoint, bytes)));
 }
 
+enum redis_verdict rig_delete_version(struct redis *r, const struct redis_op *looked)
+{
+    struct redis_op *op = rig_op(REDIS_DELETE, looked->record.kind, looked->record.id.text);
+
+    op->record.version = looked->record.version;
+    op->record.created = looked->record.created;
+    return rig_verdict(rig_do(r, op));
+}
+
 enum redis_verdict rig_leave(struct redis *r, const struct redis_op *taken)
 {
     struct redis_op *op = redis_op_create(REDIS_LEAVE, taken->record.kind, NULL);

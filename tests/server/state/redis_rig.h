@@ -37,6 +37,8 @@ enum redis_verdict rig_create(struct redis *r, enum disk_kind object, const char
 struct redis_op *rig_commit_op(const struct redis_op *taken, const char *checkpoint, size_t bytes);
 enum redis_verdict rig_commit(struct redis *r, const struct redis_op *taken, const char *checkpoint,
                               size_t bytes);
+/* What stands there as it was looked at. */
+enum redis_verdict rig_delete_version(struct redis *r, const struct redis_op *looked);
 enum redis_verdict rig_leave(struct redis *r, const struct redis_op *taken);
 
 /* The bytes of a checkpoint's file; a function of its id and length. */

@@ -123,6 +123,34 @@ static void turns_go_from_server_to_server(void **state)
     redis_server_end(&server);
 }
 
+/* Another server may have moved it, or put another one there, since it was looked at. */
+static void a_version_alone_can_be_deleted(void **state)
+{
+    struct redis *r;
+    struct redis_op *looked, *taken;
+
+    (void)state;
+    redis_server_begin(&server);
+    r = rig_open(server.url);
+    assert_int_equal(rig_create(r, DISK_SESSION_SET, "s", "", 0, 0), REDIS_DONE);
+    looked = rig_do(r, rig_op(REDIS_LOOK, DISK_SESSION_SET, "s"));
+    taken = rig_do(r, rig_op(REDIS_TAKE, DISK_SESSION_SET, "s"));
+    assert_int_equal(rig_commit(r, taken, "ckpt_a", 500), REDIS_DONE);
+    assert_int_equal(rig_delete_version(r, looked), REDIS_LOST);
+    redis_op_free(looked);
+    looked = rig_do(r, rig_op(REDIS_LOOK, DISK_SESSION_SET, "s"));
+    assert_int_equal(looked->record.version, 1);
+    assert_int_equal(rig_delete_version(r, looked), REDIS_DONE);
+    assert_int_equal(rig_delete_version(r, looked), REDIS_ABSENT);
+    assert_int_equal(rig_create(r, DISK_SESSION_SET, "s", "", 0, 0), REDIS_DONE);
+    looked->record.version = 0;
+    assert_int_equal(rig_delete_version(r, looked), REDIS_LOST);
+    redis_op_free(looked);
+    redis_op_free(taken);
+    redis_close(r);
+    redis_server_end(&server);
+}
+
 static void a_state_is_there_once_and_as_long_as_anyone_stands_on_it(void **state)
 {
     struct redis *r;
@@ -342,6 +370,7 @@ int main(void)
         cmocka_unit_test(a_session_comes_back_with_every_field),
         cmocka_unit_test(states_of_every_length_come_back),
         cmocka_unit_test(turns_go_from_server_to_server),
+        cmocka_unit_test(a_version_alone_can_be_deleted),
         cmocka_unit_test(a_state_is_there_once_and_as_long_as_anyone_stands_on_it),
         cmocka_unit_test(a_session_expires_with_its_state_but_not_under_a_turn),
         cmocka_unit_test(another_models_session_is_refused_with_both_names),
