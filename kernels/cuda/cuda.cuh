@@ -54,6 +54,7 @@ struct stream {
     size_t block_memory; /* shared memory that a block can ask for */
     bool overlaps;       /* the device can start a kernel before the one in front ends */
     bool recording;
+    bool row_each;     /* every sequence of this step has one row */
     bool replayed;     /* this step is recorded, or will be when its size comes again */
     cudaError_t fault; /* the first, or cudaSuccess */
     const char *where; /* the operation it came from */

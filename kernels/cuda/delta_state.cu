@@ -1,26 +1,36 @@
 /* delta_state.cu - a decode step of RWKV-7's heads of 64 in one pass: what leads into the state,
  * the state, and the way out of it (definition: cpu/fused.c, and the files of its parts).
  *
- * A block has one head of one sequence, with all of its state in registers: four neighbouring
- * rows to eight threads, which have two runs of four columns each. Its reads are under way before
- * the kernel in front has ended. Each warp finds the gates for itself, two columns a lane, and
- * hands them to its rows through memory of its own, so that only the norm of the outputs makes
- * the block's warps meet. What the parts would write for one another stays here. */
+ * A block has one head of some sequences, one after another. Four warps have the state in
+ * registers, four neighbouring rows to eight threads, which have two runs of four columns each; the
+ * next state is on its way to shared memory meanwhile, and the first one before the kernel in front
+ * has ended. A fifth warp goes ahead of them and comes behind: it makes of the next token's rows
+ * what its state takes, and of the last one's outputs what leaves the block. What the parts would
+ * write for one another stays here. */
 #include "kernels/cuda/gates.cuh"
 #include "kernels/cuda/matrix_state.cuh"
-#include "kernels/cuda/moments.cuh"
 
-enum { K = 64, THREADS = 128, WARPS = THREADS / WARP, LANES = 8, ROWS = 4, PAIR = 2, RUN = 4 };
-
-/* A head's constants, by columns two to a lane and by rows. */
-struct head_weights {
-    floats<PAIR> k_k, k_a, r_k;
-    floats<ROWS> norm, bias;
+enum {
+    K = 64,
+    STATE_THREADS = 128,
+    THREADS = STATE_THREADS + WARP,
+    BLOCKS_OF_AN_SM = 4,
+    LANES = 8, /* of a row */
+    ROWS = 4,  /* of a thread */
+    RUN = 4,
+    PAIR = 2,   /* columns of a lane of the fifth warp */
+    STAGES = 2, /* states */
+    TOKENS = 4  /* the last one's rows, this one's, the next one's, and those on their way */
 };
 
-/* What a warp's lanes have of all columns, for its threads' own ones. */
-struct alignas(16) gate_rows {
-    float decay[K], a[K], b[K], k[K];
+/* A token's rows, as they come and as the state takes them. */
+enum { RAW, RATE, KEY, QUERY, VALUE, TARGET, MIX, GATE, INPUTS };
+enum { DECAY = RAW, DELTA = RATE, REMOVAL = TARGET };
+
+typedef float token_rows[INPUTS][K];
+
+struct inputs {
+    const float *of[INPUTS]; /* [T, H * K]; those of TARGET and MIX may be NULL */
 };
 
 struct columns {
@@ -32,25 +42,6 @@ static __device__ __forceinline__ columns load_columns(const float *p, int lane)
     const floats<RUN> lo = load<RUN>(p + RUN * lane), hi = load<RUN>(p + K / 2 + RUN * lane);
 
     return { { lo.v[0], lo.v[1], lo.v[2], lo.v[3], hi.v[0], hi.v[1], hi.v[2], hi.v[3] } };
-}
-
-/* The same of row `row` of a state. */
-static __device__ __forceinline__ columns load_row(const kept_state &s, bool narrow, int row,
-                                                   int lane)
-{
-    const size_t at = (size_t)(row * K + RUN * lane);
-    const float4 lo = load_kept4<true>(s, narrow, at), hi = load_kept4<true>(s, narrow, at + K / 2);
-
-    return { { lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w } };
-}
-
-static __device__ __forceinline__ void store_row(const kept_state &s, bool narrow, int row,
-                                                 int lane, const columns &x)
-{
-    const size_t at = (size_t)(row * K + RUN * lane);
-
-    store_kept4<true>(s, narrow, at, make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
-    store_kept4<true>(s, narrow, at + K / 2, make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
 }
 
 static __device__ __forceinline__ float dot(const columns &x, const columns &y)
@@ -74,61 +65,67 @@ static __device__ __forceinline__ void sum_rows(floats<ROWS> &x)
             x.v[r] += __shfl_xor_sync(0xffffffffu, x.v[r], distance);
 }
 
-/* The gates of the token at `at`, by this warp for its own threads; returns the sum of
- * r * k * r_k, the bonus of the current token. */
-static __device__ __forceinline__ float find_gates(const struct delta_state &p,
-                                                   const head_weights &w, size_t at, gate_rows &out)
+/* The same, of row lane / 2 alone. */
+static __device__ __forceinline__ float sum_own_row(const floats<ROWS> &x, int lane)
 {
-    const int own = (int)threadIdx.x % WARP * PAIR;
-    const floats<PAIR> raw = load<PAIR>(p.gates.w + at + own), a = load<PAIR>(p.gates.a + at + own);
-    const floats<PAIR> r = load<PAIR>(p.out.r + at + own);
-    floats<PAIR> k = load<PAIR>(p.gates.k + at + own), kk, decay, b, scaled;
-    float square = 0.0f, bonus = 0.0f;
+    const bool lower = lane & 4, odd = lane & 2;
+    float a = lower ? x.v[2] : x.v[0], b = lower ? x.v[3] : x.v[1];
 
-    for (int j = 0; j < PAIR; j++) {
-        kk.v[j] = k.v[j] * w.k_k.v[j];
-        square += kk.v[j] * kk.v[j];
-        k.v[j] = replacing(k.v[j], a.v[j], w.k_a.v[j]);
-        bonus += r.v[j] * k.v[j] * w.r_k.v[j];
-        decay.v[j] = decay_of(raw.v[j]);
-    }
-
-    const float scale = inverse_length(square);
-
-    for (int j = 0; j < PAIR; j++) {
-        b.v[j] = -kk.v[j] * scale;
-        scaled.v[j] = -b.v[j] * a.v[j];
-    }
-    __syncwarp(); /* the token before was read */
-    store<PAIR>(out.decay + own, decay);
-    store<PAIR>(out.k + own, k);
-    store<PAIR>(out.b + own, b);
-    store<PAIR>(out.a + own, scaled);
-    __syncwarp();
-    return warp_sum(bonus);
+    a += __shfl_xor_sync(0xffffffffu, lower ? x.v[0] : x.v[2], 4);
+    b += __shfl_xor_sync(0xffffffffu, lower ? x.v[1] : x.v[3], 4);
+    a = (odd ? b : a) + __shfl_xor_sync(0xffffffffu, odd ? a : b, 2);
+    return a + __shfl_xor_sync(0xffffffffu, a, 1);
 }
 
-/* v of a thread's rows, at `at`: blended with layer 0's from layer 1 on. */
-static __device__ __forceinline__ floats<ROWS> load_values(const struct delta_state &p, size_t at)
+/* A state on its way, each thread's pieces: rows four of them, in two runs each. */
+typedef uint4 stage[2 * ROWS][STATE_THREADS]; /* half of each, if the state is narrow */
+
+static __device__ __forceinline__ int place_of(int i, int lane)
 {
-    floats<ROWS> v = load<ROWS>(p.state.v + at);
-
-    if (p.v.n) {
-        const floats<ROWS> target = load<ROWS>(p.v.target + at), mix = load<ROWS>(p.v.mix + at);
-
-        for (int r = 0; r < ROWS; r++)
-            v.v[r] += (target.v[r] - v.v[r]) * mix.v[r];
-    }
-    return v;
+    return i / 2 * K + i % 2 * (K / 2) + RUN * lane;
 }
 
-/* One token; returns the outputs. */
-static __device__ __forceinline__ floats<ROWS>
-advance(columns (&S)[ROWS], const gate_rows &g, const float *query, const floats<ROWS> &v, int lane)
+static __device__ __forceinline__ void fetch_state(stage &to, const kept_state &s, bool narrow,
+                                                   int lane)
 {
-    const columns b = load_columns(g.b, lane), decay = load_columns(g.decay, lane);
-    const columns k = load_columns(g.k, lane), a = load_columns(g.a, lane);
-    const columns q = load_columns(query, lane);
+#pragma unroll
+    for (int i = 0; i < 2 * ROWS; i++) {
+        uint4 *piece = &to[i][threadIdx.x];
+
+        if (!s.at)
+            *piece = { 0, 0, 0, 0 };
+        else if (narrow)
+            copy_async<8>(piece, (const uint16_t *)s.at + place_of(i, lane));
+        else
+            copy_async<16>(piece, (const float *)s.at + place_of(i, lane));
+    }
+}
+
+static __device__ __forceinline__ columns load_row(const stage &from, bool narrow, int r)
+{
+    const uint4 a = from[2 * r][threadIdx.x], b = from[2 * r + 1][threadIdx.x];
+    const float4 lo = narrow ? widen(make_uint2(a.x, a.y)) : *(const float4 *)&a;
+    const float4 hi = narrow ? widen(make_uint2(b.x, b.y)) : *(const float4 *)&b;
+
+    return { { lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w } };
+}
+
+static __device__ __forceinline__ void store_row(const kept_state &s, bool narrow, int r, int lane,
+                                                 const columns &x)
+{
+    store_kept4<true>(s, narrow, place_of(2 * r, lane),
+                      make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
+    store_kept4<true>(s, narrow, place_of(2 * r + 1, lane),
+                      make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
+}
+
+/* One token; returns the sum of row lane / 2. */
+static __device__ __forceinline__ float advance(columns (&S)[ROWS], const token_rows &token,
+                                                const floats<ROWS> &v, int lane)
+{
+    const columns b = load_columns(token[REMOVAL], lane), decay = load_columns(token[DECAY], lane);
+    const columns k = load_columns(token[KEY], lane), a = load_columns(token[DELTA], lane);
+    const columns q = load_columns(token[QUERY], lane);
     floats<ROWS> u, y;
 
     for (int r = 0; r < ROWS; r++)
@@ -139,68 +136,182 @@ advance(columns (&S)[ROWS], const gate_rows &g, const float *query, const floats
             S[r].v[j] = S[r].v[j] * decay.v[j] + v.v[r] * k.v[j] + u.v[r] * a.v[j];
         y.v[r] = dot(S[r], q);
     }
-    sum_rows(y);
-    return y;
+    return sum_own_row(y, lane);
 }
 
-/* Of a head's K outputs. */
-static __device__ __forceinline__ moments head_moments(const floats<ROWS> &y,
-                                                       moments (&shared)[WARPS])
+/* A head's constants, two columns or rows to a lane. */
+struct head_weights {
+    floats<PAIR> k_k, k_a, r_k, norm, bias;
+};
+
+/* Makes of the rows what the state takes, this lane's columns; returns the sum of r * k * r_k, the
+ * bonus of the current token. v is blended with layer 0's from layer 1 on. */
+static __device__ __forceinline__ float prepare(token_rows &token, const head_weights &w,
+                                                bool blends, int own)
 {
-    moments m = { ((y.v[0] + y.v[1]) + (y.v[2] + y.v[3])) / ROWS, 0.0f };
+    const floats<PAIR> raw = load<PAIR>(token[RAW] + own), a = load<PAIR>(token[RATE] + own);
+    const floats<PAIR> r = load<PAIR>(token[QUERY] + own);
+    floats<PAIR> k = load<PAIR>(token[KEY] + own), v = load<PAIR>(token[VALUE] + own);
+    floats<PAIR> kk, decay, b, delta;
+    float square = 0.0f, bonus = 0.0f;
 
-    for (int r = 0; r < ROWS; r++)
-        m.square += (y.v[r] - m.mean) * (y.v[r] - m.mean);
-    return join_warps(join_lanes(m, ROWS, LANES), K / WARPS, shared);
+    for (int j = 0; j < PAIR; j++) {
+        kk.v[j] = k.v[j] * w.k_k.v[j];
+        square += kk.v[j] * kk.v[j];
+        k.v[j] = replacing(k.v[j], a.v[j], w.k_a.v[j]);
+        bonus += r.v[j] * k.v[j] * w.r_k.v[j];
+        decay.v[j] = decay_of(raw.v[j]);
+        if (blends)
+            v.v[j] += (token[TARGET][own + j] - v.v[j]) * token[MIX][own + j];
+    }
+
+    const float scale = inverse_length(square);
+
+    for (int j = 0; j < PAIR; j++) {
+        b.v[j] = -kk.v[j] * scale;
+        delta.v[j] = -b.v[j] * a.v[j];
+    }
+    store<PAIR>(token[DECAY] + own, decay);
+    store<PAIR>(token[KEY] + own, k);
+    store<PAIR>(token[VALUE] + own, v);
+    store<PAIR>(token[REMOVAL] + own, b);
+    store<PAIR>(token[DELTA] + own, delta);
+    return warp_sum(bonus);
 }
 
-/* Head blockIdx.x of sequence blockIdx.y, which is read before the wait with its state
- * (cuda.cuh). */
+/* The outputs of row t, this lane's two. */
+static __device__ __forceinline__ void put_out(const struct head_output &o, const token_rows &token,
+                                               const head_weights &w, const float *outputs,
+                                               float bonus, size_t at, int own)
+{
+    floats<PAIR> y = load<PAIR>(outputs + own);
+    const floats<PAIR> v = load<PAIR>(token[VALUE] + own), g = load<PAIR>(token[GATE] + own);
+    const float mean = warp_sum(y.v[0] + y.v[1]) / K;
+    const float a = y.v[0] - mean, b = y.v[1] - mean;
+    const float scale = 1.0f / sqrtf(warp_sum(a * a + b * b) / K + o.eps);
+
+    for (int j = 0; j < PAIR; j++) {
+        const float normed = (y.v[j] - mean) * scale * w.norm.v[j] + w.bias.v[j];
+
+        y.v[j] = (normed + bonus * v.v[j]) * g.v[j];
+    }
+    store_numbers<PAIR>(o.y_bf16 ? nullptr : o.y, o.y_bf16, at + own, y);
+}
+
+/* The sequences of a block: every gridDim.y-th from blockIdx.y on, a row of the batch each. */
+static __device__ __forceinline__ int sequence_of(int i)
+{
+    return (int)blockIdx.y + i * (int)gridDim.y;
+}
+
+/* What the four warps do. */
 template <bool NARROW>
-static __global__ void __launch_bounds__(THREADS)
-    decode(const struct delta_state p, const struct device_batch in)
+static __device__ __forceinline__ void
+go_through_states(const struct delta_state &p, const struct device_batch &in, int count,
+                  stage (&ring)[STAGES], const token_rows (&tokens)[TOKENS], float (&y)[2][K])
 {
-    __shared__ gate_rows gates[WARPS];
-    __shared__ moments shared[2][WARPS];
-    const int head = (int)blockIdx.x, warp = (int)threadIdx.x / WARP;
     const int lane = (int)threadIdx.x % LANES, row = (int)threadIdx.x / LANES * ROWS;
-    const int channel = head * K, own = channel + (int)threadIdx.x % WARP * PAIR;
-    columns S[ROWS] = {};
+    const size_t first = ((size_t)blockIdx.x * K + row) * K;
+    const auto state_of = [&](int i) {
+        return i < count ? load_kept(in, p.state.state, NARROW, sequence_of(i)).from(NARROW, first)
+                         : kept_state{};
+    };
+    struct kept_state state = state_of(0), next = state_of(1);
 
-    let_next_start();
+    fetch_state(ring[0], state, NARROW, lane);
+    copies_commit();
+#pragma unroll 1
+    for (int i = 0; i < count; i++) {
+        const struct kept_state after = state_of(i + 2);
+        columns S[ROWS];
 
-    const int begin = in.begin[blockIdx.y], end = in.begin[blockIdx.y + 1];
-    const struct kept_state state = load_kept(in, p.state.state, NARROW, (int)blockIdx.y)
-                                        .from(NARROW, (size_t)((channel + row) * K));
+        if (i + 1 < count)
+            fetch_state(ring[(i + 1) % STAGES], next, NARROW, lane);
+        copies_commit();
+        copies_wait<1>();
+        for (int r = 0; r < ROWS; r++)
+            S[r] = load_row(ring[i % STAGES], NARROW, r);
+        __syncthreads(); /* the token's rows are ready */
 
-    for (int r = 0; state.at && r < ROWS; r++)
-        S[r] = load_row(state, NARROW, r, lane);
+        const floats<ROWS> v = load<ROWS>(tokens[i % TOKENS][VALUE] + row);
+        const float sum = advance(S, tokens[i % TOKENS], v, lane);
 
-    const head_weights w = { load<PAIR>(p.gates.k_k + own), load<PAIR>(p.gates.k_a + own),
-                             load<PAIR>(p.out.r_k + own), load<ROWS>(p.out.weight + channel + row),
-                             load<ROWS>(p.out.bias + channel + row) };
+        if (lane % 2 == 0)
+            y[i % 2][row + lane / 2] = sum;
+        for (int r = 0; state.at && r < ROWS; r++)
+            store_row(state, NARROW, r, lane, S[r]);
+        state = next;
+        next = after;
+    }
+    __syncthreads();
+}
+
+/* What the fifth one does. */
+static __device__ __forceinline__ void go_ahead_and_behind(const struct delta_state &p,
+                                                           const struct inputs &inputs, int count,
+                                                           token_rows (&tokens)[TOKENS],
+                                                           const float (&y)[2][K])
+{
+    const int channel = (int)blockIdx.x * K, lane = (int)threadIdx.x % WARP, own = lane * PAIR;
+    const size_t width = (size_t)p.out.H * K;
+    const head_weights w = { load<PAIR>(p.gates.k_k + channel + own),
+                             load<PAIR>(p.gates.k_a + channel + own),
+                             load<PAIR>(p.out.r_k + channel + own),
+                             load<PAIR>(p.out.weight + channel + own),
+                             load<PAIR>(p.out.bias + channel + own) };
+    const auto fetch_rows = [&](int i) {
+        const size_t at = sequence_of(i) * width + channel + lane % (K / RUN) * RUN;
+
+#pragma unroll
+        for (int j = 0; i < count && j < INPUTS; j += 2) { /* two rows at a time */
+            const float *from = lane < K / RUN ? inputs.of[j] : inputs.of[j + 1];
+
+            if (from)
+                copy_async<16>(&tokens[i % TOKENS][j + lane / (K / RUN)][lane % (K / RUN) * RUN],
+                               from + at);
+        }
+        copies_commit();
+    };
+    float last = 0.0f, bonus;
 
     wait_for_inputs();
-    for (int t = begin; t < end; t++) {
-        const size_t at = (size_t)t * (size_t)p.out.H * K + (size_t)channel;
-        const floats<ROWS> v = load_values(p, at + row), g = load<ROWS>(p.out.g + at + row);
-        const float bonus = find_gates(p, w, at, gates[warp]);
-        floats<ROWS> y = advance(S, gates[warp], p.out.r + at, v, lane);
-
-        for (int r = 0; state.at && t + 1 == end && r < ROWS; r++)
-            store_row(state, NARROW, r, lane, S[r]);
-
-        const moments m = head_moments(y, shared[t % 2]);
-        const float scale = 1.0f / sqrtf(m.square / K + p.out.eps);
-
-        for (int r = 0; r < ROWS; r++) {
-            const float normed = (y.v[r] - m.mean) * scale * w.norm.v[r] + w.bias.v[r];
-
-            y.v[r] = (normed + bonus * v.v[r]) * g.v[r];
-        }
-        if (lane == 0)
-            store_numbers<ROWS>(p.out.y_bf16 ? nullptr : p.out.y, p.out.y_bf16, at + row, y);
+    fetch_rows(0);
+    fetch_rows(1);
+    copies_wait<1>();
+    __syncwarp();
+    bonus = prepare(tokens[0], w, p.v.n > 0, own);
+#pragma unroll 1
+    for (int i = 0; i <= count; i++) {
+        __syncthreads(); /* this token's rows are ready, and the last one's outputs */
+        if (i > 0)
+            put_out(p.out, tokens[(i - 1) % TOKENS], w, y[(i - 1) % 2], last,
+                    sequence_of(i - 1) * width + channel, own);
+        last = bonus;
+        fetch_rows(i + 2);
+        copies_wait<1>();
+        __syncwarp();
+        if (i + 1 < count)
+            bonus = prepare(tokens[(i + 1) % TOKENS], w, p.v.n > 0, own);
     }
+}
+
+/* Head blockIdx.x of some sequences, which are read before the wait with the first state
+ * (cuda.cuh). */
+template <bool NARROW>
+static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
+    decode(const struct delta_state p, const struct inputs inputs, const struct device_batch in,
+           int sequences)
+{
+    __shared__ stage ring[STAGES];
+    __shared__ alignas(16) token_rows tokens[TOKENS];
+    __shared__ alignas(8) float y[2][K];
+    const int count = (sequences - (int)blockIdx.y + (int)gridDim.y - 1) / (int)gridDim.y;
+
+    let_next_start();
+    if (threadIdx.x < STATE_THREADS)
+        go_through_states<NARROW>(p, in, count, ring, tokens, y);
+    else
+        go_ahead_and_behind(p, inputs, count, tokens, y);
 }
 
 /* Whether each part reads what the one before it writes, in rows without gaps. */
@@ -233,9 +344,16 @@ void delta_state_cuda(struct stream *q, const struct batch *in, const struct del
 {
     const bool fit = fits(p);
 
-    if (fit && in->T == in->S) {
+    if (fit && q->row_each) {
+        const int most = max(q->sms * BLOCKS_OF_AN_SM / p->out.H, 1); /* blocks of a head */
+        const int each = ceil_div(in->S, most);
+        const struct inputs inputs = { { p->gates.w, p->gates.a, p->gates.k, p->out.r, p->state.v,
+                                         p->v.n ? p->v.target : NULL, p->v.n ? p->v.mix : NULL,
+                                         p->out.g } };
+
         launch(q, "delta_state", is_narrow(p->state.state) ? decode<true> : decode<false>,
-               dim3((unsigned)p->out.H, (unsigned)in->S), THREADS, 0, *p, q->in);
+               dim3((unsigned)p->out.H, (unsigned)ceil_div(in->S, each)), THREADS, 0, *p, inputs,
+               q->in, in->S);
         return;
     }
     if (fit && matrix_state_gated(q, in, p))

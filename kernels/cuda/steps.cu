@@ -110,15 +110,21 @@ static bool grow(struct steps *s, size_t bytes)
     return false;
 }
 
+static bool is_row_each(const struct batch *in)
+{
+    for (int i = 0; in->S == in->T && i < in->S; i++)
+        if (in->begin[i] != i)
+            return false;
+    return in->S == in->T;
+}
+
 /* One row and one draw for each sequence, in order. */
 static bool is_decode(const struct batch *in)
 {
-    if (in->S != in->T || in->L != in->T || !in->T)
-        return false;
-    for (int i = 0; i < in->T; i++)
-        if (in->begin[i] != i || in->logit_row[i] != i)
+    for (int i = 0; i < in->L; i++)
+        if (in->logit_row[i] != i)
             return false;
-    return true;
+    return in->T && in->L == in->T && is_row_each(in);
 }
 
 static int padded(const struct step_key *key, int rows)
@@ -233,6 +239,7 @@ const struct batch *steps_begin(struct steps *s, const struct step_key *key, con
 
     s->open = NULL;
     s->q->replayed = false;
+    s->q->row_each = is_row_each(in);
     if (!bring(s, in, decode ? padded(key, in->T) : 0))
         return NULL;
     r = decode ? find(s, key, s->batch.T) : NULL;

@@ -268,7 +268,8 @@ static void rows_in_bf16_are_the_defined_ones_rounded(void **state)
     }
 }
 
-/* Enough of it for a device that takes several rows a thread only when it is full. */
+/* Enough of it for a device that takes several rows a thread, or several sequences a block, only
+ * when it is full. */
 static void a_wide_decode_step_computes_what_is_defined(void **state)
 {
     (void)state;
@@ -277,7 +278,7 @@ static void a_wide_decode_step_computes_what_is_defined(void **state)
             struct backend *plain = check_backend("plain", 1),
                            *be = check_backend(check_backends[i], 1);
             struct spec spec = k == 0   ? diagonal_scan_of(1 << 17, 16)
-                               : k == 5 ? delta_state_of(72, 64)
+                               : k == 5 ? delta_state_of(270, 64)
                                : k == 6 ? norm_shift_of(4096, 6)
                                         : matrix_state_of(72, k < 3 ? 72 : 1, 64, k % 2 ? 64 : 128);
 
