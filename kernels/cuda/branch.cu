@@ -42,17 +42,22 @@ void branch_swap_workspace(struct stream *q)
     std::swap(q->workspace_bytes, q->branch_workspace_bytes);
 }
 
-void branch_begin(struct stream *q)
+void branch_fork(struct stream *q)
 {
-    branch_swap_workspace(q);
-    q->beside = true;
     if (in_order(q))
         return;
     q->forked = true;
     await(q, q->branch, q->cuda);
     if (q->recording)
         follow(q, q->branch, q->cuda, cudaStreamSetCaptureDependencies);
-    std::swap(q->cuda, q->branch);
+}
+
+void branch_begin(struct stream *q)
+{
+    branch_swap_workspace(q);
+    q->beside = true;
+    if (!in_order(q))
+        std::swap(q->cuda, q->branch);
 }
 
 void branch_end(struct stream *q)

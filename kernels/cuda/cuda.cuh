@@ -133,9 +133,10 @@ static __device__ __forceinline__ void let_next_start(void)
 #endif
 }
 
-/* What is enqueued from begin to end has what is in front of it as its inputs, and runs beside
- * what follows until join_cuda(), which must come before the next begin. When a step that
- * will be recorded runs for the first time, all happens in order. */
+/* What is enqueued from begin to end has what was enqueued before the fork as its inputs, and runs
+ * beside what follows that until join_cuda(), which must come before the next fork. When a step
+ * that will be recorded runs for the first time, all happens in order. */
+void branch_fork(struct stream *q);
 void branch_begin(struct stream *q);
 void branch_end(struct stream *q);
 /* In a branch: takes the workspace of what is in front of it, which is free while the host waits

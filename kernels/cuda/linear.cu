@@ -30,6 +30,7 @@ enum path { SINGLE, SKINNY, WIDE, TALL, LT };
 enum {
     SMALL_BYTES = 6 << 20,
     LONG_COLUMNS = 8192,
+    FEW_ROWS = 32,
     TALL_ROWS = 1024,
     MOST = 3 /* times the others */
 };
@@ -147,17 +148,22 @@ static bool splits(const struct stream *q, const struct linear *p, int now, int 
     return now + later == 2 && (size_t)p->T * p[now].w->bytes > LITTLE;
 }
 
-/* The later ones begin first where they are most of it, or else when the others have ended: what
- * is waited for does not share the memory's rate. */
+/* Of few rows, whose products hold no multiprocessor for long, all begin at once. Else the later
+ * ones begin first where they are most of it, or else when the others have ended: what is waited
+ * for does not share the memory's rate. */
 void linear_split_cuda(struct stream *q, const struct linear *p, int now, int later)
 {
-    const bool later_first = bytes_of(p + now, later) > MOST * bytes_of(p, now);
+    const bool at_once = p->T <= FEW_ROWS;
+    const bool later_first = !at_once && bytes_of(p + now, later) > MOST * bytes_of(p, now);
 
     if (!splits(q, p, now, later)) {
         linear_cuda(q, p, now + later);
         return;
     }
-    if (!later_first)
+    if (!at_once && !later_first)
+        linear_cuda(q, p, now);
+    branch_fork(q);
+    if (at_once)
         linear_cuda(q, p, now);
     branch_begin(q);
     linear_cuda(q, p + now, later);
