@@ -90,7 +90,7 @@ static enum path path_of(const struct stream *q, const struct linear *p, int n)
         return TALL;
     if (!wide)
         return p->T <= 2 * SKINNY_ROWS && skinny ? SKINNY : LT;
-    return n > 1 || p->T <= 32 ? WIDE : LT;
+    return n > 1 || p->T <= FEW_ROWS || linear_is_slim(q, p, n) ? WIDE : LT;
 }
 
 /* Products of more rows than fit are taken in slices. */

@@ -60,6 +60,8 @@ void linear_skinny(struct stream *q, const struct linear *p, int n);
 enum { WIDE_ROWS = 256 };
 
 bool warpgroups_can(const struct stream *q, const struct linear *p);
+/* Whether the wide path takes them in tiles of fewer weights, as they are few. */
+bool linear_is_slim(const struct stream *q, const struct linear *p, int n);
 void linear_wide(struct stream *q, const struct linear *p, int n);
 void linear_tall(struct stream *q, const struct linear *p, int n);
 

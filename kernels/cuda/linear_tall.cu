@@ -11,6 +11,10 @@
 #include "kernels/cuda/linear_tiles.cuh"
 
 enum {
+    CONSUMERS = 256,          /* threads */
+    THREADS = CONSUMERS + 32, /* and the warp that copies */
+    PART_LD = TILE + 4,       /* floats; two of these rows differ by 4 banks */
+    TILE_BYTES = TILE * BLOCK_K * 2,
     ROWS = 256,  /* of x */
     CLUSTER = 2, /* blocks */
     HALF = ROWS / CLUSTER,

@@ -8,12 +8,8 @@
 #include "kernels/cuda/wgmma.cuh"
 
 enum {
-    TILE = 128,               /* rows of weights; two warpgroups */
-    CONSUMERS = 256,          /* threads */
-    THREADS = CONSUMERS + 32, /* and the warp that copies */
-    BLOCK_K = 64,             /* columns of a stage: rows of 128 bytes */
-    PART_LD = TILE + 4,       /* floats; two of these rows differ by 4 banks */
-    TILE_BYTES = TILE * BLOCK_K * 2
+    TILE = 128,  /* rows of weights; two warpgroups */
+    BLOCK_K = 64 /* columns of a stage: rows of 128 bytes */
 };
 
 /* n numbers, or four at once. */

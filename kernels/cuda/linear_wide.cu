@@ -2,9 +2,10 @@
  * memory and from there into warpgroup products.
  *
  * Operands are swapped: 128 rows of weights are the tall side of a tile, all rows of x its n
- * side, so that a tile reads its weights once. There are fewer tiles than the device has room
- * for blocks, so the blocks of a cluster share a tile's k; each keeps its sums in its shared
- * memory, and adds and finishes its part of the columns over all of them in the order of k.
+ * side, so that a tile reads its weights once; where that makes too few tiles, they are of 64 rows
+ * of weights or of a part of x. There are fewer tiles than the device has room for blocks, so the
+ * blocks of a cluster share a tile's k; each keeps its sums in its shared memory, and adds and
+ * finishes its part of the columns over all of them in the order of k.
  * Weights depend on no other kernel: the first ones are on their way before the kernel in
  * front has ended.
  *
@@ -12,9 +13,15 @@
  * aligned copied. */
 #include "kernels/cuda/linear_tiles.cuh"
 
+#include <limits.h>
+
 enum {
     SHARED_BYTES = 208 << 10, /* of a multiprocessor; the rest is for the kernel behind */
-    SPLITS_MAX = 8            /* blocks of a cluster, what every Hopper grants */
+    SPLITS_MAX = 8,           /* blocks of a cluster, what every Hopper grants */
+    SLIM = 64,                /* rows of weights of a tile where there are few, and up to 64 of x */
+    SLIM_ROWS = 16,           /* of x or more; with fewer, the waits are all there is */
+    PART_ROWS = 64,           /* of x, the least that a tile is cut to */
+    SHARED_K = 6              /* stages, three for each of two blocks */
 };
 
 struct wide {
@@ -28,20 +35,29 @@ struct wide {
 struct wide_group {
     struct wide p[GROUP_MAX];
     int T, n;
+    int sides;  /* tiles of x's rows */
     int splits; /* blocks, a cluster, that share a tile */
 };
 
-/* ROWS of x, in products of N each. */
-template <int ROWS> struct wide_shape {
+/* Tiles of TALL rows of weights and ROWS of x, in products of N each. */
+template <int TALL, int X_ROWS> struct wide_shape {
     enum {
+        TALL_ROWS = TALL,
+        ROWS = X_ROWS,
+        CONSUMERS = 2 * TALL,     /* threads: a warpgroup for 64 rows */
+        THREADS = CONSUMERS + 32, /* and the warp that copies */
         N = ROWS < 128 ? ROWS : 128,
         SIDE = ROWS / N,
-        BLOCKS = SIDE == 1 ? 2 : 1, /* of a multiprocessor */
-        STAGE_BYTES = TILE_BYTES + ROWS * BLOCK_K * 2,
+        BLOCKS = TALL == SLIM ? 3
+                 : SIDE == 1  ? 2
+                              : 1, /* of a multiprocessor */
+        TALL_BYTES = TALL * BLOCK_K * 2,
+        STAGE_BYTES = TALL_BYTES + ROWS * BLOCK_K * 2,
         STAGES = (SHARED_BYTES / BLOCKS - 2048) / STAGE_BYTES,
-        SHARED = 1024 + STAGES * STAGE_BYTES
+        SHARED = 1024 + STAGES * STAGE_BYTES,
+        LD = TALL + 4 /* floats; two of these rows of sums differ by 4 banks */
     };
-    static_assert(STAGES * STAGE_BYTES >= ROWS * PART_LD * 4, "the sums must fit");
+    static_assert(STAGES * STAGE_BYTES >= ROWS * LD * 4, "the sums must fit");
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -56,12 +72,13 @@ static __device__ __forceinline__ const struct wide &product_of(const struct wid
     return g.p[i];
 }
 
-/* The copying thread: n stages from k0 on of the tile whose first row is `row`. */
-template <int ROWS>
+/* The copying thread: n stages from k0 on of the tile whose first row is `row`, and of x's rows
+ * from t on. */
+template <typename S>
 static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full, uint64_t *empty,
-                                                   const struct wide &p, int row, int k0, int n)
+                                                   const struct wide &p, int row, int t, int k0,
+                                                   int n)
 {
-    using S = wide_shape<ROWS>;
     const int early = min(n, (int)S::STAGES);
 
     for (int i = 0; i < early; i++) {
@@ -71,7 +88,7 @@ static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full,
     }
     wait_for_inputs();
     for (int i = 0; i < early; i++)
-        copy_box(stages + i * S::STAGE_BYTES + TILE_BYTES, &p.x_map, (k0 + i) * BLOCK_K, 0,
+        copy_box(stages + i * S::STAGE_BYTES + S::TALL_BYTES, &p.x_map, (k0 + i) * BLOCK_K, t,
                  &full[i], L2_EVICT_LAST);
     for (int i = early, stage = 0, parity = 0; i < n; i++) {
         char *to = stages + stage * S::STAGE_BYTES;
@@ -79,7 +96,7 @@ static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full,
         barrier_wait(&empty[stage], parity);
         barrier_expect(&full[stage], S::STAGE_BYTES);
         copy_box(to, &p.w_map, (k0 + i) * BLOCK_K, row, &full[stage], L2_EVICT_FIRST);
-        copy_box(to + TILE_BYTES, &p.x_map, (k0 + i) * BLOCK_K, 0, &full[stage], L2_EVICT_LAST);
+        copy_box(to + S::TALL_BYTES, &p.x_map, (k0 + i) * BLOCK_K, t, &full[stage], L2_EVICT_LAST);
         if (++stage == S::STAGES) {
             stage = 0;
             parity ^= 1;
@@ -88,17 +105,15 @@ static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full,
 }
 
 /* A warpgroup: the sums of its 64 rows over n stages. */
-template <typename E, int ROWS>
-static __device__ __forceinline__ void
-multiply_stages(float (&sum)[wide_shape<ROWS>::SIDE][wide_shape<ROWS>::N / 2], const char *stages,
-                uint64_t *full, uint64_t *empty, int n)
+template <typename E, typename S>
+static __device__ __forceinline__ void multiply_stages(float (&sum)[S::SIDE][S::N / 2],
+                                                       const char *stages, uint64_t *full,
+                                                       uint64_t *empty, int n)
 {
-    using S = wide_shape<ROWS>;
-
     for (int i = 0, stage = 0, before = 0, parity = 0; i < n; i++) {
         const char *tile = stages + stage * S::STAGE_BYTES;
-        const uint64_t a = tile_descriptor(tile + threadIdx.x / 128 * (TILE_BYTES / 2));
-        const uint64_t b = tile_descriptor(tile + TILE_BYTES);
+        const uint64_t a = tile_descriptor(tile + threadIdx.x / 128 * (64 * BLOCK_K * 2));
+        const uint64_t b = tile_descriptor(tile + S::TALL_BYTES);
 
         barrier_wait(&full[stage], parity);
         wgmma_begin();
@@ -125,24 +140,26 @@ multiply_stages(float (&sum)[wide_shape<ROWS>::SIDE][wide_shape<ROWS>::N / 2], c
             asm volatile("" : "+f"(sum[j][i])::"memory"); /* not to be moved before the wait */
 }
 
-/* This block's share of the tile's columns t, over all blocks of the cluster: a warp takes
- * COLUMNS at a time, a lane four rows. Another block's memory is far, so that COLUMNS * RANKS
- * parts are asked for before the first is used. */
-template <int COLUMNS, int RANKS>
+/* This block's share of the tile's T columns, over all blocks of the cluster: lanes that cover a
+ * column take COLUMNS at a time, each of them four rows. Another block's memory is far, so that
+ * COLUMNS * RANKS parts are asked for before the first is used. */
+template <typename S, int COLUMNS, int RANKS>
 static __device__ __forceinline__ void add_parts(const struct wide_group &g, const struct wide &p,
-                                                 const float *part, int row, int rank)
+                                                 const float *part, int row, int first, int T,
+                                                 int rank)
 {
-    const int splits = g.splits, share = (g.T + splits - 1) / splits;
-    const int lane = threadIdx.x % 32, rows = p.rows - row - 4 * lane;
-    const int end = min(g.T, (rank + 1) * share);
+    enum { LANES = S::TALL_ROWS / 4 };
+    const int splits = g.splits, share = (T + splits - 1) / splits;
+    const int lane = threadIdx.x % LANES, rows = p.rows - row - 4 * lane;
+    const int end = min(T, (rank + 1) * share);
     const float4 none = { 0, 0, 0, 0 };
     const struct output &o = p.out;
     const float4 bias = o.bias ? load_row(o.bias + row + 4 * lane, false, rows) : none;
 
     part += 4 * lane;
-    for (int t = rank * share + (int)threadIdx.x / 32 * COLUMNS; t < end;
-         t += CONSUMERS / 32 * COLUMNS) {
-        const size_t at = (size_t)t * o.ld + row + 4 * lane;
+    for (int t = rank * share + (int)threadIdx.x / LANES * COLUMNS; t < end;
+         t += S::CONSUMERS / LANES * COLUMNS) {
+        const size_t at = (size_t)(first + t) * o.ld + row + 4 * lane;
         float4 old[COLUMNS], v[COLUMNS];
 
 #pragma unroll
@@ -158,7 +175,8 @@ static __device__ __forceinline__ void add_parts(const struct wide_group &g, con
             for (int i = 0; i < COLUMNS * RANKS; i++)
                 of[i / RANKS][i % RANKS] =
                     t + i / RANKS < end && s + i % RANKS < splits
-                        ? load_of_block(part + (t + i / RANKS) * PART_LD, s + i % RANKS)
+                        ? RANKS == 1 ? *(const float4 *)(part + (t + i / RANKS) * S::LD)
+                                     : load_of_block(part + (t + i / RANKS) * S::LD, s + i % RANKS)
                         : none;
 #pragma unroll
             for (int i = 0; i < COLUMNS * RANKS; i++)
@@ -179,56 +197,58 @@ static __device__ __forceinline__ void add_parts(const struct wide_group &g, con
 
 #endif
 
-template <typename E, int ROWS>
-static __global__ void __launch_bounds__(THREADS, wide_shape<ROWS>::BLOCKS)
+template <typename E, typename S>
+static __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
     wide_kernel(const __grid_constant__ struct wide_group g)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    using S = wide_shape<ROWS>;
     extern __shared__ char shared[];
     __shared__ uint64_t full[S::STAGES], empty[S::STAGES];
     char *stages = shared + (-shared_address(shared) & 1023);
-    const int tile = (int)blockIdx.x / g.splits, rank = (int)blockIdx.x - tile * g.splits;
+    const int pair = (int)blockIdx.x / g.splits, rank = (int)blockIdx.x - pair * g.splits;
+    const int tile = pair / g.sides, t = (pair - tile * g.sides) * S::ROWS;
     const struct wide &p = product_of(g, tile);
-    const int row = (tile - p.first_tile) * TILE;
+    const int row = (tile - p.first_tile) * S::TALL_ROWS;
     const int k0 = p.blocks_k * rank / g.splits, k1 = p.blocks_k * (rank + 1) / g.splits;
     float *part = (float *)stages;
 
     let_next_start();
-    if (threadIdx.x == CONSUMERS) {
+    if (threadIdx.x == S::CONSUMERS) {
         prefetch_map(&p.w_map);
         prefetch_map(&p.x_map);
         for (int i = 0; i < S::STAGES; i++) {
             barrier_init(&full[i], 1);
-            barrier_init(&empty[i], CONSUMERS / 32);
+            barrier_init(&empty[i], S::CONSUMERS / 32);
         }
         barriers_ready();
     }
     __syncthreads();
-    if (threadIdx.x >= CONSUMERS) {
-        if (threadIdx.x == CONSUMERS)
-            copy_stages<ROWS>(stages, full, empty, p, row, k0, k1 - k0);
+    if (threadIdx.x >= S::CONSUMERS) {
+        if (threadIdx.x == S::CONSUMERS)
+            copy_stages<S>(stages, full, empty, p, row, t, k0, k1 - k0);
         __syncwarp();
     } else {
         const int warp = threadIdx.x / 32, id = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
         float sum[S::SIDE][S::N / 2] = {};
 
         wait_for_inputs();
-        multiply_stages<E, ROWS>(sum, stages, full, empty, k1 - k0);
+        multiply_stages<E, S>(sum, stages, full, empty, k1 - k0);
         /* The sums take the place of the stages, which both warpgroups are done with. */
-        asm volatile("bar.sync 1, %0;" ::"r"(CONSUMERS) : "memory");
+        asm volatile("bar.sync 1, %0;" ::"r"(S::CONSUMERS) : "memory");
 #pragma unroll
         for (int j = 0; j < S::SIDE; j++)
 #pragma unroll
             for (int i = 0; i < S::N / 2; i++)
-                part[(j * S::N + i / 4 * 8 + quad * 2 + i % 2) * PART_LD + warp * 16 +
-                     i % 4 / 2 * 8 + id] = sum[j][i];
+                part[(j * S::N + i / 4 * 8 + quad * 2 + i % 2) * S::LD + warp * 16 + i % 4 / 2 * 8 +
+                     id] = sum[j][i];
     }
     cluster_barrier();
-    if (threadIdx.x < CONSUMERS && g.splits < 4)
-        add_parts<4, 2>(g, p, part, row, rank);
-    else if (threadIdx.x < CONSUMERS)
-        add_parts<2, 4>(g, p, part, row, rank);
+    if (threadIdx.x < S::CONSUMERS && g.splits == 1)
+        add_parts<S, 4, 1>(g, p, part, row, t, min(g.T - t, (int)S::ROWS), rank);
+    else if (threadIdx.x < S::CONSUMERS && g.splits < 4)
+        add_parts<S, 4, 2>(g, p, part, row, t, min(g.T - t, (int)S::ROWS), rank);
+    else if (threadIdx.x < S::CONSUMERS)
+        add_parts<S, 2, 4>(g, p, part, row, t, min(g.T - t, (int)S::ROWS), rank);
     cluster_barrier(); /* a block's shared memory stays until all have read it */
 #endif
 }
@@ -238,9 +258,10 @@ static __global__ void __launch_bounds__(THREADS, wide_shape<ROWS>::BLOCKS)
  * for the kernel behind. In microseconds, fitted to an H100: a stage while every place is taken, a
  * stage as fast as a block alone can have it, what a block gains by its early copies and what one
  * more part of a sum costs. */
-static int choose_splits(int tiles, int blocks_k, int least_k, int places, int rows)
+static int choose_splits(int tiles, int blocks_k, int least_k, int sms, int rows)
 {
     const bool large = rows > 128;
+    const int places = large ? sms : 2 * sms;
     const double shared = large ? 1.05 : 1.3, alone = large ? 0.8 : 0.45, early = 0.01;
     const double merge = 0.008 * (large ? 128 : rows);
     const int limit = large ? places : places * 17 / 20;
@@ -261,79 +282,135 @@ static int choose_splits(int tiles, int blocks_k, int least_k, int places, int r
     return choice;
 }
 
-template <typename E, int ROWS> static void launch_wide(struct stream *q, struct wide_group *g)
+/* The same for slim tiles: as many as leave three stages of k for each. */
+static int choose_slim_splits(int tiles, int least_k, int sms)
 {
-    using S = wide_shape<ROWS>;
-    const struct wide *last = &g->p[g->n - 1];
-    const int tiles = last->first_tile + (last->rows + TILE - 1) / TILE;
-    int most = 0, least = 1 << 30;
+    int s = 1;
+
+    while (2 * s <= SPLITS_MAX && least_k / (2 * s) >= 3 && tiles * s <= sms)
+        s *= 2;
+    return s;
+}
+
+/* What a group of products asks of the device. */
+struct extent {
+    int tiles; /* of TILE rows of weights */
+    int least_k, most_k;
+};
+
+static struct extent extent_of(const struct linear *p, int n)
+{
+    struct extent e = { 0, INT_MAX, 0 };
+
+    for (int i = 0; i < n; i++) {
+        const int blocks_k = ceil_div(p[i].w->cols, BLOCK_K);
+
+        e.tiles += ceil_div(p[i].w->rows, TILE);
+        e.least_k = min(e.least_k, blocks_k);
+        e.most_k = max(e.most_k, blocks_k);
+    }
+    return e;
+}
+
+bool linear_is_slim(const struct stream *q, const struct linear *p, int n)
+{
+    const struct extent e = extent_of(p, n);
+
+    return p->T >= SLIM_ROWS && p->T <= SLIM &&
+           2 * e.tiles * max(min((int)SPLITS_MAX, e.least_k / 3), 1) < q->sms;
+}
+
+/* The rows of x in a tile: all, filled up to a power of two; or where k is too short for blocks to
+ * share it, as small a part as leaves room for all blocks at once. */
+static int choose_rows(const struct stream *q, const struct linear *p, int n)
+{
+    const struct extent e = extent_of(p, n);
+    int rows = 16;
+
+    while (rows < p->T)
+        rows *= 2;
+    while (rows > PART_ROWS && e.least_k < SHARED_K &&
+           e.tiles * ceil_div(p->T, rows / 2) <= 2 * q->sms)
+        rows /= 2;
+    return rows;
+}
+
+template <typename E, int TALL, int ROWS>
+static void launch_wide(struct stream *q, struct wide_group *g)
+{
+    using S = wide_shape<TALL, ROWS>;
+    int tiles = 0, most = 0, least = INT_MAX;
     cudaLaunchAttribute with[2] = {};
     cudaLaunchConfig_t config = {};
 
     for (int i = 0; i < g->n; i++) {
+        g->p[i].first_tile = tiles;
+        tiles += ceil_div(g->p[i].rows, TALL);
         most = max(most, g->p[i].blocks_k);
         least = min(least, g->p[i].blocks_k);
     }
-    g->splits = choose_splits(tiles, most, least, q->sms * S::BLOCKS, ROWS);
+    tiles *= g->sides;
+    g->splits = TALL == SLIM ? choose_slim_splits(tiles, least, q->sms)
+                             : choose_splits(tiles, most, least, q->sms, ROWS);
     with[0].id = cudaLaunchAttributeClusterDimension;
     with[0].val.clusterDim.x = (unsigned)g->splits;
     with[0].val.clusterDim.y = with[0].val.clusterDim.z = 1;
     with[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     with[1].val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = (unsigned)(tiles * g->splits);
-    config.blockDim = THREADS;
+    config.blockDim = S::THREADS;
     config.dynamicSmemBytes = S::SHARED;
     config.stream = q->cuda;
     config.attrs = with;
     config.numAttrs = 2;
     stream_note(q,
-                cudaFuncSetAttribute(wide_kernel<E, ROWS>,
-                                     cudaFuncAttributeMaxDynamicSharedMemorySize, S::SHARED),
+                cudaFuncSetAttribute(wide_kernel<E, S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     S::SHARED),
                 "linear");
-    stream_note(q, cudaLaunchKernelEx(&config, wide_kernel<E, ROWS>, *g), "linear");
+    stream_note(q, cudaLaunchKernelEx(&config, wide_kernel<E, S>, *g), "linear");
 }
 
-template <typename E> static void launch_rows(struct stream *q, struct wide_group *g, int rows)
+template <typename E>
+static void launch_rows(struct stream *q, struct wide_group *g, int rows, bool slim)
 {
     switch (rows) {
     case 16:
-        return launch_wide<E, 16>(q, g);
+        return slim ? launch_wide<E, SLIM, 16>(q, g) : launch_wide<E, TILE, 16>(q, g);
     case 32:
-        return launch_wide<E, 32>(q, g);
+        return slim ? launch_wide<E, SLIM, 32>(q, g) : launch_wide<E, TILE, 32>(q, g);
     case 64:
-        return launch_wide<E, 64>(q, g);
+        return slim ? launch_wide<E, SLIM, SLIM>(q, g) : launch_wide<E, TILE, 64>(q, g);
     case 128:
-        return launch_wide<E, 128>(q, g);
+        return launch_wide<E, TILE, 128>(q, g);
     default:
-        return launch_wide<E, 256>(q, g);
+        return launch_wide<E, TILE, 256>(q, g);
     }
 }
 
 void linear_wide(struct stream *q, const struct linear *p, int n)
 {
     const enum dtype dtype = p->w->dtype;
-    struct wide_group g = { .p = {}, .T = p->T, .n = n, .splits = 1 };
+    const bool slim = linear_is_slim(q, p, n);
+    const int rows = choose_rows(q, p, n);
+    struct wide_group g = {
+        .p = {}, .T = p->T, .n = n, .sides = ceil_div(p->T, rows), .splits = 1
+    };
     struct narrow_group narrow;
-    int rows = 16;
 
-    while (rows < p->T)
-        rows *= 2;
     if (!narrow_x(q, &narrow, p, n, 0))
         return;
-    for (int i = 0, tiles = 0; i < n; i++) {
+    for (int i = 0; i < n; i++) {
         const struct matrix *w = p[i].w;
         struct wide *to = &g.p[i];
         const int ld = matrix_ld(dtype, w->cols);
 
-        make_map(q, &to->w_map, dtype, w->data, w->rows, ld, ld, TILE);
+        make_map(q, &to->w_map, dtype, w->data, w->rows, ld, ld, slim ? (int)SLIM : (int)TILE);
         make_map(q, &to->x_map, dtype, narrow.of[i].rows, p->T, w->cols, narrow.of[i].ld, rows);
         to->out = output_of(&p[i]);
         to->rows = w->rows;
         to->blocks_k = ld / BLOCK_K;
-        to->first_tile = tiles;
         to->aligned = is_aligned(to->out);
-        tiles += (w->rows + TILE - 1) / TILE;
     }
-    dtype == DTYPE_BF16 ? launch_rows<__nv_bfloat16>(q, &g, rows)
-                        : launch_rows<__half>(q, &g, rows);
+    dtype == DTYPE_BF16 ? launch_rows<__nv_bfloat16>(q, &g, rows, slim)
+                        : launch_rows<__half>(q, &g, rows, slim);
 }
