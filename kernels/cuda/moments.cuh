@@ -10,12 +10,11 @@ struct moments {
     float mean, square; /* the sum of the squares of what is off the mean */
 };
 
-/* Of the lanes that are `from`, 2 `from`, ... apart; before, each has those of `size` numbers,
- * afterwards of WARP / from times as many. */
-static __device__ __forceinline__ moments join_lanes(moments m, float size, int from)
+/* Of a warp's lanes, which have those of `size` numbers each. */
+static __device__ __forceinline__ moments join_lanes(moments m, float size)
 {
 #pragma unroll
-    for (int distance = from; distance < WARP; distance *= 2) {
+    for (int distance = 1; distance < WARP; distance *= 2) {
         const float other = __shfl_xor_sync(0xffffffffu, m.mean, distance);
         const float apart = other - m.mean;
 

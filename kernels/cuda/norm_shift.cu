@@ -40,7 +40,7 @@ static __device__ __forceinline__ moments row_moments(const floats<OWN> (&v)[PAR
     for (int i = 0; i < PARTS; i++)
         for (int j = 0; j < OWN; j++)
             m.square += (v[i].v[j] - m.mean) * (v[i].v[j] - m.mean);
-    return join_warps(join_lanes(m, size, 1), size * WARP, shared);
+    return join_warps(join_lanes(m, size), size * WARP, shared);
 }
 
 /* The thread's channels of row t, normed by all of its block, which has part `part` of it. */
