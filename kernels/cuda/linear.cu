@@ -63,9 +63,9 @@ bool warpgroups_can(const struct stream *q, const struct linear *p)
  * row: the skinny path asks for more of much to read before the kernel in front has ended, unless
  * x is long, which it has to stage, or is bf16. A few rows of bf16 need no rounding, so that the
  * wide path comes first. cuBLASLt takes one product a launch and knows no activation, so several go
- * to the wide path, and with few rows of x each; of more rows, up to TALL_ROWS, more than two go to
- * the tall one, and each with an activation (of 4096 rows it is 4 % slower for RWKV-7 7.2B).
- * cuBLASLt is not for very few rows: they are taken a few at a time instead. */
+ * to the wide path, and with few rows of x each, or few of weights; of more rows, up to TALL_ROWS,
+ * more than two go to the tall one, and each with an activation (of 4096 rows it is 4 % slower for
+ * RWKV-7 7.2B). cuBLASLt is not for very few rows: they are taken a few at a time instead. */
 static enum path path_of(const struct stream *q, const struct linear *p, int n)
 {
     int skinny = SKINNY_ROWS_BF16, shortest = p->w->cols;

@@ -294,8 +294,8 @@ static int choose_slim_splits(int tiles, int least_k, int sms)
 
 /* What a group of products asks of the device. */
 struct extent {
-    int tiles; /* of TILE rows of weights */
-    int least_k, most_k;
+    int tiles;           /* of TILE rows of weights */
+    int least_k, most_k; /* stages */
 };
 
 static struct extent extent_of(const struct linear *p, int n)
@@ -322,36 +322,33 @@ bool linear_is_slim(const struct stream *q, const struct linear *p, int n)
 
 /* The rows of x in a tile: all, filled up to a power of two; or where k is too short for blocks to
  * share it, as small a part as leaves room for all blocks at once. */
-static int choose_rows(const struct stream *q, const struct linear *p, int n)
+static int choose_rows(const struct stream *q, const struct extent &e, int T)
 {
-    const struct extent e = extent_of(p, n);
     int rows = 16;
 
-    while (rows < p->T)
+    while (rows < T)
         rows *= 2;
     while (rows > PART_ROWS && e.least_k < SHARED_K &&
-           e.tiles * ceil_div(p->T, rows / 2) <= 2 * q->sms)
+           e.tiles * ceil_div(T, rows / 2) <= 2 * q->sms)
         rows /= 2;
     return rows;
 }
 
 template <typename E, int TALL, int ROWS>
-static void launch_wide(struct stream *q, struct wide_group *g)
+static void launch_wide(struct stream *q, struct wide_group *g, const struct extent &e)
 {
     using S = wide_shape<TALL, ROWS>;
-    int tiles = 0, most = 0, least = INT_MAX;
+    int tiles = 0;
     cudaLaunchAttribute with[2] = {};
     cudaLaunchConfig_t config = {};
 
     for (int i = 0; i < g->n; i++) {
         g->p[i].first_tile = tiles;
         tiles += ceil_div(g->p[i].rows, TALL);
-        most = max(most, g->p[i].blocks_k);
-        least = min(least, g->p[i].blocks_k);
     }
     tiles *= g->sides;
-    g->splits = TALL == SLIM ? choose_slim_splits(tiles, least, q->sms)
-                             : choose_splits(tiles, most, least, q->sms, ROWS);
+    g->splits = TALL == SLIM ? choose_slim_splits(tiles, e.least_k, q->sms)
+                             : choose_splits(tiles, e.most_k, e.least_k, q->sms, ROWS);
     with[0].id = cudaLaunchAttributeClusterDimension;
     with[0].val.clusterDim.x = (unsigned)g->splits;
     with[0].val.clusterDim.y = with[0].val.clusterDim.z = 1;
@@ -371,27 +368,29 @@ static void launch_wide(struct stream *q, struct wide_group *g)
 }
 
 template <typename E>
-static void launch_rows(struct stream *q, struct wide_group *g, int rows, bool slim)
+static void launch_rows(struct stream *q, struct wide_group *g, const struct extent &e, int rows,
+                        bool slim)
 {
     switch (rows) {
     case 16:
-        return slim ? launch_wide<E, SLIM, 16>(q, g) : launch_wide<E, TILE, 16>(q, g);
+        return slim ? launch_wide<E, SLIM, 16>(q, g, e) : launch_wide<E, TILE, 16>(q, g, e);
     case 32:
-        return slim ? launch_wide<E, SLIM, 32>(q, g) : launch_wide<E, TILE, 32>(q, g);
+        return slim ? launch_wide<E, SLIM, 32>(q, g, e) : launch_wide<E, TILE, 32>(q, g, e);
     case 64:
-        return slim ? launch_wide<E, SLIM, SLIM>(q, g) : launch_wide<E, TILE, 64>(q, g);
+        return slim ? launch_wide<E, SLIM, SLIM>(q, g, e) : launch_wide<E, TILE, 64>(q, g, e);
     case 128:
-        return launch_wide<E, TILE, 128>(q, g);
+        return launch_wide<E, TILE, 128>(q, g, e);
     default:
-        return launch_wide<E, TILE, 256>(q, g);
+        return launch_wide<E, TILE, 256>(q, g, e);
     }
 }
 
 void linear_wide(struct stream *q, const struct linear *p, int n)
 {
     const enum dtype dtype = p->w->dtype;
+    const struct extent e = extent_of(p, n);
     const bool slim = linear_is_slim(q, p, n);
-    const int rows = choose_rows(q, p, n);
+    const int rows = choose_rows(q, e, p->T);
     struct wide_group g = {
         .p = {}, .T = p->T, .n = n, .sides = ceil_div(p->T, rows), .splits = 1
     };
@@ -411,6 +410,6 @@ void linear_wide(struct stream *q, const struct linear *p, int n)
         to->blocks_k = ld / BLOCK_K;
         to->aligned = is_aligned(to->out);
     }
-    dtype == DTYPE_BF16 ? launch_rows<__nv_bfloat16>(q, &g, rows, slim)
-                        : launch_rows<__half>(q, &g, rows, slim);
+    dtype == DTYPE_BF16 ? launch_rows<__nv_bfloat16>(q, &g, e, rows, slim)
+                        : launch_rows<__half>(q, &g, e, rows, slim);
 }

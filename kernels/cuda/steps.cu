@@ -110,21 +110,26 @@ static bool grow(struct steps *s, size_t bytes)
     return false;
 }
 
+/* One row for each sequence, in order. */
 static bool is_row_each(const struct batch *in)
 {
-    for (int i = 0; in->S == in->T && i < in->S; i++)
+    if (in->S != in->T)
+        return false;
+    for (int i = 0; i < in->T; i++)
         if (in->begin[i] != i)
             return false;
-    return in->S == in->T;
+    return true;
 }
 
-/* One row and one draw for each sequence, in order. */
-static bool is_decode(const struct batch *in)
+/* One draw for each row, in order. */
+static bool is_draw_each(const struct batch *in)
 {
-    for (int i = 0; i < in->L; i++)
+    if (in->L != in->T)
+        return false;
+    for (int i = 0; i < in->T; i++)
         if (in->logit_row[i] != i)
             return false;
-    return in->T && in->L == in->T && is_row_each(in);
+    return in->T > 0;
 }
 
 static int padded(const struct step_key *key, int rows)
@@ -234,12 +239,12 @@ static struct recorded *find(struct steps *s, const struct step_key *key, int ro
 
 const struct batch *steps_begin(struct steps *s, const struct step_key *key, const struct batch *in)
 {
-    const bool decode = key->model && is_decode(in);
+    const bool row_each = is_row_each(in), decode = key->model && row_each && is_draw_each(in);
     struct recorded *r;
 
     s->open = NULL;
     s->q->replayed = false;
-    s->q->row_each = is_row_each(in);
+    s->q->row_each = row_each;
     if (!bring(s, in, decode ? padded(key, in->T) : 0))
         return NULL;
     r = decode ? find(s, key, s->batch.T) : NULL;
