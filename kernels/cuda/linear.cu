@@ -25,13 +25,14 @@ bool pack_matrix_cuda(struct backend *be, struct matrix *m, enum dtype dtype, in
     return true;
 }
 
-enum path { SINGLE, SKINNY, WIDE, TALL, LT };
+enum path { SINGLE, SKINNY, WIDE, PAIRS, LT };
 
 enum {
     SMALL_BYTES = 6 << 20,
     LONG_COLUMNS = 8192,
     FEW_ROWS = 32,
-    TALL_ROWS = 1024,
+    BRANCH_ROWS = 256,
+    PAIRED_ROWS = 1024,
     MOST = 3 /* times the others */
 };
 
@@ -59,13 +60,23 @@ bool warpgroups_can(const struct stream *q, const struct linear *p)
            major == 9;
 }
 
+/* Whether the path of pairs is for them: several, or an activation, which cuBLASLt does not know.
+ * Of more than PAIRED_ROWS rows it is 4 % slower for RWKV-7 7.2B; of few rows the wide path is
+ * faster for what is too large to be on the device at once. */
+static bool is_paired(const struct stream *q, const struct linear *p, int n)
+{
+    const bool fits = linear_pairs_blocks(p, n) <= q->sms, act = p->act != ACT_NONE;
+    const int fewer = fits ? (int)SKINNY_ROWS_BF16 : act ? (int)FEW_ROWS : (int)WIDE_ROWS;
+
+    return (n > 2 || act) && p->T > fewer && p->T <= PAIRED_ROWS;
+}
+
 /* The path of a group. What was fastest in whole steps of the published models on an H200. One
  * row: the skinny path asks for more of much to read before the kernel in front has ended, unless
  * x is long, which it has to stage, or is bf16. A few rows of bf16 need no rounding, so that the
- * wide path comes first. cuBLASLt takes one product a launch and knows no activation, so several go
- * to the wide path, and with few rows of x each, or few of weights; of more rows, up to TALL_ROWS,
- * more than two go to the tall one, and each with an activation (of 4096 rows it is 4 % slower for
- * RWKV-7 7.2B). cuBLASLt is not for very few rows: they are taken a few at a time instead. */
+ * wide path comes first. cuBLASLt takes one product a launch, so several go to the path of pairs or
+ * the wide path, and with few rows of x each, or few of weights. cuBLASLt is not for very few rows:
+ * they are taken a few at a time instead. */
 static enum path path_of(const struct stream *q, const struct linear *p, int n)
 {
     int skinny = SKINNY_ROWS_BF16, shortest = p->w->cols;
@@ -86,11 +97,11 @@ static enum path path_of(const struct stream *q, const struct linear *p, int n)
 
     if (p->T <= skinny && !wide_first)
         return SKINNY;
-    if (!wide && warpgroups && p->T <= TALL_ROWS && (n > 2 || p->act != ACT_NONE))
-        return TALL;
+    if (warpgroups && is_paired(q, p, n))
+        return PAIRS;
     if (!wide)
         return p->T <= 2 * SKINNY_ROWS && skinny ? SKINNY : LT;
-    return n > 1 || p->T <= FEW_ROWS || linear_is_slim(q, p, n) ? WIDE : LT;
+    return n > 2 || p->T <= FEW_ROWS || linear_is_slim(q, p, n) ? WIDE : LT;
 }
 
 /* Products of more rows than fit are taken in slices. */
@@ -121,8 +132,8 @@ void linear_cuda(struct stream *q, const struct linear *p, int n)
             skinny(q, p + i, k);
         else if (path == WIDE)
             linear_wide(q, p + i, k);
-        else if (path == TALL)
-            linear_tall(q, p + i, k);
+        else if (path == PAIRS)
+            linear_pairs(q, p + i, k);
         else
             for (int j = 0; j < k; j++)
                 linear_lt(q, p + i + j);
@@ -143,8 +154,12 @@ static size_t bytes_of(const struct linear *p, int n)
  * they are over before a stream beside has begun. */
 static bool splits(const struct stream *q, const struct linear *p, int now, int later)
 {
+    const int n = now + later;
+
+    if (q->replayed && group_of(p, n) == n && path_of(q, p, n) == PAIRS)
+        return false;
     if (q->replayed)
-        return p->T > 1 && p->T <= WIDE_ROWS;
+        return p->T > 1 && p->T <= BRANCH_ROWS;
     return now + later == 2 && (size_t)p->T * p[now].w->bytes > LITTLE;
 }
 

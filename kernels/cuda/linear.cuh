@@ -56,14 +56,16 @@ enum { SKINNY_ROWS = 4, SKINNY_ROWS_BF16 = 8 };
 int linear_skinny_rows(const struct linear *p);
 void linear_skinny(struct stream *q, const struct linear *p, int n);
 
-/* By warpgroups, of a narrow dtype and on a Hopper: up to WIDE_ROWS rows, and more. */
-enum { WIDE_ROWS = 256 };
+/* By warpgroups, of a narrow dtype and on a Hopper: up to WIDE_ROWS rows, and any number. */
+enum { WIDE_ROWS = 128 };
 
 bool warpgroups_can(const struct stream *q, const struct linear *p);
 /* Whether the wide path takes them in tiles of fewer weights, as they are few. */
 bool linear_is_slim(const struct stream *q, const struct linear *p, int n);
 void linear_wide(struct stream *q, const struct linear *p, int n);
-void linear_tall(struct stream *q, const struct linear *p, int n);
+/* How many blocks the path of pairs needs for up to 256 rows. */
+int linear_pairs_blocks(const struct linear *p, int n);
+void linear_pairs(struct stream *q, const struct linear *p, int n);
 
 /* One product of any size by cuBLASLt, the algorithm timed once for each shape and range of T
  * and kept in q->plans. */

@@ -298,9 +298,11 @@ static int size_of_side(int k)
 }
 
 /* The path of a case: what linear_cuda() takes, or another one that can. */
-enum path { CHOSEN, SINGLE, SKINNY, WIDE, LT, PATHS };
+enum path { CHOSEN, SINGLE, SKINNY, WIDE, PAIRS, LT, PATHS };
 
-static const char *const path_name[] = { "chosen", "single", "skinny", "wide", "cublaslt" };
+static const char *const path_name[] = {
+    "chosen", "single", "skinny", "wide", "pairs", "cublaslt"
+};
 
 static bool can(enum path path, const struct linear *p, int n)
 {
@@ -310,6 +312,7 @@ static bool can(enum path path, const struct linear *p, int n)
         all = all && (path == SINGLE   ? linear_single_can(&p[i])
                       : path == SKINNY ? p[i].T <= linear_skinny_rows(&p[i])
                       : path == WIDE   ? p[i].T <= WIDE_ROWS && warpgroups_can(&q, &p[i])
+                      : path == PAIRS  ? warpgroups_can(&q, &p[i])
                       : path == LT     ? p[i].T > 8
                                        : true);
     return all;
@@ -323,6 +326,8 @@ static void multiply(enum path path, const struct linear *p, int n)
         linear_skinny(&q, p, n);
     else if (path == WIDE)
         linear_wide(&q, p, n);
+    else if (path == PAIRS)
+        linear_pairs(&q, p, n);
     else if (path == CHOSEN)
         linear_cuda(&q, p, n);
     else

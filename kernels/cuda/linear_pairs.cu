@@ -1,0 +1,345 @@
+/* linear_pairs.cu - several products, or one and its activation, as one launch on Hopper.
+ *
+ * A block has a tile of 128 rows of weights by ROWS rows of x, all of k, and two warpgroups
+ * multiply it. Two blocks are a cluster: they have one operand in common, and each brings half of
+ * its rows into the shared memory of both. Up to HALVED_ROWS rows of x that is the weights, and
+ * either block has half of x: so weights leave the L2 once. Of more rows it is x, and the blocks
+ * have neighbouring tiles of one product. A pair begins where two multiprocessors are free, which
+ * larger clusters wait long for. Weights depend on no other kernel: the first ones are on their way
+ * before the kernel in front has ended. A library that takes one product a launch leaves most of
+ * the device idle in each, and knows no activation.
+ *
+ * An x that is not bf16 is rounded to the weights' type by a kernel in front, one that is not
+ * aligned copied. */
+#include "kernels/cuda/linear_tiles.cuh"
+
+enum {
+    CONSUMERS = 256,          /* threads */
+    THREADS = CONSUMERS + 32, /* and the warp that copies */
+    PART_LD = TILE + 4,       /* floats; two of these rows differ by 4 banks */
+    TILE_BYTES = TILE * BLOCK_K * 2,
+    ROOM = 200 << 10,  /* bytes of a block's stages, which has a multiprocessor for itself */
+    CLUSTER = 2,       /* blocks */
+    HALVED_ROWS = 256, /* most of x that either block has half of */
+    COLUMNS = 4        /* of the sums that a warp finishes at a time */
+};
+
+/* Tiles of X_ROWS rows of x; what the two blocks have in common is the weights, or x. */
+template <int X_ROWS, bool COMMON_WEIGHTS> struct pair_shape {
+    enum {
+        ROWS = X_ROWS,
+        COMMON_W = COMMON_WEIGHTS,
+        W_BOX = COMMON_W ? TILE / CLUSTER : TILE, /* rows that a block brings */
+        X_BOX = COMMON_W ? ROWS : ROWS / CLUSTER,
+        STAGE_BYTES = TILE_BYTES + ROWS * BLOCK_K * 2,
+        STAGES = ROOM / STAGE_BYTES,
+        SHARED = 1024 + STAGES * STAGE_BYTES
+    };
+    static_assert(STAGES * STAGE_BYTES >= ROWS * PART_LD * 4, "the sums must fit");
+};
+
+struct paired {
+    CUtensorMap w_map, x_map; /* boxes of W_BOX and of X_BOX rows */
+    struct output out;
+    int rows, blocks_k; /* stages of k */
+    int first_tile;
+    bool aligned; /* out takes four numbers at a time */
+};
+
+struct pair_group {
+    struct paired p[GROUP_MAX];
+    int T, n;
+};
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+static __device__ __forceinline__ const struct paired &product_of_tile(const struct pair_group &g,
+                                                                       int tile)
+{
+    int i = 0;
+
+    while (i + 1 < g.n && tile >= g.p[i + 1].first_tile)
+        i++;
+    return g.p[i];
+}
+
+/* Rows from `row` on to `to`; of what the cluster has in common, this block's part of them, to both
+ * blocks. */
+template <bool COMMON, int BOX>
+static __device__ __forceinline__ void copy_rows(char *to, const CUtensorMap *map, int k, int row,
+                                                 int rank, uint64_t *full, uint64_t policy)
+{
+    enum { EVERY = (1 << CLUSTER) - 1 };
+
+    if (COMMON)
+        copy_box_to(to + rank * (BOX * BLOCK_K * 2), map, k, row + rank * BOX, full, policy, EVERY);
+    else
+        copy_box(to, map, k, row, full, policy);
+}
+
+/* The copying thread of block `rank` of the cluster: the tile whose rows of weights begin at `row`
+ * and those of x at t. */
+template <typename S>
+static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full, uint64_t *empty,
+                                                   const struct paired &p, int row, int t, int rank)
+{
+    const int n = p.blocks_k, early = min(n, (int)S::STAGES);
+
+    for (int i = 0; i < early; i++) {
+        barrier_expect(&full[i], S::STAGE_BYTES);
+        copy_rows<S::COMMON_W, S::W_BOX>(stages + i * S::STAGE_BYTES, &p.w_map, i * BLOCK_K, row,
+                                         rank, &full[i], L2_EVICT_FIRST);
+    }
+    wait_for_inputs();
+    for (int i = 0, stage = 0, parity = 1; i < n; i++) {
+        char *to = stages + stage * S::STAGE_BYTES;
+
+        if (i >= early) {
+            barrier_wait(&empty[stage], parity);
+            barrier_expect(&full[stage], S::STAGE_BYTES);
+            copy_rows<S::COMMON_W, S::W_BOX>(to, &p.w_map, i * BLOCK_K, row, rank, &full[stage],
+                                             L2_EVICT_FIRST);
+        }
+        copy_rows<!S::COMMON_W, S::X_BOX>(to + TILE_BYTES, &p.x_map, i * BLOCK_K, t, rank,
+                                          &full[stage], L2_EVICT_LAST);
+        if (++stage == S::STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+}
+
+/* Not to be moved across this place. */
+template <int N> static __device__ __forceinline__ void hold(float (&sum)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        asm volatile("" : "+f"(sum[i])::"memory");
+}
+
+/* A warpgroup: the sums of its 64 rows over all stages. A stage is free when the warps of both
+ * blocks have said so. */
+template <typename E, typename S>
+static __device__ __forceinline__ void multiply_stages(float (&sum)[S::ROWS / 2],
+                                                       const char *stages, uint64_t *full,
+                                                       uint64_t *empty, int n)
+{
+    hold(sum);
+    for (int i = 0, stage = 0, before = 0, parity = 0; i < n; i++) {
+        const char *tile = stages + stage * S::STAGE_BYTES;
+        const uint64_t a = tile_descriptor(tile + threadIdx.x / 128 * (TILE_BYTES / 2));
+        const uint64_t b = tile_descriptor(tile + TILE_BYTES);
+
+        barrier_wait(&full[stage], parity);
+        wgmma_begin();
+#pragma unroll
+        for (int k = 0; k < BLOCK_K / 16; k++)
+            wgmma(sum, a + 2 * k, b + 2 * k, E());
+        wgmma_end();
+        wgmma_wait<1>(); /* the stage before is free */
+        if (i > 0 && threadIdx.x % 32 < CLUSTER)
+            barrier_arrive_at(&empty[before], threadIdx.x % 32);
+        before = stage;
+        if (++stage == S::STAGES) {
+            stage = 0;
+            parity ^= 1;
+        }
+    }
+    wgmma_wait<0>();
+    hold(sum);
+}
+
+template <enum activation ACT>
+static __device__ __forceinline__ void activate_each(float4 (&v)[COLUMNS])
+{
+#pragma unroll
+    for (int j = 0; j < COLUMNS; j++)
+        v[j] = { activate(ACT, v[j].x), activate(ACT, v[j].y), activate(ACT, v[j].z),
+                 activate(ACT, v[j].w) };
+}
+
+/* One branch for all: one for each number would take longer than what it decides. */
+static __device__ __forceinline__ void activate_all(enum activation act, float4 (&v)[COLUMNS])
+{
+    switch (act) {
+    case ACT_SILU:
+        return activate_each<ACT_SILU>(v);
+    case ACT_SIGMOID:
+        return activate_each<ACT_SIGMOID>(v);
+    case ACT_TANH:
+        return activate_each<ACT_TANH>(v);
+    case ACT_RELU2:
+        return activate_each<ACT_RELU2>(v);
+    case ACT_SOFTPLUS:
+        return activate_each<ACT_SOFTPLUS>(v);
+    case ACT_NONE:
+        break;
+    }
+}
+
+/* The tile's columns, rows t on of y: a warp takes COLUMNS at a time, a lane four rows. */
+template <typename S>
+static __device__ __forceinline__ void finish_tile(const struct paired &p, const float *part,
+                                                   int row, int t, int end)
+{
+    const int lane = threadIdx.x % 32, rows = p.rows - row - 4 * lane;
+    const float4 none = { 0, 0, 0, 0 };
+    const struct output &o = p.out;
+    const float4 bias = o.bias ? load_row(o.bias + row + 4 * lane, false, rows) : none;
+
+    for (int i = (int)threadIdx.x / 32 * COLUMNS; i < S::ROWS && t + i < end;
+         i += CONSUMERS / 32 * COLUMNS) {
+        const size_t at = (size_t)(t + i) * o.ld + row + 4 * lane;
+        float4 old[COLUMNS], v[COLUMNS];
+
+#pragma unroll
+        for (int j = 0; j < COLUMNS; j++) {
+            old[j] =
+                o.add && t + i + j < end ? load_row(o.y + at + j * o.ld, p.aligned, rows) : none;
+            v[j] = sum_of(bias, *(const float4 *)(part + (i + j) * PART_LD + 4 * lane));
+        }
+        activate_all(o.act, v);
+#pragma unroll
+        for (int j = 0; j < COLUMNS; j++)
+            if (t + i + j < end)
+                store_row(o, at + j * o.ld, sum_of(v[j], old[j]), p.aligned, rows);
+    }
+}
+
+#endif
+
+/* Block (x, y): tile x, rows ROWS y on of x; or where weights are common, tile x / 2 and the rows
+ * from ROWS (x % 2) on. */
+template <typename E, typename S>
+static __global__ void __launch_bounds__(THREADS, 1)
+    pair_kernel(const __grid_constant__ struct pair_group g)
+{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    extern __shared__ char shared[];
+    __shared__ uint64_t full[S::STAGES], empty[S::STAGES];
+    char *stages = shared + (-shared_address(shared) & 1023);
+    const int rank = (int)blockIdx.x % CLUSTER;
+    const int tile = S::COMMON_W ? (int)blockIdx.x / CLUSTER : (int)blockIdx.x;
+    const struct paired &p = product_of_tile(g, tile);
+    const int row = (tile - p.first_tile) * TILE;
+    const int t = (S::COMMON_W ? rank : (int)blockIdx.y) * S::ROWS;
+    float *part = (float *)stages;
+
+    let_next_start();
+    if (threadIdx.x == CONSUMERS) {
+        prefetch_map(&p.w_map);
+        prefetch_map(&p.x_map);
+        for (int i = 0; i < S::STAGES; i++) {
+            barrier_init(&full[i], 1);
+            barrier_init(&empty[i], CLUSTER * CONSUMERS / 32);
+        }
+        barriers_ready();
+    }
+    cluster_barrier(); /* the other block's barriers are there */
+    if (threadIdx.x >= CONSUMERS) {
+        if (threadIdx.x == CONSUMERS)
+            copy_stages<S>(stages, full, empty, p, row, t, rank);
+        __syncwarp();
+    } else {
+        const int warp = threadIdx.x / 32, id = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
+        float sum[S::ROWS / 2] = {};
+
+        wait_for_inputs();
+        multiply_stages<E, S>(sum, stages, full, empty, p.blocks_k);
+        /* The sums take the place of the stages, which both warpgroups are done with. */
+        asm volatile("bar.sync 1, %0;" ::"r"(CONSUMERS) : "memory");
+#pragma unroll
+        for (int i = 0; i < S::ROWS / 2; i++)
+            part[(i / 4 * 8 + quad * 2 + i % 2) * PART_LD + warp * 16 + i % 4 / 2 * 8 + id] =
+                sum[i];
+        asm volatile("bar.sync 1, %0;" ::"r"(CONSUMERS) : "memory");
+        finish_tile<S>(p, part, row, t, g.T);
+    }
+    cluster_leave(); /* a block's barriers stay until the other has arrived at them */
+#endif
+}
+
+template <typename E, typename S> static void launch_pairs(struct stream *q, struct pair_group *g)
+{
+    int tiles = 0;
+    cudaLaunchAttribute with[2] = {};
+    cudaLaunchConfig_t config = {};
+
+    for (int i = 0; i < g->n; i++) {
+        const int own = ceil_div(g->p[i].rows, TILE);
+
+        g->p[i].first_tile = tiles;
+        tiles += S::COMMON_W ? own : ceil_div(own, CLUSTER) * CLUSTER;
+    }
+    with[0].id = cudaLaunchAttributeClusterDimension;
+    with[0].val.clusterDim.x = CLUSTER;
+    with[0].val.clusterDim.y = with[0].val.clusterDim.z = 1;
+    with[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    with[1].val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = S::COMMON_W ? dim3((unsigned)(tiles * CLUSTER))
+                                 : dim3((unsigned)tiles, (unsigned)ceil_div(g->T, S::ROWS));
+    config.blockDim = THREADS;
+    config.dynamicSmemBytes = S::SHARED;
+    config.stream = q->cuda;
+    config.attrs = with;
+    config.numAttrs = 2;
+    stream_note(q,
+                cudaFuncSetAttribute(pair_kernel<E, S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     S::SHARED),
+                "linear");
+    stream_note(q, cudaLaunchKernelEx(&config, pair_kernel<E, S>, *g), "linear");
+}
+
+/* Fills in the maps and launches. */
+template <typename S>
+static void multiply(struct stream *q, struct pair_group *g, const struct linear *p,
+                     const struct narrow_group *narrow)
+{
+    const enum dtype dtype = p->w->dtype;
+
+    for (int i = 0; i < g->n; i++) {
+        const struct matrix *w = p[i].w;
+        const int ld = matrix_ld(dtype, w->cols);
+
+        make_map(q, &g->p[i].w_map, dtype, w->data, w->rows, ld, ld, S::W_BOX);
+        make_map(q, &g->p[i].x_map, dtype, narrow->of[i].rows, p->T, w->cols, narrow->of[i].ld,
+                 S::X_BOX);
+    }
+    dtype == DTYPE_BF16 ? launch_pairs<__nv_bfloat16, S>(q, g) : launch_pairs<__half, S>(q, g);
+}
+
+int linear_pairs_blocks(const struct linear *p, int n)
+{
+    int tiles = 0;
+
+    for (int i = 0; i < n; i++)
+        tiles += ceil_div(p[i].w->rows, TILE);
+    return tiles * CLUSTER;
+}
+
+void linear_pairs(struct stream *q, const struct linear *p, int n)
+{
+    struct pair_group g = { .p = {}, .T = p->T, .n = n };
+    struct narrow_group narrow;
+
+    if (!narrow_x(q, &narrow, p, n, 0))
+        return;
+    for (int i = 0; i < n; i++) {
+        struct paired *to = &g.p[i];
+
+        to->out = output_of(&p[i]);
+        to->rows = p[i].w->rows;
+        to->blocks_k = matrix_ld(p->w->dtype, p[i].w->cols) / BLOCK_K;
+        to->aligned = is_aligned(to->out);
+    }
+    if (p->T <= 32)
+        multiply<pair_shape<16, true>>(q, &g, p, &narrow);
+    else if (p->T <= 64)
+        multiply<pair_shape<32, true>>(q, &g, p, &narrow);
+    else if (p->T <= 128)
+        multiply<pair_shape<64, true>>(q, &g, p, &narrow);
+    else if (p->T <= HALVED_ROWS)
+        multiply<pair_shape<128, true>>(q, &g, p, &narrow);
+    else
+        multiply<pair_shape<256, false>>(q, &g, p, &narrow);
+}
