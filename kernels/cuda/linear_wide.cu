@@ -1,4 +1,4 @@
-/* linear_wide.cu - products of up to 256 rows on Hopper: weights go by tensor copies into shared
+/* linear_wide.cu - products of up to 128 rows on Hopper: weights go by tensor copies into shared
  * memory and from there into warpgroup products.
  *
  * Operands are swapped: 128 rows of weights are the tall side of a tile, all rows of x its n
@@ -39,18 +39,14 @@ struct wide_group {
     int splits; /* blocks, a cluster, that share a tile */
 };
 
-/* Tiles of TALL rows of weights and ROWS of x, in products of N each. */
+/* Tiles of TALL rows of weights and ROWS of x. */
 template <int TALL, int X_ROWS> struct wide_shape {
     enum {
         TALL_ROWS = TALL,
         ROWS = X_ROWS,
-        CONSUMERS = 2 * TALL,     /* threads: a warpgroup for 64 rows */
-        THREADS = CONSUMERS + 32, /* and the warp that copies */
-        N = ROWS < 128 ? ROWS : 128,
-        SIDE = ROWS / N,
-        BLOCKS = TALL == SLIM ? 3
-                 : SIDE == 1  ? 2
-                              : 1, /* of a multiprocessor */
+        CONSUMERS = 2 * TALL,          /* threads: a warpgroup for 64 rows */
+        THREADS = CONSUMERS + 32,      /* and the warp that copies */
+        BLOCKS = TALL == SLIM ? 3 : 2, /* of a multiprocessor */
         TALL_BYTES = TALL * BLOCK_K * 2,
         STAGE_BYTES = TALL_BYTES + ROWS * BLOCK_K * 2,
         STAGES = (SHARED_BYTES / BLOCKS - 2048) / STAGE_BYTES,
@@ -106,7 +102,7 @@ static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full,
 
 /* A warpgroup: the sums of its 64 rows over n stages. */
 template <typename E, typename S>
-static __device__ __forceinline__ void multiply_stages(float (&sum)[S::SIDE][S::N / 2],
+static __device__ __forceinline__ void multiply_stages(float (&sum)[S::ROWS / 2],
                                                        const char *stages, uint64_t *full,
                                                        uint64_t *empty, int n)
 {
@@ -119,9 +115,7 @@ static __device__ __forceinline__ void multiply_stages(float (&sum)[S::SIDE][S::
         wgmma_begin();
 #pragma unroll
         for (int k = 0; k < BLOCK_K / 16; k++)
-#pragma unroll
-            for (int j = 0; j < S::SIDE; j++)
-                wgmma(sum[j], a + 2 * k, b + 2 * k + j * (S::N * BLOCK_K * 2 / 16), E());
+            wgmma(sum, a + 2 * k, b + 2 * k, E());
         wgmma_end();
         wgmma_wait<1>(); /* the stage before is free */
         if (i > 0 && threadIdx.x % 32 == 0)
@@ -134,10 +128,8 @@ static __device__ __forceinline__ void multiply_stages(float (&sum)[S::SIDE][S::
     }
     wgmma_wait<0>();
 #pragma unroll
-    for (int j = 0; j < S::SIDE; j++)
-#pragma unroll
-        for (int i = 0; i < S::N / 2; i++)
-            asm volatile("" : "+f"(sum[j][i])::"memory"); /* not to be moved before the wait */
+    for (int i = 0; i < S::ROWS / 2; i++)
+        asm volatile("" : "+f"(sum[i])::"memory"); /* not to be moved before the wait */
 }
 
 /* This block's share of the tile's T columns, over all blocks of the cluster: lanes that cover a
@@ -229,18 +221,15 @@ static __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
         __syncwarp();
     } else {
         const int warp = threadIdx.x / 32, id = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
-        float sum[S::SIDE][S::N / 2] = {};
+        float sum[S::ROWS / 2] = {};
 
         wait_for_inputs();
         multiply_stages<E, S>(sum, stages, full, empty, k1 - k0);
         /* The sums take the place of the stages, which both warpgroups are done with. */
         asm volatile("bar.sync 1, %0;" ::"r"(S::CONSUMERS) : "memory");
 #pragma unroll
-        for (int j = 0; j < S::SIDE; j++)
-#pragma unroll
-            for (int i = 0; i < S::N / 2; i++)
-                part[(j * S::N + i / 4 * 8 + quad * 2 + i % 2) * S::LD + warp * 16 + i % 4 / 2 * 8 +
-                     id] = sum[j][i];
+        for (int i = 0; i < S::ROWS / 2; i++)
+            part[(i / 4 * 8 + quad * 2 + i % 2) * S::LD + warp * 16 + i % 4 / 2 * 8 + id] = sum[i];
     }
     cluster_barrier();
     if (threadIdx.x < S::CONSUMERS && g.splits == 1)
@@ -254,18 +243,14 @@ static __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
 }
 
 /* How many blocks share a tile's k, three stages or more for each, if they are all on the device at
- * once: the large ones are put there in clusters of half as many only, the small ones leave places
- * for the kernel behind. In microseconds, fitted to an H100: a stage while every place is taken, a
- * stage as fast as a block alone can have it, what a block gains by its early copies and what one
- * more part of a sum costs. */
+ * once and leave places for the kernel behind. In microseconds, fitted to an H100: a stage while
+ * every place is taken, a stage as fast as a block alone can have it, what a block gains by its
+ * early copies and what one more part of a sum costs. */
 static int choose_splits(int tiles, int blocks_k, int least_k, int sms, int rows)
 {
-    const bool large = rows > 128;
-    const int places = large ? sms : 2 * sms;
-    const double shared = large ? 1.05 : 1.3, alone = large ? 0.8 : 0.45, early = 0.01;
-    const double merge = 0.008 * (large ? 128 : rows);
-    const int limit = large ? places : places * 17 / 20;
-    const int most = min(large ? SPLITS_MAX / 2 : SPLITS_MAX, least_k / 3);
+    const int places = 2 * sms, limit = places * 17 / 20;
+    const double shared = 1.3, alone = 0.45, early = 0.01, merge = 0.008 * rows;
+    const int most = min((int)SPLITS_MAX, least_k / 3);
     double best = 0;
     int choice = 1;
 
@@ -378,10 +363,8 @@ static void launch_rows(struct stream *q, struct wide_group *g, const struct ext
         return slim ? launch_wide<E, SLIM, 32>(q, g, e) : launch_wide<E, TILE, 32>(q, g, e);
     case 64:
         return slim ? launch_wide<E, SLIM, SLIM>(q, g, e) : launch_wide<E, TILE, 64>(q, g, e);
-    case 128:
-        return launch_wide<E, TILE, 128>(q, g, e);
     default:
-        return launch_wide<E, TILE, 256>(q, g, e);
+        return launch_wide<E, TILE, WIDE_ROWS>(q, g, e);
     }
 }
 
