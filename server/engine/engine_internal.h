@@ -92,6 +92,7 @@ struct sequence {
     bool forgetful;        /* it was made while its origin was cold: recent is the feed's */
     bool arriving;         /* its state is on its way to the slot from host memory */
     int slice;             /* steps since it has the slot */
+    uint64_t scored;       /* the step in which it was last scored for, or got the slot */
     double admitted;       /* monotonic seconds: when it began to wait for its state */
     size_t prompt_at;      /* where the prompt begins in the feed, behind what was pending */
     size_t cut;            /* cache.c: where in the feed a state is to be kept; SIZE_MAX: nowhere */

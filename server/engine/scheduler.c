@@ -1,8 +1,9 @@
 /* scheduler.c - which rows the next step has, and the step itself.
  *
  * Every decoding sequence gets one row. What is left of the row budget goes to prompts, half
- * of it to the oldest, half of the rest to the next and so on, the remainder to the oldest
- * again: a long prompt is fast, and a short one behind it does not wait for its end. A step is
+ * of it to the oldest, half of the rest to the next and so on, but to each at least half of
+ * what it would get if all got the same, and the remainder to the oldest again: a long prompt
+ * is fast, and a short one behind it, or behind many, does not wait for its end. A step is
  * planned for each device by itself, of the sequences whose slots are there; it is enqueued on
  * all of them before any is waited for. */
 #include <assert.h>
@@ -227,6 +228,7 @@ static void admit(struct engine *e)
             continue;
         }
         s->slot = slot;
+        s->scored = e->counters.steps;
         if (!s->fed)
             sequence_score_first(e, s);
         e->running[e->running_count++] = s;
@@ -246,13 +248,17 @@ static size_t left(const struct pick *p)
     return (goal < cut ? goal : cut) - s->fed - p->rows;
 }
 
+static bool scores(const struct sequence *s)
+{
+    return s->job->command->turn.score && !is_decoding(s);
+}
+
 /* A scored row needs logits of its own, of which a step has few. */
 static size_t row_limit(const struct pick *p)
 {
     size_t n = left(p);
-    bool scored = p->sequence->job->command->turn.score && !is_decoding(p->sequence);
 
-    return scored && n > ENGINE_SCORE_ROWS ? ENGINE_SCORE_ROWS : n;
+    return scores(p->sequence) && n > ENGINE_SCORE_ROWS ? ENGINE_SCORE_ROWS : n;
 }
 
 /* What its slot is to hold is not there: it is read from the store, or on its way between host
@@ -267,12 +273,60 @@ static bool is_away(struct engine *e, struct sequence *s)
     return false;
 }
 
-/* Sequences beyond the first that score wait: one step scores for one of them. */
+/* A step scores for one sequence: for the one whose newest scores are the oldest. */
+static const struct sequence *choose_scorer(const struct engine *e, const struct pick *pick, int n)
+{
+    struct sequence *chosen = NULL;
+
+    for (int i = 0; i < n; i++) {
+        struct sequence *s = pick[i].sequence;
+
+        if (scores(s) && (!chosen || s->scored < chosen->scored))
+            chosen = s;
+    }
+    if (chosen)
+        chosen->scored = e->counters.steps;
+    return chosen;
+}
+
+static bool takes_in(const struct pick *p, const struct sequence *scorer)
+{
+    return !is_decoding(p->sequence) && (!scores(p->sequence) || p->sequence == scorer);
+}
+
+/* There is a row for each prompt, as the budget is above the sequences of a step. */
+static void share_out(struct pick *pick, int n, size_t budget, const struct sequence *scorer)
+{
+    size_t prompts = 0, least;
+
+    for (int i = 0; i < n; i++)
+        prompts += takes_in(&pick[i], scorer);
+    least = budget / (2 * prompts + 1) + 1;
+    for (int i = 0; i < n; i++) {
+        size_t share, most = row_limit(&pick[i]);
+
+        if (!takes_in(&pick[i], scorer))
+            continue;
+        share = (budget - --prompts * least + 1) / 2;
+        share = share < least ? least : share;
+        pick[i].rows = most < share ? most : share;
+        budget -= pick[i].rows;
+    }
+    for (int i = 0; i < n && budget; i++) {
+        size_t more = left(&pick[i]);
+
+        if (!takes_in(&pick[i], NULL))
+            continue;
+        more = more < budget ? more : budget;
+        pick[i].rows += more;
+        budget -= more;
+    }
+}
+
 static int plan(struct engine *e, int device)
 {
     struct pick *pick = e->step[device].pick;
     size_t budget = (size_t)e->options.row_budget;
-    bool scoring = false;
     int n = 0;
 
     for (int i = 0; i < e->running_count; i++) {
@@ -283,25 +337,7 @@ static int plan(struct engine *e, int device)
         pick[n++] = (struct pick){ .sequence = s, .rows = is_decoding(s) };
         budget -= is_decoding(s);
     }
-    for (int i = 0; i < n; i++) {
-        size_t share = (budget + 1) / 2, most = row_limit(&pick[i]);
-        bool scores = pick[i].sequence->job->command->turn.score;
-
-        if (pick[i].rows || !share || (scores && scoring))
-            continue;
-        scoring |= scores;
-        pick[i].rows = most < share ? most : share;
-        budget -= pick[i].rows;
-    }
-    for (int i = 0; i < n && budget; i++) {
-        size_t more = left(&pick[i]);
-
-        if (!pick[i].rows || pick[i].sequence->job->command->turn.score)
-            continue;
-        more = more < budget ? more : budget;
-        pick[i].rows += more;
-        budget -= more;
-    }
+    share_out(pick, n, budget, choose_scorer(e, pick, n));
     return n;
 }
 
@@ -344,7 +380,7 @@ static void ask(const struct sequence *s, int32_t forced, struct sample_row *row
 static void want_logits(struct step *step, struct pick *p, int first_row)
 {
     struct sequence *s = p->sequence;
-    bool scored = s->job->command->turn.score && !is_decoding(s);
+    bool scored = scores(s);
 
     p->first_logit = step->batch.L;
     for (size_t i = 0; i < p->rows; i++) {
