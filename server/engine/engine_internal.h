@@ -325,12 +325,11 @@ bool session_claim(struct engine *e, const struct command *c, struct session **o
 bool session_prepare(struct command *c, const char *metadata);
 /* All but the metadata, which stays what it is. */
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info);
-/* An entry by which s becomes what *next says of head, past, snapshot and seed, one version
- * on. The references to head and past are taken over; the snapshot is borrowed. NULL: no
- * memory. */
-struct entry *session_moving(struct engine *e, struct session *s, const struct session *next,
-                             void (*done)(struct engine *e, struct entry *x),
-                             struct command *command);
+/* The new entry becomes one by which s is what *next says of head, past, snapshot and seed, one
+ * version on. The references to head and past are taken over; the snapshot is borrowed. NULL: no
+ * memory. That is so where x is NULL; of any other, which is freed then, with a store only. */
+struct entry *session_moving(struct engine *e, struct entry *x, struct session *s,
+                             const struct session *next);
 /* It is kept. */
 void session_moved(struct engine *e, struct entry *x);
 /* One of this model at a place of a context, without its record; refs 1. NULL: no memory. */

@@ -202,15 +202,20 @@ static void moved(struct engine *e, struct entry *x)
     engine_answer(e, c);
 }
 
-bool session_move(struct engine *e, struct command *c, struct session *s,
-                  const struct session *next)
+static bool move(struct engine *e, struct command *c, struct entry *x, struct session *s,
+                 const struct session *next)
 {
-    struct entry *x = session_moving(e, s, next, moved, c);
-
+    x = session_moving(e, x, s, next);
     if (!x)
         return command_no_memory(c);
     journal_submit(e, x);
     return true;
+}
+
+bool session_move(struct engine *e, struct command *c, struct session *s,
+                  const struct session *next)
+{
+    return move(e, c, entry_create(moved, c), s, next);
 }
 
 bool obey_session_restore(struct engine *e, struct command *c)
@@ -242,6 +247,7 @@ bool obey_session_import(struct engine *e, struct command *c)
 {
     struct session *s = id_map_find(&e->sessions, c->owner, &c->session);
     struct checkpoint *head = c->checkpoint;
+    struct entry *x = NULL;
     struct past *past;
     struct session next;
 
@@ -253,7 +259,12 @@ bool obey_session_import(struct engine *e, struct command *c)
     if ((s && !session_claim(e, c, &s, &c->problem)) ||
         !session_prepare(c, s ? s->metadata : NULL) || !checkpoint_take_past(e, c, &past))
         return false;
-    if (!tiers_adopt(e->tiers, head)) {
+    if (s && !(x = entry_create(moved, c))) { /* the last that can fail when a state was replaced */
+        past_release(e->tiers, past);
+        return command_no_memory(c);
+    }
+    if (!tiers_adopt(e->tiers, head) && !(s && tiers_replace(e->tiers, head, s->head))) {
+        entry_free(e, x);
         past_release(e->tiers, past);
         return state_refuse(e, PROBLEM_NO_SLOT, &c->problem);
     }
@@ -264,7 +275,7 @@ bool obey_session_import(struct engine *e, struct command *c)
         next.past = past;
         next.seed = head->seed;
         next.snapshot = NULL;
-        return session_move(e, c, s, &next);
+        return move(e, c, x, s, &next);
     }
     s = session_add(e, c, &c->session, head, past);
     if (s) {

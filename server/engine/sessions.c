@@ -81,11 +81,9 @@ static void set_head(struct engine *e, struct session *s, struct checkpoint *hea
     s->updated = s->touched = when;
 }
 
-struct entry *session_moving(struct engine *e, struct session *s, const struct session *next,
-                             void (*done)(struct engine *e, struct entry *x),
-                             struct command *command)
+struct entry *session_moving(struct engine *e, struct entry *x, struct session *s,
+                             const struct session *next)
 {
-    struct entry *x = entry_create(done, command);
     struct session then = *next;
 
     if (!x) {

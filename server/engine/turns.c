@@ -442,7 +442,7 @@ static void committed(struct engine *e, struct entry *x)
 
 bool job_commit(struct engine *e, struct job *job, const struct session *next, struct event *event)
 {
-    struct entry *x = session_moving(e, job->session, next, committed, NULL);
+    struct entry *x = session_moving(e, entry_create(committed, NULL), job->session, next);
 
     if (!x) {
         job_fail_no_memory(e, job);

@@ -426,6 +426,26 @@ bool tiers_adopt(struct tiers *t, struct checkpoint *c)
     return true;
 }
 
+bool tiers_replace(struct tiers *t, struct checkpoint *c, struct checkpoint *from)
+{
+    int slot = from->slot;
+
+    if (t->options.store || from->refs > 1 || !has_bytes(from))
+        return false;
+    if (slot < 0) {
+        drop_record(t, from);
+        c->used = ++t->clock;
+        t->host_bytes += t->options.record_bytes;
+        return true;
+    }
+    take_slot(t, from);
+    slots_upload(t->slots, slot, c->record);
+    record_release(c->record);
+    c->record = NULL;
+    reside(t, c, slot);
+    return true;
+}
+
 void tiers_stored(struct tiers *t, struct checkpoint *c, uint64_t bytes)
 {
     assert(!c->stored && c->refs);

@@ -71,6 +71,9 @@ void tiers_revive(struct tiers *t, struct checkpoint *c, int slot);
 /* Takes over a checkpoint whose record is in host memory, or in the store alone. false: no
  * room in memory (c stays the caller's). */
 bool tiers_adopt(struct tiers *t, struct checkpoint *c);
+/* The same where the record of `from` is, which has none any more: whoever keeps it releases it
+ * next. false: another keeps it, too, or what is in the store would have to stay there. */
+bool tiers_replace(struct tiers *t, struct checkpoint *c, struct checkpoint *from);
 /* It is in the store from now on, as a file of so many bytes; not twice. */
 void tiers_stored(struct tiers *t, struct checkpoint *c, uint64_t bytes);
 

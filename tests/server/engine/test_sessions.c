@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -146,6 +147,56 @@ static void an_import_that_is_refused_makes_no_session(void **unused)
     free(file);
     rig_close(&big);
     rig_close(&small);
+}
+
+/* Sessions "0" and on, in slots and in host memory, until there is no room; how many. */
+static int fill(struct rig *r, const void *file, size_t len)
+{
+    char name[16] = "0";
+    int n = 0;
+
+    while (rig_import(r, name, file, len) == PROBLEM_NONE) {
+        free(draw(r, name));
+        assert_in_range(++n, 1, 8);
+        snprintf(name, sizeof(name), "%d", n);
+    }
+    return n;
+}
+
+static void an_import_takes_the_place_of_the_state_it_replaces(void **unused)
+{
+    struct engine_options options = roomy;
+    unsigned char *file;
+    struct rig big, r;
+    char name[16];
+    size_t len;
+    int held;
+
+    (void)unused;
+    rig_open(&big, model, &roomy, 1);
+    rig_do(&big, COMMAND_SESSION_CREATE, "a");
+    free(draw(&big, "a"));
+    file = rig_export(&big, "a", &len);
+    options.slots = options.max_batch = 3;
+    options.host_bytes = 2 * model_info(big.model)->layout.bytes;
+    rig_open(&r, model, &options, 1);
+    held = fill(&r, file, len);
+    assert_int_equal(held, 4);
+    for (int i = 0; i < held; i++) {
+        snprintf(name, sizeof(name), "%d", i);
+        assert_int_equal(rig_import(&r, name, file, len), PROBLEM_NONE);
+        rig_assert_same_state(&r, name, &big, "a");
+    }
+    for (int i = 0; i < held; i++) {
+        snprintf(name, sizeof(name), "%d", i);
+        free(draw(&r, name));
+    }
+    rig_fork(&r, name); /* who needs the state, too */
+    assert_int_equal(rig_import(&r, name, file, len), PROBLEM_NO_SLOT);
+    free(draw(&r, "0"));
+    rig_close(&big);
+    free(file);
+    rig_close(&r);
 }
 
 static void a_fork_that_is_refused_makes_no_children(void **unused)
@@ -352,6 +403,7 @@ int main(void)
         cmocka_unit_test(an_exported_session_that_never_turned_draws_the_same),
         cmocka_unit_test(a_turn_of_nothing_keeps_the_session_at_its_beginning),
         cmocka_unit_test(an_import_that_is_refused_makes_no_session),
+        cmocka_unit_test(an_import_takes_the_place_of_the_state_it_replaces),
         cmocka_unit_test(a_fork_that_is_refused_makes_no_children),
         cmocka_unit_test(snapshots_are_bounded),
         cmocka_unit_test_setup_teardown(a_used_up_folder_says_so, folder_make, folder_remove),
