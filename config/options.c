@@ -18,6 +18,8 @@
 #include "config/limits.h"
 #include "config/options_internal.h"
 
+enum { NUMBER_BYTES = 32 };
+
 /* "row_budget" as --row-budget or EDDY_ROW_BUDGET. */
 const char *option_spell(char out[SPELLING_BYTES], const char *prefix, const char *name)
 {
@@ -294,11 +296,21 @@ static bool fits(const struct option *row, const cJSON *item)
     return cJSON_IsNumber(item) || (row->type == SIZE && cJSON_IsString(item));
 }
 
+/* Whole numbers of up to 17 digits with all of them, where cJSON keeps 15; others as people write
+ * them, unless that would not be the number. */
+static void print_number(char text[NUMBER_BYTES], double value)
+{
+    const bool whole = value > -1e17 && value < 1e17 && value == (double)(long long)value;
+
+    snprintf(text, NUMBER_BYTES, "%.15g", value);
+    if (whole || strtod(text, NULL) != value)
+        snprintf(text, NUMBER_BYTES, "%.17g", value);
+}
+
 static bool set_from_json(struct options *o, const cJSON *item, struct error *err)
 {
     const struct option *row = find_named(item->string);
-    char where[256], *text;
-    bool ok;
+    char where[256], text[NUMBER_BYTES];
 
     if (!row || row->offset == offsetof(struct options, config))
         return error_set(err, ERR_INPUT, "%s: unknown option \"%.64s\"", o->config, item->string);
@@ -310,12 +322,11 @@ static bool set_from_json(struct options *o, const cJSON *item, struct error *er
     snprintf(where, sizeof(where), "%s: %s", o->config, row->name);
     if (cJSON_IsString(item))
         return set(o, row, CONFIG_FILE, where, item->valuestring, err);
-    text = cJSON_PrintUnformatted(item);
-    if (!text)
-        return error_set(err, ERR_NOMEM, "%s: out of memory", where);
-    ok = set(o, row, CONFIG_FILE, where, text, err);
-    cJSON_free(text);
-    return ok;
+    if (cJSON_IsNumber(item))
+        print_number(text, item->valuedouble);
+    else
+        snprintf(text, sizeof(text), "%s", cJSON_IsTrue(item) ? "true" : "false");
+    return set(o, row, CONFIG_FILE, where, text, err);
 }
 
 static bool read_config_text(struct options *o, const char *text, size_t len, struct error *err)

@@ -339,6 +339,26 @@ static void an_error_names_its_source(void **state)
     assert_non_null(strstr(f->err.message, "65535"));
 }
 
+/* Their digits do not go through a printer that rounds. */
+static void a_config_file_gives_numbers_whole(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_true(init_with_file(
+        f, "{\"seed\": 9007199254740991, \"temperature\": 0.30000000000000004}", ""));
+    assert_int_equal(f->o.seed, 9007199254740991);
+    assert_true(f->o.temperature == 0.30000000000000004);
+    assert_true(init_with_file(f, "{\"host_memory\": 1125899906842623, \"port\": 1e3}", ""));
+    assert_int_equal(f->o.host_memory, 1125899906842623);
+    assert_int_equal(f->o.port, 1000);
+    assert_true(init_with_file(f, "{\"host_memory\": 1000000000000000}", ""));
+    assert_int_equal(f->o.host_memory, 1000000000000000);
+    assert_false(init_with_file(f, "{\"seed\": 9007199254740992}", ""));
+    assert_non_null(strstr(f->err.message, "\"9007199254740992\""));
+    assert_false(init_with_file(f, "{\"temperature\": 100.1}", ""));
+    assert_non_null(strstr(f->err.message, "\"100.1\""));
+}
+
 static void a_config_file_that_is_not_one_is_refused(void **state)
 {
     static const char *const bad[] = { "",
@@ -598,6 +618,7 @@ int main(void)
         CASE(a_step_has_room_beside_its_batch),
         CASE(a_choice_is_one_of_its_words),
         CASE(an_error_names_its_source),
+        CASE(a_config_file_gives_numbers_whole),
         CASE(a_config_file_that_is_not_one_is_refused),
         CASE(a_config_file_may_be_as_long_as_its_limit),
         CASE(the_example_files_are_accepted),
