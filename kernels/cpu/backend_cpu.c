@@ -146,15 +146,18 @@ static size_t whole_pages(size_t bytes)
     return (bytes + unit - 1) / unit * unit;
 }
 
+/* Huge pages as far as they are full: of one at the end, a single byte would take the whole. */
 static void *cpu_alloc_host(struct backend *be, size_t bytes)
 {
-    void *p =
+    const size_t huge = bytes / HUGE_BYTES * HUGE_BYTES;
+    char *p =
         mmap(NULL, whole_pages(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     (void)be;
     if (p == MAP_FAILED)
         return NULL;
-    madvise(p, whole_pages(bytes), MADV_HUGEPAGE); /* without it there are small pages */
+    madvise(p, huge, MADV_HUGEPAGE); /* without it there are small pages */
+    madvise(p + huge, whole_pages(bytes) - huge, MADV_NOHUGEPAGE);
     return p;
 }
 
