@@ -345,6 +345,9 @@ struct session *session_add(struct engine *e, struct command *c, const struct id
 /* Deletes it, here when it is in the store. c: who asked for it and is answered then, or NULL.
  * false: no memory. */
 bool session_drop(struct engine *e, struct command *c, struct session *s);
+/* Somebody else is about to keep the session's head: a turn that runs will then need room for the
+ * one that it leaves behind, and gets it promised. false: there is none. */
+bool session_lend_head(struct engine *e, struct session *s);
 /* Whether the owner's budget has room for one more head. PROBLEM_STATE_QUOTA. */
 bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p);
 /* There is no room for one more state: PROBLEM_STORAGE_FULL, or, if it is not the store that

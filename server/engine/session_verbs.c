@@ -168,6 +168,8 @@ bool obey_session_fork(struct engine *e, struct command *c)
     if (!s || !session_is_expected(s, c, &c->problem) ||
         (c->snapshot.text[0] && !(from = snapshot_find(e, c, &c->problem))))
         return false;
+    if (!from && !session_lend_head(e, s))
+        return state_refuse(e, PROBLEM_NO_SLOT, &c->problem);
     c->sessions = calloc((size_t)c->count, sizeof(*c->sessions));
     if (!c->sessions)
         return command_no_memory(c);

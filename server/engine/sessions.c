@@ -273,6 +273,15 @@ bool session_drop(struct engine *e, struct command *c, struct session *s)
     return true;
 }
 
+bool session_lend_head(struct engine *e, struct session *s)
+{
+    struct job *job = s->job;
+
+    if (job && !job->reserved)
+        job->reserved = anchors_leave_room(e) && tiers_reserve(e->tiers);
+    return !job || job->reserved;
+}
+
 static void count_session(struct tally *t, const struct session *s)
 {
     const struct checkpoint *head = s->head;

@@ -173,7 +173,7 @@ bool obey_snapshot_take(struct engine *e, struct command *c)
 
     if (!from || !session_is_expected(from, c, &c->problem))
         return false;
-    if (!anchors_leave_room(e))
+    if (!anchors_leave_room(e) || !session_lend_head(e, from))
         return state_refuse(e, PROBLEM_SNAPSHOT_QUOTA, &c->problem);
     s = prepare(c) ? add_snapshot(e, c, tiers_keep(from->head), past_keep(from->past),
                                   lineage_nearest(from->snapshot))

@@ -337,6 +337,81 @@ static void a_rollback_has_the_room_that_it_was_promised(void **unused)
     rig_close(&r);
 }
 
+/* Room for five states, of which a's is one, and a's turn runs until it is ended. */
+static void run_in_little_room(struct rig *r, struct flight *running, unsigned char **file,
+                               size_t *len)
+{
+    struct engine_options options = roomy;
+
+    rig_open(r, model, &roomy, 1);
+    options.host_bytes = model_info(r->model)->layout.bytes * 4;
+    options.slots = options.max_batch = 2;
+    rig_close(r);
+    rig_open(r, model, &options, 1);
+    rig_do(r, COMMAND_SESSION_CREATE, "a");
+    run_turn(r, "a", PROMPT, 3);
+    *file = rig_export(r, "a", len);
+    take_off(r, running, endless("a"));
+    while (!running->tokens)
+        look(r);
+}
+
+/* How many more states find room. */
+static int fill_up(struct rig *r, const void *file, size_t len)
+{
+    char name[16];
+
+    for (int n = 0;; n++) {
+        snprintf(name, sizeof(name), "more%d", n);
+        if (import(r, name, file, len) != PROBLEM_NONE)
+            return n;
+    }
+}
+
+/* Whoever shares the head that a turn will leave does not take the room for the new one. */
+static void a_turn_whose_head_is_shared_has_room_at_its_end(void **unused)
+{
+    static const enum command_kind kinds[] = { COMMAND_SESSION_FORK, COMMAND_SNAPSHOT_TAKE };
+    struct flight running;
+    unsigned char *file;
+    struct rig r;
+    size_t len;
+
+    (void)unused;
+    for (int i = 0; i < 2; i++) {
+        run_in_little_room(&r, &running, &file, &len);
+        assert_int_equal(fly(&r, rig_command(kinds[i], "a", NULL)), PROBLEM_NONE);
+        assert_int_equal(fill_up(&r, file, len), 3);
+        assert_false(running.over);
+        end(&r, &running, true);
+        assert_int_equal(land(&r, &running), PROBLEM_NONE);
+        assert_at(&r, "a", 2, PROMPT + 3 + PROMPT + running.tokens);
+        command_free(running.command);
+        free(file);
+        rig_close(&r);
+    }
+}
+
+static void nobody_shares_the_head_of_a_turn_without_room(void **unused)
+{
+    struct flight running;
+    unsigned char *file;
+    struct rig r;
+    size_t len;
+
+    (void)unused;
+    run_in_little_room(&r, &running, &file, &len);
+    assert_int_equal(fill_up(&r, file, len), 4);
+    assert_int_equal(fly(&r, rig_command(COMMAND_SESSION_FORK, "a", NULL)), PROBLEM_NO_SLOT);
+    assert_int_equal(fly(&r, rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL)),
+                     PROBLEM_SNAPSHOT_QUOTA);
+    assert_false(running.over);
+    end(&r, &running, true);
+    assert_int_equal(finish(&r, &running), PROBLEM_NONE);
+    free(file);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -345,6 +420,8 @@ int main(void)
         cmocka_unit_test(a_turn_that_is_cut_before_it_draws_is_cancelled),
         cmocka_unit_test(a_rollback_that_is_cancelled_moves_nothing),
         cmocka_unit_test(a_rollback_has_the_room_that_it_was_promised),
+        cmocka_unit_test(a_turn_whose_head_is_shared_has_room_at_its_end),
+        cmocka_unit_test(nobody_shares_the_head_of_a_turn_without_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
