@@ -32,7 +32,7 @@ static bool admit(struct exchange *x, struct problem *p)
 {
     const struct http_options *o = &x->server->options;
     const struct request *r = &x->request;
-    const char *encoding = request_header(r, "content-encoding"), *twice;
+    const char *encoding = request_header(r, "content-encoding");
 
     if (!router_find(o->routes, r, &x->route, x->allow, p))
         return false;
@@ -44,9 +44,8 @@ static bool admit(struct exchange *x, struct problem *p)
         return problem_set(p, PROBLEM_LOADING, NULL, "the model is being loaded");
     if (o->admit && !x->route->plain && !o->admit(o->app, x, &x->client, p))
         return false;
-    if (!x->route->plain && (twice = request_find_repeated(r)))
-        return problem_set(p, PROBLEM_DUPLICATE_KEY, twice,
-                           "the key \"%.100s\" is in the query twice", twice);
+    if (!x->route->plain && !request_check_query(r, x->route->query, p))
+        return false;
     if (encoding && strcasecmp(encoding, "identity") != 0)
         return problem_set(p, PROBLEM_CONTENT_ENCODING, NULL, "send the body unencoded");
     if (x->route->takes && request_has_body(r) && !request_has_type(r, x->route->takes))

@@ -36,7 +36,8 @@ struct route {
     void (*handle)(struct exchange *x, void *app);
     size_t max_body;   /* 0: LIMIT_BODY_BYTES */
     const char *takes; /* media type a body must have, "application/json"; NULL: any */
-    bool plain;        /* also served while not ready and to anybody (health, metrics) */
+    const char *query; /* the names that a query may give, as in "limit after"; NULL: none */
+    bool plain; /* also served while not ready, to anybody, with any query (health, metrics) */
 };
 
 struct http_options {

@@ -335,14 +335,30 @@ const char *request_query(const struct request *r, const char *name)
     return find_value(r->query, r->query_end, name);
 }
 
-const char *request_find_repeated(const struct request *r)
+static bool is_among(const char *name, const char *names)
+{
+    size_t len;
+
+    for (; names && *names; names += len + (names[len] == ' ')) {
+        len = strcspn(names, " ");
+        if (strlen(name) == len && strncmp(name, names, len) == 0)
+            return true;
+    }
+    return false;
+}
+
+bool request_check_query(const struct request *r, const char *names, struct problem *p)
 {
     for (const char *at = r->query, *next; at < r->query_end; at = next) {
         next = after(after(at));
+        if (*at && !is_among(at, names))
+            return problem_set(p, PROBLEM_UNKNOWN_FIELD, at,
+                               "the key \"%.100s\" in the query is unknown here", at);
         if (*at && find_value(next, r->query_end, at))
-            return at;
+            return problem_set(p, PROBLEM_DUPLICATE_KEY, at,
+                               "the key \"%.100s\" is in the query twice", at);
     }
-    return NULL;
+    return true;
 }
 
 void request_finish(struct request *r)

@@ -44,8 +44,8 @@ bool request_check(struct request *r, struct problem *p);
 /* The value of the header of that name, of several lines "one, two"; NULL when absent. */
 const char *request_header(const struct request *r, const char *name);
 const char *request_query(const struct request *r, const char *name);
-/* A name that the query gives more than once; NULL when there is none. */
-const char *request_find_repeated(const struct request *r);
+/* Whether the query gives none but these names ("limit after"; NULL: none), and each once. */
+bool request_check_query(const struct request *r, const char *names, struct problem *p);
 bool request_has_body(const struct request *r);
 /* "type/subtype" compared without case and without parameters. */
 bool request_has_type(const struct request *r, const char *type);

@@ -218,6 +218,11 @@ static void a_field_or_a_model_that_is_unknown_is_refused(void **state)
     refused(server.port, 400, "missing_parameter", "POST", COMPLETIONS, "{}");
     refused(server.port, 400, "unknown_field", "POST", "/v1/sessions",
             "{\"filename\":\"../../etc/passwd\"}");
+    refused(server.port, 400, "unknown_field", "GET", "/v1/sessions?limt=5", NULL);
+    refused(server.port, 400, "unknown_field", "DELETE", "/v1/snapshots/s?subtre=true", NULL);
+    refused(server.port, 400, "unknown_field", "POST", "/v1/completions?stream=true",
+            "{\"prompt\":\"a\"}");
+    cJSON_Delete(ask(server.port, "GET", "/health?_=1", NULL));
     live_is_well(&server);
     cJSON_Delete(ask(server.port, "POST", COMPLETIONS, "{\"prompt\":\"a\"}"));
 }
