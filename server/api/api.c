@@ -105,6 +105,7 @@ struct params_context api_params(const struct api *api, const struct exchange *x
         .max_tokens = api->options->max_tokens,
         .session_header = exchange_header(x, "x-session-id"),
         .match_header = exchange_header(x, "if-match"),
+        .none_header = exchange_header(x, "if-none-match"),
     };
 }
 

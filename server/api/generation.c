@@ -179,6 +179,9 @@ static bool build_command(struct generation *g, int i)
     c->session = g->params.session;
     c->has_expected_version = g->params.has_expected_version;
     c->expected_version = g->params.expected_version;
+    c->expects_none = g->params.expects_none;
+    c->has_unwanted_version = g->params.has_unwanted_version;
+    c->unwanted_version = g->params.unwanted_version;
     c->turn.lead = g->reply.prompt[i].lead;
     c->turn.prompt = tokens->id;
     c->turn.prompt_len = tokens->count;

@@ -303,18 +303,29 @@ bool params_page(const char *limit, const char *after, int *count, struct id *id
     return true;
 }
 
+/* An entity tag of a session: its version, quoted or as it is. "*" is none. */
+static bool read_tag(const char *tag, const char *header, bool *has, uint64_t *version,
+                     struct problem *p)
+{
+    const bool quoted = tag && *tag == '"';
+
+    *version = 0;
+    *has = tag && strcmp(tag, "*") != 0;
+    return !*has || read_decimal(tag + quoted, quoted ? '"' : 0, UINT64_MAX, version) ||
+           problem_set(p, PROBLEM_INVALID_PARAMETER, header,
+                       "%s must be * or a session's version, as in \"3\"", header);
+}
+
 bool params_match(const char *header, bool *has, uint64_t *version, struct problem *p)
 {
-    bool quoted;
+    return read_tag(header, "If-Match", has, version, p);
+}
 
-    *has = false;
-    *version = 0;
-    if (!header || strcmp(header, "*") == 0)
-        return true;
-    quoted = *header == '"';
-    if (!read_decimal(header + quoted, quoted ? '"' : 0, UINT64_MAX, version))
-        return problem_set(p, PROBLEM_INVALID_PARAMETER, "If-Match",
-                           "If-Match must be a session's version, as in \"3\"");
-    *has = true;
-    return true;
+bool params_none_match(const char *header, bool *all, bool *has, uint64_t *version,
+                       struct problem *p)
+{
+    const bool weak = header && strncmp(header, "W/\"", 3) == 0;
+
+    *all = header && strcmp(header, "*") == 0;
+    return read_tag(weak ? header + 2 : header, "If-None-Match", has, version, p);
 }

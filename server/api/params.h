@@ -24,6 +24,7 @@ struct params_context {
     int max_tokens;             /* the operator's cap */
     const char *session_header; /* X-Session-Id or NULL */
     const char *match_header;   /* If-Match or NULL */
+    const char *none_header;    /* If-None-Match or NULL */
 };
 
 struct prompt {
@@ -37,9 +38,9 @@ struct prompt {
 struct generation_params {
     struct cJSON *json; /* owned: the texts point into it */
     size_t body_len;
-    struct id session; /* "": none */
-    bool has_expected_version;
-    uint64_t expected_version;
+    struct id session;                                             /* "": none */
+    bool has_expected_version, has_unwanted_version, expects_none; /* as of a command */
+    uint64_t expected_version, unwanted_version;
     struct turn turn; /* a pattern: all but the prompt; owns its lists */
     bool has_max_tokens;
     struct prompt *prompt; /* owned; completions and appends */
@@ -105,6 +106,9 @@ void text_params_finish(struct text_params *t);
 
 /* An If-Match header as a session's version; NULL and "*" ask for none. */
 bool params_match(const char *header, bool *has, uint64_t *version, struct problem *p);
+/* An If-None-Match header of what changes a session: "*" is all of its versions. */
+bool params_none_match(const char *header, bool *all, bool *has, uint64_t *version,
+                       struct problem *p);
 
 /* `limit` and `after` of a list's query; NULL when absent. */
 bool params_page(const char *limit, const char *after, int *count, struct id *id,

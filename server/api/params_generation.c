@@ -330,7 +330,8 @@ static const struct param chat_table[] = {
 };
 #undef MAX_TOKENS_NOT_NULL
 
-/* X-Session-Id and If-Match, which may stand in for body fields but not contradict them. */
+/* X-Session-Id and If-Match, which may stand in for body fields but not contradict them, and
+ * If-None-Match. */
 static bool read_headers(struct generation_params *g, const struct params_context *c,
                          struct problem *p)
 {
@@ -345,7 +346,9 @@ static bool read_headers(struct generation_params *g, const struct params_contex
             return refuse(p, "session_id", "session_id and X-Session-Id differ");
         g->session = id;
     }
-    if (!params_match(c->match_header, &has, &version, p))
+    if (!params_match(c->match_header, &has, &version, p) ||
+        !params_none_match(c->none_header, &g->expects_none, &g->has_unwanted_version,
+                           &g->unwanted_version, p))
         return false;
     if (has && g->has_expected_version && g->expected_version != version)
         return refuse(p, "expected_version", "expected_version and If-Match differ");

@@ -134,6 +134,7 @@ static bool hash_request(const struct exchange *x, XXH128_hash_t *out)
     XXH3_128bits_update(state, query, len);
     update(state, exchange_header(x, "x-session-id"));
     update(state, exchange_header(x, "if-match"));
+    update(state, exchange_header(x, "if-none-match"));
     body = exchange_body(x, &len);
     XXH3_128bits_update(state, body, len);
     *out = XXH3_128bits_digest(state);

@@ -114,11 +114,12 @@ static void take_exported(struct pending *p, struct event *e)
     if (e->kind != EVENT_ANSWER)
         return;
     t->command = e->command;
-    if (!p->gone && t->command->problem.what == PROBLEM_NONE) {
+    if (p->gone || t->command->problem.what != PROBLEM_NONE) {
+        pending_refuse(p, &t->command->problem);
+    } else if (!pending_unchanged(p, t->command)) {
         pending_work(p, encode, encoded);
         return;
     }
-    pending_refuse(p, &t->command->problem);
     finish(t);
 }
 
@@ -246,7 +247,7 @@ static void upload(struct exchange *x, struct api *api, struct command *c)
 
 void session_state_put(struct exchange *x, void *app)
 {
-    upload(x, app, verb_of_import(x));
+    upload(x, app, verb_of_session(x, COMMAND_SESSION_IMPORT));
 }
 
 void snapshots_post(struct exchange *x, void *app)

@@ -23,9 +23,22 @@ struct command *verb_create(struct exchange *x, enum command_kind kind)
     return c;
 }
 
-struct command *verb_of_session(struct exchange *x, enum command_kind kind)
+/* What is only read is sent, or known to the client: pending_unchanged(). */
+static bool read_conditions(const struct exchange *x, struct command *c, struct problem *p)
 {
     const char *match = exchange_header(x, "if-match");
+    const bool reads = c->kind == COMMAND_SESSION_GET || c->kind == COMMAND_SESSION_EXPORT ||
+                       c->kind == COMMAND_SNAPSHOT_LIST;
+
+    if (!params_match(match, &c->has_expected_version, &c->expected_version, p))
+        return false;
+    c->expects_any = match && !c->has_expected_version;
+    return reads || params_none_match(exchange_header(x, "if-none-match"), &c->expects_none,
+                                      &c->has_unwanted_version, &c->unwanted_version, p);
+}
+
+struct command *verb_of_session(struct exchange *x, enum command_kind kind)
+{
     struct command *c = verb_create(x, kind);
     struct problem problem;
 
@@ -36,25 +49,7 @@ struct command *verb_of_session(struct exchange *x, enum command_kind kind)
         problem_set(&problem, PROBLEM_SESSION_NOT_FOUND, NULL, "there is no such session");
         return refuse(x, &problem, c);
     }
-    if (!params_match(match, &c->has_expected_version, &c->expected_version, &problem))
-        return refuse(x, &problem, c);
-    c->expects_any = match && !c->has_expected_version;
-    return c;
-}
-
-struct command *verb_of_import(struct exchange *x)
-{
-    const char *match = exchange_header(x, "if-none-match");
-    struct command *c = verb_of_session(x, COMMAND_SESSION_IMPORT);
-    struct problem problem;
-
-    if (!c || !match)
-        return c;
-    c->expects_none = strcmp(match, "*") == 0;
-    if (c->expects_none)
-        return c;
-    problem_set(&problem, PROBLEM_INVALID_PARAMETER, "If-None-Match", "If-None-Match must be *");
-    return refuse(x, &problem, c);
+    return read_conditions(x, c, &problem) ? c : refuse(x, &problem, c);
 }
 
 struct command *verb_of_snapshot(struct exchange *x, enum command_kind kind)

@@ -12,11 +12,10 @@ struct exchange;
 
 /* Of the client as its owner. */
 struct command *verb_create(struct exchange *x, enum command_kind kind);
-/* Of the session, or the snapshot, that the path names; If-Match is the expected version. */
+/* Of the session, or the snapshot, that the path names; If-Match is the expected version, and
+ * If-None-Match the unwanted one of what changes a session. */
 struct command *verb_of_session(struct exchange *x, enum command_kind kind);
 struct command *verb_of_snapshot(struct exchange *x, enum command_kind kind);
-/* A state for the session that the path names; If-None-Match: * wants it not to be there. */
-struct command *verb_of_import(struct exchange *x);
 /* The body's fields; the session is the path's unless the verb creates one. */
 struct command *verb_with_body(struct exchange *x, struct api *api, enum session_verb verb,
                                enum command_kind kind);

@@ -129,10 +129,10 @@ struct command {
     /* Arguments; what a kind does not name is ignored. */
     struct id session, snapshot; /* a turn without a session leaves nothing behind */
     struct turn turn;
-    bool has_seed, has_ttl, has_expected_version;
+    bool has_seed, has_ttl, has_expected_version, has_unwanted_version;
     bool expects_any;  /* of versions: the session is there; all but IMPORT want that anyway */
-    bool expects_none; /* IMPORT: the session is not there */
-    uint64_t seed, expected_version;
+    bool expects_none; /* the session is not there, which only IMPORT can do with */
+    uint64_t seed, expected_version, unwanted_version;
     double ttl;     /* seconds */
     char *metadata; /* JSON text, owned; SESSION_CREATE */
     char label[LIMIT_LABEL_BYTES + 1];

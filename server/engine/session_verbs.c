@@ -253,11 +253,9 @@ bool obey_session_import(struct engine *e, struct command *c)
     struct past *past;
     struct session next;
 
-    if (!s && (c->has_expected_version || c->expects_any)) /* of what is not there */
-        return session_find(e, c, &c->problem) != NULL;
-    if (s && c->expects_none)
-        return problem_set(&c->problem, PROBLEM_VERSION_MISMATCH, NULL,
-                           "there is a session '%s' already", s->id.text);
+    if (!s && (c->has_expected_version || c->expects_any))
+        return problem_set(&c->problem, PROBLEM_VERSION_MISMATCH, NULL, "there is no session '%s'",
+                           c->session.text);
     if ((s && !session_claim(e, c, &s, &c->problem)) ||
         !session_prepare(c, s ? s->metadata : NULL) || !checkpoint_take_past(e, c, &past))
         return false;

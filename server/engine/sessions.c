@@ -21,6 +21,10 @@ struct session *session_find(struct engine *e, const struct command *c, struct p
 
 bool session_is_expected(const struct session *s, const struct command *c, struct problem *p)
 {
+    if (c->expects_none || (c->has_unwanted_version && c->unwanted_version == s->version))
+        return problem_set(p, PROBLEM_VERSION_MISMATCH, NULL,
+                           "there is a session '%s', and it is at version %llu", s->id.text,
+                           (unsigned long long)s->version);
     if (!c->has_expected_version || c->expected_version == s->version)
         return true;
     return problem_set(p, PROBLEM_VERSION_MISMATCH, "expected_version",

@@ -15,6 +15,7 @@ static const struct {
     { 201, "Created" },
     { 202, "Accepted" },
     { 204, "No Content" },
+    { 304, "Not Modified" },
     { 400, "Bad Request" },
     { 401, "Unauthorized" },
     { 403, "Forbidden" },
@@ -72,10 +73,11 @@ static void begin(struct exchange *x, int status, const char *type, long length)
     struct buffer *out = &c->out;
     size_t before = out->len;
     bool old = x->judged && x->request.minor == 0;
+    bool empty = status == 204 || status == 304;
     bool ok;
 
     x->status = status;
-    x->bodyless = status == 204 || (x->judged && x->request.method == HTTP_HEAD);
+    x->bodyless = empty || (x->judged && x->request.method == HTTP_HEAD);
     x->chunked = length < 0 && !old;
     x->keep = x->request.keep_alive && !x->refused_for_good && !x->server->draining &&
               (length >= 0 || x->chunked);
@@ -86,7 +88,7 @@ static void begin(struct exchange *x, int status, const char *type, long length)
         ok &= add_type(out, type);
     if (x->chunked)
         ok &= buffer_printf(out, "Transfer-Encoding: chunked\r\n");
-    else if (length >= 0 && status != 204)
+    else if (length >= 0 && !empty)
         ok &= buffer_printf(out, "Content-Length: %ld\r\n", length);
     if (!x->keep || old)
         ok &= buffer_printf(out, "Connection: %s\r\n", x->keep ? "keep-alive" : "close");

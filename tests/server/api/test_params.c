@@ -536,6 +536,26 @@ static void if_match_is_a_version_or_any(void **state)
     assert_true(has && version == UINT64_MAX);
 }
 
+static void if_none_match_is_a_version_or_all(void **state)
+{
+    static const char *const wrong[] = { "",         "\"\"", "W/3", "w/\"3\"", "\"3\", \"4\"",
+                                         "*, \"3\"", "W/*" };
+    struct problem p;
+    bool all, has;
+    uint64_t version;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+        assert_false(params_none_match(wrong[i], &all, &has, &version, &p));
+    assert_string_equal(p.param, "If-None-Match");
+    assert_true(params_none_match(NULL, &all, &has, &version, &p) && !all && !has);
+    assert_true(params_none_match("*", &all, &has, &version, &p) && all && !has);
+    assert_true(params_none_match("W/\"3\"", &all, &has, &version, &p) && !all);
+    assert_true(has && version == 3);
+    assert_true(params_none_match("0", &all, &has, &version, &p) && !all && has);
+    assert_int_equal(version, 0);
+}
+
 static void chat_messages_are_read_whole_or_in_parts(void **state)
 {
     static const char body[] =
@@ -799,6 +819,7 @@ int main(void)
         cmocka_unit_test(fields_reach_their_places),
         cmocka_unit_test(headers_stand_in_for_fields_but_do_not_contradict_them),
         cmocka_unit_test(if_match_is_a_version_or_any),
+        cmocka_unit_test(if_none_match_is_a_version_or_all),
         cmocka_unit_test(chat_messages_are_read_whole_or_in_parts),
         cmocka_unit_test(chats_refuse_what_would_change_their_meaning),
         cmocka_unit_test(an_append_is_text_or_ids),
