@@ -99,7 +99,7 @@ bool journal_awaits_move(struct engine *e); /* there is such a thing, which has 
 /* The store is a Redis. */
 bool journal_shares(const struct engine *e);
 /* Moves a question or a LEAVE to it in; its answer goes to share_answered(). false: too many
- * are waiting. */
+ * are waiting, which stops no LEAVE. */
 bool journal_ask(struct engine *e, struct redis_op *op);
 /* Nothing has come for a while: memory that is kept for the next state goes back. */
 void journal_rest(struct engine *e);

@@ -107,7 +107,7 @@ static bool open_redis(struct engine *e, struct reader_options *reader, struct e
                                    .max_file = format_max_bytes(model),
                                    .lease_ms = o->lease_ms,
                                    .timeout_ms = REDIS_TIMEOUT_MS,
-                                   .max_ops = 4 * MAX_OPS,
+                                   .max_ops = 2 * MAX_OPS, /* changes, questions */
                                    .max_bytes = 2 * (size_t)MAX_BYTES,
                                    .arg = e,
                                    .report = report,

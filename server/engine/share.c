@@ -133,8 +133,8 @@ void share_leaves(struct engine *e, struct command *c)
 
     if (s && s->mover == c)
         s->mover = NULL;
-    if (c->lease && !journal_ask(e, c->lease))
-        redis_op_free(c->lease); /* it is renewed until the session moves, or the server ends */
+    if (c->lease)
+        journal_ask(e, c->lease);
     c->lease = NULL;
 }
 

@@ -336,21 +336,28 @@ static bool carries_state(const struct redis_op *op)
     return op->kind == REDIS_COMMIT || (op->kind == REDIS_CREATE && (op->file || op->encode));
 }
 
+/* A lease that could not be given back would be renewed for ever. */
+static bool is_counted(const struct redis_op *op)
+{
+    return op->kind != REDIS_LEAVE;
+}
+
 bool redis_submit(struct redis *r, struct redis_op *op)
 {
     struct redis_lane *lane = &r->lane[carries_state(op) ? LANE_STATES : LANE_SMALL];
     bool room;
 
     pthread_mutex_lock(&r->mutex);
-    room = r->counts.waiting < r->options.max_ops &&
-           (!op->file_len || !r->queued_bytes ||
-            r->queued_bytes + op->file_len <= r->options.max_bytes);
+    room = !is_counted(op) || (r->queued < r->options.max_ops &&
+                               (!op->file_len || !r->queued_bytes ||
+                                r->queued_bytes + op->file_len <= r->options.max_bytes));
     if (room) {
         op->next = NULL;
         op->queued = op->file_len;
         *lane->queue_end = op;
         lane->queue_end = &op->next;
         r->counts.waiting++;
+        r->queued += is_counted(op);
         r->queued_bytes += op->queued;
         pthread_cond_signal(&lane->arrived);
     }
@@ -370,6 +377,7 @@ struct redis_op *redis_receive(struct redis *r)
             r->done_end = &r->done;
         op->next = NULL;
         r->counts.waiting--;
+        r->queued -= is_counted(op);
     }
     pthread_mutex_unlock(&r->mutex);
     return op;

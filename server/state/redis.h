@@ -43,7 +43,7 @@ struct redis_options {
     size_t max_file;  /* bytes of the longest checkpoint */
     int lease_ms;     /* life of a lease that is not renewed */
     int timeout_ms;   /* of a call */
-    int max_ops;      /* submitted and not yet received */
+    int max_ops;      /* submitted and not yet received, but for LEAVE: there is one per lease */
     size_t max_bytes; /* of files not yet sent; one file alone may be larger */
 
     void *arg; /* of the two below */
@@ -111,7 +111,8 @@ struct redis *redis_open(const struct redis_options *options, struct error *err)
  * Takes NULL. */
 void redis_close(struct redis *r);
 
-/* Moves the operation in. false when the queue is full: it stays the caller's. Engine thread. */
+/* Moves the operation in. false when the queue is full, which it never is for LEAVE: it stays the
+ * caller's. Engine thread. */
 bool redis_submit(struct redis *r, struct redis_op *op);
 /* The next finished operation, moved to the caller; NULL when there is none now. Engine
  * thread. */

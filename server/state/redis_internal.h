@@ -47,6 +47,7 @@ struct redis {
     struct redis_op *done, **done_end;
     struct redis_lease *leases, *renewing; /* renewing: not to be freed now */
     size_t queued_bytes;
+    int queued; /* of those that wait, the ones that max_ops counts */
     bool stopping;
     struct redis_counts counts;
 };

@@ -335,11 +335,12 @@ static void random_histories_leave_what_is_stood_on_and_nothing_else(void **stat
     redis_server_end(&server);
 }
 
-static void the_queue_is_bounded(void **state)
+/* A lease that could not be given back would be renewed for ever. */
+static void the_queue_is_bounded_but_for_leases_that_go_back(void **state)
 {
     struct redis_url url;
     struct redis_options options;
-    struct redis_op *op, *refused;
+    struct redis_op *op, *refused, *taken;
     struct error err;
     struct redis *r;
     int n = 0;
@@ -350,15 +351,22 @@ static void the_queue_is_bounded(void **state)
     options.max_ops = 10;
     r = redis_open(&options, &err);
     assert_non_null(r);
+    assert_int_equal(rig_create(r, DISK_SESSION_SET, "t", "", 0, 0), REDIS_DONE);
+    taken = rig_do(r, rig_op(REDIS_TAKE, DISK_SESSION_SET, "t"));
+    assert_int_equal(taken->verdict, REDIS_DONE);
     while (redis_submit(r, (op = rig_op(REDIS_LOOK, DISK_SESSION_SET, "s"))))
         n++;
     refused = op;
     assert_int_equal(n, 10);
-    assert_int_equal(redis_counts(r).waiting, 10);
+    taken->kind = REDIS_LEAVE;
+    assert_true(redis_submit(r, taken));
+    assert_false(redis_submit(r, refused));
+    assert_int_equal(redis_counts(r).waiting, 11);
     redis_wait(r);
     for (; (op = redis_receive(r)); n--)
-        assert_int_equal(rig_verdict(op), REDIS_ABSENT);
-    assert_int_equal(n, 0);
+        assert_int_equal(rig_verdict(op), n ? REDIS_ABSENT : REDIS_DONE);
+    assert_int_equal(n, -1);
+    assert_int_equal(redis_counts(r).leases, 0);
     assert_int_equal(rig_verdict(rig_do(r, refused)), REDIS_ABSENT);
     redis_close(r);
     redis_server_end(&server);
@@ -375,7 +383,7 @@ int main(void)
         cmocka_unit_test(a_session_expires_with_its_state_but_not_under_a_turn),
         cmocka_unit_test(another_models_session_is_refused_with_both_names),
         cmocka_unit_test(random_histories_leave_what_is_stood_on_and_nothing_else),
-        cmocka_unit_test(the_queue_is_bounded),
+        cmocka_unit_test(the_queue_is_bounded_but_for_leases_that_go_back),
     };
 
     return redis_server_exists() ? cmocka_run_group_tests_name("redis", tests, NULL, NULL) : 0;
