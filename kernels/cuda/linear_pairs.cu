@@ -38,30 +38,12 @@ template <int X_ROWS, bool COMMON_WEIGHTS> struct pair_shape {
     static_assert(STAGES * STAGE_BYTES >= ROWS * PART_LD * 4, "the sums must fit");
 };
 
-struct paired {
-    CUtensorMap w_map, x_map; /* boxes of W_BOX and of X_BOX rows */
-    struct output out;
-    int rows, blocks_k; /* stages of k */
-    int first_tile;
-    bool aligned; /* out takes four numbers at a time */
-};
-
 struct pair_group {
-    struct paired p[GROUP_MAX];
+    struct tiled p[GROUP_MAX];
     int T, n;
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
-static __device__ __forceinline__ const struct paired &product_of_tile(const struct pair_group &g,
-                                                                       int tile)
-{
-    int i = 0;
-
-    while (i + 1 < g.n && tile >= g.p[i + 1].first_tile)
-        i++;
-    return g.p[i];
-}
 
 /* Rows from `row` on to `to`; of what the cluster has in common, this block's part of them, to both
  * blocks. */
@@ -81,7 +63,7 @@ static __device__ __forceinline__ void copy_rows(char *to, const CUtensorMap *ma
  * and those of x at t. */
 template <typename S>
 static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full, uint64_t *empty,
-                                                   const struct paired &p, int row, int t, int rank)
+                                                   const struct tiled &p, int row, int t, int rank)
 {
     const int n = p.blocks_k, early = min(n, (int)S::STAGES);
 
@@ -179,7 +161,7 @@ static __device__ __forceinline__ void activate_all(enum activation act, float4 
 
 /* The tile's columns, rows t on of y: a warp takes COLUMNS at a time, a lane four rows. */
 template <typename S>
-static __device__ __forceinline__ void finish_tile(const struct paired &p, const float *part,
+static __device__ __forceinline__ void finish_tile(const struct tiled &p, const float *part,
                                                    int row, int t, int end)
 {
     const int lane = threadIdx.x % 32, rows = p.rows - row - 4 * lane;
@@ -220,7 +202,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     char *stages = shared + (-shared_address(shared) & 1023);
     const int rank = (int)blockIdx.x % CLUSTER;
     const int tile = S::COMMON_W ? (int)blockIdx.x / CLUSTER : (int)blockIdx.x;
-    const struct paired &p = product_of_tile(g, tile);
+    const struct tiled &p = product_of_tile(g, tile);
     const int row = (tile - p.first_tile) * TILE;
     const int t = (S::COMMON_W ? rank : (int)blockIdx.y) * S::ROWS;
     float *part = (float *)stages;
@@ -259,53 +241,24 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #endif
 }
 
-template <typename E, typename S> static void launch_pairs(struct stream *q, struct pair_group *g)
+template <typename S>
+static void multiply(struct stream *q, struct pair_group *g, const struct linear *p,
+                     const struct narrow_group *narrow)
 {
     int tiles = 0;
-    cudaLaunchAttribute with[2] = {};
-    cudaLaunchConfig_t config = {};
 
+    make_tiled(q, g->p, p, g->n, narrow, S::W_BOX, S::X_BOX);
     for (int i = 0; i < g->n; i++) {
         const int own = ceil_div(g->p[i].rows, TILE);
 
         g->p[i].first_tile = tiles;
         tiles += S::COMMON_W ? own : ceil_div(own, CLUSTER) * CLUSTER;
     }
-    with[0].id = cudaLaunchAttributeClusterDimension;
-    with[0].val.clusterDim.x = CLUSTER;
-    with[0].val.clusterDim.y = with[0].val.clusterDim.z = 1;
-    with[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    with[1].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = S::COMMON_W ? dim3((unsigned)(tiles * CLUSTER))
-                                 : dim3((unsigned)tiles, (unsigned)ceil_div(g->T, S::ROWS));
-    config.blockDim = THREADS;
-    config.dynamicSmemBytes = S::SHARED;
-    config.stream = q->cuda;
-    config.attrs = with;
-    config.numAttrs = 2;
-    stream_note(q,
-                cudaFuncSetAttribute(pair_kernel<E, S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                     S::SHARED),
-                "linear");
-    stream_note(q, cudaLaunchKernelEx(&config, pair_kernel<E, S>, *g), "linear");
-}
-
-/* Fills in the maps and launches. */
-template <typename S>
-static void multiply(struct stream *q, struct pair_group *g, const struct linear *p,
-                     const struct narrow_group *narrow)
-{
-    const enum dtype dtype = p->w->dtype;
-
-    for (int i = 0; i < g->n; i++) {
-        const struct matrix *w = p[i].w;
-        const int ld = matrix_ld(dtype, w->cols);
-
-        make_map(q, &g->p[i].w_map, dtype, w->data, w->rows, ld, ld, S::W_BOX);
-        make_map(q, &g->p[i].x_map, dtype, narrow->of[i].rows, p->T, w->cols, narrow->of[i].ld,
-                 S::X_BOX);
-    }
-    dtype == DTYPE_BF16 ? launch_pairs<__nv_bfloat16, S>(q, g) : launch_pairs<__half, S>(q, g);
+    launch_clusters(
+        q, p->w->dtype == DTYPE_BF16 ? pair_kernel<__nv_bfloat16, S> : pair_kernel<__half, S>,
+        S::COMMON_W ? dim3((unsigned)(tiles * CLUSTER))
+                    : dim3((unsigned)tiles, (unsigned)ceil_div(g->T, S::ROWS)),
+        THREADS, S::SHARED, CLUSTER, *g);
 }
 
 int linear_pairs_blocks(const struct linear *p, int n)
@@ -324,14 +277,6 @@ void linear_pairs(struct stream *q, const struct linear *p, int n)
 
     if (!narrow_x(q, &narrow, p, n, 0))
         return;
-    for (int i = 0; i < n; i++) {
-        struct paired *to = &g.p[i];
-
-        to->out = output_of(&p[i]);
-        to->rows = p[i].w->rows;
-        to->blocks_k = matrix_ld(p->w->dtype, p[i].w->cols) / BLOCK_K;
-        to->aligned = is_aligned(to->out);
-    }
     if (p->T <= 32)
         multiply<pair_shape<16, true>>(q, &g, p, &narrow);
     else if (p->T <= 64)

@@ -1,6 +1,6 @@
 /* linear_tiles.cuh - what the paths of warpgroup products share: the tile, the maps by which the
- * copy engine reads an operand, and runs of four rows of a product that are read and written
- * together. */
+ * copy engine reads an operand, runs of four rows of a product that are read and written
+ * together, and launches in clusters. */
 #ifndef KERNELS_CUDA_LINEAR_TILES_CUH
 #define KERNELS_CUDA_LINEAR_TILES_CUH
 
@@ -71,6 +71,73 @@ static inline void make_map(struct stream *q, CUtensorMap *map, enum dtype dtype
                           CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                           CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
         stream_note(q, cudaErrorInvalidValue, "linear: tensor map");
+}
+
+/* A product of a group. */
+struct tiled {
+    CUtensorMap w_map, x_map;
+    struct output out;
+    int rows, blocks_k; /* stages of k */
+    int first_tile;
+    bool aligned; /* out takes four numbers at a time */
+};
+
+/* n products whose x is narrow, in boxes of so many rows of weights and of x; first_tile is the
+ * caller's. */
+static inline void make_tiled(struct stream *q, struct tiled *to, const struct linear *p, int n,
+                              const struct narrow_group *narrow, int w_box, int x_box)
+{
+    const enum dtype dtype = p->w->dtype;
+
+    for (int i = 0; i < n; i++) {
+        const struct matrix *w = p[i].w;
+        const int ld = matrix_ld(dtype, w->cols);
+
+        make_map(q, &to[i].w_map, dtype, w->data, w->rows, ld, ld, w_box);
+        make_map(q, &to[i].x_map, dtype, narrow->of[i].rows, p->T, w->cols, narrow->of[i].ld,
+                 x_box);
+        to[i].out = output_of(&p[i]);
+        to[i].rows = w->rows;
+        to[i].blocks_k = ld / BLOCK_K;
+        to[i].aligned = is_aligned(to[i].out);
+    }
+}
+
+/* The product of a group, G with products p and their number n, that a tile belongs to. */
+template <typename G>
+static __device__ __forceinline__ const struct tiled &product_of_tile(const G &g, int tile)
+{
+    int i = 0;
+
+    while (i + 1 < g.n && tile >= g.p[i + 1].first_tile)
+        i++;
+    return g.p[i];
+}
+
+/* Enqueues kernel<<<grid, threads, shared>>>(g) in clusters of so many blocks along x, which may
+ * start before the kernel in front has ended. */
+template <typename G>
+static void launch_clusters(struct stream *q, void (*kernel)(G), dim3 grid, int threads, int shared,
+                            int blocks, const G &g)
+{
+    cudaLaunchAttribute with[2] = {};
+    cudaLaunchConfig_t config = {};
+
+    with[0].id = cudaLaunchAttributeClusterDimension;
+    with[0].val.clusterDim.x = (unsigned)blocks;
+    with[0].val.clusterDim.y = with[0].val.clusterDim.z = 1;
+    with[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    with[1].val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = grid;
+    config.blockDim = (unsigned)threads;
+    config.dynamicSmemBytes = (size_t)shared;
+    config.stream = q->cuda;
+    config.attrs = with;
+    config.numAttrs = 2;
+    stream_note(q,
+                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+                "linear");
+    stream_note(q, cudaLaunchKernelEx(&config, kernel, g), "linear");
 }
 
 #endif

@@ -24,16 +24,8 @@ enum {
     SHARED_K = 6              /* stages, three for each of two blocks */
 };
 
-struct wide {
-    CUtensorMap w_map, x_map;
-    struct output out;
-    int rows, blocks_k; /* stages of k */
-    int first_tile;
-    bool aligned; /* out takes four numbers at a time */
-};
-
 struct wide_group {
-    struct wide p[GROUP_MAX];
+    struct tiled p[GROUP_MAX];
     int T, n;
     int sides;  /* tiles of x's rows */
     int splits; /* blocks, a cluster, that share a tile */
@@ -58,21 +50,11 @@ template <int TALL, int X_ROWS> struct wide_shape {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-static __device__ __forceinline__ const struct wide &product_of(const struct wide_group &g,
-                                                                int tile)
-{
-    int i = 0;
-
-    while (i + 1 < g.n && tile >= g.p[i + 1].first_tile)
-        i++;
-    return g.p[i];
-}
-
 /* The copying thread: n stages from k0 on of the tile whose first row is `row`, and of x's rows
  * from t on. */
 template <typename S>
 static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full, uint64_t *empty,
-                                                   const struct wide &p, int row, int t, int k0,
+                                                   const struct tiled &p, int row, int t, int k0,
                                                    int n)
 {
     const int early = min(n, (int)S::STAGES);
@@ -136,7 +118,7 @@ static __device__ __forceinline__ void multiply_stages(float (&sum)[S::ROWS / 2]
  * column take COLUMNS at a time, each of them four rows. Another block's memory is far, so that
  * COLUMNS * RANKS parts are asked for before the first is used. */
 template <typename S, int COLUMNS, int RANKS>
-static __device__ __forceinline__ void add_parts(const struct wide_group &g, const struct wide &p,
+static __device__ __forceinline__ void add_parts(const struct wide_group &g, const struct tiled &p,
                                                  const float *part, int row, int first, int T,
                                                  int rank)
 {
@@ -199,7 +181,7 @@ static __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
     char *stages = shared + (-shared_address(shared) & 1023);
     const int pair = (int)blockIdx.x / g.splits, rank = (int)blockIdx.x - pair * g.splits;
     const int tile = pair / g.sides, t = (pair - tile * g.sides) * S::ROWS;
-    const struct wide &p = product_of(g, tile);
+    const struct tiled &p = product_of_tile(g, tile);
     const int row = (tile - p.first_tile) * S::TALL_ROWS;
     const int k0 = p.blocks_k * rank / g.splits, k1 = p.blocks_k * (rank + 1) / g.splits;
     float *part = (float *)stages;
@@ -319,13 +301,11 @@ static int choose_rows(const struct stream *q, const struct extent &e, int T)
     return rows;
 }
 
-template <typename E, int TALL, int ROWS>
-static void launch_wide(struct stream *q, struct wide_group *g, const struct extent &e)
+template <int TALL, int ROWS>
+static void launch_wide(struct stream *q, struct wide_group *g, const struct extent &e, bool bf16)
 {
     using S = wide_shape<TALL, ROWS>;
     int tiles = 0;
-    cudaLaunchAttribute with[2] = {};
-    cudaLaunchConfig_t config = {};
 
     for (int i = 0; i < g->n; i++) {
         g->p[i].first_tile = tiles;
@@ -334,45 +314,14 @@ static void launch_wide(struct stream *q, struct wide_group *g, const struct ext
     tiles *= g->sides;
     g->splits = TALL == SLIM ? choose_slim_splits(tiles, e.least_k, q->sms)
                              : choose_splits(tiles, e.most_k, e.least_k, q->sms, ROWS);
-    with[0].id = cudaLaunchAttributeClusterDimension;
-    with[0].val.clusterDim.x = (unsigned)g->splits;
-    with[0].val.clusterDim.y = with[0].val.clusterDim.z = 1;
-    with[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    with[1].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = (unsigned)(tiles * g->splits);
-    config.blockDim = S::THREADS;
-    config.dynamicSmemBytes = S::SHARED;
-    config.stream = q->cuda;
-    config.attrs = with;
-    config.numAttrs = 2;
-    stream_note(q,
-                cudaFuncSetAttribute(wide_kernel<E, S>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                     S::SHARED),
-                "linear");
-    stream_note(q, cudaLaunchKernelEx(&config, wide_kernel<E, S>, *g), "linear");
-}
-
-template <typename E>
-static void launch_rows(struct stream *q, struct wide_group *g, const struct extent &e, int rows,
-                        bool slim)
-{
-    switch (rows) {
-    case 16:
-        return slim ? launch_wide<E, SLIM, 16>(q, g, e) : launch_wide<E, TILE, 16>(q, g, e);
-    case 32:
-        return slim ? launch_wide<E, SLIM, 32>(q, g, e) : launch_wide<E, TILE, 32>(q, g, e);
-    case 64:
-        return slim ? launch_wide<E, SLIM, SLIM>(q, g, e) : launch_wide<E, TILE, 64>(q, g, e);
-    default:
-        return launch_wide<E, TILE, WIDE_ROWS>(q, g, e);
-    }
+    launch_clusters(q, bf16 ? wide_kernel<__nv_bfloat16, S> : wide_kernel<__half, S>,
+                    (unsigned)(tiles * g->splits), S::THREADS, S::SHARED, g->splits, *g);
 }
 
 void linear_wide(struct stream *q, const struct linear *p, int n)
 {
-    const enum dtype dtype = p->w->dtype;
+    const bool slim = linear_is_slim(q, p, n), bf16 = p->w->dtype == DTYPE_BF16;
     const struct extent e = extent_of(p, n);
-    const bool slim = linear_is_slim(q, p, n);
     const int rows = choose_rows(q, e, p->T);
     struct wide_group g = {
         .p = {}, .T = p->T, .n = n, .sides = ceil_div(p->T, rows), .splits = 1
@@ -381,18 +330,15 @@ void linear_wide(struct stream *q, const struct linear *p, int n)
 
     if (!narrow_x(q, &narrow, p, n, 0))
         return;
-    for (int i = 0; i < n; i++) {
-        const struct matrix *w = p[i].w;
-        struct wide *to = &g.p[i];
-        const int ld = matrix_ld(dtype, w->cols);
-
-        make_map(q, &to->w_map, dtype, w->data, w->rows, ld, ld, slim ? (int)SLIM : (int)TILE);
-        make_map(q, &to->x_map, dtype, narrow.of[i].rows, p->T, w->cols, narrow.of[i].ld, rows);
-        to->out = output_of(&p[i]);
-        to->rows = w->rows;
-        to->blocks_k = ld / BLOCK_K;
-        to->aligned = is_aligned(to->out);
+    make_tiled(q, g.p, p, n, &narrow, slim ? (int)SLIM : (int)TILE, rows);
+    switch (rows) {
+    case 16:
+        return slim ? launch_wide<SLIM, 16>(q, &g, e, bf16) : launch_wide<TILE, 16>(q, &g, e, bf16);
+    case 32:
+        return slim ? launch_wide<SLIM, 32>(q, &g, e, bf16) : launch_wide<TILE, 32>(q, &g, e, bf16);
+    case 64:
+        return slim ? launch_wide<SLIM, 64>(q, &g, e, bf16) : launch_wide<TILE, 64>(q, &g, e, bf16);
+    default:
+        return launch_wide<TILE, WIDE_ROWS>(q, &g, e, bf16);
     }
-    dtype == DTYPE_BF16 ? launch_rows<__nv_bfloat16>(q, &g, e, rows, slim)
-                        : launch_rows<__half>(q, &g, e, rows, slim);
 }
