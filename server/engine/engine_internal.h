@@ -90,7 +90,6 @@ struct sequence {
     void *lifted;          /* queued again: what its slot held; tiers.h's */
     struct recall *recall; /* its state is being read into the slot; the reader's */
     bool forgetful;        /* it was made while its origin was cold: recent is the feed's */
-    bool arriving;         /* its state is on its way to the slot from host memory */
     int slice;             /* steps since it has the slot */
     uint64_t scored;       /* the step in which it was last scored for, or got the slot */
     double admitted;       /* monotonic seconds: when it began to wait for its state */
@@ -110,6 +109,8 @@ struct sequence {
     int sampled;         /* tokens drawn so far */
     int unreported;      /* of those, not yet in an event */
     double newest_token; /* monotonic seconds */
+    /* Its state is on its way to the slot, and is counted here when it comes; NULL: it is not. */
+    struct engine_histogram *arriving;
     enum finish finish;
     const char *hit;       /* the stop string that ended it */
     struct sequence *next; /* in the queue */

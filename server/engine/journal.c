@@ -636,6 +636,8 @@ struct recall *journal_recall(struct engine *e, struct checkpoint *c, struct com
     r->whole = command && command_exports(command);
     if (command)
         command->later = true;
+    else
+        r->landing = tiers_take_landing(e->tiers);
     reader_ask(e->journal->reader, r);
     return r;
 }

@@ -188,7 +188,8 @@ static int find_slot(struct engine *e, struct sequence *s)
         return -1;
     s->slice = 0;
     s->admitted = began;
-    s->arriving = !s->lifted && !cold && !resident && from && from->position;
+    s->arriving =
+        !s->lifted && !cold && !resident && from && from->position ? &e->counters.from_host : NULL;
     if (s->lifted)
         s->lifted = NULL;
     else if (cold)
@@ -268,8 +269,8 @@ static bool is_away(struct engine *e, struct sequence *s)
     if (s->recall || !tiers_ready(e->tiers, s->slot))
         return true;
     if (s->arriving)
-        engine_observe(&e->counters.from_host, engine_clock() - s->admitted);
-    s->arriving = false;
+        engine_observe(s->arriving, engine_clock() - s->admitted);
+    s->arriving = NULL;
     return false;
 }
 

@@ -240,9 +240,9 @@ void sequence_recalled(struct engine *e, struct recall *r)
         job_fail(e, s->job, r->problem.what, r->problem.message);
         return;
     }
-    tiers_fill(e->tiers, s->slot, r->record);
+    tiers_fill(e->tiers, s->slot, r->record, r->landing);
+    s->arriving = &e->counters.from_store;
     remember(e, s, r->checkpoint);
-    engine_observe(&e->counters.from_store, engine_clock() - s->admitted);
 }
 
 static bool check_turn(struct engine *e, struct command *c, struct session **session)

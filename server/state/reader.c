@@ -3,11 +3,13 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "models/model.h"
 #include "server/state/checkpoint.h"
 #include "server/state/file_buffer.h"
 #include "server/state/format.h"
+#include "server/state/record.h"
 
 /* Buffers that wait for files: one for each thread, and one for each answer on its way to the
  * engine. */
@@ -89,6 +91,7 @@ void reader_release(struct reader *r, struct recall *answer)
     if (answer->buffer)
         give_buffer(r, answer->buffer);
     checkpoint_destroy(answer->checkpoint);
+    record_release(answer->landing);
     free(answer);
 }
 
@@ -164,6 +167,8 @@ static void answer(struct reader *r, struct recall *q)
                 ? format_decode(file->bytes, file->len, o->model, o->vocab, &q->problem)
                 : format_open(file->bytes, file->len, o->model, o->vocab, &q->record, &q->problem);
     }
+    if (q->record && q->landing)
+        memcpy(q->landing, q->record, o->model->layout.bytes);
     if (q->problem.what == PROBLEM_NUMBERS_MISMATCH)
         explain_numbers(r, q);
     if (!q->checkpoint && is_damage(q->problem.what))

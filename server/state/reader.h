@@ -41,6 +41,7 @@ struct recall {
     bool whole;                    /* the checkpoint is to have its record in host memory */
     struct checkpoint *checkpoint; /* owned; NULL: problem says why */
     const void *record;            /* unless whole: where its record lies, or NULL */
+    void *landing;                 /* owned, record.h's: the record is copied to it; may be NULL */
     struct problem problem;        /* state_damaged, model_mismatch, storage_error, out_of_memory */
     struct read_buffer *buffer;    /* the reader's */
     struct recall *next;           /* the reader's */

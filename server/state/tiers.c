@@ -377,9 +377,21 @@ bool tiers_ready(struct tiers *t, int slot)
     return slots_ready(t->slots, slot);
 }
 
-void tiers_fill(struct tiers *t, int slot, const void *record)
+void *tiers_take_landing(struct tiers *t)
 {
-    slots_upload(t->slots, slot, record);
+    void *record = slots_are_late(t->slots) ? record_take(t->pool) : NULL;
+
+    /* Whoever had it may have left while it moved. */
+    if (!record || slots_arrival(t->slots, record, false) == ARRIVAL_HERE)
+        return record;
+    record_release(record);
+    return NULL;
+}
+
+void tiers_fill(struct tiers *t, int slot, const void *record, void *landing)
+{
+    if (!landing || !slots_bring(t->slots, slot, landing))
+        slots_upload(t->slots, slot, record);
     t->moves.store_device++;
 }
 

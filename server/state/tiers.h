@@ -60,8 +60,11 @@ int tiers_start(struct tiers *t, struct checkpoint *from);
 /* A working slot may be on its way from or to host memory: it is not for a step until it is
  * ready. */
 bool tiers_ready(struct tiers *t, int slot);
-/* The working slot takes on a record that was read from the store. */
-void tiers_fill(struct tiers *t, int slot, const void *record);
+/* The working slot takes on a record that was read from the store, beside the steps of others if
+ * it was copied to a landing, which is released with record_release() whenever its owner likes.
+ * take: NULL: there is none, and mostly no gain by it. */
+void *tiers_take_landing(struct tiers *t);
+void tiers_fill(struct tiers *t, int slot, const void *record, void *landing);
 void tiers_drop(struct tiers *t, int slot);
 /* The working slot becomes the record of c, which is accounted for from now on. */
 void tiers_commit(struct tiers *t, struct checkpoint *c, int slot);

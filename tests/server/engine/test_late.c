@@ -170,6 +170,43 @@ static void others_go_on_while_a_state_comes_back(void **unused)
     rig_close(&r);
 }
 
+/* The same, of one that only the store has. */
+static void others_go_on_while_a_state_comes_from_the_store(void **unused)
+{
+    const struct engine_options o = store_options(8, 1 << 26);
+    struct command *away = store_turn("a", 1, TOKENS), *other = store_turn("", 0, TOKENS);
+    struct rig r, plain;
+    int seen = 0;
+
+    (void)unused;
+    rig_open(&plain, store_model, &store_roomy, 1);
+    rig_open_late(&r, "cpu", store_model, &o, 1);
+    rig_do(&plain, COMMAND_SESSION_CREATE, "a");
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    store_both(&r, &plain, "a", 0, TOKENS);
+    rig_restart(&r, &o);
+    late_hold_moves(r.devices.at[0].backend, true);
+    send(&r, away);
+    while (!engine_counters(r.engine).moves.store_device)
+        wait_a_little();
+    send(&r, other);
+    assert_ptr_equal(next_answer(&r, away, &seen), other);
+    assert_int_equal(other->problem.what, PROBLEM_NONE);
+    command_free(other);
+    assert_int_equal(seen, 0);
+    assert_int_equal(engine_counters(r.engine).running, 1);
+    assert_int_equal(engine_counters(r.engine).from_store.count, 0);
+    late_hold_moves(r.devices.at[0].backend, false);
+    assert_ptr_equal(next_answer(&r, away, &seen), away);
+    assert_int_equal(away->problem.what, PROBLEM_NONE);
+    command_free(away);
+    assert_int_equal(engine_counters(r.engine).from_store.count, 1);
+    free(rig_run_turn(&plain, store_turn("a", 1, TOKENS)));
+    rig_assert_same_state(&r, "a", &plain, "a");
+    rig_close(&r);
+    rig_close(&plain);
+}
+
 /* Whose slot and place in the batch others have from then on. */
 static void a_turn_can_be_cancelled_while_its_state_comes(void **unused)
 {
@@ -294,6 +331,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(commands_are_answered_while_a_step_runs),
         cmocka_unit_test(others_go_on_while_a_state_comes_back),
+        cmocka_unit_test_setup_teardown(others_go_on_while_a_state_comes_from_the_store,
+                                        store_setup, folder_remove),
         cmocka_unit_test(a_turn_can_be_cancelled_while_its_state_comes),
         cmocka_unit_test(a_device_that_fails_on_the_way_hands_out_nothing),
         cmocka_unit_test(a_turn_that_cannot_start_for_a_lost_device_says_so),
