@@ -46,6 +46,7 @@ struct options {
     int max_tokens;      /* cap of a request's max_tokens */
     int max_prompt;      /* tokens of one prompt */
     char *api_keys;      /* file of keys; NULL: whoever reaches the port may call */
+    char *allow_origin;  /* of web pages that may call, with commas between, or "*"; NULL: none */
     char *state_key;     /* file of the secret that seals states; NULL: none are sealed */
     bool allow_unsealed; /* and take states that are not */
     char *log_level;     /* debug, info, warn, error */

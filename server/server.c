@@ -326,6 +326,7 @@ static bool listen_http(struct server *s, struct error *err)
         .port = o->port,
         .max_connections = o->max_connections,
         .routes = s->route,
+        .origins = o->allow_origin,
         .app = &s->api,
         .admit = admit,
         .answered = on_answered,

@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "server/http/http_internal.h"
+#include "server/http/origin.h"
 
 struct exchange *exchange_create(struct connection *c)
 {
@@ -40,6 +41,8 @@ static bool admit(struct exchange *x, struct problem *p)
         return problem_set(p, PROBLEM_SHUTTING_DOWN, NULL, "the server is shutting down");
     if (!x->route)
         return true;
+    if (!origin_check(o->origins, r, p))
+        return false;
     if (!x->server->ready && !x->route->plain)
         return problem_set(p, PROBLEM_LOADING, NULL, "the model is being loaded");
     if (o->admit && !x->route->plain && !o->admit(o->app, x, &x->client, p))

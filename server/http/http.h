@@ -45,6 +45,7 @@ struct http_options {
     int port;                   /* 0: any; http_server_port() tells */
     int max_connections;        /* beyond it: 503 and close */
     const struct route *routes; /* borrowed; ended by a NULL pattern */
+    const char *origins;        /* borrowed; of web pages that may call (origin.h), NULL: none */
     void *app;                  /* given to the handlers */
     /* Says of every complete head whose it is, before its body is looked at; false: it is
      * refused, and the connection closed if a body was to come. Not asked about `plain`

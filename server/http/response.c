@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "server/http/http_internal.h"
+#include "server/http/origin.h"
 
 static const struct {
     int status;
@@ -90,6 +91,7 @@ static void begin(struct exchange *x, int status, const char *type, long length)
         ok &= buffer_printf(out, "Transfer-Encoding: chunked\r\n");
     else if (length >= 0 && !empty)
         ok &= buffer_printf(out, "Content-Length: %ld\r\n", length);
+    origin_answer(x);
     if (!x->keep || old)
         ok &= buffer_printf(out, "Connection: %s\r\n", x->keep ? "keep-alive" : "close");
     ok &= buffer_append(out, x->headers.bytes, x->headers.len);

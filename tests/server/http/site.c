@@ -278,7 +278,12 @@ static void give_order(struct site *s, int what)
 
 void site_start(struct site *s, int max_connections, unsigned speed)
 {
-    struct http_options o = { "127.0.0.1", 0, max_connections, site_routes, s, NULL, count_answer };
+    const struct http_options o = { .host = "127.0.0.1",
+                                    .max_connections = max_connections,
+                                    .routes = site_routes,
+                                    .origins = "http://a.example,https://b.example:8443",
+                                    .app = s,
+                                    .answered = count_answer };
     struct error err;
 
     memset(s, 0, sizeof(*s));

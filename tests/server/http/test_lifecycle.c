@@ -16,7 +16,7 @@
 
 static void a_server_that_served_nobody_is_freed(void **state)
 {
-    struct http_options o = { "localhost", 0, 10, site_routes, NULL, NULL, NULL };
+    struct http_options o = { .host = "localhost", .max_connections = 10, .routes = site_routes };
     struct http_server *server;
     struct error err;
     uv_loop_t loop;
@@ -33,7 +33,7 @@ static void a_server_that_served_nobody_is_freed(void **state)
 
 static void ipv6_is_listened_on(void **state)
 {
-    struct http_options o = { "::1", 0, 10, site_routes, NULL, NULL, NULL };
+    struct http_options o = { .host = "::1", .max_connections = 10, .routes = site_routes };
     struct http_server *server;
     struct error err;
     uv_loop_t loop;
@@ -52,7 +52,7 @@ static void ipv6_is_listened_on(void **state)
 
 static void an_address_that_cannot_be_had_is_an_error(void **state)
 {
-    struct http_options o = { "example.org", 0, 10, site_routes, NULL, NULL, NULL };
+    struct http_options o = { .host = "example.org", .max_connections = 10, .routes = site_routes };
     struct http_server *first;
     struct error err;
     uv_loop_t loop;
