@@ -13,6 +13,7 @@
 #include "kernels/backend.h"
 #include "server/state/checkpoint.h"
 #include "server/state/id_map.h"
+#include "server/state/record.h"
 #include "server/state/tiers.h"
 #include "tests/server/state/late.h"
 
@@ -219,19 +220,46 @@ static int lift_and_resume(struct tiers *t, int slot, const struct checkpoint *f
     return slot;
 }
 
+/* Once it is there, and gone. */
+static void check_arrival(struct tiers *t, struct checkpoint *copy)
+{
+    while (tiers_arrival(t, copy->record) == ARRIVAL_AWAITED)
+        continue;
+    assert_int_equal(tiers_arrival(t, copy->record), ARRIVAL_HERE);
+    for (int i = 0; i < RECORD; i++)
+        assert_int_equal(((unsigned char *)copy->record)[i], copy->pending);
+    checkpoint_destroy(copy);
+}
+
 /* What leaves is what is there, wherever that is, and stays that. */
 static void check_copy(struct tiers *t, const struct checkpoint *c)
 {
     struct checkpoint *copy = c && !below(4) ? tiers_export(t, c) : NULL;
 
-    if (!copy)
-        return;
-    while (tiers_arrival(t, copy->record) == ARRIVAL_AWAITED)
-        continue;
-    assert_int_equal(tiers_arrival(t, copy->record), ARRIVAL_HERE);
-    for (int i = 0; i < RECORD; i++)
-        assert_int_equal(((unsigned char *)copy->record)[i], c->pending);
-    checkpoint_destroy(copy);
+    if (copy)
+        check_arrival(t, copy);
+}
+
+/* Also while what it replaces leaves. Whoever else keeps that goes on keeping it. */
+static struct checkpoint *replace(struct tiers *t, struct checkpoint *from, int byte)
+{
+    struct checkpoint *copy = tiers_export(t, from), *c = checkpoint_create();
+    bool done;
+
+    assert_true(copy && c);
+    c->position = 1;
+    c->pending = byte;
+    c->record = record_create(RECORD);
+    memset(c->record, byte, RECORD);
+    done = tiers_replace(t, c, from);
+    assert_true(done == (from->refs == 1));
+    check_arrival(t, copy);
+    if (!done) {
+        checkpoint_destroy(c);
+        return from;
+    }
+    tiers_release(t, from);
+    return c;
 }
 
 /* Against the simplest model there is: a checkpoint is the byte its record was filled with. */
@@ -248,6 +276,8 @@ static void random_on(const struct devices *devices, int slots)
             held[i] = NULL;
         } else if (held[i] && !held[j]) {
             held[j] = tiers_keep(held[i]);
+        } else if (held[i] && !below(4)) {
+            held[i] = replace(t, held[i], (int)below(255) + 1);
         } else if (tiers_has_room(t)) {
             int slot = tiers_start(t, held[i]);
 
