@@ -117,23 +117,6 @@ void pending_reply(struct pending *p, const char *type, struct text_buffer *body
     *body = (struct text_buffer){ 0 };
 }
 
-bool pending_unchanged(struct pending *p, const struct command *c)
-{
-    struct exchange *x = p->gone ? NULL : p->exchange;
-    const char *match;
-    char tag[32];
-
-    if (!x || (c->kind != COMMAND_SESSION_GET && c->kind != COMMAND_SESSION_EXPORT))
-        return false;
-    snprintf(tag, sizeof(tag), "\"%llu\"", (unsigned long long)c->sessions[0].version);
-    exchange_set_header(x, "ETag", tag);
-    match = exchange_header(x, "if-none-match"); /* a list of tags; none has a quote inside */
-    if (!match || (strcmp(match, "*") != 0 && !strstr(match, tag)))
-        return false;
-    exchange_reply(take_exchange(p), 304, NULL, NULL, 0);
-    return true;
-}
-
 bool pending_send(struct pending *p, struct command *c, struct problem *problem)
 {
     c->waiter = p;
@@ -174,7 +157,7 @@ static void ask_take(struct pending *p, struct event *e)
         pending_late(p, &c->problem);
     if (c->problem.what != PROBLEM_NONE) {
         pending_refuse(p, &c->problem);
-    } else if (!pending_unchanged(p, c)) {
+    } else {
         json_out_init(&out, &body);
         a->answer(p->api, c, &out);
         api_reply_json(p, &out);

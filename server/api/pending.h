@@ -53,10 +53,6 @@ void pending_refuse(struct pending *p, const struct problem *problem);
 /* The buffer's bytes move to the exchange; to->bytes is NULL afterwards. */
 void pending_reply(struct pending *p, const char *type, struct text_buffer *body);
 
-/* The answer to a GET of a session, or of its state, says in an ETag which version that is. true:
- * If-None-Match names it, so the client has it already, and was told that. */
-bool pending_unchanged(struct pending *p, const struct command *c);
-
 /* Why a request ends without an answer when its time is over, or the server's. */
 void pending_late(const struct pending *p, struct problem *problem);
 

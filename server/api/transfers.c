@@ -116,7 +116,7 @@ static void take_exported(struct pending *p, struct event *e)
     t->command = e->command;
     if (p->gone || t->command->problem.what != PROBLEM_NONE) {
         pending_refuse(p, &t->command->problem);
-    } else if (!pending_unchanged(p, t->command)) {
+    } else {
         pending_work(p, encode, encoded);
         return;
     }

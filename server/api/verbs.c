@@ -23,7 +23,8 @@ struct command *verb_create(struct exchange *x, enum command_kind kind)
     return c;
 }
 
-/* What is only read is sent, or known to the client: pending_unchanged(). */
+/* What is only read is always sent: it changes where the version does not, and a session of the
+ * same id that is made again counts its versions anew. */
 static bool read_conditions(const struct exchange *x, struct command *c, struct problem *p)
 {
     const char *match = exchange_header(x, "if-match");

@@ -16,7 +16,6 @@ static const struct {
     { 201, "Created" },
     { 202, "Accepted" },
     { 204, "No Content" },
-    { 304, "Not Modified" },
     { 400, "Bad Request" },
     { 401, "Unauthorized" },
     { 403, "Forbidden" },
@@ -74,11 +73,10 @@ static void begin(struct exchange *x, int status, const char *type, long length)
     struct buffer *out = &c->out;
     size_t before = out->len;
     bool old = x->judged && x->request.minor == 0;
-    bool empty = status == 204 || status == 304;
     bool ok;
 
     x->status = status;
-    x->bodyless = empty || (x->judged && x->request.method == HTTP_HEAD);
+    x->bodyless = status == 204 || (x->judged && x->request.method == HTTP_HEAD);
     x->chunked = length < 0 && !old;
     x->keep = x->request.keep_alive && !x->refused_for_good && !x->server->draining &&
               (length >= 0 || x->chunked);
@@ -89,7 +87,7 @@ static void begin(struct exchange *x, int status, const char *type, long length)
         ok &= add_type(out, type);
     if (x->chunked)
         ok &= buffer_printf(out, "Transfer-Encoding: chunked\r\n");
-    else if (length >= 0 && !empty)
+    else if (length >= 0 && status != 204)
         ok &= buffer_printf(out, "Content-Length: %ld\r\n", length);
     origin_answer(x);
     if (!x->keep || old)

@@ -200,7 +200,7 @@ static bool read_body(struct client *c, struct response *r)
     char value[256];
 
     r->body = calloc(1, 1);
-    if (r->status == 100 || r->status == 204 || r->status == 304 || !r->body)
+    if (r->status == 100 || r->status == 204 || !r->body)
         return r->body != NULL;
     if (!response_header(r, "transfer-encoding", value))
         return response_header(r, "content-length", value) &&

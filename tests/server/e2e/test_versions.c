@@ -120,44 +120,6 @@ static void what_changes_a_session_may_insist_on_it_having_moved(void **state)
     response_finish(&r);
 }
 
-/* Who has what a session is, or its state, is told so in a head alone. */
-static void what_a_client_has_is_not_sent_again(void **state)
-{
-    static const struct {
-        const char *match;
-        int status;
-    } recipes[] = {
-        { "\"1\"", 304 },  { "W/\"1\"", 304 }, { "\"0\", \"x,y\",W/\"1\"", 304 },
-        { "*", 304 },      { "\"0\"", 200 },   { "1", 200 },
-        { "\"11\"", 200 }, { "", 200 },
-    };
-    static const char *const paths[] = { "/v1/sessions/has", "/v1/sessions/has/state",
-                                         "/v1/sessions/has/snapshots" };
-    struct client c = client_dial(server.port);
-    char headers[128], value[256];
-    struct response r;
-
-    (void)state;
-    cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"has\"}"));
-    cJSON_Delete(ask(server.port, "POST", "/v1/sessions/has/append", "{\"text\":\"a\"}"));
-    for (int i = 0; i < 3 * 8; i++) {
-        const bool list = i / 8 == 2; /* changes where the session does not */
-
-        snprintf(headers, sizeof(headers), "If-None-Match: %s\r\n", recipes[i % 8].match);
-        assert_true(client_ask(&c, "GET", paths[i / 8], headers, NULL, 0));
-        assert_true(client_read(&c, &r));
-        if (r.status != (list ? 200 : recipes[i % 8].status))
-            fail_msg("%s with %s got %d", paths[i / 8], headers, r.status);
-        assert_true(response_header(&r, "etag", value) == !list);
-        if (!list)
-            assert_string_equal(value, "\"1\"");
-        if (r.status == 304)
-            assert_false(response_header(&r, "content-length", value));
-        response_finish(&r);
-    }
-    client_close(&c);
-}
-
 /* Only an upload could make one. */
 static void an_upload_may_insist_on_a_session_that_is_there(void **state)
 {
@@ -248,7 +210,6 @@ int main(void)
         cmocka_unit_test(every_verb_may_insist_on_a_version),
         cmocka_unit_test(a_session_that_is_not_there_is_unknown),
         cmocka_unit_test(what_changes_a_session_may_insist_on_it_having_moved),
-        cmocka_unit_test(what_a_client_has_is_not_sent_again),
         cmocka_unit_test(an_upload_may_insist_on_a_session_that_is_there),
         cmocka_unit_test(an_upload_may_insist_on_making_its_session),
     };
