@@ -35,7 +35,7 @@ static const struct route routes[] = {
     { METHOD_POST, "/v1/chat/completions", chat_post, 0, JSON, NULL, false },
 
     { METHOD_POST, "/v1/sessions", sessions_post, 0, JSON, NULL, false },
-    { METHOD_GET, "/v1/sessions", sessions_list, 0, NULL, "limit after", false },
+    { METHOD_GET, "/v1/sessions", sessions_list, 0, NULL, "limit,after", false },
     { METHOD_GET, "/v1/sessions/{id}", session_get, 0, NULL, NULL, false },
     { METHOD_DELETE, "/v1/sessions/{id}", session_delete, 0, NULL, NULL, false },
     { METHOD_POST, "/v1/sessions/{id}/append", session_append, 0, JSON, NULL, false },
@@ -43,11 +43,11 @@ static const struct route routes[] = {
     { METHOD_POST, "/v1/sessions/{id}/restore", session_restore, 0, JSON, NULL, false },
     { METHOD_POST, "/v1/sessions/{id}/rollback", session_rollback, 0, JSON, NULL, false },
     { METHOD_POST, "/v1/sessions/{id}/snapshots", session_snapshot, 0, JSON, NULL, false },
-    { METHOD_GET, "/v1/sessions/{id}/snapshots", session_snapshots, 0, NULL, "limit after", false },
+    { METHOD_GET, "/v1/sessions/{id}/snapshots", session_snapshots, 0, NULL, "limit,after", false },
     { METHOD_GET, "/v1/sessions/{id}/state", session_state_get, 0, NULL, "dtype", false },
     { METHOD_PUT, "/v1/sessions/{id}/state", session_state_put, 1, NULL, "convert", false },
 
-    { METHOD_GET, "/v1/snapshots", snapshots_list, 0, NULL, "limit after session subtree", false },
+    { METHOD_GET, "/v1/snapshots", snapshots_list, 0, NULL, "limit,after,session,subtree", false },
     { METHOD_POST, "/v1/snapshots", snapshots_post, 1, BINARY, "convert", false },
     { METHOD_GET, "/v1/snapshots/{id}", snapshot_get, 0, NULL, NULL, false },
     { METHOD_DELETE, "/v1/snapshots/{id}", snapshot_delete, 0, NULL, "subtree", false },

@@ -1,8 +1,6 @@
 #include "server/api/pending.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "config/options.h"
 #include "server/api/api.h"

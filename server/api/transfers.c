@@ -114,12 +114,11 @@ static void take_exported(struct pending *p, struct event *e)
     if (e->kind != EVENT_ANSWER)
         return;
     t->command = e->command;
-    if (p->gone || t->command->problem.what != PROBLEM_NONE) {
-        pending_refuse(p, &t->command->problem);
-    } else {
+    if (!p->gone && t->command->problem.what == PROBLEM_NONE) {
         pending_work(p, encode, encoded);
         return;
     }
+    pending_refuse(p, &t->command->problem);
     finish(t);
 }
 

@@ -36,7 +36,7 @@ struct route {
     void (*handle)(struct exchange *x, void *app);
     size_t max_body;   /* 0: LIMIT_BODY_BYTES */
     const char *takes; /* media type a body must have, "application/json"; NULL: any */
-    const char *query; /* the names that a query may give, as in "limit after"; NULL: none */
+    const char *query; /* the names that a query may give, as in "limit,after"; NULL: none */
     bool plain; /* also served while not ready, to anybody, with any query (health, metrics) */
 };
 

@@ -7,18 +7,11 @@
 
 const char *origin_allow(const char *list, const char *origin)
 {
-    size_t len;
-
     if (!list || !origin || !*origin)
         return NULL;
     if (strcmp(list, "*") == 0)
         return "*";
-    for (; *list; list += len + (list[len] == ',')) {
-        len = strcspn(list, ",");
-        if (strlen(origin) == len && strncmp(origin, list, len) == 0)
-            return origin;
-    }
-    return NULL;
+    return is_among(origin, list) ? origin : NULL;
 }
 
 /* A page that we have served, whatever is between: only a proxy knows the scheme. */
@@ -43,10 +36,12 @@ void origin_answer(struct exchange *x)
 {
     const struct request *r = &x->request;
     const char *list = x->server->options.origins;
-    const char *allow = x->judged ? origin_allow(list, request_header(r, "origin")) : NULL;
-    const char *headers;
+    const char *allow, *headers;
 
-    if (list && strcmp(list, "*") != 0)
+    if (!list)
+        return;
+    allow = x->judged ? origin_allow(list, request_header(r, "origin")) : NULL;
+    if (strcmp(list, "*") != 0)
         exchange_set_header(x, "Vary", "Origin");
     if (!allow)
         return;

@@ -335,12 +335,12 @@ const char *request_query(const struct request *r, const char *name)
     return find_value(r->query, r->query_end, name);
 }
 
-static bool is_among(const char *name, const char *names)
+bool is_among(const char *name, const char *names)
 {
     size_t len;
 
-    for (; names && *names; names += len + (names[len] == ' ')) {
-        len = strcspn(names, " ");
+    for (; names && *names; names += len + (names[len] == ',')) {
+        len = strcspn(names, ",");
         if (strlen(name) == len && strncmp(name, names, len) == 0)
             return true;
     }

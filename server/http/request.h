@@ -44,7 +44,9 @@ bool request_check(struct request *r, struct problem *p);
 /* The value of the header of that name, of several lines "one, two"; NULL when absent. */
 const char *request_header(const struct request *r, const char *name);
 const char *request_query(const struct request *r, const char *name);
-/* Whether the query gives none but these names ("limit after"; NULL: none), and each once. */
+/* Whether it is one of the names, which have commas between them; NULL: there are none. */
+bool is_among(const char *name, const char *names);
+/* Whether the query gives none but these names, and each once. */
 bool request_check_query(const struct request *r, const char *names, struct problem *p);
 bool request_has_body(const struct request *r);
 /* "type/subtype" compared without case and without parameters. */
