@@ -271,6 +271,23 @@ static void rows_of_bf16_are_read_and_written_as_numbers_are(void **state)
     }
 }
 
+/* As many rows of weights as no block of a device has room for at once. */
+static void a_row_meets_a_matrix_of_any_size(void **state)
+{
+    const int sizes[][2] = { { 3000, 2560 }, { 1500, 5120 }, { 700, 8190 }, { 600, 16384 },
+                             { 7000, 301 },  { 40000, 64 },  { 1100, 4096 } };
+    const struct kind bf16 = { DTYPE_BF16, false };
+    struct backend *be = check_backend_of(state);
+
+    for (size_t k = 0; be && k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+        struct weight w = make_weight(be, bf16, sizes[k][0], sizes[k][1]);
+
+        for (int i = 0; i < 4; i++)
+            check_bf16_product(be, &w, 1, (enum activation)check_int(0, 5));
+        be->free(be, w.packed.data);
+    }
+}
+
 /* Products that read bf16 and such that do not may stand side by side. */
 static void kinds_of_rows_may_be_mixed_in_a_group(void **state)
 {
@@ -428,7 +445,7 @@ static void embedding_a_token_returns_its_row_exactly(void **state)
             struct weight w = make_weight(be, kinds[k % KINDS], rows, cols);
             int32_t *token = check_memory((size_t)T * sizeof(*token));
             float *x = check_floats((size_t)T * (size_t)cols, 0, 1);
-            const struct batch in = { .S = 1, .T = T, .token = token };
+            const struct batch in = { .S = 1, .T = T, .token = token, .begin = (int[]){ 0, T } };
 
             for (int t = 0; t < T; t++)
                 token[t] = check_int(0, rows - 1);
@@ -581,6 +598,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(a_product_is_the_exact_sum_within_rounding, check_release),
         ON_BOTH(rows_of_bf16_are_read_and_written_as_numbers_are),
+        ON_BOTH(a_row_meets_a_matrix_of_any_size),
         ON_BOTH(kinds_of_rows_may_be_mixed_in_a_group),
         ON_BOTH(products_beside_others_are_those_in_order),
         cmocka_unit_test_teardown(a_row_does_not_depend_on_its_company, check_release),
