@@ -74,6 +74,7 @@
     X(LOADING, 503, "server_error", "loading", true)                                               \
     X(SHUTTING_DOWN, 503, "server_error", "shutting_down", true)                                   \
     X(TOO_MANY_CONNECTIONS, 503, "server_error", "too_many_connections", true)                     \
+    X(TOO_MANY_TRANSFERS, 503, "server_error", "too_many_transfers", true)                         \
     X(DEADLINE, 504, "server_error", "deadline_exceeded", false)                                   \
     X(HTTP_VERSION, 505, "invalid_request_error", "http_version_not_supported", false)             \
     X(STATE_QUOTA, 507, "server_error", "state_quota", false)                                      \

@@ -21,6 +21,7 @@
 struct sending {
     uv_write_t req;
     char *owned[2];
+    size_t claimed;
 };
 
 static void set_deadline(struct connection *c, int seconds)
@@ -40,12 +41,28 @@ size_t connection_backlog(const struct connection *c)
     return queued + c->out.len + c->body_len;
 }
 
+static void drop_body(struct connection *c)
+{
+    free(c->body);
+    server_release(c->server, c->claimed);
+    c->body = NULL;
+    c->body_len = 0;
+    c->claimed = 0;
+}
+
 static void drop_output(struct connection *c)
 {
     buffer_finish(&c->out);
-    free(c->body);
-    c->body = NULL;
-    c->body_len = 0;
+    drop_body(c);
+}
+
+static void drop_sending(struct connection *c)
+{
+    free(c->sending->owned[0]);
+    free(c->sending->owned[1]);
+    server_release(c->server, c->sending->claimed);
+    free(c->sending);
+    c->sending = NULL;
 }
 
 static void on_closed(uv_handle_t *handle)
@@ -128,10 +145,7 @@ static void on_sent(uv_write_t *req, int status)
 {
     struct connection *c = req->data;
 
-    free(c->sending->owned[0]);
-    free(c->sending->owned[1]);
-    free(c->sending);
-    c->sending = NULL;
+    drop_sending(c);
     if (c->state == CONNECTION_CLOSED)
         return;
     if (status < 0) {
@@ -154,15 +168,14 @@ static bool send_later(struct connection *c, const uv_buf_t *bufs, unsigned coun
     s->req.data = c;
     s->owned[0] = c->out.bytes;
     s->owned[1] = c->body;
+    s->claimed = c->claimed;
     c->sending = s;
     c->out = (struct buffer){ 0 };
     c->body = NULL;
     c->body_len = 0;
+    c->claimed = 0;
     if (uv_write(&s->req, (uv_stream_t *)&c->tcp, bufs, count, on_sent) != 0) {
-        free(s->owned[0]);
-        free(s->owned[1]);
-        free(s);
-        c->sending = NULL;
+        drop_sending(c);
         return false;
     }
     c->untaken = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
@@ -202,9 +215,7 @@ void connection_flush(struct connection *c)
         drop_output(c);
     } else if (!c->sending) {
         c->out.len = 0;
-        free(c->body);
-        c->body = NULL;
-        c->body_len = 0;
+        drop_body(c);
     }
 }
 

@@ -25,7 +25,32 @@ void exchange_destroy(struct exchange *x)
 {
     request_finish(&x->request);
     buffer_finish(&x->headers);
+    if (x->claimed > 0)
+        server_release(x->server, x->claimed);
     free(x);
+}
+
+static size_t most_body(const struct exchange *x)
+{
+    return x->route && x->route->max_body ? x->route->max_body : LIMIT_BODY_BYTES;
+}
+
+/* Chunks do not say how much is to come. */
+static bool claim(struct exchange *x, struct problem *p)
+{
+    const struct request *r = &x->request;
+    const size_t most = most_body(x);
+    const size_t body = r->chunked || r->content_length > most ? most : (size_t)r->content_length;
+    size_t bytes;
+
+    if (!x->route->weigh)
+        return true;
+    bytes = x->route->weigh(x, x->server->options.app) + body;
+    if (!server_claim(x->server, bytes))
+        return problem_set(p, PROBLEM_TOO_MANY_TRANSFERS, NULL,
+                           "other states on their way from and to clients have the memory for it");
+    x->claimed = bytes;
+    return true;
 }
 
 /* Why a well-framed request is not given to a handler; the connection can be kept. */
@@ -53,7 +78,7 @@ static bool admit(struct exchange *x, struct problem *p)
         return problem_set(p, PROBLEM_CONTENT_ENCODING, NULL, "send the body unencoded");
     if (x->route->takes && request_has_body(r) && !request_has_type(r, x->route->takes))
         return problem_set(p, PROBLEM_MEDIA_TYPE, NULL, "Content-Type must be %s", x->route->takes);
-    return true;
+    return claim(x, p);
 }
 
 bool exchange_expects(const struct exchange *x)
@@ -77,7 +102,7 @@ enum reader_event exchange_judge(struct exchange *x)
         return READER_REFUSED; /* the unknown send no bodies */
 
     reader->discard = x->refused;
-    reader->max_body = x->route && x->route->max_body ? x->route->max_body : LIMIT_BODY_BYTES;
+    reader->max_body = most_body(x);
     if (x->request.content_length > reader->max_body) {
         problem_set(&reader->problem, PROBLEM_PAYLOAD_TOO_LARGE, NULL,
                     "the request body is larger than %zu bytes", reader->max_body);

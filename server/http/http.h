@@ -38,12 +38,16 @@ struct route {
     const char *takes; /* media type a body must have, "application/json"; NULL: any */
     const char *query; /* the names that a query may give, as in "limit,after"; NULL: none */
     bool plain; /* also served while not ready, to anybody, with any query (health, metrics) */
+    /* A transfer: the bytes that it will hold at once at most, beside its request's body. They are
+     * claimed before the body is read, and let go when the answer was taken. NULL: it is none. */
+    size_t (*weigh)(const struct exchange *x, const void *app);
 };
 
 struct http_options {
     const char *host;           /* a literal address, or "localhost"; nothing is looked up */
     int port;                   /* 0: any; http_server_port() tells */
     int max_connections;        /* beyond it: 503 and close */
+    size_t transfer_bytes;      /* of all transfers; beyond it: 503, but for one that is alone */
     const struct route *routes; /* borrowed; ended by a NULL pattern */
     const char *origins;        /* borrowed; of web pages that may call (origin.h), NULL: none */
     void *app;                  /* given to the handlers */
@@ -74,6 +78,8 @@ void http_server_close(struct http_server *s);
 struct http_counts {
     long connections; /* open now */
     unsigned long accepted, refused;
+    size_t transfer_bytes; /* claimed now */
+    unsigned long transfers_refused;
 };
 struct http_counts http_server_counts(const struct http_server *s);
 

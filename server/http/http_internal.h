@@ -67,6 +67,7 @@ struct connection {
     struct buffer out;   /* collected for the next flush */
     char *body;          /* follows out; from malloc */
     size_t body_len;
+    size_t claimed;          /* of the body, a transfer's */
     struct sending *sending; /* given to libuv, or NULL */
 
     uint64_t deadline; /* ms; of the head, the body's window, the silence or the lingering */
@@ -77,7 +78,7 @@ struct connection {
 
 struct exchange {
     struct connection *c; /* NULL once the client is gone */
-    const struct http_server *server;
+    struct http_server *server;
     struct request request;
     struct reader reader;
     const struct route *route; /* NULL: refused, or OPTIONS */
@@ -92,6 +93,7 @@ struct exchange {
     void *owner;
     void (*gone)(struct exchange *x, void *owner);
     void (*drained)(struct exchange *x, void *owner);
+    size_t claimed;   /* a transfer's bytes */
     uint64_t started; /* uv_hrtime() of its first byte */
     size_t bytes;     /* of the response */
     int status;
@@ -138,6 +140,9 @@ void exchange_took(struct exchange *x);
 uint64_t server_now(const struct http_server *s); /* ms */
 const char *server_date(struct http_server *s);
 void server_connection_closed(struct http_server *s);
+/* For a transfer. false: others have them. */
+bool server_claim(struct http_server *s, size_t bytes);
+void server_release(struct http_server *s, size_t bytes);
 /* Makes every deadline come `speed` times sooner. */
 void http_server_set_speed(struct http_server *s, unsigned speed);
 

@@ -20,10 +20,10 @@ static void nothing(struct exchange *x, void *app)
 }
 
 static const struct route routes[] = {
-    { METHOD_GET, "/health", nothing, 0, NULL, NULL, true },
-    { METHOD_POST, "/v1/completions", nothing, 0, "application/json", NULL, false },
-    { METHOD_GET, "/v1/sessions/{id}", nothing, 0, NULL, "limit,after", false },
-    { METHOD_POST, "/v1/sessions/{id}/fork", nothing, 0, "application/json", NULL, false },
+    { METHOD_GET, "/health", nothing, 0, NULL, NULL, true, NULL },
+    { METHOD_POST, "/v1/completions", nothing, 0, "application/json", NULL, false, NULL },
+    { METHOD_GET, "/v1/sessions/{id}", nothing, 0, NULL, "limit,after", false, NULL },
+    { METHOD_POST, "/v1/sessions/{id}/fork", nothing, 0, "application/json", NULL, false, NULL },
     { 0 },
 };
 

@@ -178,10 +178,28 @@ static void handle_flood(struct exchange *x, void *app)
 
 static void handle_big(struct exchange *x, void *app)
 {
-    size_t len = 8 << 20;
+    size_t len = SITE_BIG_BYTES;
 
     (void)app;
     exchange_reply_take(x, 200, "application/octet-stream", calloc(1, len), len);
+}
+
+static size_t weigh_pull(const struct exchange *x, const void *app)
+{
+    (void)x, (void)app;
+    return SITE_PULL_BYTES;
+}
+
+static size_t weigh_push(const struct exchange *x, const void *app)
+{
+    (void)x, (void)app;
+    return SITE_PUSH_BYTES;
+}
+
+static size_t weigh_all(const struct exchange *x, const void *app)
+{
+    (void)x, (void)app;
+    return 2 * SITE_TRANSFER_BYTES;
 }
 
 static void handle_inject(struct exchange *x, void *app)
@@ -203,24 +221,28 @@ static void handle_problem(struct exchange *x, void *app)
 }
 
 const struct route site_routes[] = {
-    { METHOD_GET, "/health", handle_health, 0, NULL, NULL, true },
-    { METHOD_POST, "/echo", handle_echo, 0, "application/json", NULL, false },
-    { METHOD_PUT, "/blob", handle_blob, 4 << 20, NULL, NULL, false },
-    { METHOD_GET, "/items/{id}", handle_item, 0, NULL, "q,r", false },
-    { METHOD_DELETE, "/items/{id}", handle_item, 0, NULL, "q,r", false },
-    { METHOD_GET, "/items/{id}/parts", handle_item, 0, NULL, "q,r", false },
-    { METHOD_GET, "/rests/{id*}", handle_item, 0, NULL, "q,r", false },
-    { METHOD_GET, "/never", handle_never, 0, NULL, NULL, false },
-    { METHOD_POST, "/later", handle_later, 0, NULL, NULL, false },
-    { METHOD_GET, "/later", handle_later, 0, NULL, NULL, false },
-    { METHOD_GET, "/events", handle_events, 0, NULL, "n", false },
-    { METHOD_GET, "/open", handle_open, 0, NULL, NULL, false },
-    { METHOD_GET, "/cut", handle_cut, 0, NULL, NULL, false },
-    { METHOD_GET, "/drop", handle_drop, 0, NULL, NULL, false },
-    { METHOD_GET, "/flood", handle_flood, 0, NULL, NULL, false },
-    { METHOD_GET, "/big", handle_big, 0, NULL, NULL, false },
-    { METHOD_GET, "/inject", handle_inject, 0, NULL, "v", false },
-    { METHOD_GET, "/problem", handle_problem, 0, NULL, "what", false },
+    { METHOD_GET, "/health", handle_health, 0, NULL, NULL, true, NULL },
+    { METHOD_POST, "/echo", handle_echo, 0, "application/json", NULL, false, NULL },
+    { METHOD_PUT, "/blob", handle_blob, 4 << 20, NULL, NULL, false, NULL },
+    { METHOD_GET, "/items/{id}", handle_item, 0, NULL, "q,r", false, NULL },
+    { METHOD_DELETE, "/items/{id}", handle_item, 0, NULL, "q,r", false, NULL },
+    { METHOD_GET, "/items/{id}/parts", handle_item, 0, NULL, "q,r", false, NULL },
+    { METHOD_GET, "/rests/{id*}", handle_item, 0, NULL, "q,r", false, NULL },
+    { METHOD_GET, "/never", handle_never, 0, NULL, NULL, false, NULL },
+    { METHOD_POST, "/later", handle_later, 0, NULL, NULL, false, NULL },
+    { METHOD_GET, "/later", handle_later, 0, NULL, NULL, false, NULL },
+    { METHOD_GET, "/events", handle_events, 0, NULL, "n", false, NULL },
+    { METHOD_GET, "/open", handle_open, 0, NULL, NULL, false, NULL },
+    { METHOD_GET, "/cut", handle_cut, 0, NULL, NULL, false, NULL },
+    { METHOD_GET, "/drop", handle_drop, 0, NULL, NULL, false, NULL },
+    { METHOD_GET, "/flood", handle_flood, 0, NULL, NULL, false, NULL },
+    { METHOD_GET, "/big", handle_big, 0, NULL, NULL, false, NULL },
+    { METHOD_GET, "/pull", handle_big, 0, NULL, NULL, false, weigh_pull },
+    { METHOD_GET, "/pull-never", handle_never, 0, NULL, NULL, false, weigh_pull },
+    { METHOD_GET, "/pull-all", handle_health, 0, NULL, NULL, false, weigh_all },
+    { METHOD_PUT, "/push", handle_blob, SITE_BODY_BYTES, NULL, NULL, false, weigh_push },
+    { METHOD_GET, "/inject", handle_inject, 0, NULL, "v", false, NULL },
+    { METHOD_GET, "/problem", handle_problem, 0, NULL, "what", false, NULL },
     { 0 },
 };
 
@@ -256,8 +278,10 @@ static void on_order(uv_async_t *order)
         http_server_drain(s->server, close_site, s);
     if (wanted & ABORT)
         http_server_abort(s->server);
-    if (wanted & COUNT)
+    if (wanted & COUNT) {
         s->connections = http_server_counts(s->server).connections;
+        s->held = http_server_counts(s->server).transfer_bytes;
+    }
     uv_sem_post(&s->done);
 }
 
@@ -280,6 +304,7 @@ void site_start(struct site *s, int max_connections, unsigned speed)
 {
     const struct http_options o = { .host = "127.0.0.1",
                                     .max_connections = max_connections,
+                                    .transfer_bytes = SITE_TRANSFER_BYTES,
                                     .routes = site_routes,
                                     .origins = "http://a.example,https://b.example:8443",
                                     .app = s,
@@ -341,6 +366,17 @@ bool site_settles(struct site *s, long n)
     for (int i = 0; i < 1000; i++) {
         give_order(s, COUNT);
         if (s->connections == n)
+            return true;
+        usleep(10000);
+    }
+    return false;
+}
+
+bool site_holds(struct site *s, size_t bytes)
+{
+    for (int i = 0; i < 1000; i++) {
+        give_order(s, COUNT);
+        if (s->held == bytes)
             return true;
         usleep(10000);
     }

@@ -10,6 +10,14 @@
 
 #include "server/http/http.h"
 
+enum {
+    SITE_TRANSFER_BYTES = 24 << 20, /* of all transfers */
+    SITE_BIG_BYTES = 8 << 20,       /* the answer of /big and /pull */
+    SITE_PULL_BYTES = 16 << 20,     /* what /pull claims before it */
+    SITE_BODY_BYTES = 4 << 20,      /* the largest body of /push */
+    SITE_PUSH_BYTES = 4 << 20,      /* what it claims beside it */
+};
+
 struct site {
     struct http_server *server;
     uv_loop_t loop;
@@ -22,6 +30,7 @@ struct site {
     atomic_int handled, gone, drains, answered, drained;
     atomic_size_t peak; /* largest backlog of /flood */
     atomic_long connections;
+    atomic_size_t held;      /* by transfers */
     atomic_bool later_waits; /* while it is set, nobody gets the answer of /later */
 };
 
@@ -38,6 +47,8 @@ void site_set_ready(struct site *s, bool ready);
 bool site_reaches(atomic_int *counter, int n);
 /* Waits until the server has n connections open. */
 bool site_settles(struct site *s, long n);
+/* Waits until its transfers hold so many bytes. */
+bool site_holds(struct site *s, size_t bytes);
 
 struct peer {
     int fd;
