@@ -58,19 +58,20 @@ struct options {
     int row_budget;
     int max_queue;
     int max_sessions;
-    int owner_sessions;  /* of one key; 0: max_sessions */
-    size_t owner_memory; /* bytes of the states of one key, wherever they are; 0: no bound */
-    size_t host_memory;  /* bytes of checkpoints in host memory */
-    size_t cache_memory; /* bytes of checkpoints that nobody needs but that may spare work */
-    int cache_every;     /* tokens of a long prompt from one kept state to the next; 0: none */
-    int history_tokens;  /* of a session that it can go back over */
-    int session_ttl;     /* seconds; 0: for ever */
-    int time_slice;      /* steps; 0: a turn keeps its slot to its end */
-    char *state_dir;     /* NULL: states live in memory alone */
-    char *durability;    /* none, interval:MS, always */
-    size_t disk_space;   /* bytes of states in state_dir */
-    char *state_redis;   /* a URL; NULL: sessions are this server's alone */
-    int state_lease;     /* ms */
+    int owner_sessions;     /* of one key; 0: max_sessions */
+    size_t owner_memory;    /* bytes of the states of one key, wherever they are; 0: no bound */
+    size_t host_memory;     /* bytes of checkpoints in host memory */
+    size_t cache_memory;    /* bytes of checkpoints that nobody needs but that may spare work */
+    size_t transfer_memory; /* bytes of states on their way from and to clients */
+    int cache_every;        /* tokens of a long prompt from one kept state to the next; 0: none */
+    int history_tokens;     /* of a session that it can go back over */
+    int session_ttl;        /* seconds; 0: for ever */
+    int time_slice;         /* steps; 0: a turn keeps its slot to its end */
+    char *state_dir;        /* NULL: states live in memory alone */
+    char *durability;       /* none, interval:MS, always */
+    size_t disk_space;      /* bytes of states in state_dir */
+    char *state_redis;      /* a URL; NULL: sessions are this server's alone */
+    int state_lease;        /* ms */
 
     /* backend */
     char *device;      /* auto, cpu, cuda, cuda:N; load.c reads it */

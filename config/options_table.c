@@ -90,6 +90,9 @@ const struct option option_table[] = {
     { OPTION(cache_memory), .def = "1G", .max = 1LL << 50, .commands = SERVE, .value = "SIZE",
       .help = "states that are kept to spare work, of prompts that may come again and of turns "
               "that may be taken back; 0: none" },
+    { OPTION(transfer_memory), .def = "2G", .max = 1LL << 50, .commands = SERVE, .value = "SIZE",
+      .help = "states that clients download and upload, while they do; 503; one that is alone is "
+              "always taken" },
     { OPTION(cache_every), .def = "2048", .max = 1 << 24, .commands = SERVE, .value = "N",
       .help = "tokens of a long prompt between such states; 0: only one near its end" },
     { OPTION(history_tokens), .def = "32768", .min = 2048, .max = LIMIT_HISTORY_TOKENS,

@@ -91,6 +91,9 @@ void session_state_get(struct exchange *x, void *app);
 void session_state_put(struct exchange *x, void *app);
 void snapshot_data(struct exchange *x, void *app);
 void snapshots_post(struct exchange *x, void *app);
+/* The most bytes that they hold at once; an upload's beside its body. */
+size_t download_weigh(const struct exchange *x, const void *app);
+size_t upload_weigh(const struct exchange *x, const void *app);
 
 void slots_list(struct exchange *x, void *app);
 void slot_post(struct exchange *x, void *app);

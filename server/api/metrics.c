@@ -226,6 +226,10 @@ static void put_connections(struct page *p, const struct http_counts *c)
     put_gauge(p, "eddy_connections", "Connections open.", (double)c->connections);
     put_count(p, "eddy_connections_accepted_total", "Connections accepted.", c->accepted);
     put_count(p, "eddy_connections_refused_total", "Connections over the limit.", c->refused);
+    put_gauge(p, "eddy_transfer_bytes", "Bytes set aside for states on their way.",
+              (double)c->transfer_bytes);
+    put_count(p, "eddy_transfers_refused_total", "Downloads and uploads of states over the limit.",
+              c->transfers_refused);
 }
 
 void metrics_get(struct exchange *x, void *app)

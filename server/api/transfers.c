@@ -69,6 +69,23 @@ static void submit(struct transfer *t, void (*take)(struct pending *p, struct ev
     finish(t);
 }
 
+/* A copy of the state, its file, and that file with other numbers. */
+size_t download_weigh(const struct exchange *x, const void *app)
+{
+    const struct api *api = app;
+    const size_t converted = exchange_query(x, "dtype") ? format_max_upload_bytes(api->model) : 0;
+
+    return 2 * format_max_bytes(api->model) + converted + SEAL_BYTES;
+}
+
+/* The state that is made of the body, and between them a file with our numbers. */
+size_t upload_weigh(const struct exchange *x, const void *app)
+{
+    const struct api *api = app;
+
+    return format_max_bytes(api->model) * (exchange_query(x, "convert") ? 2 : 1);
+}
+
 static bool convert_download(struct transfer *t, const struct api *api)
 {
     void *out;

@@ -124,6 +124,7 @@ void calm_end(struct calm *c)
     assert_true(live_reaches(l, "eddy_turns_queued", 0, 10));
     assert_true(live_reaches(l, "eddy_slots_used", c->slots, 10));
     assert_true(live_reaches(l, "eddy_connections", 1, 10));
+    assert_true(live_reaches(l, "eddy_transfer_bytes", 0, 10));
     assert_int_equal(live_fds(l), c->fds);
     for (int i = 0; i < 100 && !live_sanitized() && live_rss(l) > c->rss + GROWTH; i++)
         usleep(100000); /* it is given back when nothing else is to do */
