@@ -45,7 +45,7 @@ struct checkpoint *cache_find(struct engine *e, uint64_t owner, const int32_t *i
     while ((c = prefix_find(e->prefix, owner, id, n - 1, &found)) && c->damaged &&
            checkpoint_is_cold(c))
         prefix_lost(e->prefix, c);
-    if (!c || !tiers_recall(e->tiers, c))
+    if (!c || !state_recall(e, c))
         return NULL;
     e->counters.prefix_hits++;
     *len = found;

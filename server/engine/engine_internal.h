@@ -240,6 +240,7 @@ void sequence_end(struct engine *e, struct sequence *s);
 bool job_commit(struct engine *e, struct job *job, const struct session *next, struct event *event);
 void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message);
 void job_fail_no_memory(struct engine *e, struct job *job);
+void job_fail_no_room(struct engine *e, struct job *job);
 size_t sequence_goal(const struct sequence *s);     /* feed tokens to take in */
 uint64_t sequence_covers(const struct sequence *s); /* tokens in the state of its slot */
 
@@ -349,6 +350,8 @@ bool session_drop(struct engine *e, struct command *c, struct session *s);
 /* Somebody else is about to keep the session's head: a turn that runs will then need room for the
  * one that it leaves behind, and gets it promised. false: there is none. */
 bool session_lend_head(struct engine *e, struct session *s);
+/* tiers_recall(), of what may be the head that such a turn leaves: it gets the same promise. */
+bool state_recall(struct engine *e, struct checkpoint *c);
 /* Whether the owner's budget has room for one more head. PROBLEM_STATE_QUOTA. */
 bool owner_has_room(const struct engine *e, uint64_t owner, struct problem *p);
 /* There is no room for one more state: PROBLEM_STORAGE_FULL, or, if it is not the store that

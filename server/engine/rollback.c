@@ -85,7 +85,7 @@ static bool find_base(struct engine *e, struct command *c, const struct session 
                       uint64_t covered, struct checkpoint **base)
 {
     *base = past_find_base(s->past, covered);
-    if (*base && tiers_recall(e->tiers, *base))
+    if (*base && state_recall(e, *base))
         return true;
     if (*base && !tiers_has_record(*base)) {
         put_off(e, c, *base);
@@ -125,7 +125,7 @@ static bool go_back(struct engine *e, struct command *c, struct session *s, uint
         past_release(e->tiers, past);
         return no_memory(c);
     }
-    if (aim && tiers_recall(e->tiers, aim))
+    if (aim && state_recall(e, aim))
         return move(e, c, s, aim, past);
     past_release(e->tiers, past);
     if (aim) {
@@ -188,7 +188,11 @@ void rollback_end(struct engine *e, struct sequence *q)
         return;
     }
     if (aim->refs) { /* another session was there first, and still is */
-        tiers_keep(aim);
+        if (!state_recall(e, aim)) {
+            past_release(e->tiers, past);
+            job_fail_no_room(e, q->job);
+            return;
+        }
     } else {
         if (!tiers_has_record(aim))
             id_generate(&aim->id, "ckpt"); /* no name is given to two files */

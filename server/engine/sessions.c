@@ -286,6 +286,33 @@ bool session_lend_head(struct engine *e, struct session *s)
     return !job || job->reserved;
 }
 
+static struct session *leaver(const struct sequence *s, const struct checkpoint *head)
+{
+    struct session *of = s->job->session;
+
+    return of && of->head == head && !s->job->reserved ? of : NULL;
+}
+
+/* The session whose turn is to leave that head without room of its own; NULL: there is none, and
+ * there is never more than one. */
+static struct session *find_leaver(const struct engine *e, const struct checkpoint *head)
+{
+    struct session *found = NULL;
+
+    for (struct sequence *s = e->queue; s && !found; s = s->next)
+        found = leaver(s, head);
+    for (int i = 0; i < e->running_count && !found; i++)
+        found = leaver(e->running[i], head);
+    return found;
+}
+
+bool state_recall(struct engine *e, struct checkpoint *c)
+{
+    struct session *s = find_leaver(e, c);
+
+    return (!s || session_lend_head(e, s)) && tiers_recall(e->tiers, c);
+}
+
 static void count_session(struct tally *t, const struct session *s)
 {
     const struct checkpoint *head = s->head;

@@ -24,6 +24,14 @@ void job_fail_no_memory(struct engine *e, struct job *job)
     job_fail(e, job, PROBLEM_OUT_OF_MEMORY, "no memory to go on with the turn");
 }
 
+void job_fail_no_room(struct engine *e, struct job *job)
+{
+    struct problem p;
+
+    state_refuse(e, PROBLEM_NO_SLOT, &p);
+    job_fail(e, job, p.what, p.message);
+}
+
 static void job_free(struct engine *e, struct job *job)
 {
     if (job->reserved)
@@ -99,16 +107,13 @@ static struct job *job_create(struct engine *e, struct command *c, struct sessio
 static bool reserve_room(struct engine *e, struct job *job, int keepers)
 {
     const struct checkpoint *head = job->session->head;
-    struct problem none;
 
     if (job->reserved || (head->position && head->refs <= keepers))
         return true;
     job->reserved = anchors_leave_room(e) && tiers_reserve(e->tiers);
-    if (job->reserved)
-        return true;
-    state_refuse(e, PROBLEM_NO_SLOT, &none);
-    job_fail(e, job, none.what, none.message);
-    return false;
+    if (!job->reserved)
+        job_fail_no_room(e, job);
+    return job->reserved;
 }
 
 static void fill_recent(struct sequence *s, const struct checkpoint *from, const struct past *past)

@@ -16,8 +16,8 @@
 #include "tests/server/engine/rig.h"
 
 static const char model[] = "tests/data/rwkv7-tiny-hf";
-static const int32_t prompt[] = { 5, 6, 7, 8, 9, 10 };
-enum { PROMPT = 6, LONG = 1000000 };
+enum { PROMPT = 6, KNOWN = 24, LONG = 1000000 };
+static const int32_t prompt[KNOWN] = { 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16 };
 
 static const struct engine_options roomy = { .slots = 4,
                                              .max_batch = 4,
@@ -337,23 +337,39 @@ static void a_rollback_has_the_room_that_it_was_promised(void **unused)
     rig_close(&r);
 }
 
-/* Room for five states, of which a's is one, and a's turn runs until it is ended. */
-static void run_in_little_room(struct rig *r, struct flight *running, unsigned char **file,
-                               size_t *len)
+/* Room for five states, of which a's is one. One turn runs at a time. */
+static void open_little_room(struct rig *r, unsigned char **file, size_t *len)
 {
     struct engine_options options = roomy;
 
     rig_open(r, model, &roomy, 1);
     options.host_bytes = model_info(r->model)->layout.bytes * 4;
-    options.slots = options.max_batch = 2;
+    options.spare_bytes = model_info(r->model)->layout.bytes * 3 / 2;
+    options.slots = 2;
+    options.max_batch = 1;
     rig_close(r);
     rig_open(r, model, &options, 1);
     rig_do(r, COMMAND_SESSION_CREATE, "a");
-    run_turn(r, "a", PROMPT, 3);
+    run_turn(r, "a", KNOWN, 0);
     *file = rig_export(r, "a", len);
+}
+
+/* a's turn runs until it is ended. */
+static void run_on(struct rig *r, struct flight *running)
+{
     take_off(r, running, endless("a"));
     while (!running->tokens)
         look(r);
+}
+
+/* It was not over before, and what it said is kept. */
+static void end_well(struct rig *r, struct flight *running)
+{
+    assert_false(running->over);
+    end(r, running, true);
+    assert_int_equal(land(r, running), PROBLEM_NONE);
+    assert_at(r, "a", 2, KNOWN + PROMPT + running->tokens);
+    command_free(running->command);
 }
 
 /* How many more states find room. */
@@ -379,14 +395,11 @@ static void a_turn_whose_head_is_shared_has_room_at_its_end(void **unused)
 
     (void)unused;
     for (int i = 0; i < 2; i++) {
-        run_in_little_room(&r, &running, &file, &len);
+        open_little_room(&r, &file, &len);
+        run_on(&r, &running);
         assert_int_equal(fly(&r, rig_command(kinds[i], "a", NULL)), PROBLEM_NONE);
         assert_int_equal(fill_up(&r, file, len), 3);
-        assert_false(running.over);
-        end(&r, &running, true);
-        assert_int_equal(land(&r, &running), PROBLEM_NONE);
-        assert_at(&r, "a", 2, PROMPT + 3 + PROMPT + running.tokens);
-        command_free(running.command);
+        end_well(&r, &running);
         free(file);
         rig_close(&r);
     }
@@ -400,16 +413,69 @@ static void nobody_shares_the_head_of_a_turn_without_room(void **unused)
     size_t len;
 
     (void)unused;
-    run_in_little_room(&r, &running, &file, &len);
+    open_little_room(&r, &file, &len);
+    run_on(&r, &running);
     assert_int_equal(fill_up(&r, file, len), 4);
     assert_int_equal(fly(&r, rig_command(COMMAND_SESSION_FORK, "a", NULL)), PROBLEM_NO_SLOT);
     assert_int_equal(fly(&r, rig_command(COMMAND_SNAPSHOT_TAKE, "a", NULL)),
                      PROBLEM_SNAPSHOT_QUOTA);
-    assert_false(running.over);
-    end(&r, &running, true);
-    assert_int_equal(finish(&r, &running), PROBLEM_NONE);
+    end_well(&r, &running);
     free(file);
     rig_close(&r);
+}
+
+/* It waits for its slot, and keeps the state that it will start from. */
+static void a_turn_whose_head_another_begins_from_has_room_at_its_end(void **unused)
+{
+    struct flight running, waiting;
+    unsigned char *file;
+    struct rig r;
+    size_t len;
+
+    (void)unused;
+    for (int full = 0; full < 2; full++) {
+        open_little_room(&r, &file, &len);
+        run_on(&r, &running);
+        if (full)
+            assert_int_equal(fill_up(&r, file, len), 4);
+        take_off(&r, &waiting, rig_turn("", prompt, KNOWN, 1));
+        if (!full)
+            assert_int_equal(fill_up(&r, file, len), 3);
+        end_well(&r, &running);
+        assert_int_equal(land(&r, &waiting), PROBLEM_NONE);
+        assert_int_equal(waiting.command->turn.cached_tokens, full ? 0 : KNOWN - 1);
+        command_free(waiting.command);
+        free(file);
+        rig_close(&r);
+    }
+}
+
+/* b's old head leaves the room that a needs, or b waits until a has left. */
+static void a_turn_whose_head_another_session_goes_back_to_has_room_at_its_end(void **unused)
+{
+    struct flight running, back;
+    unsigned char *file;
+    struct rig r;
+    struct id b;
+    size_t len;
+
+    (void)unused;
+    for (int full = 0; full < 2; full++) {
+        open_little_room(&r, &file, &len);
+        b = rig_fork(&r, "a");
+        run_turn(&r, b.text, PROMPT, 3);
+        run_on(&r, &running);
+        if (full)
+            assert_int_equal(fill_up(&r, file, len), 3);
+        take_off(&r, &back, way_back(b.text, 1, 0));
+        if (!full)
+            assert_int_equal(fill_up(&r, file, len), 3);
+        end_well(&r, &running);
+        assert_int_equal(finish(&r, &back), PROBLEM_NONE);
+        assert_at(&r, b.text, 2, KNOWN);
+        free(file);
+        rig_close(&r);
+    }
 }
 
 int main(void)
@@ -422,6 +488,8 @@ int main(void)
         cmocka_unit_test(a_rollback_has_the_room_that_it_was_promised),
         cmocka_unit_test(a_turn_whose_head_is_shared_has_room_at_its_end),
         cmocka_unit_test(nobody_shares_the_head_of_a_turn_without_room),
+        cmocka_unit_test(a_turn_whose_head_another_begins_from_has_room_at_its_end),
+        cmocka_unit_test(a_turn_whose_head_another_session_goes_back_to_has_room_at_its_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
