@@ -83,7 +83,7 @@ struct sequence {
     struct job *job;
     int choice;
     bool samples;              /* false: takes its feed in and leaves a checkpoint */
-    struct checkpoint *origin; /* kept; NULL: the empty context */
+    struct checkpoint *origin; /* kept; NULL: the empty context, or it has begun and needs none */
     int slot;                  /* -1: queued */
     int32_t *feed;             /* what the turn brings, then what it samples; owned */
     size_t feed_len, fed, feed_capacity;

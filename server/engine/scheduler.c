@@ -196,6 +196,10 @@ static int find_slot(struct engine *e, struct sequence *s)
         begin_reading(e, s);
     else if (resident)
         engine_observe(&e->counters.from_device, engine_clock() - began);
+    if (!cold && !s->job->session) { /* the slot is all that it needs */
+        tiers_release(e->tiers, from);
+        s->origin = NULL;
+    }
     return slot;
 }
 

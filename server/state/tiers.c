@@ -259,15 +259,13 @@ static struct checkpoint *find_coldest(const struct tiers *t, int device)
     return coldest;
 }
 
-/* Of a spare that nobody keeps but whoever starts from it, the slot is worked in when there is no
- * other. */
-static int take_spare(struct tiers *t, struct checkpoint *from, int device)
+/* Of what nobody keeps but whoever starts from it, the slot is worked in when there is no other. */
+static int take_over(struct tiers *t, struct checkpoint *from, int device)
 {
-    if (!from || from->slot < 0 || device_of(t, from->slot) != device || from->refs > 1 ||
-        !from->memories)
+    if (!from || from->slot < 0 || device_of(t, from->slot) != device || from->refs > 1)
         return -1;
-    t->checkpoints--;
-    t->dropped++;
+    t->checkpoints -= !from->stored;
+    t->dropped += from->memories > 0;
     return take_slot(t, from);
 }
 
@@ -287,7 +285,7 @@ static int acquire_on(struct tiers *t, int device, struct checkpoint *from)
     if (!park(t, coldest)) {
         spare = find_spare(t, device);
         if (!spare)
-            return take_spare(t, from, device);
+            return take_over(t, from, device);
         drop_spare(t, spare);
     }
     return slots_acquire(t->slots, device);

@@ -54,8 +54,7 @@ struct slot_place tiers_place(const struct tiers *t, int slot);
 /* A slot to work in, on whichever device suits (placement.h), holding the state of `from` (NULL,
  * position 0 or cold: the empty state). -1 when each device has as many turns as it may, when
  * what would have to leave a slot has no place, or when the device that has the state, or that it
- * was coming from, failed. One that is remembered, and kept by the caller alone, may lose its
- * record to it. */
+ * was coming from, failed. One that is kept by the caller alone may lose its record to it. */
 int tiers_start(struct tiers *t, struct checkpoint *from);
 /* A working slot may be on its way from or to host memory: it is not for a step until it is
  * ready. */

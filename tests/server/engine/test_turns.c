@@ -288,6 +288,33 @@ static void scores_are_the_same_for_any_number_of_choices(void **unused)
     rig_close(&r);
 }
 
+/* Nothing is kept beside them once the last has begun: they draw together. */
+static void choices_take_a_slot_each_and_no_more(void **unused)
+{
+    enum { CHOICES = 3, DRAWN = 20 };
+    struct engine_options few = roomy;
+    struct command *c = rig_turn("", prompt, PROMPT, DRAWN);
+    struct outcome *out;
+    struct rig r;
+
+    (void)unused;
+    few.slots = few.max_batch = CHOICES;
+    few.host_bytes = 0;
+    rig_open(&r, model, &few, 1);
+    c->turn.choices = CHOICES;
+    c->turn.ignore_eos = true;
+    out = rig_run_turn(&r, c);
+    assert_int_equal(out->problem.what, PROBLEM_NONE);
+    for (int i = 0; i < CHOICES; i++) {
+        assert_int_equal(out->choice[i].tokens, DRAWN);
+        assert_memory_equal(out->choice[i].id, out->choice[0].id, DRAWN * sizeof(int32_t));
+    }
+    assert_true(engine_counters(r.engine).steps < 2 * DRAWN);
+    assert_int_equal(engine_counters(r.engine).slots_used, 0);
+    free(out);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -300,6 +327,7 @@ int main(void)
         cmocka_unit_test(a_lost_device_ends_turns_and_refuses_what_comes),
         cmocka_unit_test(scores_without_alternatives_name_none),
         cmocka_unit_test(scores_are_the_same_for_any_number_of_choices),
+        cmocka_unit_test(choices_take_a_slot_each_and_no_more),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
