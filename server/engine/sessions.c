@@ -308,7 +308,7 @@ static struct session *find_leaver(const struct engine *e, const struct checkpoi
 
 bool state_recall(struct engine *e, struct checkpoint *c)
 {
-    struct session *s = find_leaver(e, c);
+    struct session *s = c->refs ? find_leaver(e, c) : NULL; /* a head is kept */
 
     return (!s || session_lend_head(e, s)) && tiers_recall(e->tiers, c);
 }
