@@ -208,7 +208,7 @@ static __device__ __forceinline__ int sequence_of(int i)
 template <bool NARROW>
 static __device__ __forceinline__ void
 go_through_states(const struct delta_state &p, const struct device_batch &in, int count,
-                  stage (&ring)[STAGES], const token_rows (&tokens)[TOKENS], float (&y)[2][K])
+                  stage *ring, const token_rows *tokens, float (&y)[2][K])
 {
     const int lane = (int)threadIdx.x % LANES, row = (int)threadIdx.x / LANES * ROWS;
     const size_t first = ((size_t)blockIdx.x * K + row) * K;
@@ -249,7 +249,7 @@ go_through_states(const struct delta_state &p, const struct device_batch &in, in
 /* What the fifth one does. */
 static __device__ __forceinline__ void go_ahead_and_behind(const struct delta_state &p,
                                                            const struct inputs &inputs, int count,
-                                                           token_rows (&tokens)[TOKENS],
+                                                           token_rows *tokens,
                                                            const float (&y)[2][K])
 {
     const int channel = (int)blockIdx.x * K, lane = (int)threadIdx.x % WARP, own = lane * PAIR;
@@ -302,10 +302,12 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     decode(const struct delta_state p, const struct inputs inputs, const struct device_batch in,
            int sequences)
 {
-    __shared__ stage ring[STAGES];
-    __shared__ alignas(16) token_rows tokens[TOKENS];
+    extern __shared__ __align__(16) char shared[];
     __shared__ alignas(8) float y[2][K];
+    const int most = (sequences + (int)gridDim.y - 1) / (int)gridDim.y;
     const int count = (sequences - (int)blockIdx.y + (int)gridDim.y - 1) / (int)gridDim.y;
+    stage *const ring = (stage *)shared;
+    token_rows *const tokens = (token_rows *)(ring + min(most, (int)STAGES));
 
     let_next_start();
     if (threadIdx.x < STATE_THREADS)
@@ -352,8 +354,9 @@ void delta_state_cuda(struct stream *q, const struct batch *in, const struct del
                                          p->out.g } };
 
         launch(q, "delta_state", is_narrow(p->state.state) ? decode<true> : decode<false>,
-               dim3((unsigned)p->out.H, (unsigned)ceil_div(in->S, each)), THREADS, 0, *p, inputs,
-               q->in, in->S);
+               dim3((unsigned)p->out.H, (unsigned)ceil_div(in->S, each)), THREADS,
+               min(each, (int)STAGES) * sizeof(stage) + min(each, (int)TOKENS) * sizeof(token_rows),
+               *p, inputs, q->in, in->S);
         return;
     }
     if (fit && matrix_state_gated(q, in, p))

@@ -33,7 +33,7 @@ struct step_sizes {
 };
 
 /* Four columns apart from whole banks, so that a product's sums never share one. */
-typedef float window_steps[WINDOW][CHANNELS + 4];
+typedef float row_steps[CHANNELS + 4];
 
 /* A lane's weights: rows g and g + 8 of its warp's tile, 8 columns of every chunk. */
 template <int CHUNKS> struct lane_weights {
@@ -116,7 +116,7 @@ static __device__ __forceinline__ void multiply_rows(const struct step_sizes &d,
 template <bool NARROW, int CHUNKS>
 static __device__ __forceinline__ void make_steps(const struct step_sizes &d,
                                                   const lane_weights<CHUNKS> &w, int first,
-                                                  window_steps &steps, int top, int stop)
+                                                  row_steps *steps, int top, int stop)
 {
     const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
     const int channel = tile_of_warp() + g;
@@ -237,8 +237,8 @@ load_row(const struct diagonal_scan &p, const struct scan_lane &l, int t, struct
 /* The rows of a turn in the window from `top` on. */
 template <bool KEPT_NARROW>
 static __device__ __forceinline__ void
-take_turn(const struct diagonal_scan &p, const struct scan_lane &l, const window_steps &steps,
-          int top, const struct turn &turn, const stage<KEPT_NARROW> &from)
+take_turn(const struct diagonal_scan &p, const struct scan_lane &l, const row_steps *steps, int top,
+          const struct turn &turn, const stage<KEPT_NARROW> &from)
 {
     const int lane = (int)threadIdx.x % 32, quarter = lane % SHARED * OWN;
     const int c = lane / SHARED + lane % SHARED * APART;
@@ -267,9 +267,9 @@ take_turn(const struct diagonal_scan &p, const struct scan_lane &l, const window
 
 /* The turns of a warp in a window, the first AHEAD of which have their states on the way. */
 template <bool KEPT_NARROW>
-static __device__ __forceinline__ void
-take_turns(const struct diagonal_scan &p, const struct scan_lane &l, const window_steps &steps,
-           int top, int stop, stage<KEPT_NARROW> (&ring)[STAGES])
+static __device__ __forceinline__ void take_turns(const struct diagonal_scan &p,
+                                                  const struct scan_lane &l, const row_steps *steps,
+                                                  int top, int stop, stage<KEPT_NARROW> *ring)
 {
     int now = 0;
 
@@ -300,6 +300,18 @@ static constexpr int blocks_of(int chunks)
     return chunks == FEW_CHUNKS ? 4 : 3;
 }
 
+/* What a block of `each` of S sequences, which have S rows, needs of shared memory: the less, the
+ * earlier it finds a multiprocessor. */
+struct room {
+    int rows, warps, stages;
+};
+
+static __host__ __device__ __forceinline__ struct room room_for(int S, int each)
+{
+    return { (min(S, (int)WINDOW) + ROWS - 1) / ROWS * ROWS, min(each, (int)WARPS),
+             min((each + WARPS - 1) / WARPS, (int)STAGES) };
+}
+
 /* Block (x, y): 32 channels of `each` sequences, which are read before the wait with the first
  * states (cuda.cuh). */
 template <bool NARROW, bool KEPT_NARROW, int CHUNKS>
@@ -307,13 +319,15 @@ static __global__ void __launch_bounds__(THREADS, blocks_of(CHUNKS))
     scan_products(const struct diagonal_scan p, const struct step_sizes d,
                   const struct device_batch in, int S, int each)
 {
-    __shared__ window_steps steps;
-    __shared__ stage<KEPT_NARROW> rings[WARPS][STAGES];
+    extern __shared__ char shared[];
     const int first = (int)blockIdx.x * CHANNELS, begin = (int)blockIdx.y * each;
     const int end = min(S, begin + each), lane = (int)threadIdx.x % 32;
     const int c = first + lane / SHARED, i = begin + (int)threadIdx.x / 32 + lane * WARPS;
     const int top = in.begin[begin], bottom = in.begin[end];
-    stage<KEPT_NARROW>(&ring)[STAGES] = rings[threadIdx.x / 32];
+    const struct room room = room_for(S, each);
+    row_steps *const steps = (row_steps *)shared;
+    stage<KEPT_NARROW> *const ring =
+        (stage<KEPT_NARROW> *)(steps + room.rows) + (int)threadIdx.x / 32 * room.stages;
     struct scan_lane l;
 
     let_next_start();
@@ -377,17 +391,21 @@ static void launch_products(struct stream *q, const struct batch *in, const stru
     const int columns = p->scan.dim / CHANNELS;
     const int fit = max(1, blocks_of(CHUNKS) * q->sms / columns);
     const int waves = ceil_div(in->S, fit * WINDOW);
-    const int each = max((int)ROWS, ceil_div(in->S, fit * waves));
+    const int each = min(in->S, max((int)ROWS, ceil_div(in->S, fit * waves)));
 
     const bool narrow = d->x_bf16 != NULL, kept_narrow = is_narrow(p->scan.state);
+    const struct room room = room_for(in->S, each);
+    const size_t stages = (size_t)room.warps * room.stages;
 
     launch(q, "dt_scan",
            narrow        ? kept_narrow ? scan_products<true, true, CHUNKS>
                                        : scan_products<true, false, CHUNKS>
                   : kept_narrow ? scan_products<false, true, CHUNKS>
                          : scan_products<false, false, CHUNKS>,
-           dim3((unsigned)columns, (unsigned)ceil_div(in->S, each)), THREADS, 0, p->scan, sizes,
-           q->in, in->S, each);
+           dim3((unsigned)columns, (unsigned)ceil_div(in->S, each)), THREADS,
+           room.rows * sizeof(row_steps) +
+               stages * (kept_narrow ? sizeof(stage<true>) : sizeof(stage<false>)),
+           p->scan, sizes, q->in, in->S, each);
 }
 
 void dt_scan_cuda(struct stream *q, const struct batch *in, const struct dt_scan *p)
