@@ -28,8 +28,6 @@ bool pack_matrix_cuda(struct backend *be, struct matrix *m, enum dtype dtype, in
 enum path { SINGLE, SKINNY, WIDE, PAIRS, LT };
 
 enum {
-    SMALL_BYTES = 6 << 20,
-    LONG_COLUMNS = 8192,
     FEW_ROWS = 32,
     BRANCH_ROWS = 256,
     PAIRED_ROWS = 1024,
@@ -71,25 +69,21 @@ static bool is_paired(const struct stream *q, const struct linear *p, int n)
     return (n > 2 || act) && p->T > fewer && p->T <= PAIRED_ROWS;
 }
 
-/* The path of a group. What was fastest in whole steps of the published models on an H200. One
- * row: the skinny path asks for more of much to read before the kernel in front has ended, unless
- * x is long, which it has to stage, or is bf16. A few rows of bf16 need no rounding, so that the
- * wide path comes first. cuBLASLt takes one product a launch, so several go to the path of pairs or
- * the wide path, and with few rows of x each, or few of weights. cuBLASLt is not for very few rows:
- * they are taken a few at a time instead. */
+/* The path of a group. What was fastest in whole steps of the published models on an H200. One row
+ * of bf16 has a path of its own. A few rows of bf16 need no rounding, so that the wide path comes
+ * first. cuBLASLt takes one product a launch, so several go to the path of pairs or the wide path,
+ * and with few rows of x each, or few of weights. cuBLASLt is not for very few rows: they are taken
+ * a few at a time instead. */
 static enum path path_of(const struct stream *q, const struct linear *p, int n)
 {
-    int skinny = SKINNY_ROWS_BF16, shortest = p->w->cols;
+    int skinny = SKINNY_ROWS_BF16;
     bool single = true;
-    size_t bytes = 0;
 
     for (int i = 0; i < n; i++) {
         skinny = min(skinny, linear_skinny_rows(&p[i]));
-        shortest = min(shortest, p[i].w->cols);
-        single = single && linear_single_can(&p[i]);
-        bytes += p[i].w->bytes;
+        single = single && linear_single_can(q, &p[i]);
     }
-    if (single && (p->x_bf16 || bytes <= SMALL_BYTES || shortest >= LONG_COLUMNS))
+    if (single)
         return SINGLE;
 
     const bool warpgroups = warpgroups_can(q, p), wide = warpgroups && p->T <= WIDE_ROWS;

@@ -45,8 +45,8 @@ static inline bool x_is_aligned(const struct linear *p)
                      : off_grid(p->x, p->x_ld) == 0;
 }
 
-/* One row of a narrow dtype and not too many columns. */
-bool linear_single_can(const struct linear *p);
+/* One row of bf16 and weights of bf16 with not too many columns, on a Hopper. */
+bool linear_single_can(const struct stream *q, const struct linear *p);
 void linear_single(struct stream *q, const struct linear *p, int n);
 
 /* A few rows of any dtype: SKINNY_ROWS, or SKINNY_ROWS_BF16 if x is bf16, or as many as x has

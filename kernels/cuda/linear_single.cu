@@ -1,138 +1,68 @@
-/* linear_single.cu - products of one row: what a lone session decodes with.
+/* linear_single.cu - products of one row of bf16: what a lone session decodes with.
  *
- * A lane keeps its columns of x in registers, and its columns of the next rows of weights are
- * on their way while it multiplies those that are there, the first of them before the kernel
- * in front has ended. Warps that share the columns of a row are added in their order. */
+ * One thread of a block copies its units, some whole rows of weights each, to a ring in shared
+ * memory, the first ones before the kernel in front has ended: what fits the ring comes while the
+ * short kernels in front run. No more are on their way at a time than keep the memory busy, as what
+ * those kernels read would have to queue behind them. Units go round the blocks, so that at any
+ * time all blocks read neighbouring memory.
+ *
+ * The few warps beside keep up by tensor cores used for inner products: a warp has a piece of a
+ * row, 16 bytes a lane; the lanes' eight runs of 64 bytes are the columns of the n side of
+ * mma.m16n8k16, the same runs of x the rows of its tall side, and what counts of the product is its
+ * diagonal. The order of k is free as long as both sides agree, so 16 bytes serve as fragments as
+ * they lie, and x stays in registers: one half of a run's numbers in the upper eight rows, the
+ * other in the lower, each times its half of the weights. */
+#include <limits.h>
+
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 enum {
     WARPS = 8,
-    THREADS = WARPS * 32,
-    RUN = 8,             /* columns of a vector: 16 bytes of weights */
-    VECTORS_MAX = 4,     /* of a lane */
-    IN_FLIGHT = 15,      /* vectors of weights on their way to a lane */
-    BLOCKS_OF_AN_SM = 2, /* what registers allow */
-    SHORT_ROWS = 2,      /* of a warp, all on their way at once */
-    SPLIT_BITS_MAX = 3
+    CONSUMERS = WARPS * 32,
+    THREADS = CONSUMERS + 32, /* the last warp copies */
+    DIAGONAL = 8,
+    RUN = 8,          /* columns of 16 bytes */
+    CHUNK = 32 * RUN, /* columns of a warp's 16 bytes a lane */
+    CHUNKS_GOOD = 5,  /* of a warp's piece of a row */
+    CHUNKS_MAX = 8,
+    SPLIT_BITS_MAX = 3,
+    SHORT_BATCH = 4,        /* rows of a warp in a unit, if they are of one chunk */
+    UNITS_MAX = 32,         /* of a ring, and between two ends */
+    RING_BYTES = 184 << 10, /* of a multiprocessor; the rest is for the short kernels behind */
+    BYTES_AHEAD = 60 << 10  /* on their way to a multiprocessor */
 };
 
 struct single {
-    const void *w, *x;
+    const uint16_t *w, *x;
     struct output out;
     int rows, cols, ld;
-    int first_block;
+    int split_bits; /* 2^split_bits warps share a row */
+    int row_bits;   /* 2^row_bits rows are a unit */
+    int chunks;     /* of a warp's piece; the last warps of a row may have fewer */
+    int units;
+    int first_block, blocks;
 };
 
 struct single_group {
     int n;
-    int split_bits; /* 2^split_bits warps share a row */
-    int tile_rows;  /* of those, one after another */
+    int ring_units, unit_bytes;
+    int units_ahead;
     struct single p[GROUP_MAX];
 };
 
-/* RUN columns of x in a lane's registers, zeros beyond the last one. */
-struct float_run {
-    float v[RUN];
+/* A place in the ring and the parity of the phase that it is in. */
+struct place {
+    int i;
+    uint32_t parity;
 
-    __device__ __forceinline__ void load(const float *x, int left)
+    __device__ __forceinline__ void advance(int units)
     {
-        if (left >= RUN) {
-            *(float4 *)&v[0] = *(const float4 *)x;
-            *(float4 *)&v[4] = *(const float4 *)(x + 4);
-        } else {
-#pragma unroll
-            for (int i = 0; i < RUN; i++)
-                v[i] = i < left ? x[i] : 0.0f;
+        if (++i == units) {
+            i = 0;
+            parity ^= 1;
         }
     }
-
-    __device__ __forceinline__ float2 pair(int i) const
-    {
-        return { v[2 * i], v[2 * i + 1] };
-    }
-};
-
-struct bf16_run {
-    uint32_t v[RUN / 2];
-
-    __device__ __forceinline__ void load(const uint16_t *x, int left)
-    {
-        if (left >= RUN) {
-            *(uint4 *)v = *(const uint4 *)x;
-        } else {
-#pragma unroll
-            for (int i = 0; i < RUN / 2; i++)
-                v[i] = (2 * i < left ? x[2 * i] : 0u) |
-                       (2 * i + 1 < left ? (uint32_t)x[2 * i + 1] << 16 : 0u);
-        }
-    }
-
-    __device__ __forceinline__ float2 pair(int i) const
-    {
-        return widen_pair<__nv_bfloat16>(v[i]);
-    }
-};
-
-static __device__ __forceinline__ const float *place_of(const struct single &p, float_run)
-{
-    return (const float *)p.x;
-}
-
-static __device__ __forceinline__ const uint16_t *place_of(const struct single &p, bf16_run)
-{
-    return (const uint16_t *)p.x;
-}
-
-/* A lane's columns: `vectors` of 8, a stride apart. */
-template <int VECTORS> struct columns {
-    int first, stride, end;
-
-    template <typename E>
-    __device__ __forceinline__ void load(uint4 (&to)[VECTORS], const E *row, bool there) const
-    {
-#pragma unroll
-        for (int v = 0; v < VECTORS; v++)
-            to[v] = load_weights(row + first + v * stride, there && first + v * stride < end);
-    }
-
-    template <typename X>
-    __device__ __forceinline__ void load_x(X (&to)[VECTORS], const struct single &p) const
-    {
-#pragma unroll
-        for (int v = 0; v < VECTORS; v++)
-            to[v].load(place_of(p, X()) + first + v * stride, p.cols - first - v * stride);
-    }
-};
-
-template <typename E, typename X, int VECTORS>
-static __device__ __forceinline__ float dot(const uint4 (&w)[VECTORS], const X (&x)[VECTORS])
-{
-    float even = 0.0f, odd = 0.0f;
-
-#pragma unroll
-    for (int v = 0; v < VECTORS; v++) {
-        const uint32_t pair[4] = { w[v].x, w[v].y, w[v].z, w[v].w };
-
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float2 a = widen_pair<E>(pair[i]), b = x[v].pair(i);
-
-            even = fmaf(a.x, b.x, even);
-            odd = fmaf(a.y, b.y, odd);
-        }
-    }
-    return even + odd;
-}
-
-/* The rows that a lane has on their way, and the registers that takes. A short product leaves
- * room for its neighbours, which are then there before it ends. */
-template <int VECTORS, bool SHORT> struct ring_of {
-    enum {
-        DEPTH = SHORT          ? SHORT_ROWS
-                : VECTORS == 1 ? 8
-                               : IN_FLIGHT / VECTORS,
-        REGISTERS = SHORT ? (VECTORS > 3 ? 104 : 88) : 128
-    };
 };
 
 /* What the end of a row reads beside its sum. */
@@ -146,136 +76,289 @@ struct ending {
     }
 };
 
-/* X is how x is held. */
-template <typename E, typename X, int VECTORS, bool SHORT>
-static __global__ void __maxnreg__((ring_of<VECTORS, SHORT>::REGISTERS))
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+/* The diagonals of the warps that share the row. */
+static __device__ __forceinline__ void finish(const struct output &o, const struct ending &ending,
+                                              int row, const float *diagonals, int splits)
+{
+    float v = 0.0f;
+
+#pragma unroll 4
+    for (int i = 0; i < splits * DIAGONAL; i += 4) {
+        const float4 part = *(const float4 *)(diagonals + i);
+
+        v += part.x + part.y + (part.z + part.w);
+    }
+    v = activate(o.act, v + ending.bias);
+    store_numbers<1>(o.y, o.y_bf16, (size_t)row, { { o.add ? ending.y + v : v } });
+}
+
+static __device__ __forceinline__ void consumers_barrier(void)
+{
+    asm volatile("bar.sync 1, %0;" ::"n"((int)CONSUMERS) : "memory");
+}
+
+/* The copying thread: every blocks-th unit from `first` on. */
+static __device__ __forceinline__ void copy_units(char *ring, uint64_t *full, uint64_t *empty,
+                                                  const struct single_group &g,
+                                                  const struct single &p, int first)
+{
+    struct place to = { 0, 1 }, landing = { 0, 0 };
+    int ahead = 0;
+
+    for (int u = first; u < p.units; u += p.blocks) {
+        const int row = u << p.row_bits, rows = min(1 << p.row_bits, p.rows - row);
+        const uint32_t bytes = 2 * (uint32_t)(rows * p.ld);
+
+        barrier_wait(&empty[to.i], to.parity);
+        if (ahead == g.units_ahead) {
+            barrier_wait(&full[landing.i], landing.parity);
+            landing.advance(g.ring_units);
+        } else {
+            ahead++;
+        }
+        barrier_expect(&full[to.i], bytes);
+        copy_bytes(ring + to.i * g.unit_bytes, p.w + (size_t)row * p.ld, bytes, &full[to.i],
+                   L2_EVICT_FIRST);
+        to.advance(g.ring_units);
+    }
+}
+
+/* Eight numbers of x of which fewer are there. */
+static __device__ __forceinline__ uint4 load_last(const uint16_t *x, int there)
+{
+    uint32_t pair[RUN / 2] = {};
+
+#pragma unroll
+    for (int i = 0; i < RUN; i++)
+        if (i < there)
+            pair[i / 2] |= (uint32_t)x[i] << 16 * (i % 2);
+    return { pair[0], pair[1], pair[2], pair[3] };
+}
+
+/* This lane's numbers of x from column k on, zeros beyond the last: all loads are on their way
+ * before a number that needs a loop of its own is waited for. */
+template <int CHUNKS, bool EXACT>
+static __device__ __forceinline__ void load_x(uint4 (&x)[CHUNKS], const struct single &p, int k)
+{
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++)
+        x[c] = EXACT || (c < p.chunks && k + c * CHUNK + RUN <= p.cols)
+                   ? *(const uint4 *)(p.x + k + c * CHUNK)
+                   : uint4{};
+#pragma unroll
+    for (int c = 0; !EXACT && p.cols % RUN && c < CHUNKS; c++) {
+        const int there = p.cols - (k + c * CHUNK);
+
+        if (c < p.chunks && there > 0 && there < RUN)
+            x[c] = load_last(p.x + k + c * CHUNK, there);
+    }
+}
+
+/* A lane's number of the diagonal, if it has one: rows and columns alike. */
+template <int CHUNKS>
+static __device__ __forceinline__ float multiply(const uint4 (&x)[CHUNKS], const uint4 (&w)[CHUNKS])
+{
+    float upper[2][4] = {}, lower[2][4] = {};
+
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) {
+        mma_bf16(upper[c % 2], { x[c].x, x[c].z, x[c].y, x[c].w }, w[c].x, w[c].y);
+        mma_bf16(lower[c % 2], { x[c].x, x[c].z, x[c].y, x[c].w }, w[c].z, w[c].w);
+    }
+    return threadIdx.x / 4 % 2 ? upper[0][1] + upper[1][1] + (lower[0][3] + lower[1][3])
+                               : upper[0][0] + upper[1][0] + (lower[0][2] + lower[1][2]);
+}
+#endif
+
+/* Pieces of up to CHUNKS, or all of them EXACTly so many and whole; BATCH rows a warp and unit.
+ * Shared memory: the ring; a diagonal for each warp and row between two ends. */
+template <int CHUNKS, bool EXACT, int BATCH>
+static __global__ void __launch_bounds__(THREADS, CHUNKS > CHUNKS_GOOD ? 2 : 3)
     single_kernel(const __grid_constant__ struct single_group g)
 {
-    enum { DEPTH = ring_of<VECTORS, SHORT>::DEPTH };
-    extern __shared__ float part[]; /* [rows of the block][2^split_bits] */
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    extern __shared__ __align__(128) char ring[];
+    __shared__ uint64_t full[UNITS_MAX], empty[UNITS_MAX];
+    float *const diagonals = (float *)(ring + g.ring_units * g.unit_bytes);
     const struct single &p = product_of(g);
+    const int first = (int)blockIdx.x - p.first_block;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int splits = 1 << g.split_bits, split = warp & (splits - 1);
-    const int block_rows = (WARPS >> g.split_bits) * g.tile_rows;
-    const int block_first = ((int)blockIdx.x - p.first_block) * block_rows;
-    const int tile = (warp >> g.split_bits) * g.tile_rows, first = block_first + tile;
-    const int rows = min(g.tile_rows, p.rows - first);
-    const columns<VECTORS> own = { RUN * (32 * split + lane), RUN * 32 * splits, p.ld };
-    const E *w = (const E *)p.w + (size_t)first * p.ld;
-    const int own_row = block_first + (int)threadIdx.x;
-    uint4 ring[DEPTH][VECTORS];
-    X x[VECTORS];
-    struct ending ending = {};
 
     let_next_start();
-#pragma unroll
-    for (int d = 0; d < DEPTH; d++)
-        own.load(ring[d], w + (size_t)d * p.ld, d < rows);
-    wait_for_inputs();
-    own.load_x(x, p);
-    if ((int)threadIdx.x < block_rows && own_row < p.rows)
-        ending.load(p.out, own_row);
-    for (int i = 0; i < rows; i += DEPTH) {
-#pragma unroll
-        for (int d = 0; d < DEPTH; d++) {
-            float sum = dot<E>(ring[d], x);
-
-            own.load(ring[d], w + (size_t)(i + d + DEPTH) * p.ld, i + d + DEPTH < rows);
-#pragma unroll
-            for (int offset = 16; offset; offset /= 2)
-                sum += __shfl_xor_sync(~0u, sum, offset);
-            if (lane == 0 && i + d < rows)
-                part[(tile + i + d) * splits + split] = sum;
-        }
+    if ((int)threadIdx.x < g.ring_units) {
+        barrier_init(&full[threadIdx.x], 1);
+        barrier_init(&empty[threadIdx.x], WARPS);
+        barriers_ready();
     }
     __syncthreads();
-    for (int r = threadIdx.x; r < block_rows && block_first + r < p.rows; r += THREADS) {
-        float v = 0.0f;
-
-        for (int s = 0; s < splits; s++)
-            v += part[r * splits + s];
-        if (r >= THREADS)
-            ending.load(p.out, block_first + r);
-        v = activate(p.out.act, v + ending.bias);
-        store_numbers<1>(p.out.y, p.out.y_bf16, (size_t)(block_first + r),
-                         { { p.out.add ? ending.y + v : v } });
+    if (warp == WARPS) {
+        if (lane == 0)
+            copy_units(ring, full, empty, g, p, first);
+        return;
     }
+
+    const int splits = 1 << p.split_bits, split = warp & (splits - 1);
+    const int k = split * p.chunks * CHUNK + lane * RUN;
+    const char *const own = ring + 2 * ((size_t)(warp >> p.split_bits) * p.ld + k);
+    const int batch_bytes = 2 * p.ld * (WARPS >> p.split_bits);
+    const int units = (p.units - first + p.blocks - 1) / p.blocks;
+    const int most = min((int)UNITS_MAX, CONSUMERS >> p.row_bits); /* a thread ends a row */
+    const int row_in_unit = (int)threadIdx.x & ((1 << p.row_bits) - 1);
+    struct place from = { 0, 0 };
+    uint4 x[CHUNKS];
+
+    wait_for_inputs();
+    load_x<CHUNKS, EXACT>(x, p, k);
+    for (int done = 0; done < units; done += most) {
+        const int there = min(most, units - done), ending_unit = (int)threadIdx.x >> p.row_bits;
+        const int row = ((first + (done + ending_unit) * p.blocks) << p.row_bits) + row_in_unit;
+        const bool ends = ending_unit < there && row < p.rows;
+        struct ending ending = {};
+        float *diagonal = diagonals + warp * DIAGONAL + lane / 4;
+
+        if (ends)
+            ending.load(p.out, row);
+#pragma unroll 1
+        for (int u = 0; u < there; u++) {
+            uint4 w[BATCH][CHUNKS];
+
+            barrier_wait(&full[from.i], from.parity);
+#pragma unroll
+            for (int i = 0; i < BATCH; i++)
+#pragma unroll
+                for (int c = 0; c < CHUNKS; c++)
+                    w[i][c] = EXACT || (c < p.chunks && k + c * CHUNK < p.ld)
+                                  ? *(const uint4 *)(own + from.i * g.unit_bytes + i * batch_bytes +
+                                                     2 * c * CHUNK)
+                                  : uint4{};
+            __syncwarp();
+            if (lane == 0)
+                barrier_arrive(&empty[from.i]);
+            from.advance(g.ring_units);
+#pragma unroll
+            for (int i = 0; i < BATCH; i++, diagonal += WARPS * DIAGONAL) {
+                const float v = multiply(x, w[i]);
+
+                if (lane % 4 == lane / 8)
+                    *diagonal = v;
+            }
+        }
+        consumers_barrier();
+        if (ends)
+            finish(p.out, ending, row, diagonals + ((int)threadIdx.x << p.split_bits) * DIAGONAL,
+                   splits);
+        if (done + most < units)
+            consumers_barrier();
+    }
+#endif
 }
 
-static int split_bits_of(int ld)
-{
-    int bits = 0;
-
-    while (bits < SPLIT_BITS_MAX && ld > VECTORS_MAX * RUN * 32 << bits)
-        bits++;
-    return bits;
-}
-
-/* All blocks are on the device at once, and their parts as small as that allows. Returns their
- * number. */
+/* A block a multiprocessor, and the largest of them as small as that allows; those that are left
+ * are the last product's. Returns the units of the largest. */
 static int place_blocks(struct single_group *g, int places)
 {
-    for (g->tile_rows = 1;; g->tile_rows++) {
-        const int block_rows = (WARPS >> g->split_bits) * g->tile_rows;
+    for (int units = 1;; units++) {
+        struct single *p = g->p;
         int blocks = 0;
 
-        for (int i = 0; i < g->n; i++) {
-            g->p[i].first_block = blocks;
-            blocks += (g->p[i].rows + block_rows - 1) / block_rows;
+        for (int i = 0; i < g->n; i++, p++) {
+            p->first_block = blocks;
+            p->blocks = ceil_div(p->units, units);
+            blocks += p->blocks;
         }
-        if (blocks <= places)
-            return blocks;
+        if (blocks <= places) {
+            p[-1].blocks = min(p[-1].units, p[-1].blocks + places - blocks);
+            return units;
+        }
     }
 }
 
-template <typename E, typename X, bool SHORT>
-static void launch_vectors(struct stream *q, struct single_group *g, int ld)
+/* Everything of a product but its units. */
+static struct single single_of(const struct linear *p)
 {
-    void (*const kernels[])(const struct single_group) = { single_kernel<E, X, 1, SHORT>,
-                                                           single_kernel<E, X, 2, SHORT>,
-                                                           single_kernel<E, X, 3, SHORT>,
-                                                           single_kernel<E, X, 4, SHORT> };
-    const int blocks = place_blocks(g, q->sms * (SHORT ? 1 : BLOCKS_OF_AN_SM));
-    const int lanes = RUN * 32 << g->split_bits, vectors = (ld + lanes - 1) / lanes;
-    const size_t shared = (size_t)WARPS * g->tile_rows * sizeof(float);
+    const struct matrix *w = p->w;
+    const int ld = matrix_ld(w->dtype, w->cols), chunks = ceil_div(ld, CHUNK);
+    int bits = 0;
 
-    launch(q, "linear", kernels[vectors - 1], blocks, THREADS, shared, *g);
+    while (bits < SPLIT_BITS_MAX && chunks > CHUNKS_GOOD << bits)
+        bits++;
+    return { .w = (const uint16_t *)w->data,
+             .x = p->x_bf16,
+             .out = output_of(p),
+             .rows = w->rows,
+             .cols = w->cols,
+             .ld = ld,
+             .split_bits = bits,
+             .row_bits = 0,
+             .chunks = ceil_div(chunks, 1 << bits),
+             .units = 0,
+             .first_block = 0,
+             .blocks = 0 };
 }
 
-bool linear_single_can(const struct linear *p)
+template <int CHUNKS, bool EXACT, int BATCH = 1>
+static void launch_single(struct stream *q, struct single_group *g)
 {
-    const uintptr_t x = p->x_bf16 ? (uintptr_t)p->x_bf16 : (uintptr_t)p->x;
+    auto *const kernel = single_kernel<CHUNKS, EXACT, BATCH>;
+    const int room = (int)q->block_memory - 1024; /* there are barriers */
 
-    return p->T == 1 && p->w->dtype != DTYPE_F32 && x % 16 == 0 &&
-           matrix_ld(p->w->dtype, p->w->cols) <= VECTORS_MAX * RUN * 32 << SPLIT_BITS_MAX;
+    for (int i = 0; i < g->n; i++) {
+        struct single *p = &g->p[i];
+        const int unit_rows = BATCH * (WARPS >> p->split_bits);
+
+        while (1 << p->row_bits < unit_rows)
+            p->row_bits++;
+        p->units = ceil_div(p->rows, unit_rows);
+        g->unit_bytes = max(g->unit_bytes, 2 * p->ld * unit_rows);
+    }
+
+    const int most = place_blocks(g, q->sms);
+    const int blocks = g->p[g->n - 1].first_block + g->p[g->n - 1].blocks;
+    const int diagonals = min(most, (int)UNITS_MAX) * BATCH * WARPS * DIAGONAL * (int)sizeof(float);
+
+    g->ring_units =
+        min(min(min(room - diagonals, (int)RING_BYTES) / g->unit_bytes, most), (int)UNITS_MAX);
+    g->units_ahead = max(BYTES_AHEAD / g->unit_bytes, 2);
+    if (g->units_ahead >= g->ring_units)
+        g->units_ahead = INT_MAX; /* the ring is the bound */
+    stream_note(q, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, room),
+                "linear");
+    launch(q, "linear", kernel, blocks, THREADS,
+           (size_t)(g->ring_units * g->unit_bytes + diagonals), *g);
+}
+
+bool linear_single_can(const struct stream *q, const struct linear *p)
+{
+    return p->T == 1 && p->x_bf16 && (uintptr_t)p->x_bf16 % 16 == 0 && p->w->dtype == DTYPE_BF16 &&
+           warpgroups_can(q, p) &&
+           matrix_ld(p->w->dtype, p->w->cols) <= CHUNKS_MAX * CHUNK << SPLIT_BITS_MAX;
 }
 
 void linear_single(struct stream *q, const struct linear *p, int n)
 {
-    struct single_group g = { .n = n, .split_bits = 0, .tile_rows = 1, .p = {} };
-    int widest = 0;
+    struct single_group g = {};
+    int longest = 0;
+    bool exact = true;
 
+    g.n = n;
     for (int i = 0; i < n; i++) {
-        const struct matrix *w = p[i].w;
-        const int ld = matrix_ld(w->dtype, w->cols);
-
-        g.p[i] = { .w = w->data,
-                   .x = p[i].x_bf16 ? (const void *)p[i].x_bf16 : (const void *)p[i].x,
-                   .out = output_of(&p[i]),
-                   .rows = w->rows,
-                   .cols = w->cols,
-                   .ld = ld,
-                   .first_block = 0 };
-        widest = max(widest, ld);
+        g.p[i] = single_of(&p[i]);
+        longest = max(longest, g.p[i].chunks);
+        exact = exact && g.p[i].chunks == g.p[0].chunks &&
+                g.p[i].cols == g.p[i].chunks * CHUNK << g.p[i].split_bits;
     }
-    g.split_bits = split_bits_of(widest);
-    place_blocks(&g, q->sms);
-    if (p->x_bf16 && g.tile_rows <= SHORT_ROWS)
-        launch_vectors<__nv_bfloat16, bf16_run, true>(q, &g, widest);
-    else if (p->x_bf16)
-        launch_vectors<__nv_bfloat16, bf16_run, false>(q, &g, widest);
-    else if (p->w->dtype == DTYPE_BF16)
-        launch_vectors<__nv_bfloat16, float_run, false>(q, &g, widest);
+    if (longest == 1)
+        launch_single<1, false, SHORT_BATCH>(q, &g);
+    else if (exact && longest == 3)
+        launch_single<3, true>(q, &g);
+    else if (exact && longest == 4)
+        launch_single<4, true>(q, &g);
+    else if (exact && longest == 5)
+        launch_single<5, true>(q, &g);
+    else if (exact && longest == CHUNKS_MAX)
+        launch_single<CHUNKS_MAX, true>(q, &g);
     else
-        launch_vectors<__half, float_run, false>(q, &g, widest);
+        launch_single<CHUNKS_MAX, false>(q, &g);
 }

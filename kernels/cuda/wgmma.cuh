@@ -63,6 +63,16 @@ static __device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity
 /* L2 policies of a copy, in the encoding of createpolicy. */
 static const uint64_t L2_EVICT_FIRST = 0x12f0000000000000u, L2_EVICT_LAST = 0x14f0000000000000u;
 
+/* `bytes` of global memory; they and both addresses are multiples of 16. */
+static __device__ __forceinline__ void copy_bytes(void *dst, const void *src, uint32_t bytes,
+                                                  uint64_t *done, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(dst)),
+                 "l"(src), "r"(bytes), "r"(shared_address(done)), "l"(policy)
+                 : "memory");
+}
+
 /* The box of a two-dimensional tensor whose corner is (x, y), x counting along memory. */
 static __device__ __forceinline__ void copy_box(void *dst, const CUtensorMap *map, int x, int y,
                                                 uint64_t *done, uint64_t policy)

@@ -309,7 +309,7 @@ static bool can(enum path path, const struct linear *p, int n)
     bool all = true;
 
     for (int i = 0; i < n; i++)
-        all = all && (path == SINGLE   ? linear_single_can(&p[i])
+        all = all && (path == SINGLE   ? linear_single_can(&q, &p[i])
                       : path == SKINNY ? p[i].T <= linear_skinny_rows(&p[i])
                       : path == WIDE   ? p[i].T <= WIDE_ROWS && warpgroups_can(&q, &p[i])
                       : path == PAIRS  ? warpgroups_can(&q, &p[i])
