@@ -274,8 +274,8 @@ static void rows_of_bf16_are_read_and_written_as_numbers_are(void **state)
 /* As many rows of weights as no block of a device has room for at once. */
 static void a_row_meets_a_matrix_of_any_size(void **state)
 {
-    const int sizes[][2] = { { 3000, 2560 }, { 1500, 5120 }, { 700, 8190 }, { 600, 16384 },
-                             { 7000, 301 },  { 40000, 64 },  { 1100, 4096 } };
+    const int sizes[][2] = { { 3000, 2560 }, { 1500, 5120 }, { 700, 8190 },  { 600, 16384 },
+                             { 7000, 301 },  { 40000, 64 },  { 1100, 4096 }, { 2000, 768 } };
     const struct kind bf16 = { DTYPE_BF16, false };
     struct backend *be = check_backend_of(state);
 
