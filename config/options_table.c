@@ -60,7 +60,8 @@ const struct option option_table[] = {
     { OPTION(api_keys), .commands = SERVE, .value = "FILE",
       .help = "keys that may call, one a line; without it, whoever reaches the port may" },
     { OPTION(allow_origin), .commands = SERVE, .value = "ORIGINS",
-      .help = "web pages that may call, like https://chat.example,http://localhost:3000, or *" },
+      .help = "web pages that may call, like https://chat.example,http://localhost:3000, or *; "
+              "without keys their hosts may stand in Host" },
     { OPTION(state_key), .commands = SERVE | STATE, .value = "FILE",
       .help = "secret that seals states; uploads without its seal are refused" },
     { OPTION(allow_unsealed), .def = "false", .commands = SERVE,

@@ -34,6 +34,7 @@
     X(SNAPSHOT_UNSEALED, 403, "permission_error", "snapshot_unsealed", false)                      \
     X(SNAPSHOT_OWNER, 403, "permission_error", "snapshot_wrong_owner", false)                      \
     X(ORIGIN, 403, "permission_error", "origin_not_allowed", false)                                \
+    X(HOST, 403, "permission_error", "host_not_allowed", false)                                    \
     X(NOT_FOUND, 404, "invalid_request_error", "not_found", false)                                 \
     X(MODEL_NOT_FOUND, 404, "invalid_request_error", "model_not_found", false)                     \
     X(SESSION_NOT_FOUND, 404, "invalid_request_error", "session_not_found", false)                 \

@@ -333,6 +333,7 @@ static bool listen_http(struct server *s, struct error *err)
         .transfer_bytes = o->transfer_memory,
         .routes = s->route,
         .origins = o->allow_origin,
+        .keyless = !o->api_keys,
         .app = &s->api,
         .admit = admit,
         .answered = on_answered,

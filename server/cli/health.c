@@ -40,7 +40,8 @@ static int connect_to(const char *host, int port)
 
 int cli_health(const struct options *o)
 {
-    static const char request[] = "GET /health HTTP/1.1\r\nHost: eddy\r\nConnection: close\r\n\r\n";
+    static const char request[] =
+        "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     static const char fine[] = "HTTP/1.1 200 ";
     char answer[sizeof(fine)];
     size_t got = 0;

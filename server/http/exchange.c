@@ -66,6 +66,8 @@ static bool admit(struct exchange *x, struct problem *p)
         return problem_set(p, PROBLEM_SHUTTING_DOWN, NULL, "the server is shutting down");
     if (!x->route)
         return true;
+    if (x->server->local && !host_check(o->origins, r, p))
+        return false;
     if (!origin_check(o->origins, r, p))
         return false;
     if (!x->server->ready && !x->route->plain)

@@ -50,7 +50,8 @@ struct http_options {
     size_t transfer_bytes;      /* of all transfers; beyond it: 503, but for one that is alone */
     const struct route *routes; /* borrowed; ended by a NULL pattern */
     const char *origins;        /* borrowed; of web pages that may call (origin.h), NULL: none */
-    void *app;                  /* given to the handlers */
+    bool keyless; /* anybody may call: on loopback, only by a host that host_check() knows */
+    void *app;    /* given to the handlers */
     /* Says of every complete head whose it is, before its body is looked at; false: it is
      * refused, and the connection closed if a body was to come. Not asked about `plain`
      * routes. NULL: all are client 0. */

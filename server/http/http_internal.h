@@ -32,6 +32,7 @@ struct http_server {
     struct http_counts counts;
     long surplus; /* connections that are open only to be told that there are too many */
     bool ready, draining, closing;
+    bool local;      /* for this machine's own programs: host_check() */
     bool unaccepted; /* a client waits for memory */
     int handles;     /* listener and tick, until they are closed */
     int reserve;     /* a descriptor to give up when none is left */

@@ -32,6 +32,72 @@ bool origin_check(const char *list, const struct request *r, struct problem *p)
     return problem_set(p, PROBLEM_ORIGIN, NULL, "pages of other origins may not call");
 }
 
+bool is_loopback(const char *address)
+{
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+
+    if (uv_ip4_addr(address, 0, &v4) == 0)
+        return ntohl(v4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+    return uv_ip6_addr(address, 0, &v6) == 0 &&
+           (IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr) ||
+            (IN6_IS_ADDR_V4MAPPED(&v6.sin6_addr) && v6.sin6_addr.s6_addr[12] == IN_LOOPBACKNET));
+}
+
+/* The length of the host that an authority begins with, brackets included. */
+static size_t host_length(const char *authority)
+{
+    const char *end = *authority == '[' ? strchr(authority, ']') : NULL;
+
+    return end ? (size_t)(end - authority) + 1 : strcspn(authority, ":,");
+}
+
+static bool is_this_machine(const char *host, size_t len)
+{
+    static const char below[] = ".localhost";
+    const size_t n = sizeof(below) - 1;
+    const bool brackets = *host == '[';
+    char address[INET6_ADDRSTRLEN];
+
+    if (len > n && strncasecmp(host + len - n, below, n) == 0)
+        return true;
+    if (len == n - 1 && strncasecmp(host, below + 1, len) == 0)
+        return true;
+    if (len < 2 || len >= sizeof(address))
+        return false;
+    snprintf(address, sizeof(address), "%.*s", (int)len - 2 * brackets, host + brackets);
+    return is_loopback(address);
+}
+
+static bool is_host_of(const char *origins, const char *host, size_t len)
+{
+    while (origins && (origins = strstr(origins, "://"))) {
+        origins += 3;
+        if (host_length(origins) == len && strncasecmp(origins, host, len) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Without a Host, as in HTTP/1.0, it is from no browser. */
+bool host_check(const char *list, const struct request *r, struct problem *p)
+{
+    const char *host = request_header(r, "host");
+    const size_t len = host ? host_length(host) : 0;
+    const char *port = host ? host + len : "";
+
+    port += *port == ':';
+    if (!host || (list && strcmp(list, "*") == 0))
+        return true;
+    if (port[strspn(port, "0123456789")] == 0 &&
+        (is_this_machine(host, len) || is_host_of(list, host, len)))
+        return true;
+    return problem_set(p, PROBLEM_HOST, NULL,
+                       "Host is \"%.100s\", and a server without keys is called as localhost, or "
+                       "by the host of an origin in --allow-origin",
+                       host);
+}
+
 void origin_answer(struct exchange *x)
 {
     const struct request *r = &x->request;

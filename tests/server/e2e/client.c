@@ -89,7 +89,7 @@ bool client_ask(struct client *c, const char *method, const char *path, const ch
                      ? ""
                      : "Content-Type: application/json\r\n",
                  len);
-    n = snprintf(head, sizeof(head), "%s %s HTTP/1.1\r\nHost: test\r\n%s%s\r\n", method, path,
+    n = snprintf(head, sizeof(head), "%s %s HTTP/1.1\r\nHost: localhost\r\n%s%s\r\n", method, path,
                  length, headers ? headers : "");
     return n > 0 && (size_t)n < sizeof(head) && client_send(c, head, (size_t)n) &&
            client_send(c, body ? body : "", body ? len : 0);

@@ -296,7 +296,8 @@ static void requests_in_one_segment_are_answered_in_order(void **state)
                          1 + i % 4000, i);
 
         len += (size_t)sprintf(all + len,
-                               "POST " COMPLETIONS " HTTP/1.1\r\nHost: x\r\nX-Request-Id: r%d\r\n"
+                               "POST " COMPLETIONS
+                               " HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: r%d\r\n"
                                "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
                                i, n, body);
     }

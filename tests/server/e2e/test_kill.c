@@ -151,7 +151,8 @@ static struct reply request(int port, const char *method, const char *path, cons
 
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     snprintf(bytes, sizeof(bytes),
-             "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+             "%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+             "Content-Type: application/json\r\n"
              "Content-Length: %zu\r\n\r\n%s",
              method, path, body ? strlen(body) : 0, body ? body : "");
     if (connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0 &&

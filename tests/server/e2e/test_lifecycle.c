@@ -69,7 +69,7 @@ static void a_drain_lets_a_running_stream_finish(void **state)
     struct client c, late, resting;
     struct story undisturbed, s = { 0 };
     struct response r;
-    static const char more[] = "/completions HTTP/1.1\r\nHost: x\r\n"
+    static const char more[] = "/completions HTTP/1.1\r\nHost: localhost\r\n"
                                "Content-Type: application/json\r\nContent-Length: 14\r\n\r\n"
                                "{\"prompt\":\"a\"}";
     const int tokens = live_sanitized() ? 100 : 1500;

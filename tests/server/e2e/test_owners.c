@@ -81,7 +81,7 @@ static void without_a_good_key_every_answer_is_the_same_401(void **unused)
 
 static void no_body_is_read_from_the_unknown(void **unused)
 {
-    static const char head[] = "PUT /v1/sessions/a/state HTTP/1.1\r\nHost: x\r\n"
+    static const char head[] = "PUT /v1/sessions/a/state HTTP/1.1\r\nHost: localhost\r\n"
                                "Content-Length: 400000\r\n\r\n";
     struct client c = client_dial(server.port);
     double from = seconds_now();
