@@ -51,6 +51,7 @@
     X(ID_BYTES, 64, "bytes of a session or snapshot id; 400")                                      \
     X(LABEL_BYTES, 256, "bytes of a snapshot's label; 400")                                        \
     X(METADATA_BYTES, 4096, "bytes of a session's metadata; 400")                                  \
+    X(VERSION_TAGS, 16, "versions in an If-Match or If-None-Match; 400")                           \
     X(LIST_ITEMS, 1000, "items in one page of a list; 400")                                        \
     X(SNAPSHOT_HEADER_BYTES, 64 * 1024, "bytes of a snapshot file before its state; 422")          \
     X(SAFETENSORS_HEADER_BYTES, 100 * 1000 * 1000, "bytes of a safetensors header")                \

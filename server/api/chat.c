@@ -70,7 +70,8 @@ static void take_session(struct pending *p, struct event *e)
         return;
     }
     info = c->sessions[0];
-    if (of->has_expected_version && of->expected_version != info.version) {
+    if ((of->expected.given && !version_set_has(&of->expected, info.version)) ||
+        version_set_has(&of->unwanted, info.version)) {
         problem_set(&c->problem, PROBLEM_VERSION_MISMATCH, "expected_version",
                     "session %s is at version %llu", info.id.text,
                     (unsigned long long)info.version);
@@ -79,9 +80,8 @@ static void take_session(struct pending *p, struct event *e)
         return;
     }
     command_free(c);
-    g->seen_version = !of->has_expected_version;
-    of->has_expected_version = true;
-    of->expected_version = info.version;
+    g->seen_version = of->expected.count != 1;
+    of->expected = version_set_of(info.version);
     p->take = generation_take;
     render(g, info.answer_open, info.tail);
 }

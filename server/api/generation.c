@@ -177,11 +177,8 @@ static bool build_command(struct generation *g, int i)
         return no_memory(g);
     c->owner = exchange_client(g->base.exchange);
     c->session = g->params.session;
-    c->has_expected_version = g->params.has_expected_version;
-    c->expected_version = g->params.expected_version;
-    c->expects_none = g->params.expects_none;
-    c->has_unwanted_version = g->params.has_unwanted_version;
-    c->unwanted_version = g->params.unwanted_version;
+    c->expected = g->params.expected;
+    c->unwanted = g->params.unwanted;
     c->turn.lead = g->reply.prompt[i].lead;
     c->turn.prompt = tokens->id;
     c->turn.prompt_len = tokens->count;
@@ -324,7 +321,7 @@ static void take_answer(struct generation *g, struct command *c)
 {
     g->answered++;
     if (c->problem.what != PROBLEM_NONE) {
-        /* The client named no version: for it somebody else's turn was in the way. */
+        /* The client did not name it alone: for it somebody else's turn was in the way. */
         if (c->problem.what == PROBLEM_VERSION_MISMATCH && g->seen_version)
             problem_set(&c->problem, PROBLEM_SESSION_BUSY, NULL,
                         "another turn of session %s came in between", c->session.text);

@@ -23,7 +23,7 @@ struct generation {
     struct problem problem;   /* the first thing that went wrong */
     struct error error;       /* the tokenizer's */
     bool asking;              /* a chat asks for its session first */
-    bool seen_version;        /* expected_version is what we saw, not what the client said */
+    bool seen_version;        /* `expected` is what we saw, not what the client said */
     bool streaming, ended;    /* the stream's head is written; its end is due */
     bool lost;                /* the reader was too slow: the stream is cut */
     bool late;                /* over its time, or the server drains */

@@ -273,27 +273,26 @@ bool params_read_model(const cJSON *v, void *target, const struct params_context
     return true;
 }
 
-/* Plain decimal digits up to `max`, up to the byte `end`. */
-static bool read_decimal(const char *s, char end, uint64_t max, uint64_t *out)
+bool params_decimal(const char *at, const char *end, uint64_t max, uint64_t *out)
 {
     uint64_t n = 0;
 
-    if (*s == end)
+    if (at == end)
         return false;
-    for (; *s != end; s++) {
-        if (*s < '0' || *s > '9' || n > (max - (uint64_t)(*s - '0')) / 10)
+    for (; at != end; at++) {
+        if (*at < '0' || *at > '9' || n > (max - (uint64_t)(*at - '0')) / 10)
             return false;
-        n = n * 10 + (uint64_t)(*s - '0');
+        n = n * 10 + (uint64_t)(*at - '0');
     }
     *out = n;
-    return s[0] == 0 || s[1] == 0;
+    return true;
 }
 
 bool params_page(const char *limit, const char *after, int *count, struct id *id, struct problem *p)
 {
     uint64_t n = 20;
 
-    if (limit && (!read_decimal(limit, 0, LIMIT_LIST_ITEMS, &n) || n < 1))
+    if (limit && (!params_decimal(limit, limit + strlen(limit), LIMIT_LIST_ITEMS, &n) || n < 1))
         return problem_set(p, PROBLEM_INVALID_PARAMETER, "limit",
                            "limit must be a whole number from 1 to %d", LIMIT_LIST_ITEMS);
     id->text[0] = 0;
@@ -301,31 +300,4 @@ bool params_page(const char *limit, const char *after, int *count, struct id *id
         return problem_set(p, PROBLEM_INVALID_PARAMETER, "after", "after must be an id");
     *count = (int)n;
     return true;
-}
-
-/* An entity tag of a session: its version, quoted or as it is. "*" is none. */
-static bool read_tag(const char *tag, const char *header, bool *has, uint64_t *version,
-                     struct problem *p)
-{
-    const bool quoted = tag && *tag == '"';
-
-    *version = 0;
-    *has = tag && strcmp(tag, "*") != 0;
-    return !*has || read_decimal(tag + quoted, quoted ? '"' : 0, UINT64_MAX, version) ||
-           problem_set(p, PROBLEM_INVALID_PARAMETER, header,
-                       "%s must be * or a session's version, as in \"3\"", header);
-}
-
-bool params_match(const char *header, bool *has, uint64_t *version, struct problem *p)
-{
-    return read_tag(header, "If-Match", has, version, p);
-}
-
-bool params_none_match(const char *header, bool *all, bool *has, uint64_t *version,
-                       struct problem *p)
-{
-    const bool weak = header && strncmp(header, "W/\"", 3) == 0;
-
-    *all = header && strcmp(header, "*") == 0;
-    return read_tag(weak ? header + 2 : header, "If-None-Match", has, version, p);
 }

@@ -38,9 +38,10 @@ struct prompt {
 struct generation_params {
     struct cJSON *json; /* owned: the texts point into it */
     size_t body_len;
-    struct id session;                                             /* "": none */
-    bool has_expected_version, has_unwanted_version, expects_none; /* as of a command */
-    uint64_t expected_version, unwanted_version;
+    struct id session;         /* "": none */
+    bool has_expected_version; /* the field, which goes into `expected` with If-Match */
+    uint64_t expected_version;
+    struct version_set expected, unwanted;
     struct turn turn; /* a pattern: all but the prompt; owns its lists */
     bool has_max_tokens;
     struct prompt *prompt; /* owned; completions and appends */
@@ -103,12 +104,6 @@ bool params_tokenize(const char *body, size_t len, const struct params_context *
 bool params_detokenize(const char *body, size_t len, const struct params_context *c,
                        struct text_params *t, struct problem *p);
 void text_params_finish(struct text_params *t);
-
-/* An If-Match header as a session's version; NULL and "*" ask for none. */
-bool params_match(const char *header, bool *has, uint64_t *version, struct problem *p);
-/* An If-None-Match header of what changes a session: "*" is all of its versions. */
-bool params_none_match(const char *header, bool *all, bool *has, uint64_t *version,
-                       struct problem *p);
 
 /* `limit` and `after` of a list's query; NULL when absent. */
 bool params_page(const char *limit, const char *after, int *count, struct id *id,

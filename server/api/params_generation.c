@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/api/entity_tags.h"
 #include "server/api/params.h"
 #include "server/api/params_internal.h"
 
@@ -336,8 +337,6 @@ static bool read_headers(struct generation_params *g, const struct params_contex
                          struct problem *p)
 {
     struct id id;
-    bool has;
-    uint64_t version;
 
     if (c->session_header) {
         if (!id_parse(&id, c->session_header))
@@ -346,16 +345,14 @@ static bool read_headers(struct generation_params *g, const struct params_contex
             return refuse(p, "session_id", "session_id and X-Session-Id differ");
         g->session = id;
     }
-    if (!params_match(c->match_header, &has, &version, p) ||
-        !params_none_match(c->none_header, &g->expects_none, &g->has_unwanted_version,
-                           &g->unwanted_version, p))
+    if (!entity_tags_if_match(c->match_header, &g->expected, p) ||
+        !entity_tags_if_none_match(c->none_header, &g->unwanted, p))
         return false;
-    if (has && g->has_expected_version && g->expected_version != version)
+    if (!g->has_expected_version)
+        return true;
+    if (g->expected.given && !version_set_has(&g->expected, g->expected_version))
         return refuse(p, "expected_version", "expected_version and If-Match differ");
-    if (has) {
-        g->has_expected_version = true;
-        g->expected_version = version;
-    }
+    g->expected = version_set_of(g->expected_version);
     return true;
 }
 
@@ -374,7 +371,7 @@ static bool check_turn(struct generation_params *g, const struct params_context 
         return refuse(p, "min_tokens", "min_tokens must not be above max_tokens");
     if (t->sampling.top_k < 0) /* vLLM's way to say off */
         t->sampling.top_k = 0;
-    if (!g->session.text[0] && g->has_expected_version)
+    if (!g->session.text[0] && g->expected.given && !g->expected.all)
         return refuse(p, "expected_version", "expected_version needs a session_id");
     if (!g->session.text[0] && t->commit_partial)
         return refuse(p, "commit_partial", "commit_partial needs a session_id");

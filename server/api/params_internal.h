@@ -49,6 +49,9 @@ bool params_empty(const cJSON *v);
 bool params_whole(const cJSON *v, const char *key, double lo, double hi, double *out,
                   struct problem *p);
 
+/* Plain decimal digits up to `max`, from `at` to `end`. */
+bool params_decimal(const char *at, const char *end, uint64_t max, uint64_t *out);
+
 /* A list of token ids below c->vocab; *id is from malloc. */
 bool params_ids(const cJSON *list, const char *key, const struct params_context *c, int32_t **id,
                 size_t *count, struct problem *p);

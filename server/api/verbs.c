@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "server/api/api.h"
+#include "server/api/entity_tags.h"
 #include "server/http/http.h"
 
 static struct command *refuse(struct exchange *x, const struct problem *problem, struct command *c)
@@ -27,15 +28,12 @@ struct command *verb_create(struct exchange *x, enum command_kind kind)
  * same id that is made again counts its versions anew. */
 static bool read_conditions(const struct exchange *x, struct command *c, struct problem *p)
 {
-    const char *match = exchange_header(x, "if-match");
     const bool reads = c->kind == COMMAND_SESSION_GET || c->kind == COMMAND_SESSION_EXPORT ||
                        c->kind == COMMAND_SNAPSHOT_LIST;
 
-    if (!params_match(match, &c->has_expected_version, &c->expected_version, p))
-        return false;
-    c->expects_any = match && !c->has_expected_version;
-    return reads || params_none_match(exchange_header(x, "if-none-match"), &c->expects_none,
-                                      &c->has_unwanted_version, &c->unwanted_version, p);
+    return entity_tags_if_match(exchange_header(x, "if-match"), &c->expected, p) &&
+           (reads ||
+            entity_tags_if_none_match(exchange_header(x, "if-none-match"), &c->unwanted, p));
 }
 
 struct command *verb_of_session(struct exchange *x, enum command_kind kind)

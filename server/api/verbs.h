@@ -12,8 +12,8 @@ struct exchange;
 
 /* Of the client as its owner. */
 struct command *verb_create(struct exchange *x, enum command_kind kind);
-/* Of the session, or the snapshot, that the path names; If-Match is the expected version, and
- * If-None-Match the unwanted one of what changes a session. */
+/* Of the session, or the snapshot, that the path names; If-Match is the expected versions, and
+ * If-None-Match the unwanted ones of what changes a session. */
 struct command *verb_of_session(struct exchange *x, enum command_kind kind);
 struct command *verb_of_snapshot(struct exchange *x, enum command_kind kind);
 /* The body's fields; the session is the path's unless the verb creates one. */

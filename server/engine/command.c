@@ -4,6 +4,19 @@
 
 #include "server/state/checkpoint.h"
 
+struct version_set version_set_of(uint64_t version)
+{
+    return (struct version_set){ .given = true, .count = 1, .version = { version } };
+}
+
+bool version_set_has(const struct version_set *s, uint64_t version)
+{
+    for (int i = 0; i < s->count; i++)
+        if (s->version[i] == version)
+            return true;
+    return s->all;
+}
+
 struct command *command_create(enum command_kind kind, void *waiter)
 {
     struct command *c = calloc(1, sizeof(*c));

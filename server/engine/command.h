@@ -111,6 +111,18 @@ struct turn {
     struct session_info info; /* of the session after the turn */
 };
 
+/* Versions that a call wants a session to be at, or not to be at. */
+struct version_set {
+    bool given; /* false: it says nothing about them */
+    bool all;
+    int count;
+    uint64_t version[LIMIT_VERSION_TAGS];
+};
+
+/* The set of one. */
+struct version_set version_set_of(uint64_t version);
+bool version_set_has(const struct version_set *s, uint64_t version);
+
 struct command {
     enum command_kind kind;
     atomic_bool cancelled;  /* set by the loop; the engine ends the turn, or the way back, at its
@@ -129,12 +141,12 @@ struct command {
     /* Arguments; what a kind does not name is ignored. */
     struct id session, snapshot; /* a turn without a session leaves nothing behind */
     struct turn turn;
-    bool has_seed, has_ttl, has_expected_version, has_unwanted_version;
-    bool expects_any;  /* of versions: the session is there; all but IMPORT want that anyway */
-    bool expects_none; /* the session is not there, which only IMPORT can do with */
-    uint64_t seed, expected_version, unwanted_version;
-    double ttl;     /* seconds */
-    char *metadata; /* JSON text, owned; SESSION_CREATE */
+    bool has_seed, has_ttl;
+    uint64_t seed;
+    struct version_set expected; /* at one of these; all: it is there, as all but IMPORT want */
+    struct version_set unwanted; /* at none of these; all: it is not there, for IMPORT alone */
+    double ttl;                  /* seconds */
+    char *metadata;              /* JSON text, owned; SESSION_CREATE */
     char label[LIMIT_LABEL_BYTES + 1];
     size_t turns;                  /* rollback: so many back; 0: to the position */
     uint64_t position;             /* rollback */

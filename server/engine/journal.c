@@ -206,7 +206,7 @@ bool entry_drop_session(struct engine *e, struct entry *x, const struct session 
 {
     struct write *w = drop(e, x, DISK_SESSION_DELETED, s->owner, &s->id);
 
-    if (w && x->command && (x->command->has_expected_version || x->command->has_unwanted_version)) {
+    if (w && x->command && (x->command->expected.count > 0 || x->command->unwanted.count > 0)) {
         w->op->record.version = s->version;
         w->op->record.created = s->created;
     }

@@ -253,7 +253,7 @@ bool obey_session_import(struct engine *e, struct command *c)
     struct past *past;
     struct session next;
 
-    if (!s && (c->has_expected_version || c->expects_any))
+    if (!s && c->expected.given)
         return problem_set(&c->problem, PROBLEM_VERSION_MISMATCH, NULL, "there is no session '%s'",
                            c->session.text);
     if ((s && !session_claim(e, c, &s, &c->problem)) ||

@@ -21,15 +21,15 @@ struct session *session_find(struct engine *e, const struct command *c, struct p
 
 bool session_is_expected(const struct session *s, const struct command *c, struct problem *p)
 {
-    if (c->expects_none || (c->has_unwanted_version && c->unwanted_version == s->version))
+    if (version_set_has(&c->unwanted, s->version))
         return problem_set(p, PROBLEM_VERSION_MISMATCH, NULL,
                            "there is a session '%s', and it is at version %llu", s->id.text,
                            (unsigned long long)s->version);
-    if (!c->has_expected_version || c->expected_version == s->version)
+    if (!c->expected.given || version_set_has(&c->expected, s->version))
         return true;
     return problem_set(p, PROBLEM_VERSION_MISMATCH, "expected_version",
-                       "session '%s' is at version %llu, not %llu", s->id.text,
-                       (unsigned long long)s->version, (unsigned long long)c->expected_version);
+                       "session '%s' is at version %llu, which is not an expected one", s->id.text,
+                       (unsigned long long)s->version);
 }
 
 bool session_claim(struct engine *e, const struct command *c, struct session **out,

@@ -128,45 +128,6 @@ static void metadata_and_labels_end_at_their_limits(void **state)
     }
 }
 
-static void if_match_is_a_version_or_any(void **state)
-{
-    static const char *const wrong[] = {
-        "", "\"\"", "\"3", "3\"", "x", "-1", "\"3\" ", " 3", "18446744073709551616", "W/\"3\""
-    };
-    struct problem p;
-    bool has;
-    uint64_t version;
-
-    (void)state;
-    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
-        assert_false(params_match(wrong[i], &has, &version, &p));
-    assert_true(params_match(NULL, &has, &version, &p) && !has);
-    assert_true(params_match("*", &has, &version, &p) && !has);
-    assert_true(params_match("0", &has, &version, &p) && has && version == 0);
-    assert_true(params_match("\"18446744073709551615\"", &has, &version, &p));
-    assert_true(has && version == UINT64_MAX);
-}
-
-static void if_none_match_is_a_version_or_all(void **state)
-{
-    static const char *const wrong[] = { "",         "\"\"", "W/3", "w/\"3\"", "\"3\", \"4\"",
-                                         "*, \"3\"", "W/*" };
-    struct problem p;
-    bool all, has;
-    uint64_t version;
-
-    (void)state;
-    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
-        assert_false(params_none_match(wrong[i], &all, &has, &version, &p));
-    assert_string_equal(p.param, "If-None-Match");
-    assert_true(params_none_match(NULL, &all, &has, &version, &p) && !all && !has);
-    assert_true(params_none_match("*", &all, &has, &version, &p) && all && !has);
-    assert_true(params_none_match("W/\"3\"", &all, &has, &version, &p) && !all);
-    assert_true(has && version == 3);
-    assert_true(params_none_match("0", &all, &has, &version, &p) && !all && has);
-    assert_int_equal(version, 0);
-}
-
 static void a_page_has_one_to_a_thousand_items(void **state)
 {
     static const char *const wrong[] = { "0", "1001", "-1", "", "x", "1x", " 1", "99999999999999" };
@@ -215,8 +176,6 @@ int main(void)
         cmocka_unit_test(session_verbs_take_their_fields_only),
         cmocka_unit_test(metadata_is_kept_as_it_was_written),
         cmocka_unit_test(metadata_and_labels_end_at_their_limits),
-        cmocka_unit_test(if_match_is_a_version_or_any),
-        cmocka_unit_test(if_none_match_is_a_version_or_all),
         cmocka_unit_test(a_page_has_one_to_a_thousand_items),
         cmocka_unit_test(the_tokenizers_calls_need_their_field),
     };

@@ -120,6 +120,46 @@ static void what_changes_a_session_may_insist_on_it_having_moved(void **state)
     response_finish(&r);
 }
 
+/* What a list says holds wherever the version stands in it, and in several lines as in one. */
+static void a_list_names_versions(void **state)
+{
+    static const struct {
+        const char *headers;
+        int status;
+    } recipes[] = {
+        { "If-Match: \"7\", \"0\"\r\n", 200 },
+        { "If-Match: \"0\",\"7\"\r\n", 200 },
+        { "If-Match: \"7\"\r\nIf-Match: \"0\"\r\n", 200 },
+        { "If-Match: \"7\", \"8\"\r\n", 412 },
+        { "If-Match: \"another\"\r\n", 412 },
+        { "If-Match: W/\"0\"\r\n", 412 }, /* compared strongly */
+        { "If-Match: W/\"0\", \"0\"\r\n", 200 },
+        { "If-None-Match: \"7\", W/\"0\"\r\n", 412 }, /* weakly */
+        { "If-None-Match: \"7\", \"another\"\r\n", 200 },
+        { "If-Match: \"7\" \"0\"\r\n", 400 },
+        { "If-Match: *, \"0\"\r\n", 400 },
+    };
+    static const char *const calls[][2] = {
+        { "/v1/sessions/listed/fork", "{}" },
+        { COMPLETIONS, "{\"session_id\":\"listed\",\"prompt\":\"a\",\"max_tokens\":1}" },
+        { "/v1/chat/completions", "{\"session_id\":\"listed\",\"max_tokens\":1,"
+                                  "\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < 3 * sizeof(recipes) / sizeof(recipes[0]); i++) {
+        const char *const *ask_for = calls[i % 3], *headers = recipes[i / 3].headers;
+        struct response r;
+
+        cJSON_Delete(ask(server.port, "POST", "/v1/sessions", "{\"id\":\"listed\"}"));
+        r = call_with(server.port, headers, "POST", ask_for[0], ask_for[1]);
+        if (r.status != recipes[i / 3].status)
+            fail_msg("%s %s: %d %s", ask_for[0], headers, r.status, r.body);
+        response_finish(&r);
+        cJSON_Delete(ask(server.port, "DELETE", "/v1/sessions/listed", NULL));
+    }
+}
+
 /* Only an upload could make one. */
 static void an_upload_may_insist_on_a_session_that_is_there(void **state)
 {
@@ -160,9 +200,10 @@ static void an_upload_may_insist_on_making_its_session(void **state)
         { "/v1/sessions/unmade/state", "If-Match: *\r\nIf-None-Match: *\r\n", "version_mismatch",
           412 },
         { "/v1/sessions/unmade/state", "If-Match: \"1\"\r\n", "version_mismatch", 412 },
-        { "/v1/sessions/unmade/state", "If-None-Match: \"x\"\r\n", "invalid_parameter", 400 },
-        { "/v1/sessions/unmade/state", "If-None-Match: \"1\", \"2\"\r\n", "invalid_parameter",
-          400 },
+        { "/v1/sessions/made/state", "If-None-Match: \"2\", \"1\"\r\n", "version_mismatch", 412 },
+        { "/v1/sessions/unmade/state", "If-Match: \"1\", \"2\"\r\n", "version_mismatch", 412 },
+        { "/v1/sessions/unmade/state", "If-None-Match: x\r\n", "invalid_parameter", 400 },
+        { "/v1/sessions/unmade/state", "If-None-Match: *, \"1\"\r\n", "invalid_parameter", 400 },
     };
     struct response file, r;
     struct client c = client_dial(server.port);
@@ -192,7 +233,7 @@ static void an_upload_may_insist_on_making_its_session(void **state)
 static int start(void **state)
 {
     (void)state;
-    live_start(&server, DEMO, NULL);
+    live_start(&server, DEMO, "--chat-template", "plain", NULL);
     return 0;
 }
 
@@ -210,6 +251,7 @@ int main(void)
         cmocka_unit_test(every_verb_may_insist_on_a_version),
         cmocka_unit_test(a_session_that_is_not_there_is_unknown),
         cmocka_unit_test(what_changes_a_session_may_insist_on_it_having_moved),
+        cmocka_unit_test(a_list_names_versions),
         cmocka_unit_test(an_upload_may_insist_on_a_session_that_is_there),
         cmocka_unit_test(an_upload_may_insist_on_making_its_session),
     };

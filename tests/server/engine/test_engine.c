@@ -489,15 +489,13 @@ static void sessions_refuse_what_they_must(void **unused)
     command_free(two[0]);
     command_free(two[1]);
     c = rig_turn("a", prompt, 4, 1);
-    c->has_expected_version = true;
-    c->expected_version = 0;
+    c->expected = version_set_of(0);
     rig_run(&r, &c, 1, out);
     assert_int_equal(out[0].problem.what, PROBLEM_VERSION_MISMATCH);
     c->problem.what = PROBLEM_NONE;
     command_free(c);
     c = rig_turn("a", prompt, 4, 1);
-    c->has_expected_version = true;
-    c->expected_version = 1;
+    c->expected = version_set_of(1);
     rig_run(&r, &c, 1, out);
     assert_int_equal(out[0].problem.what, PROBLEM_NONE);
     command_free(c);

@@ -80,8 +80,7 @@ static struct command *make_command(struct rig *r, enum verb verb, const char *s
     if (verb == IMPORT)
         c->checkpoint = format_decode(goal->file, goal->len, model_info(r->model),
                                       model_info(r->model)->vocab, &p);
-    c->has_expected_version = true;
-    c->expected_version = VERSION;
+    c->expected = version_set_of(VERSION);
     return c;
 }
 

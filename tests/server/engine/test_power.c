@@ -40,7 +40,7 @@ static void take_turn(struct world *w, struct world_session *s, struct outcome *
 {
     struct command *c = world_turn(w, s);
 
-    c->has_expected_version = false;
+    c->expected = (struct version_set){ 0 };
     rig_run(&w->rig, &c, 1, out);
     world_turned(w, s, c, out);
     command_free(c);

@@ -295,10 +295,8 @@ struct command *world_turn(struct world *w, const struct world_session *s)
     c->turn.no_cache = !world_below(w, 6);
     if (!s)
         c->turn.choices = 1 + (int)world_below(w, 3);
-    if (s && !world_below(w, 4)) {
-        c->has_expected_version = true;
-        c->expected_version = s->version + !world_below(w, 4);
-    }
+    if (s && !world_below(w, 4))
+        c->expected = version_set_of(s->version + !world_below(w, 4));
     return c;
 }
 
@@ -308,7 +306,7 @@ static bool moved(struct world *w, const struct world_session *s, const struct c
 {
     const struct turn *t = &c->turn;
 
-    if (c->has_expected_version && c->expected_version != s->version) {
+    if (c->expected.given && !version_set_has(&c->expected, s->version)) {
         assert_int_equal(c->problem.what, PROBLEM_VERSION_MISMATCH);
         return false;
     }
