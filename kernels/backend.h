@@ -78,7 +78,8 @@ struct backend {
     void (*follow)(struct backend *be, uint64_t move);
 
     /* Host memory that moves take from and bring to without a detour; its content is undefined.
-     * alloc_host is NULL where any memory is as good; it returns NULL when there is no room. */
+     * alloc_host is NULL where any memory is as good; it returns NULL when there is no room. Any
+     * thread may call it, at any time. */
     void *(*alloc_host)(struct backend *be, size_t bytes);
     void (*free_host)(struct backend *be, void *p, size_t bytes); /* takes NULL */
 

@@ -141,9 +141,15 @@ static void cuda_follow(struct backend *be, uint64_t move)
     copies_follow(here(be)->copies, move);
 }
 
+/* The stream's faults are noted by the thread that drives it, and this may be another. */
 static void *cuda_alloc_host(struct backend *be, size_t bytes)
 {
-    return copies_alloc_host(here(be)->copies, bytes);
+    const struct backend_cuda *c = (struct backend_cuda *)be;
+
+    if (cudaSetDevice(c->stream.device) == cudaSuccess)
+        return copies_alloc_host(bytes);
+    cudaGetLastError(); /* it is answered here */
+    return NULL;
 }
 
 static void cuda_free_host(struct backend *be, void *p, size_t bytes)

@@ -114,11 +114,10 @@ template <typename Run> static void in_parts(size_t bytes, Run run)
 
 /* In huge pages where the system lends them: they are pinned in a fifth of the time. Every page is
  * written first, by several threads, for to pin it is to have it cleared by one. */
-void *copies_alloc_host(struct copies *c, size_t bytes)
+void *copies_alloc_host(size_t bytes)
 {
     char *p = (char *)mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-    (void)c;
     if (p == MAP_FAILED)
         return NULL;
     madvise(p, bytes, MADV_HUGEPAGE);

@@ -13,7 +13,7 @@ struct copies;
 struct copies *copies_create(struct stream *q); /* q: borrowed. NULL: no memory, or a fault */
 void copies_destroy(struct copies *c);          /* takes NULL */
 
-void *copies_alloc_host(struct copies *c, size_t bytes);
+void *copies_alloc_host(size_t bytes); /* any thread, on its device */
 void copies_free_host(struct copies *c, void *p, size_t bytes);
 
 void copies_upload(struct copies *c, void *dst, const void *src, size_t bytes);

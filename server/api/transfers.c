@@ -11,12 +11,12 @@
 
 #include "config/options.h"
 #include "models/model.h"
-#include "models/text/tokenizer.h"
 #include "server/api/api.h"
 #include "server/api/objects.h"
 #include "server/api/pending.h"
 #include "server/api/repeats.h"
 #include "server/api/verbs.h"
+#include "server/engine/engine.h"
 #include "server/http/http.h"
 #include "server/state/format.h"
 #include "server/state/seal.h"
@@ -223,8 +223,7 @@ static void decode(struct pending *p)
             return;
         file = t->file;
     }
-    t->command->checkpoint =
-        format_decode(file, t->len, p->api->model, tokenizer_size(p->api->tokenizer), &t->problem);
+    t->command->checkpoint = engine_decode(p->api->engine, file, t->len, &t->problem);
     if (t->problem.what == PROBLEM_NUMBERS_MISMATCH)
         problem_add(&t->problem, " (ask for ?convert=true)");
 }

@@ -150,7 +150,7 @@ bool branches_load(struct branches *b, const char *path, struct problem *p)
         return problem_from_error(p, &err);
     if (seal_find(file, len, &owner)) /* whoever may read the file may go on from it */
         len -= SEAL_BYTES;
-    checkpoint = format_decode(file, len, info, tokenizer_size(b->local->parts.tokenizer), p);
+    checkpoint = engine_decode(b->local->engine, file, len, p);
     free(file);
     if (!checkpoint)
         return false;

@@ -4,7 +4,7 @@
  * drives the model step by step: drain commands, admit, one token for every decoding turn,
  * then prefill chunks up to the row budget, forward, sample, publish. With several devices a
  * step is one batch on each. Two bounded mailboxes join it to the loop; nothing else is shared
- * but the counters. */
+ * but the counters, and the pool of host memory that states lie in. */
 #ifndef SERVER_ENGINE_ENGINE_H
 #define SERVER_ENGINE_ENGINE_H
 
@@ -17,10 +17,12 @@
 #include "server/state/redis.h"
 #include "server/state/tiers.h"
 
+struct checkpoint;
 struct command;
 struct engine;
 struct error;
 struct event;
+struct problem;
 struct redis_url;
 struct tokenizer;
 
@@ -112,6 +114,12 @@ struct engine *engine_create(const struct devices *devices, const struct tokeniz
                              void *arg, struct error *err);
 /* Ends the thread; running turns are dropped, undelivered commands and events are freed. */
 void engine_destroy(struct engine *e); /* takes NULL */
+
+/* Proves every byte of a state's file and makes what an import brings down: a checkpoint whose
+ * record lies where it can be copied to a device beside its steps. The engine has nothing to do but
+ * to adopt it. Any thread: to hash and to copy hundreds of megabytes takes a while. Refuses as
+ * format_decode(). */
+struct checkpoint *engine_decode(struct engine *e, const void *file, size_t len, struct problem *p);
 
 /* Moves the command down. false when the mailbox is full: it stays the caller's, who answers
  * queue_full. */

@@ -1,5 +1,5 @@
 /* engine_internal.h - what the engine's own files share. Engine thread only, but for the
- * mailbox and the published counters.
+ * mailbox, the published counters and engine_decode().
  *
  * A turn is a job; a job runs one sequence per choice. A sequence works in a slot of its own
  * and feeds tokens: first its prompt in chunks, then what it samples, one a step. With more

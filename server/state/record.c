@@ -30,8 +30,9 @@ struct slab {
 
 struct record_pool {
     struct backend *backend; /* borrowed */
-    size_t stride, room;     /* room: of the bound, what is not in slabs yet */
-    pthread_mutex_t lock;    /* of what follows */
+    size_t stride;
+    pthread_mutex_t lock; /* of what follows */
+    size_t room;          /* of the bound, what is not in slabs yet */
     struct slab *slabs;
     struct record *idle;  /* of slabs */
     struct record *spare; /* of malloc, or NULL */
@@ -84,13 +85,17 @@ void record_pool_close(struct record_pool *p)
         destroy(p);
 }
 
-/* One that is idle, which is counted as out. */
-static struct record *take_idle(struct record_pool *p)
+/* One that is idle, which is counted as out. Nobody moves what is idle: what touches it is said by
+ * whoever had it. */
+static struct record *take_idle(struct record_pool *p, bool still)
 {
-    struct record **from, *r;
+    struct record **from = &p->idle, *r;
 
     pthread_mutex_lock(&p->lock);
-    from = p->idle ? &p->idle : &p->spare;
+    while (still && *from && (*from)->newest.number)
+        from = &(*from)->next;
+    if (!*from)
+        from = &p->spare;
     r = *from;
     if (r)
         *from = r->next;
@@ -99,39 +104,56 @@ static struct record *take_idle(struct record_pool *p)
     return r;
 }
 
-static void make_idle(struct record_pool *p, struct slab *s)
+/* All but the first, which is out. */
+static struct record *make_idle(struct record_pool *p, struct slab *s)
 {
-    p->room -= s->bytes;
+    struct record *r = NULL;
+
     pthread_mutex_lock(&p->lock);
     s->next = p->slabs;
     p->slabs = s;
-    for (size_t i = 0; i < s->records; i++) {
-        struct record *r = (struct record *)(void *)((char *)s->memory + i * p->stride);
-
-        *r = (struct record){ .pool = p, .slab = s, .next = p->idle };
-        p->idle = r;
+    for (size_t i = s->records; i-- > 0;) {
+        r = (struct record *)(void *)((char *)s->memory + i * p->stride);
+        *r = (struct record){ .pool = p, .slab = s, .next = i ? p->idle : NULL };
+        if (i)
+            p->idle = r;
     }
+    p->out++;
     pthread_mutex_unlock(&p->lock);
+    return r;
 }
 
-/* A backend that has no room for a piece is not asked again. */
-static void grow(struct record_pool *p)
+/* The bound is kept though several grow the pool at once: room is taken first. */
+static size_t take_room(struct record_pool *p)
 {
-    const size_t fit = p->room / p->stride, most = SLAB_BYTES / p->stride;
-    const size_t records = fit < 1 || most < 1 ? fit > 0 : fit < most ? fit : most;
+    size_t fit, most = SLAB_BYTES / p->stride, records;
+
+    pthread_mutex_lock(&p->lock);
+    fit = p->room / p->stride;
+    records = fit < 1 || most < 1 ? fit > 0 : fit < most ? fit : most;
+    p->room -= records * p->stride;
+    pthread_mutex_unlock(&p->lock);
+    return records;
+}
+
+/* A backend that has no room for a piece is not asked again. NULL: no room. */
+static struct record *grow(struct record_pool *p)
+{
+    const size_t records = take_room(p);
     struct slab *s = records ? malloc(sizeof(*s)) : NULL;
 
-    if (!s)
-        return;
-    s->records = records;
-    s->bytes = records * p->stride;
-    s->memory = p->backend->alloc_host(p->backend, s->bytes);
-    if (s->memory) {
-        make_idle(p, s);
-    } else {
-        p->room = 0;
-        free(s);
+    if (s) {
+        s->records = records;
+        s->bytes = records * p->stride;
+        s->memory = p->backend->alloc_host(p->backend, s->bytes);
+        if (s->memory)
+            return make_idle(p, s);
     }
+    pthread_mutex_lock(&p->lock);
+    p->room = s ? 0 : p->room + records * p->stride;
+    pthread_mutex_unlock(&p->lock);
+    free(s);
+    return NULL;
 }
 
 static struct record *from_malloc(struct record_pool *p, size_t stride)
@@ -157,15 +179,23 @@ static void *hand_out(struct record *r)
     return (char *)r + FRONT;
 }
 
+static void *take(struct record_pool *p, bool still)
+{
+    struct record *r = take_idle(p, still);
+
+    if (!r)
+        r = grow(p);
+    return hand_out(r ? r : from_malloc(p, p->stride));
+}
+
 void *record_take(struct record_pool *p)
 {
-    struct record *r = take_idle(p);
+    return take(p, false);
+}
 
-    if (!r && p->room) {
-        grow(p);
-        r = take_idle(p);
-    }
-    return hand_out(r ? r : from_malloc(p, p->stride));
+void *record_take_still(struct record_pool *p)
+{
+    return take(p, true);
 }
 
 void *record_create(size_t bytes)

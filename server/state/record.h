@@ -7,7 +7,7 @@
  * at a rest or when the pool does. Beyond the bound, and where there is no such kind, records are
  * malloc's; one of those is used again, too.
  *
- * keep and release: any thread; the rest: the one that drives the backend. */
+ * take_still, keep and release: any thread; the rest: the one that drives the backend. */
 #ifndef SERVER_STATE_RECORD_H
 #define SERVER_STATE_RECORD_H
 
@@ -30,8 +30,11 @@ struct record_pool *record_pool_create(struct backend *backend, size_t record_by
 /* Nothing is taken from it any more; it goes when its last record is released. Takes NULL. */
 void record_pool_close(struct record_pool *p);
 
-/* One reference; what is in it is undefined. NULL: no memory. */
+/* One reference; what is in it is undefined. NULL: no memory. A move may still touch it, behind
+ * which any other of the same device comes. */
 void *record_take(struct record_pool *p);
+/* The same of what no move touches, to be written to at once. */
+void *record_take_still(struct record_pool *p);
 /* Memory in which there is nothing any more, and that no move may still touch, goes back. */
 void record_pool_rest(struct record_pool *p);
 void *record_create(size_t bytes); /* the same from malloc */

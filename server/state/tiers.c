@@ -168,6 +168,7 @@ static void drop_record(struct tiers *t, struct checkpoint *c)
         leave_slot(t, c);
     if (!c->record)
         return;
+    slots_arrival(t->slots, c->record, false); /* so that it is known for still, if it is */
     t->host_bytes -= t->options.record_bytes;
     record_release(c->record);
     c->record = NULL;
@@ -420,6 +421,11 @@ void tiers_revive(struct tiers *t, struct checkpoint *c, int slot)
     drop_record(t, c);
     c->refs = 1;
     tiers_commit(t, c, slot);
+}
+
+void *tiers_take_record(struct tiers *t)
+{
+    return record_take_still(t->pool);
 }
 
 bool tiers_adopt(struct tiers *t, struct checkpoint *c)

@@ -11,7 +11,8 @@
  *
  * Heads and snapshots keep their checkpoint: its record stays. Who only remembers one may
  * find its record gone: a spare, which nobody keeps, lives within spare_bytes and goes when
- * its place is wanted, the one that was let go first before the others. Engine thread only. */
+ * its place is wanted, the one that was let go first before the others. Engine thread only, but for
+ * tiers_take_record(). */
 #ifndef SERVER_STATE_TIERS_H
 #define SERVER_STATE_TIERS_H
 
@@ -70,6 +71,10 @@ void tiers_commit(struct tiers *t, struct checkpoint *c, int slot);
 /* The same of one that is remembered and that nobody keeps: it is kept. The record that it has
  * as a spare goes. */
 void tiers_revive(struct tiers *t, struct checkpoint *c, int slot);
+/* Host memory for the record of one that is to be adopted, of the kind that goes to a slot beside
+ * the steps of others: to be written to at once, and not accounted for until then. It is released
+ * with record_release(). Any thread. NULL: no memory. */
+void *tiers_take_record(struct tiers *t);
 /* Takes over a checkpoint whose record is in host memory, or in the store alone. false: no
  * room in memory (c stays the caller's). */
 bool tiers_adopt(struct tiers *t, struct checkpoint *c);

@@ -346,7 +346,7 @@ enum problem_code rig_import(struct rig *r, const char *session, const void *fil
     struct problem p = { 0 };
     enum problem_code what;
 
-    c->checkpoint = format_decode(file, len, model_info(r->model), model_info(r->model)->vocab, &p);
+    c->checkpoint = engine_decode(r->engine, file, len, &p);
     what = c->checkpoint ? rig_ask(r, c) : p.what;
     command_free(c);
     return what;

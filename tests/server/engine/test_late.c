@@ -139,7 +139,17 @@ static void park_copy(struct rig *r, const char *name)
     command_free(c);
 }
 
-static void others_go_on_while_a_state_comes_back(void **unused)
+/* The same by way of a file, as clients do it. */
+static void upload_copy(struct rig *r, const char *name)
+{
+    size_t len;
+    unsigned char *file = rig_export(r, "a", &len);
+
+    assert_int_equal(rig_import(r, name, file, len), PROBLEM_NONE);
+    free(file);
+}
+
+static void expect_others_to_go_on(void (*park)(struct rig *r, const char *name))
 {
     struct command *away = rig_turn("parked", prompt, PROMPT, TOKENS), *c;
     struct backend *backend;
@@ -147,9 +157,8 @@ static void others_go_on_while_a_state_comes_back(void **unused)
     struct rig r;
     int seen = 0;
 
-    (void)unused;
     open_late(&r, &snapshot);
-    park_copy(&r, "parked");
+    park(&r, "parked");
     backend = r.devices.at[0].backend;
     late_hold_moves(backend, true);
     send(&r, away);
@@ -167,6 +176,47 @@ static void others_go_on_while_a_state_comes_back(void **unused)
     assert_int_equal(engine_counters(r.engine).from_host.count, 1);
     assert_as_if_nothing_was_late(&r, "parked", "a");
     assert_as_if_nothing_was_late(&r, "b", "b");
+    rig_close(&r);
+}
+
+static void others_go_on_while_a_state_comes_back(void **unused)
+{
+    (void)unused;
+    expect_others_to_go_on(park_copy);
+}
+
+static void others_go_on_while_an_uploaded_state_comes(void **unused)
+{
+    (void)unused;
+    expect_others_to_go_on(upload_copy);
+}
+
+/* Fresh memory of the kind that is copied fast is costly. */
+static void an_upload_uses_the_memory_of_the_one_before(void **unused)
+{
+    const void *before = NULL;
+    struct id snapshot;
+    unsigned char *file;
+    struct problem p;
+    struct rig r;
+    size_t len;
+
+    (void)unused;
+    open_late(&r, &snapshot);
+    file = rig_export(&r, "a", &len);
+    for (int i = 0; i < 20; i++) {
+        struct command *c = rig_command(COMMAND_SESSION_IMPORT, "up", NULL);
+
+        c->checkpoint = engine_decode(r.engine, file, len, &p);
+        assert_non_null(c->checkpoint);
+        assert_true(!before || c->checkpoint->record == before);
+        before = c->checkpoint->record;
+        assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
+        command_free(c);
+        free(rig_run_turn(&r, rig_turn("up", prompt, PROMPT, TOKENS)));
+    }
+    assert_as_if_nothing_was_late(&r, "up", "a");
+    free(file);
     rig_close(&r);
 }
 
@@ -331,6 +381,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(commands_are_answered_while_a_step_runs),
         cmocka_unit_test(others_go_on_while_a_state_comes_back),
+        cmocka_unit_test(others_go_on_while_an_uploaded_state_comes),
+        cmocka_unit_test(an_upload_uses_the_memory_of_the_one_before),
         cmocka_unit_test_setup_teardown(others_go_on_while_a_state_comes_from_the_store,
                                         store_setup, folder_remove),
         cmocka_unit_test(a_turn_can_be_cancelled_while_its_state_comes),

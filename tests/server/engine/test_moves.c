@@ -78,8 +78,7 @@ static struct command *make_command(struct rig *r, enum verb verb, const char *s
             : rig_command(kinds[verb], session, verb == RESTORE ? goal->snapshot.text : NULL);
     c->position = verb == REPLAY ? 3 : 0;
     if (verb == IMPORT)
-        c->checkpoint = format_decode(goal->file, goal->len, model_info(r->model),
-                                      model_info(r->model)->vocab, &p);
+        c->checkpoint = engine_decode(r->engine, goal->file, goal->len, &p);
     c->expected = version_set_of(VERSION);
     return c;
 }

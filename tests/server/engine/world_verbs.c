@@ -226,7 +226,7 @@ void world_carry_over(struct world *w, const struct world_session *from, struct 
 
     assert_true(format_encode(head, model, &file, &len, &p));
     checkpoint_destroy(head);
-    c->checkpoint = format_decode(file, len, model, model->vocab, &p);
+    c->checkpoint = engine_decode(w->rig.engine, file, len, &p);
     assert_non_null(c->checkpoint);
     if (world_did(w, c->kind, rig_ask(&w->rig, c))) {
         to->past = from->past;

@@ -1,5 +1,6 @@
 #include "tests/server/state/late.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -32,7 +33,8 @@ struct late {
 static struct late all[LATE_MAX];
 static uint64_t moves;
 
-/* Of all of them: what is fast memory for one is so for the others. */
+/* Of all of them: what is fast memory for one is so for the others. Any thread asks for it. */
+static pthread_mutex_t lending = PTHREAD_MUTEX_INITIALIZER;
 static struct block {
     const char *from;
     size_t bytes;
@@ -67,11 +69,14 @@ static void happen_until(struct late *l, uint64_t number)
 
 static bool is_fast(const void *host)
 {
-    for (int i = 0; i < BLOCKS_MAX; i++)
-        if (block[i].from && (const char *)host >= block[i].from &&
-            (const char *)host < block[i].from + block[i].bytes)
-            return true;
-    return false;
+    bool fast = false;
+
+    pthread_mutex_lock(&lending);
+    for (int i = 0; i < BLOCKS_MAX && !fast; i++)
+        fast = block[i].from && (const char *)host >= block[i].from &&
+               (const char *)host < block[i].from + block[i].bytes;
+    pthread_mutex_unlock(&lending);
+    return fast;
 }
 
 static uint64_t add(struct backend *be, void *dst, const void *src, size_t bytes, bool fast)
@@ -161,25 +166,31 @@ static void free_memory(struct backend *be, void *p)
 
 static void *alloc_host(struct backend *be, size_t bytes)
 {
+    void *p = NULL;
     int i = 0;
 
     (void)be;
+    pthread_mutex_lock(&lending);
     while (i < BLOCKS_MAX && block[i].from)
         i++;
-    if (i == BLOCKS_MAX)
-        return NULL;
-    block[i] = (struct block){ malloc(bytes), bytes };
-    return (void *)(uintptr_t)block[i].from;
+    if (i < BLOCKS_MAX) {
+        p = malloc(bytes);
+        block[i] = (struct block){ p, bytes };
+    }
+    pthread_mutex_unlock(&lending);
+    return p;
 }
 
 static void free_host(struct backend *be, void *p, size_t bytes)
 {
     happen_until(of(be), of(be)->newest);
+    pthread_mutex_lock(&lending);
     for (int i = 0; i < BLOCKS_MAX; i++)
         if (p && block[i].from == p) {
             assert_int_equal(block[i].bytes, bytes);
             block[i].from = NULL;
         }
+    pthread_mutex_unlock(&lending);
     free(p);
 }
 

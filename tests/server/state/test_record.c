@@ -16,6 +16,7 @@
 enum { RECORD = 1000, HELD = 40, ROUNDS = 20000 };
 
 /* A backend that has fast memory, and nothing else. */
+static pthread_mutex_t lending = PTHREAD_MUTEX_INITIALIZER;
 static size_t lent, most_lent;
 static bool full;
 
@@ -24,15 +25,19 @@ static void *lend(struct backend *be, size_t bytes)
     (void)be;
     if (full)
         return NULL;
+    pthread_mutex_lock(&lending);
     lent += bytes;
     most_lent = lent > most_lent ? lent : most_lent;
+    pthread_mutex_unlock(&lending);
     return malloc(bytes);
 }
 
 static void take_back(struct backend *be, void *p, size_t bytes)
 {
     (void)be;
+    pthread_mutex_lock(&lending);
     lent -= bytes;
+    pthread_mutex_unlock(&lending);
     free(p);
 }
 
@@ -214,6 +219,90 @@ static void another_thread_may_release(void **unused)
     assert_int_equal(lent, 0);
 }
 
+enum { TAKERS = 4, TAKES = 2000 };
+
+struct taker {
+    struct record_pool *pool;
+    size_t bytes;
+    unsigned char is;
+    bool spoilt;
+};
+
+static void *take_some(void *arg)
+{
+    struct taker *t = arg;
+    unsigned char *held[3];
+
+    for (int n = 0; n < TAKES; n++) {
+        for (int i = 0; i < 3; i++) {
+            held[i] = record_take_still(t->pool);
+            mark(held[i], t->bytes, (unsigned char)(t->is + i));
+        }
+        for (int i = 0; i < 3; i++) {
+            t->spoilt |= held[i][0] != t->is + i || held[i][t->bytes - 1] != t->is + i ||
+                         record_newest_move(held[i])->number;
+            record_release(held[i]);
+        }
+    }
+    return NULL;
+}
+
+/* While one drives the backend. Nobody has what another has, or what may be moving. */
+static void take_at_once(size_t bytes, size_t bound)
+{
+    struct record_pool *p = record_pool_create(&fast, bytes, bound);
+    struct taker taker[TAKERS];
+    pthread_t thread[TAKERS];
+    unsigned char *r;
+
+    most_lent = 0;
+    for (int i = 0; i < TAKERS; i++) {
+        taker[i] = (struct taker){ .pool = p, .bytes = bytes, .is = (unsigned char)(10 * i) };
+        assert_int_equal(pthread_create(&thread[i], NULL, take_some, &taker[i]), 0);
+    }
+    for (int n = 0; n < TAKES; n++) {
+        r = record_take(p);
+        mark(r, bytes, 99);
+        record_newest_move(r)->number = n % 2 ? (uint64_t)n : 0;
+        expect_mark(r, bytes, 99);
+        record_release(r);
+    }
+    for (int i = 0; i < TAKERS; i++) {
+        pthread_join(thread[i], NULL);
+        assert_false(taker[i].spoilt);
+    }
+    assert_true(most_lent <= bound);
+    record_pool_close(p);
+    assert_int_equal(lent, 0);
+}
+
+static void any_thread_may_take_what_is_still(void **unused)
+{
+    (void)unused;
+    take_at_once(RECORD, 1 << 20);
+    take_at_once(6 << 20, 48 << 20); /* each in a piece of its own */
+}
+
+static void what_may_move_is_not_written_to(void **unused)
+{
+    struct record_pool *p = record_pool_create(&fast, RECORD, 1 << 20);
+    void *moving = record_take(p), *still = record_take(p), *again;
+
+    (void)unused;
+    record_newest_move(moving)->number = 7;
+    record_release(still);
+    record_release(moving);
+    again = record_take_still(p);
+    assert_ptr_equal(again, still);
+    record_release(again);
+    again = record_take(p);
+    assert_ptr_equal(again, still);
+    assert_ptr_equal(record_take(p), moving);
+    record_release(again);
+    record_release(moving);
+    record_pool_close(p);
+}
+
 static void one_of_no_pool_is_like_the_others(void **unused)
 {
     unsigned char *r = record_create(RECORD);
@@ -235,6 +324,8 @@ int main(void)
         cmocka_unit_test(a_rest_keeps_what_is_held_and_what_may_move),
         cmocka_unit_test(what_was_given_back_serves_again_before_fresh_memory),
         cmocka_unit_test(another_thread_may_release),
+        cmocka_unit_test(any_thread_may_take_what_is_still),
+        cmocka_unit_test(what_may_move_is_not_written_to),
         cmocka_unit_test(one_of_no_pool_is_like_the_others),
     };
 
