@@ -223,6 +223,8 @@ static void give_back(struct record_pool *p, struct record *r)
     pthread_mutex_lock(&p->lock);
     kept = r->slab || (!p->spare && !p->slabs);
     if (kept) {
+        if (!r->slab)
+            r->newest = (struct record_move){ 0 }; /* a move was done with it when it returned */
         r->next = *to;
         *to = r;
     }

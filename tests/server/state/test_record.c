@@ -267,10 +267,10 @@ static void take_at_once(size_t bytes, size_t bound)
         expect_mark(r, bytes, 99);
         record_release(r);
     }
-    for (int i = 0; i < TAKERS; i++) {
+    for (int i = 0; i < TAKERS; i++)
         pthread_join(thread[i], NULL);
+    for (int i = 0; i < TAKERS; i++)
         assert_false(taker[i].spoilt);
-    }
     assert_true(most_lent <= bound);
     record_pool_close(p);
     assert_int_equal(lent, 0);
@@ -303,6 +303,21 @@ static void what_may_move_is_not_written_to(void **unused)
     record_pool_close(p);
 }
 
+/* Such memory is free when a move returns. */
+static void what_is_of_malloc_is_still(void **unused)
+{
+    struct record_pool *p = record_pool_create(&fast, RECORD, 0);
+    void *r = record_take(p);
+
+    (void)unused;
+    record_newest_move(r)->number = 7;
+    record_release(r);
+    assert_ptr_equal(record_take_still(p), r);
+    assert_int_equal(record_newest_move(r)->number, 0);
+    record_release(r);
+    record_pool_close(p);
+}
+
 static void one_of_no_pool_is_like_the_others(void **unused)
 {
     unsigned char *r = record_create(RECORD);
@@ -326,6 +341,7 @@ int main(void)
         cmocka_unit_test(another_thread_may_release),
         cmocka_unit_test(any_thread_may_take_what_is_still),
         cmocka_unit_test(what_may_move_is_not_written_to),
+        cmocka_unit_test(what_is_of_malloc_is_still),
         cmocka_unit_test(one_of_no_pool_is_like_the_others),
     };
 
