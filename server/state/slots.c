@@ -24,8 +24,7 @@ struct slots {
     struct pool pool[DEVICES_MAX];
     int devices, count; /* count: of each pool */
     size_t bytes;
-    bool late;      /* moves are not done when they return */
-    void *crossing; /* [bytes] a record on its way to another device; NULL with one device */
+    bool late; /* moves are not done when they return */
     uint64_t zeroed;
 };
 
@@ -76,9 +75,9 @@ struct slots *slots_create(const struct devices *devices, size_t record_bytes, i
 {
     struct slots *s = calloc(1, sizeof(*s));
 
-    if (!s || (devices->count > 1 && !(s->crossing = malloc(record_bytes)))) {
+    if (!s) {
         error_set(err, ERR_NOMEM, "no memory for the state slots");
-        goto fail;
+        return NULL;
     }
     s->bytes = record_bytes;
     s->count = count;
@@ -102,7 +101,6 @@ void slots_destroy(struct slots *s)
         free(p->free_index);
         free(p->move);
     }
-    free(s->crossing);
     free(s);
 }
 
@@ -170,7 +168,7 @@ void *slots_records(struct slots *s, int device)
     return s->pool[device].records;
 }
 
-bool slots_copy(struct slots *s, int to, int from)
+bool slots_copy(struct slots *s, int to, int from, void *by)
 {
     struct slot_place a = slots_place(s, to), b = slots_place(s, from);
     struct backend *backend = s->pool[a.device].backend;
@@ -181,10 +179,8 @@ bool slots_copy(struct slots *s, int to, int from)
         backend->copy(backend, record(s, a), record(s, b), s->bytes);
         return true;
     }
-    if (!slots_download(s, from, s->crossing))
-        return false;
-    slots_upload(s, to, s->crossing);
-    return true;
+    slots_fetch(s, from, by);
+    return slots_bring(s, to, by);
 }
 
 bool slots_are_late(const struct slots *s)

@@ -38,9 +38,10 @@ void slots_release(struct slots *s, int slot);
 struct slot_place slots_place(const struct slots *s, int slot);
 void *slots_records(struct slots *s, int device); /* its first record */
 bool slots_ready(struct slots *s, int slot);      /* a step may work in it */
-/* Whole records; between devices by way of host memory. false: the device that has `from` failed,
- * and `to` is not what that held. */
-bool slots_copy(struct slots *s, int to, int from);
+/* Whole records; between devices by two moves, to a record of the pool and from there. The first is
+ * waited for. What was in that record is lost, and it may serve the next copy at once. false: the
+ * device that has `from` failed, and `to` is not what that held. */
+bool slots_copy(struct slots *s, int to, int from, void *by);
 bool slots_are_late(const struct slots *s); /* moves take time of others than the caller */
 /* By moves. The records are a pool's (record.h) of the first device. Of bring, false: the record
  * never came from the device that it was fetched from, which failed. */

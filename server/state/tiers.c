@@ -33,6 +33,7 @@ struct tiers {
     int residents[DEVICES_MAX];
     struct list list[LISTS];
     struct record_pool *pool; /* of the records in host memory */
+    void *crossing;           /* one by which states go from device to device; NULL with one */
     size_t host_bytes;
     uint64_t store_bytes;       /* of the files of those that are kept */
     int64_t claimed;            /* what files on their way will add to that */
@@ -60,9 +61,9 @@ struct tiers *tiers_create(const struct devices *devices, const struct tiers_opt
         tiers_destroy(t);
         return NULL;
     }
-    t->pool =
-        record_pool_create(devices->at[0].backend, options->record_bytes, options->host_bytes);
-    if (!t->pool) {
+    t->pool = record_pool_create(devices->at[0].backend, options->record_bytes,
+                                 options->host_bytes + (t->devices > 1) * options->record_bytes);
+    if (!t->pool || (t->devices > 1 && !(t->crossing = record_take(t->pool)))) {
         error_set(err, ERR_NOMEM, "no memory for states in host memory");
         tiers_destroy(t);
         return NULL;
@@ -77,6 +78,7 @@ void tiers_destroy(struct tiers *t)
     assert(t->checkpoints == 0 && t->lifted == 0 && t->list[SPARE].count == 0);
     assert(t->reserved == 0 && t->claimed == 0);
     slots_destroy(t->slots);
+    record_release(t->crossing);
     record_pool_close(t->pool);
     free(t->resident);
     free(t);
@@ -331,7 +333,7 @@ static bool copy_in(struct tiers *t, int slot, const struct checkpoint *from)
     if (from->slot < 0)
         return true;
     t->moves.device_device += device_of(t, slot) != device_of(t, from->slot);
-    return slots_copy(t->slots, slot, from->slot);
+    return slots_copy(t->slots, slot, from->slot, t->crossing);
 }
 
 static int start_empty(struct tiers *t, struct checkpoint *from)
@@ -610,7 +612,7 @@ bool tiers_copy(struct tiers *t, struct checkpoint *c, int slot)
         return false;
     to = slots_acquire(t->slots, device_of(t, slot));
     if (to >= 0) {
-        slots_copy(t->slots, to, slot);
+        slots_copy(t->slots, to, slot, t->crossing);
         reside(t, c, to);
     } else if ((c->record = fetch(t, slot))) {
         c->used = ++t->clock;

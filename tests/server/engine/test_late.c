@@ -191,6 +191,45 @@ static void others_go_on_while_an_uploaded_state_comes(void **unused)
     expect_others_to_go_on(upload_copy);
 }
 
+/* From the device where it lies to another one, for a turn that finds that one full. */
+static void others_go_on_while_a_state_goes_to_another_device(void **unused)
+{
+    struct command *away = rig_turn("a", prompt, PROMPT, TOKENS), *other;
+    struct engine_options narrow = options;
+    struct backend *from, *to;
+    struct rig r;
+    int seen = 0, home;
+
+    (void)unused;
+    narrow.slots = 2;
+    narrow.max_batch = 1;
+    rig_open_late(&r, "cpu,cpu", model, &narrow, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    free(rig_run_turn(&r, rig_turn("a", prompt, PROMPT, TOKENS)));
+    other = rig_turn(rig_fork(&r, "a").text, prompt, PROMPT, TOKENS);
+    home = engine_counters(r.engine).device[1].resident;
+    from = r.devices.at[home].backend;
+    to = r.devices.at[!home].backend;
+    late_hold_moves(to, true);
+    late_hold_step(from, true);
+    send(&r, other);
+    while (!late_is_held(from))
+        wait_a_little();
+    send(&r, away);
+    late_hold_step(from, false);
+    assert_ptr_equal(next_answer(&r, away, &seen), other);
+    assert_int_equal(other->problem.what, PROBLEM_NONE);
+    command_free(other);
+    assert_int_equal(seen, 0);
+    assert_int_equal(engine_counters(r.engine).moves.device_device, 1);
+    late_hold_moves(to, false);
+    assert_ptr_equal(next_answer(&r, away, &seen), away);
+    assert_int_equal(away->problem.what, PROBLEM_NONE);
+    command_free(away);
+    assert_as_if_nothing_was_late(&r, "a", "a");
+    rig_close(&r);
+}
+
 /* Fresh memory of the kind that is copied fast is costly. */
 static void an_upload_uses_the_memory_of_the_one_before(void **unused)
 {
@@ -382,6 +421,7 @@ int main(void)
         cmocka_unit_test(commands_are_answered_while_a_step_runs),
         cmocka_unit_test(others_go_on_while_a_state_comes_back),
         cmocka_unit_test(others_go_on_while_an_uploaded_state_comes),
+        cmocka_unit_test(others_go_on_while_a_state_goes_to_another_device),
         cmocka_unit_test(an_upload_uses_the_memory_of_the_one_before),
         cmocka_unit_test_setup_teardown(others_go_on_while_a_state_comes_from_the_store,
                                         store_setup, folder_remove),
