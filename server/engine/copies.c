@@ -2,7 +2,6 @@
  * the store still has. A copy comes from the device while others compute, and is answered when it
  * is here. What a client brings is made ready in another thread. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "models/model.h"
 #include "models/text/tokenizer.h"
@@ -80,22 +79,15 @@ bool command_export(struct engine *e, struct command *c, struct checkpoint *from
                        "no memory for a copy of the state");
 }
 
+static void *take_record(void *tiers)
+{
+    return tiers_take_record(tiers);
+}
+
 struct checkpoint *engine_decode(struct engine *e, const void *file, size_t len, struct problem *p)
 {
-    const struct model_info *model = model_info(e->model);
-    const void *record;
-    struct checkpoint *c = format_open(file, len, model, tokenizer_size(e->tokenizer), &record, p);
-
-    if (!c || !record)
-        return c;
-    c->record = tiers_take_record(e->tiers);
-    if (!c->record) {
-        checkpoint_destroy(c);
-        problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the snapshot's state");
-        return NULL;
-    }
-    memcpy(c->record, record, model->layout.bytes);
-    return c;
+    return format_decode_to(file, len, model_info(e->model), tokenizer_size(e->tokenizer),
+                            take_record, e->tiers, p);
 }
 
 bool past_read_back(struct engine *e, struct past **past, struct checkpoint *from)

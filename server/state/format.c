@@ -526,15 +526,16 @@ struct checkpoint *format_open(const void *file, size_t len, const struct model_
     return c;
 }
 
-struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
-                                 int vocab, struct problem *p)
+struct checkpoint *format_decode_to(const void *file, size_t len, const struct model_info *model,
+                                    int vocab, void *(*take)(void *from), void *from,
+                                    struct problem *p)
 {
     const void *record;
     struct checkpoint *c = format_open(file, len, model, vocab, &record, p);
 
     if (!c || !record)
         return c;
-    c->record = record_create(model->layout.bytes);
+    c->record = take(from);
     if (!c->record) {
         checkpoint_destroy(c);
         no_memory(p);
@@ -542,6 +543,19 @@ struct checkpoint *format_decode(const void *file, size_t len, const struct mode
     }
     memcpy(c->record, record, model->layout.bytes);
     return c;
+}
+
+static void *take_new(void *bytes)
+{
+    return record_create(*(size_t *)bytes);
+}
+
+struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
+                                 int vocab, struct problem *p)
+{
+    size_t bytes = model->layout.bytes;
+
+    return format_decode_to(file, len, model, vocab, take_new, &bytes, p);
 }
 
 bool format_find_marks(const void *front, struct format_marks *marks)

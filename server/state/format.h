@@ -81,6 +81,12 @@ void format_finish(struct file_buffer *file); /* the record is there */
 struct checkpoint *format_decode(const void *file, size_t len, const struct model_info *model,
                                  int vocab, struct problem *p);
 
+/* The same with the record in memory that take(from) gives, a record's (record.h). NULL there:
+ * PROBLEM_OUT_OF_MEMORY. */
+struct checkpoint *format_decode_to(const void *file, size_t len, const struct model_info *model,
+                                    int vocab, void *(*take)(void *from), void *from,
+                                    struct problem *p);
+
 /* The same without the record, which stays in the file: *record, or NULL at position 0. */
 struct checkpoint *format_open(const void *file, size_t len, const struct model_info *model,
                                int vocab, const void **record, struct problem *p);
