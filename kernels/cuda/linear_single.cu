@@ -3,8 +3,8 @@
  * One thread of a block copies its units, some whole rows of weights each, to a ring in shared
  * memory, the first ones before the kernel in front has ended: what fits the ring comes while the
  * short kernels in front run. No more are on their way at a time than keep the memory busy, as what
- * those kernels read would have to queue behind them. Units go round the blocks, so that at any
- * time all blocks read neighbouring memory.
+ * those kernels read would have to queue behind them, and fewer yet while they run. Units go round
+ * the blocks, so that at any time all blocks read neighbouring memory.
  *
  * The few warps beside keep up by tensor cores used for inner products: a warp has a piece of a
  * row, 16 bytes a lane; the lanes' eight runs of 64 bytes are the columns of the n side of
@@ -29,8 +29,9 @@ enum {
     SPLIT_BITS_MAX = 3,
     SHORT_BATCH = 4,        /* rows of a warp in a unit, if they are of one chunk */
     UNITS_MAX = 32,         /* of a ring, and between two ends */
-    RING_BYTES = 184 << 10, /* of a multiprocessor; the rest is for the short kernels behind */
-    BYTES_AHEAD = 60 << 10  /* on their way to a multiprocessor */
+    RING_BYTES = 192 << 10, /* of a multiprocessor; the rest is for the short kernels behind */
+    BYTES_EARLY = 50 << 10, /* on their way to a multiprocessor before x is there */
+    BYTES_AHEAD = 80 << 10  /* and behind that */
 };
 
 struct single {
@@ -47,7 +48,7 @@ struct single {
 struct single_group {
     int n;
     int ring_units, unit_bytes;
-    int units_ahead;
+    int units_early, units_ahead; /* most on their way before x is there, and then */
     struct single p[GROUP_MAX];
 };
 
@@ -99,10 +100,11 @@ static __device__ __forceinline__ void consumers_barrier(void)
     asm volatile("bar.sync 1, %0;" ::"n"((int)CONSUMERS) : "memory");
 }
 
-/* The copying thread: every blocks-th unit from `first` on. */
+/* The copying thread: every blocks-th unit from `first` on. x is there when x_came is not 0. */
 static __device__ __forceinline__ void copy_units(char *ring, uint64_t *full, uint64_t *empty,
                                                   const struct single_group &g,
-                                                  const struct single &p, int first)
+                                                  const struct single &p, int first,
+                                                  const volatile int *x_came)
 {
     struct place to = { 0, 1 }, landing = { 0, 0 };
     int ahead = 0;
@@ -112,12 +114,12 @@ static __device__ __forceinline__ void copy_units(char *ring, uint64_t *full, ui
         const uint32_t bytes = 2 * (uint32_t)(rows * p.ld);
 
         barrier_wait(&empty[to.i], to.parity);
-        if (ahead == g.units_ahead) {
+        while (ahead >= (*x_came ? g.units_ahead : g.units_early)) {
             barrier_wait(&full[landing.i], landing.parity);
             landing.advance(g.ring_units);
-        } else {
-            ahead++;
+            ahead--;
         }
+        ahead++;
         barrier_expect(&full[to.i], bytes);
         copy_bytes(ring + to.i * g.unit_bytes, p.w + (size_t)row * p.ld, bytes, &full[to.i],
                    L2_EVICT_FIRST);
@@ -181,6 +183,7 @@ static __global__ void __launch_bounds__(THREADS, CHUNKS > CHUNKS_GOOD ? 2 : 3)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(128) char ring[];
     __shared__ uint64_t full[UNITS_MAX], empty[UNITS_MAX];
+    __shared__ volatile int x_came;
     float *const diagonals = (float *)(ring + g.ring_units * g.unit_bytes);
     const struct single &p = product_of(g);
     const int first = (int)blockIdx.x - p.first_block;
@@ -192,10 +195,12 @@ static __global__ void __launch_bounds__(THREADS, CHUNKS > CHUNKS_GOOD ? 2 : 3)
         barrier_init(&empty[threadIdx.x], WARPS);
         barriers_ready();
     }
+    if (threadIdx.x == 0)
+        x_came = 0;
     __syncthreads();
     if (warp == WARPS) {
         if (lane == 0)
-            copy_units(ring, full, empty, g, p, first);
+            copy_units(ring, full, empty, g, p, first, &x_came);
         return;
     }
 
@@ -210,6 +215,8 @@ static __global__ void __launch_bounds__(THREADS, CHUNKS > CHUNKS_GOOD ? 2 : 3)
     uint4 x[CHUNKS];
 
     wait_for_inputs();
+    if (threadIdx.x == 0)
+        x_came = 1;
     load_x<CHUNKS, EXACT>(x, p, k);
     for (int done = 0; done < units; done += most) {
         const int there = min(most, units - done), ending_unit = (int)threadIdx.x >> p.row_bits;
@@ -298,6 +305,14 @@ static struct single single_of(const struct linear *p)
              .blocks = 0 };
 }
 
+/* Units of so many bytes; INT_MAX if the ring is the bound. */
+static int at_once(const struct single_group *g, int bytes)
+{
+    const int units = max(bytes / g->unit_bytes, 2);
+
+    return units < g->ring_units ? units : INT_MAX;
+}
+
 template <int CHUNKS, bool EXACT, int BATCH = 1>
 static void launch_single(struct stream *q, struct single_group *g)
 {
@@ -320,9 +335,8 @@ static void launch_single(struct stream *q, struct single_group *g)
 
     g->ring_units =
         min(min(min(room - diagonals, (int)RING_BYTES) / g->unit_bytes, most), (int)UNITS_MAX);
-    g->units_ahead = max(BYTES_AHEAD / g->unit_bytes, 2);
-    if (g->units_ahead >= g->ring_units)
-        g->units_ahead = INT_MAX; /* the ring is the bound */
+    g->units_early = at_once(g, BYTES_EARLY);
+    g->units_ahead = at_once(g, BYTES_AHEAD);
     stream_note(q, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, room),
                 "linear");
     launch(q, "linear", kernel, blocks, THREADS,
