@@ -21,6 +21,8 @@
     X(BODY_RATE, 1024, "bytes a second that a body must keep after that; 408")                     \
     X(IDLE_SECONDS, 60, "seconds a kept connection may be silent")                                 \
     X(STALL_SECONDS, 30, "seconds a client may take none of what waits for it")                    \
+    X(TRANSFER_RATE, 64 * 1024,                                                                    \
+      "bytes a second that a transfer must keep while others are refused")                         \
     X(WRITE_QUEUE_BYTES, 256 * 1024, "bytes that may wait for a slow reader of a stream")          \
     X(PIPELINE_BYTES, 64 * 1024, "bytes read ahead of the request being answered")                 \
     X(JSON_DEPTH, 32, "containers inside containers in a request; 400")                            \

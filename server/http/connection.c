@@ -22,6 +22,7 @@ struct sending {
     uv_write_t req;
     char *owned[2];
     size_t claimed;
+    size_t total;
 };
 
 static void set_deadline(struct connection *c, int seconds)
@@ -178,7 +179,8 @@ static bool send_later(struct connection *c, const uv_buf_t *bufs, unsigned coun
         drop_sending(c);
         return false;
     }
-    c->untaken = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
+    c->untaken = s->total = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
+    c->began = server_now(c->server);
     c->stall_at = server_now(c->server) + (uint64_t)LIMIT_STALL_SECONDS * 1000;
     return true;
 }
@@ -276,6 +278,7 @@ static size_t read_request(struct connection *c, const char *bytes, size_t len)
         event = exchange_judge(c->x);
         set_deadline(c, LIMIT_BODY_GRACE_SECONDS);
         c->window = 0;
+        c->began = server_now(c->server);
         if (event == READER_MORE && exchange_expects(c->x)) {
             connection_write(c, go_on, sizeof(go_on) - 1);
             connection_flush(c);
@@ -375,6 +378,27 @@ static void check_body_rate(struct connection *c)
     set_deadline(c, LIMIT_BODY_GRACE_SECONDS);
 }
 
+/* Others want the memory of a transfer that took or brought so many bytes. */
+static bool must_yield(const struct connection *c, size_t bytes, uint64_t now)
+{
+    const uint64_t earned = (uint64_t)bytes * 1000 / LIMIT_TRANSFER_RATE;
+
+    return c->server->crowded && now - c->began > LIMIT_STALL_SECONDS * 1000 + earned;
+}
+
+static void check_sending(struct connection *c, uint64_t now)
+{
+    const struct sending *s = c->sending;
+    const size_t untaken = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
+    const bool stalled = untaken == c->untaken && now >= c->stall_at;
+
+    if (untaken != c->untaken)
+        c->stall_at = now + (uint64_t)LIMIT_STALL_SECONDS * 1000;
+    c->untaken = untaken;
+    if (stalled || (s->claimed > 0 && must_yield(c, s->total - untaken, now)))
+        connection_fail(c);
+}
+
 /* Asked while reading is stopped, when libuv would not tell. */
 static bool client_left(const struct connection *c)
 {
@@ -390,14 +414,12 @@ void connection_check_deadlines(struct connection *c, uint64_t now)
         return;
     }
     if (c->sending) {
-        size_t untaken = uv_stream_get_write_queue_size((uv_stream_t *)&c->tcp);
-
-        if (untaken != c->untaken) {
-            c->untaken = untaken;
-            c->stall_at = now + (uint64_t)LIMIT_STALL_SECONDS * 1000;
-        } else if (now >= c->stall_at) {
-            connection_fail(c);
-        }
+        check_sending(c, now);
+        return;
+    }
+    if (c->state == CONNECTION_READING && c->x && c->x->claimed > 0 &&
+        must_yield(c, c->x->reader.body, now)) {
+        refuse(c, PROBLEM_REQUEST_TIMEOUT, "the state comes too slowly, and others wait");
         return;
     }
     if ((c->state != CONNECTION_READING && c->state != CONNECTION_LINGERING) || now < c->deadline)

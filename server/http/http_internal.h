@@ -34,6 +34,7 @@ struct http_server {
     bool ready, draining, closing;
     bool local;      /* for this machine's own programs: host_check() */
     bool unaccepted; /* a client waits for memory */
+    bool crowded;    /* a transfer was refused since the last tick */
     int handles;     /* listener and tick, until they are closed */
     int reserve;     /* a descriptor to give up when none is left */
     void (*drained)(void *arg);
@@ -73,6 +74,7 @@ struct connection {
 
     uint64_t deadline; /* ms; of the head, the body's window, the silence or the lingering */
     uint64_t stall_at; /* ms; while sending */
+    uint64_t began;    /* ms; the body or the sending */
     size_t untaken;    /* as the last tick saw it */
     size_t window;     /* body bytes when the window began */
 };

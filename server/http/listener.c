@@ -80,6 +80,7 @@ static void on_tick(uv_timer_t *tick)
         next = c->next;
         connection_check_deadlines(c, now);
     }
+    s->crowded = false;
 }
 
 static void start_tick(struct http_server *s)
@@ -206,6 +207,7 @@ bool server_claim(struct http_server *s, size_t bytes)
 
     if (held > 0 && (held > limit || bytes > limit - held)) {
         s->counts.transfers_refused++;
+        s->crowded = true;
         return false;
     }
     s->counts.transfer_bytes += bytes;

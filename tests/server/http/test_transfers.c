@@ -8,13 +8,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "config/limits.h"
 #include "tests/server/http/site.h"
 
 #define REQUEST(line) line " HTTP/1.1\r\nHost: x\r\n\r\n"
 #define PUSH          "PUT /push HTTP/1.1\r\nHost: x\r\n"
 
 enum { PUSHED = SITE_BODY_BYTES + SITE_PUSH_BYTES };
+
+/* On a clock that runs BRISK times faster: 10 KiB a second at most, which is more than each body
+ * must keep, and less than a transfer must that others wait for. */
+enum { BRISK = 20, DRIP = 2048, DRIP_US = 10000, DRIPS_A_SECOND = 1000000 / DRIP_US / BRISK };
 
 static struct site s;
 static struct answer a;
@@ -68,6 +77,13 @@ static int start(void **state)
 {
     (void)state;
     site_start(&s, 64, 1);
+    return 0;
+}
+
+static int start_brisk(void **state)
+{
+    (void)state;
+    site_start(&s, 64, BRISK);
     return 0;
 }
 
@@ -177,6 +193,101 @@ static void a_client_that_leaves_gives_back_what_a_handler_worked_with(void **st
     assert_true(site_reaches(&s.gone, 1));
 }
 
+/* So little is under way in the kernel that the server sees each drip being taken. */
+static struct peer begin_slow_pull(void)
+{
+    const int segment = 1400, window = 8192;
+    struct peer p = peer_open();
+
+    setsockopt(p.fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof(segment));
+    setsockopt(p.fd, SOL_SOCKET, SO_RCVBUF, &window, sizeof(window));
+    peer_connect(&p, &s);
+    peer_say(&p, REQUEST("GET /pull"));
+    return p;
+}
+
+/* What has come, a drip at most. */
+static size_t take_drip(struct peer *p)
+{
+    char drip[DRIP];
+    const ssize_t n = recv(p->fd, drip, sizeof(drip), MSG_DONTWAIT);
+
+    return n > 0 ? (size_t)n : 0;
+}
+
+static size_t take_rest(struct peer *p)
+{
+    static char bytes[1 << 16];
+    size_t all = 0;
+    ssize_t n;
+
+    while ((n = recv(p->fd, bytes, sizeof(bytes), 0)) > 0)
+        all += (size_t)n;
+    return all;
+}
+
+static void slow_readers_go_on_until_others_want_the_room(void **state)
+{
+    struct peer slow[2] = { begin_slow_pull(), begin_slow_pull() }, p;
+    size_t got = 0;
+
+    (void)state;
+    assert_true(site_holds(&s, 2 * SITE_BIG_BYTES));
+    for (int i = 0; i < 3 * LIMIT_STALL_SECONDS / 2 * DRIPS_A_SECOND; i++) {
+        got += take_drip(&slow[0]) + take_drip(&slow[1]);
+        usleep(DRIP_US);
+    }
+    assert_true(site_holds(&s, 2 * SITE_BIG_BYTES));
+
+    p = peer_dial(&s);
+    do {
+        got += take_drip(&slow[0]) + take_drip(&slow[1]);
+        usleep(DRIP_US);
+        peer_say(&p, REQUEST("GET /pull"));
+        assert_true(peer_read(&p, &a));
+    } while (a.status == 503);
+    assert_int_equal(a.status, 200);
+    for (int i = 0; i < 2; i++) {
+        peer_half_close(&slow[i]);
+        got += take_rest(&slow[i]);
+        peer_close(&slow[i]);
+    }
+    assert_true(got < 2 * SITE_BIG_BYTES);
+    peer_close(&p);
+}
+
+static void slow_senders_make_room_and_quick_ones_go_on(void **state)
+{
+    static const char head[] = PUSH "Content-Length: 4194304\r\n\r\n";
+    struct peer slow[2] = { ask(head), ask(head) }, quick = ask(head), p = peer_dial(&s);
+    char *body = calloc(1, SITE_BODY_BYTES);
+    size_t sent = 0;
+
+    (void)state;
+    peer_send(&quick, body, SITE_BODY_BYTES / 2);
+    assert_true(site_holds(&s, 3 * PUSHED));
+    do {
+        peer_send(&slow[0], body, DRIP);
+        peer_send(&slow[1], body, DRIP);
+        peer_send(&quick, body, DRIP);
+        sent += DRIP;
+        usleep(DRIP_US);
+        peer_say(&p, PUSH "Content-Length: 0\r\n\r\n");
+        assert_true(peer_read(&p, &a));
+    } while (a.status == 503);
+    assert_int_equal(a.status, 201);
+    assert_true(sent < SITE_BODY_BYTES / 2);
+
+    peer_send(&quick, body, SITE_BODY_BYTES / 2 - sent);
+    assert_true(peer_read(&quick, &a));
+    assert_int_equal(a.status, 201);
+    for (int i = 0; i < 2; i++)
+        peer_close(&slow[i]);
+    peer_close(&quick);
+    peer_close(&p);
+    free(body);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -186,6 +297,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(one_that_is_alone_is_taken_whatever_it_weighs, start, stop),
         cmocka_unit_test_setup_teardown(a_client_that_leaves_gives_back_what_a_handler_worked_with,
                                         start, stop),
+        cmocka_unit_test_setup_teardown(slow_readers_go_on_until_others_want_the_room, start_brisk,
+                                        stop),
+        cmocka_unit_test_setup_teardown(slow_senders_make_room_and_quick_ones_go_on, start_brisk,
+                                        stop),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
