@@ -198,7 +198,7 @@ static bool admit(void *app, const struct exchange *x, uint64_t *client, struct 
 {
     const struct api *api = app;
 
-    if (!api->keys || keys_find(api->keys, exchange_header(x, "authorization"), client))
+    if (keys_find(api->keys, exchange_header(x, "authorization"), client))
         return true;
     return problem_set(p, PROBLEM_API_KEY, NULL,
                        "Incorrect API key provided: send one as \"Authorization: Bearer KEY\"");
@@ -335,7 +335,7 @@ static bool listen_http(struct server *s, struct error *err)
         .origins = o->allow_origin,
         .keyless = !o->api_keys,
         .app = &s->api,
-        .admit = admit,
+        .admit = o->api_keys ? admit : NULL,
         .answered = on_answered,
     };
 

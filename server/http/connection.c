@@ -21,7 +21,7 @@
 struct sending {
     uv_write_t req;
     char *owned[2];
-    size_t claimed;
+    struct claim *claim;
     size_t total;
 };
 
@@ -45,10 +45,10 @@ size_t connection_backlog(const struct connection *c)
 static void drop_body(struct connection *c)
 {
     free(c->body);
-    server_release(c->server, c->claimed);
+    claim_release(c->claim);
     c->body = NULL;
     c->body_len = 0;
-    c->claimed = 0;
+    c->claim = NULL;
 }
 
 static void drop_output(struct connection *c)
@@ -61,7 +61,7 @@ static void drop_sending(struct connection *c)
 {
     free(c->sending->owned[0]);
     free(c->sending->owned[1]);
-    server_release(c->server, c->sending->claimed);
+    claim_release(c->sending->claim);
     free(c->sending);
     c->sending = NULL;
 }
@@ -169,12 +169,12 @@ static bool send_later(struct connection *c, const uv_buf_t *bufs, unsigned coun
     s->req.data = c;
     s->owned[0] = c->out.bytes;
     s->owned[1] = c->body;
-    s->claimed = c->claimed;
+    s->claim = c->claim;
     c->sending = s;
     c->out = (struct buffer){ 0 };
     c->body = NULL;
     c->body_len = 0;
-    c->claimed = 0;
+    c->claim = NULL;
     if (uv_write(&s->req, (uv_stream_t *)&c->tcp, bufs, count, on_sent) != 0) {
         drop_sending(c);
         return false;
@@ -395,7 +395,7 @@ static void check_sending(struct connection *c, uint64_t now)
     if (untaken != c->untaken)
         c->stall_at = now + (uint64_t)LIMIT_STALL_SECONDS * 1000;
     c->untaken = untaken;
-    if (stalled || (s->claimed > 0 && must_yield(c, s->total - untaken, now)))
+    if (stalled || (s->claim && must_yield(c, s->total - untaken, now)))
         connection_fail(c);
 }
 
@@ -417,7 +417,7 @@ void connection_check_deadlines(struct connection *c, uint64_t now)
         check_sending(c, now);
         return;
     }
-    if (c->state == CONNECTION_READING && c->x && c->x->claimed > 0 &&
+    if (c->state == CONNECTION_READING && c->x && c->x->claim &&
         must_yield(c, c->x->reader.body, now)) {
         refuse(c, PROBLEM_REQUEST_TIMEOUT, "the state comes too slowly, and others wait");
         return;

@@ -25,8 +25,7 @@ void exchange_destroy(struct exchange *x)
 {
     request_finish(&x->request);
     buffer_finish(&x->headers);
-    if (x->claimed > 0)
-        server_release(x->server, x->claimed);
+    claim_release(x->claim);
     free(x);
 }
 
@@ -41,16 +40,12 @@ static bool claim(struct exchange *x, struct problem *p)
     const struct request *r = &x->request;
     const size_t most = most_body(x);
     const size_t body = r->chunked || r->content_length > most ? most : (size_t)r->content_length;
-    size_t bytes;
 
     if (!x->route->weigh)
         return true;
-    bytes = x->route->weigh(x, x->server->options.app) + body;
-    if (!server_claim(x->server, bytes))
-        return problem_set(p, PROBLEM_TOO_MANY_TRANSFERS, NULL,
-                           "other states on their way from and to clients have the memory for it");
-    x->claimed = bytes;
-    return true;
+    x->claim =
+        claim_take(x->server, x->client, x->route->weigh(x, x->server->options.app) + body, p);
+    return x->claim;
 }
 
 /* Why a well-framed request is not given to a handler; the connection can be kept. */

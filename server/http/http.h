@@ -54,7 +54,7 @@ struct http_options {
     void *app;    /* given to the handlers */
     /* Says of every complete head whose it is, before its body is looked at; false: it is
      * refused, and the connection closed if a body was to come. Not asked about `plain`
-     * routes. NULL: all are client 0. */
+     * routes. NULL: all are client 0, and have no shares. */
     bool (*admit)(void *app, const struct exchange *x, uint64_t *client, struct problem *p);
     /* Called when a request was answered, for logs and metrics; may be NULL. status: 499 when
      * the client left first. seconds: from its first byte. bytes: of the response. */

@@ -29,6 +29,7 @@ struct http_server {
     uv_timer_t tick;
     struct http_options options;
     struct connection *connections; /* a list */
+    struct claim *claims;           /* another one */
     struct http_counts counts;
     long surplus; /* connections that are open only to be told that there are too many */
     bool ready, draining, closing;
@@ -69,7 +70,7 @@ struct connection {
     struct buffer out;   /* collected for the next flush */
     char *body;          /* follows out; from malloc */
     size_t body_len;
-    size_t claimed;          /* of the body, a transfer's */
+    struct claim *claim;     /* for the body, a transfer's */
     struct sending *sending; /* given to libuv, or NULL */
 
     uint64_t deadline; /* ms; of the head, the body's window, the silence or the lingering */
@@ -96,9 +97,9 @@ struct exchange {
     void *owner;
     void (*gone)(struct exchange *x, void *owner);
     void (*drained)(struct exchange *x, void *owner);
-    size_t claimed;   /* a transfer's bytes */
-    uint64_t started; /* uv_hrtime() of its first byte */
-    size_t bytes;     /* of the response */
+    struct claim *claim; /* a transfer's */
+    uint64_t started;    /* uv_hrtime() of its first byte */
+    size_t bytes;        /* of the response */
     int status;
     bool handed;   /* a handler has it */
     bool keep;     /* the connection outlives the answer */
@@ -139,13 +140,17 @@ void exchange_lose(struct exchange *x);
 /* The client took bytes. */
 void exchange_took(struct exchange *x);
 
+/* claim.c */
+/* So many bytes for a transfer of the client. NULL: others have them, or it has its share. */
+struct claim *claim_take(struct http_server *s, uint64_t client, size_t bytes, struct problem *p);
+/* It is for so many bytes at most from now on. Both take NULL. */
+void claim_cut(struct claim *c, size_t bytes);
+void claim_release(struct claim *c);
+
 /* listener.c */
 uint64_t server_now(const struct http_server *s); /* ms */
 const char *server_date(struct http_server *s);
 void server_connection_closed(struct http_server *s);
-/* For a transfer. false: others have them. */
-bool server_claim(struct http_server *s, size_t bytes);
-void server_release(struct http_server *s, size_t bytes);
 /* Makes every deadline come `speed` times sooner. */
 void http_server_set_speed(struct http_server *s, unsigned speed);
 

@@ -200,26 +200,6 @@ void server_connection_closed(struct http_server *s)
         close_handle((uv_handle_t *)&s->tick);
 }
 
-/* One that is alone is taken whatever it weighs: a bound too small for it would forbid it. */
-bool server_claim(struct http_server *s, size_t bytes)
-{
-    const size_t limit = s->options.transfer_bytes, held = s->counts.transfer_bytes;
-
-    if (held > 0 && (held > limit || bytes > limit - held)) {
-        s->counts.transfers_refused++;
-        s->crowded = true;
-        return false;
-    }
-    s->counts.transfer_bytes += bytes;
-    return true;
-}
-
-void server_release(struct http_server *s, size_t bytes)
-{
-    assert(bytes <= s->counts.transfer_bytes);
-    s->counts.transfer_bytes -= bytes;
-}
-
 void http_server_drain(struct http_server *s, void (*drained)(void *arg), void *arg)
 {
     s->draining = true;

@@ -136,8 +136,9 @@ void exchange_reply_take(struct exchange *x, int status, const char *type, void 
     } else {
         x->c->body = body;
         x->c->body_len = len;
-        x->c->claimed = len < x->claimed ? len : x->claimed;
-        x->claimed -= x->c->claimed;
+        x->c->claim = x->claim;
+        x->claim = NULL;
+        claim_cut(x->c->claim, len);
         x->bytes += len;
     }
     finish(x);

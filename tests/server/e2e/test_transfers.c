@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -49,15 +50,16 @@ static void expect_bounded(long rss)
 }
 
 /* Whether the server wants the body. */
-static bool begin_upload(struct client *c, const char *method, const char *path)
+static bool begin_upload_as(const char *key, struct client *c, int port, const char *method,
+                            const char *path)
 {
-    char headers[128];
+    char headers[256];
     struct response r;
     bool taken;
 
-    snprintf(headers, sizeof(headers), BINARY "Content-Length: %zu\r\nExpect: 100-continue\r\n",
-             file.len);
-    *c = client_dial(server.port);
+    snprintf(headers, sizeof(headers), BINARY "%sContent-Length: %zu\r\nExpect: 100-continue\r\n",
+             key, file.len);
+    *c = client_dial(port);
     assert_true(client_ask(c, method, path, headers, NULL, 0));
     assert_true(client_read(c, &r));
     taken = r.status == 100;
@@ -65,6 +67,11 @@ static bool begin_upload(struct client *c, const char *method, const char *path)
         expect_busy(&r);
     response_finish(&r);
     return taken;
+}
+
+static bool begin_upload(struct client *c, const char *method, const char *path)
+{
+    return begin_upload_as("", c, server.port, method, path);
 }
 
 static void uploads_that_stall_are_bounded(void **state)
@@ -200,6 +207,39 @@ static void a_transfer_that_is_alone_is_always_possible(void **state)
     assert_int_equal(live_stop(&other), 0);
 }
 
+/* Each takes all that it gets, and holds it. */
+static void a_key_leaves_room_for_others(void **state)
+{
+    enum { KEYS = 4, MOST = 16 };
+    char path[] = "/tmp/eddy-transfers-XXXXXX", key[64];
+    struct client held[KEYS][MOST];
+    int got[KEYS] = { 0 };
+    struct live other;
+    FILE *keys = fdopen(mkstemp(path), "w");
+
+    (void)state;
+    for (int i = 0; i < KEYS; i++)
+        fprintf(keys, "key-%d-0123456789abcdef\n", i);
+    fclose(keys);
+    live_start(&other, DEMO, "--api-keys", path, "--transfer-memory", "32M", NULL);
+    for (int i = 0; i < KEYS; i++) {
+        snprintf(key, sizeof(key), "Authorization: Bearer key-%d-0123456789abcdef\r\n", i);
+        while (got[i] < MOST &&
+               begin_upload_as(key, &held[i][got[i]], other.port, "POST", "/v1/snapshots"))
+            got[i]++;
+        assert_in_range(got[i], 1, MOST - 1);
+        client_close(&held[i][got[i]]);
+    }
+    print_message("# uploads of the keys at once: %d %d %d %d\n", got[0], got[1], got[2], got[3]);
+    assert_true(got[0] > 1);
+    for (int i = 0; i < KEYS; i++)
+        for (int k = 0; k < got[i]; k++)
+            client_reset(&held[i][k]);
+    assert_true(live_reaches(&other, "eddy_transfer_bytes", 0, 10));
+    assert_int_equal(live_stop(&other), 0);
+    unlink(path);
+}
+
 static int start(void **state)
 {
     (void)state;
@@ -225,6 +265,7 @@ int main(void)
         cmocka_unit_test(downloads_that_nobody_reads_are_bounded),
         cmocka_unit_test(nothing_is_left_behind),
         cmocka_unit_test(a_transfer_that_is_alone_is_always_possible),
+        cmocka_unit_test(a_key_leaves_room_for_others),
     };
 
     return cmocka_run_group_tests(tests, start, stop);
