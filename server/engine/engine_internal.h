@@ -241,11 +241,18 @@ bool job_commit(struct engine *e, struct job *job, const struct session *next, s
 void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message);
 void job_fail_no_memory(struct engine *e, struct job *job);
 void job_fail_no_room(struct engine *e, struct job *job);
-size_t sequence_goal(const struct sequence *s);     /* feed tokens to take in */
-uint64_t sequence_covers(const struct sequence *s); /* tokens in the state of its slot */
 
 /* Its state came from the store, or did not. */
 void sequence_recalled(struct engine *e, struct recall *r);
+
+/* sequence.c */
+/* Of a job: it draws one choice, or takes the prompt in for those from that one on. NULL: no
+ * memory. */
+struct sequence *sequence_create(struct engine *e, struct job *job, int choice, bool samples,
+                                 struct checkpoint *origin, const int32_t *prompt, size_t n);
+void sequence_free(struct engine *e, struct sequence *s);
+size_t sequence_goal(const struct sequence *s);     /* feed tokens to take in */
+uint64_t sequence_covers(const struct sequence *s); /* tokens in the state of its slot */
 
 /* answer.c: the tokens of a sequence. */
 /* The first token of a scored context has no probability: says so once. */
