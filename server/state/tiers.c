@@ -251,15 +251,26 @@ static bool is_colder(const struct checkpoint *a, const struct checkpoint *b)
     return !b || (!a->pins == !b->pins ? a->used < b->used : !a->pins);
 }
 
-static struct checkpoint *find_coldest(const struct tiers *t, int device)
+static struct checkpoint *find_coldest(const struct tiers *t, int device, bool stored)
 {
     const int first = device * t->options.slots;
     struct checkpoint *coldest = NULL;
 
-    for (int i = first; i < first + t->options.slots; i++)
-        if (t->resident[i] && is_colder(t->resident[i], coldest))
-            coldest = t->resident[i];
+    for (int i = first; i < first + t->options.slots; i++) {
+        struct checkpoint *c = t->resident[i];
+
+        if (c && (c->stored || !stored) && is_colder(c, coldest))
+            coldest = c;
+    }
     return coldest;
+}
+
+/* Without room in host memory only what is stored can leave. NULL: nothing can. */
+static struct checkpoint *find_leaver(struct tiers *t, int device)
+{
+    struct checkpoint *coldest = find_coldest(t, device, false);
+
+    return coldest->stored || make_host_room(t) ? coldest : find_coldest(t, device, true);
 }
 
 /* Of what nobody keeps but whoever starts from it, the slot is worked in when there is no other. */
@@ -276,16 +287,16 @@ static int take_over(struct tiers *t, struct checkpoint *from, int device)
 static int acquire_on(struct tiers *t, int device, struct checkpoint *from)
 {
     int slot = slots_acquire(t->slots, device);
-    struct checkpoint *coldest, *spare;
+    struct checkpoint *leaver, *spare;
 
     if (slot >= 0)
         return slot;
-    coldest = find_coldest(t, device);
-    if (coldest == from && from->stored) { /* it is in the store: its slot is worked in */
+    leaver = find_leaver(t, device);
+    if (leaver && leaver == from && from->stored) { /* its slot is worked in */
         t->moves.device_store++;
         return take_slot(t, from);
     }
-    if (!park(t, coldest)) {
+    if (!leaver || !park(t, leaver)) {
         spare = find_spare(t, device);
         if (!spare)
             return take_over(t, from, device);

@@ -326,6 +326,33 @@ static void a_state_that_others_left_in_the_only_slot_is_gone_on_from(void **unu
     rig_close(&plain);
 }
 
+/* Two prompts of several choices, and between them and their choices a session's turn. */
+static void what_the_store_has_makes_way_for_choices(void **unused)
+{
+    enum { ROUNDS = 20 };
+    struct engine_options o = store_options(3, 0);
+    struct outcome *got = calloc(3, sizeof(*got));
+    struct command *c[3];
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < 3; i++) {
+            c[i] = store_turn(i < 2 ? "" : "a", i, i < 2 ? 4 : 1);
+            c[i]->turn.choices = i < 2 ? 2 : 1;
+        }
+        rig_run(&r, c, 3, got);
+        for (int i = 0; i < 3; i++) {
+            assert_int_equal(got[i].problem.what, PROBLEM_NONE);
+            command_free(c[i]);
+        }
+    }
+    free(got);
+    rig_close(&r);
+}
+
 /* While its turn runs, too. */
 static void an_anchor_makes_way_for_a_state(void **unused)
 {
@@ -459,6 +486,7 @@ int main(void)
         IN_FOLDER(nor_does_what_it_takes_the_place_of),
         IN_FOLDER(what_stays_in_memory_needs_no_room_on_the_disk),
         IN_FOLDER(a_state_that_others_left_in_the_only_slot_is_gone_on_from),
+        IN_FOLDER(what_the_store_has_makes_way_for_choices),
         IN_FOLDER(an_anchor_makes_way_for_a_state),
         IN_FOLDER(turns_share_the_slots_by_time),
         IN_FOLDER(a_slot_that_was_used_equals_a_fresh_one),
