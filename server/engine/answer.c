@@ -55,7 +55,7 @@ void sequence_score_first(struct engine *e, struct sequence *s)
     struct token_score score = { .logprob = NAN };
     struct text_buffer none = { 0 };
 
-    if (!s->job->command->turn.score || s->fed || s->prompt_at || !s->feed_len)
+    if (!sequence_scores(s) || s->fed || s->prompt_at || !s->feed_len)
         return;
     score.id = s->feed[0];
     report(e, s, &none, &score, true);

@@ -81,7 +81,7 @@ enum { SEQUENCE_ANCHORS = 4 };
 
 struct sequence {
     struct job *job;
-    int choice;
+    int choice, choices;       /* its own, or the first of those that begin when it ends */
     bool samples;              /* false: takes its feed in and leaves a checkpoint */
     struct checkpoint *origin; /* kept; NULL: the empty context, or it has begun and needs none */
     int slot;                  /* -1: queued */
@@ -233,6 +233,8 @@ void turn_cancel_marked(struct engine *e);
  * record ends, to the aim. The command is answered at its end. false: refused. */
 bool turn_replay(struct engine *e, struct command *c, struct session *session,
                  struct checkpoint *base, uint64_t from, struct checkpoint *aim);
+/* Its feed is in. true: it draws what comes next where it is. */
+bool sequence_goes_on(struct engine *e, struct sequence *s);
 /* Everything it had to do is done, or its job failed: leaves the slot, publishes, commits. */
 void sequence_end(struct engine *e, struct sequence *s);
 /* The job's session moves to what *next says; the job ends, and the event goes out (or NULL),
@@ -252,6 +254,7 @@ struct sequence *sequence_create(struct engine *e, struct job *job, int choice, 
                                  struct checkpoint *origin, const int32_t *prompt, size_t n);
 void sequence_free(struct engine *e, struct sequence *s);
 size_t sequence_goal(const struct sequence *s);     /* feed tokens to take in */
+bool sequence_scores(const struct sequence *s);     /* its prompt's tokens, once for all choices */
 uint64_t sequence_covers(const struct sequence *s); /* tokens in the state of its slot */
 
 /* answer.c: the tokens of a sequence. */

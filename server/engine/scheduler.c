@@ -125,8 +125,8 @@ static void retire(struct engine *e)
 {
     for (int i = 0; i < e->running_count;) {
         struct sequence *s = e->running[i];
-        bool over = s->finish != FINISH_NONE || s->job->failed ||
-                    (!s->samples && !s->recall && s->fed == sequence_goal(s));
+        bool fed = !s->samples && !s->recall && s->fed == sequence_goal(s);
+        bool over = s->finish != FINISH_NONE || s->job->failed || (fed && !sequence_goes_on(e, s));
 
         if (over) {
             sequence_end(e, s);
@@ -253,17 +253,12 @@ static size_t left(const struct pick *p)
     return (goal < cut ? goal : cut) - s->fed - p->rows;
 }
 
-static bool scores(const struct sequence *s)
-{
-    return s->job->command->turn.score && !is_decoding(s);
-}
-
 /* A scored row needs logits of its own, of which a step has few. */
 static size_t row_limit(const struct pick *p)
 {
     size_t n = left(p);
 
-    return scores(p->sequence) && n > ENGINE_SCORE_ROWS ? ENGINE_SCORE_ROWS : n;
+    return sequence_scores(p->sequence) && n > ENGINE_SCORE_ROWS ? ENGINE_SCORE_ROWS : n;
 }
 
 /* What its slot is to hold is not there: it is read from the store, or on its way between host
@@ -286,7 +281,7 @@ static const struct sequence *choose_scorer(const struct engine *e, const struct
     for (int i = 0; i < n; i++) {
         struct sequence *s = pick[i].sequence;
 
-        if (scores(s) && (!chosen || s->scored < chosen->scored))
+        if (sequence_scores(s) && (!chosen || s->scored < chosen->scored))
             chosen = s;
     }
     if (chosen)
@@ -296,7 +291,7 @@ static const struct sequence *choose_scorer(const struct engine *e, const struct
 
 static bool takes_in(const struct pick *p, const struct sequence *scorer)
 {
-    return !is_decoding(p->sequence) && (!scores(p->sequence) || p->sequence == scorer);
+    return !is_decoding(p->sequence) && (!sequence_scores(p->sequence) || p->sequence == scorer);
 }
 
 /* There is a row for each prompt, as the budget is above the sequences of a step. */
@@ -385,7 +380,7 @@ static void ask(const struct sequence *s, int32_t forced, struct sample_row *row
 static void want_logits(struct step *step, struct pick *p, int first_row)
 {
     struct sequence *s = p->sequence;
-    bool scored = scores(s);
+    bool scored = sequence_scores(s);
 
     p->first_logit = step->batch.L;
     for (size_t i = 0; i < p->rows; i++) {

@@ -75,6 +75,7 @@ struct sequence *sequence_create(struct engine *e, struct job *job, int choice, 
         return NULL;
     s->job = job;
     s->choice = choice;
+    s->choices = samples ? 1 : turn->choices - choice;
     s->samples = samples;
     s->slot = -1;
     s->origin = origin ? tiers_keep(origin) : NULL;
@@ -84,7 +85,7 @@ struct sequence *sequence_create(struct engine *e, struct job *job, int choice, 
     if (!fill_feed(e, s, job->cached ? NULL : origin, prompt, n))
         goto no_memory;
     s->fed = job->cached;
-    if (samples && wants_penalties(&turn->sampling) &&
+    if ((samples || s->choices > 1) && wants_penalties(&turn->sampling) &&
         !(s->penalties = malloc(sizeof(*s->penalties))))
         goto no_memory;
     job->open++;
@@ -93,6 +94,11 @@ struct sequence *sequence_create(struct engine *e, struct job *job, int choice, 
 no_memory:
     sequence_free(e, s);
     return NULL;
+}
+
+bool sequence_scores(const struct sequence *s)
+{
+    return s->job->command->turn.score && !s->choice && !s->sampled;
 }
 
 uint64_t sequence_covers(const struct sequence *s)

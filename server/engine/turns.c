@@ -403,6 +403,7 @@ static void end_choice(struct engine *e, struct sequence *s, int choice)
     event->finish = s->finish;
     event->stop = s->hit;
     event->tokens = s->unreported;
+    s->unreported = 0;
     if (job->session && (!job->failed || keeps_part(s)) && commit(e, s, event))
         return;
     if (job->failed && s->finish != FINISH_CANCELLED)
@@ -410,16 +411,49 @@ static void end_choice(struct engine *e, struct sequence *s, int choice)
     engine_post(e, event);
 }
 
+/* Without room for the state that the choices would begin from, the first of them goes on in its
+ * place, and the others take the prompt in again when that has ended. */
+bool sequence_goes_on(struct engine *e, struct sequence *s)
+{
+    const struct job *job = s->job;
+
+    if (job->aim || !job->command->turn.max_tokens || tiers_has_memory(e->tiers))
+        return false;
+    s->samples = true;
+    return true;
+}
+
+/* Whether those from that choice on begin, each where a turn would. */
+static bool begin_again(struct engine *e, struct job *job, int choice)
+{
+    const struct turn *turn = &job->command->turn;
+    struct sequence *s;
+
+    if (job->failed)
+        return false;
+    job->cached = 0; /* nothing of what others have left */
+    s = sequence_create(e, job, choice, choice + 1 == turn->choices, NULL, turn->prompt,
+                        turn->prompt_len);
+    if (!s) {
+        job_fail_no_memory(e, job);
+        return false;
+    }
+    scheduler_enqueue(e, s, false);
+    if (atomic_load(&job->command->cancelled))
+        cancel(e, s);
+    return true;
+}
+
 /* The prompt of several choices is in: each of them starts from there. */
 static void spread(struct engine *e, struct sequence *prompt)
 {
     struct job *job = prompt->job;
     struct checkpoint *c = harvest(e, prompt);
-    int left = job->command->turn.choices;
+    int left = prompt->choices;
 
     job->cached = 0; /* they begin from c, not from what others have left */
     for (struct sequence *s; c && left; left--) {
-        s = sequence_create(e, job, left - 1, true, c, NULL, 0);
+        s = sequence_create(e, job, prompt->choice + left - 1, true, c, NULL, 0);
         if (!s)
             break;
         s->recent = prompt->recent;
@@ -428,7 +462,7 @@ static void spread(struct engine *e, struct sequence *prompt)
     if (left)
         job_fail_no_memory(e, job);
     for (int i = 0; i < left; i++)
-        end_choice(e, prompt, i);
+        end_choice(e, prompt, prompt->choice + i);
     tiers_release(e->tiers, c);
 }
 
@@ -461,6 +495,7 @@ void sequence_end(struct engine *e, struct sequence *s)
 {
     struct job *job = s->job;
     const struct turn *turn = &job->command->turn;
+    int choice = s->choice;
 
     if (job->aim) {
         if (!job->failed && job->session && reserve_room(e, job, 1))
@@ -470,9 +505,10 @@ void sequence_end(struct engine *e, struct sequence *s)
     } else {
         if (s->finish == FINISH_NONE)
             s->finish = FINISH_LENGTH; /* nothing was to be sampled */
-        /* The one that takes the prompt in stands for every choice. */
-        for (int i = s->choice; i <= (s->samples ? s->choice : turn->choices - 1); i++)
-            end_choice(e, s, i);
+        /* It stands for those that have not begun, and do not now. */
+        do
+            end_choice(e, s, choice++);
+        while (choice < s->choice + s->choices && !(s->samples && begin_again(e, job, choice)));
     }
     if (!job->failed)
         cache_take_slot(e, s);

@@ -688,14 +688,24 @@ bool tiers_read_slot(struct tiers *t, int slot, void *record)
     return slots_download(t->slots, slot, record);
 }
 
-/* Without a store one slot is left to work in. */
+/* One slot is left to work in. */
+static size_t memory_room(const struct tiers *t)
+{
+    return t->options.host_bytes / t->options.record_bytes + (size_t)slots_count(t->slots) - 1;
+}
+
 size_t tiers_room(const struct tiers *t)
 {
     const struct tiers_options *o = &t->options;
 
-    if (o->store)
-        return o->store_bytes / o->record_bytes;
-    return o->host_bytes / o->record_bytes + (size_t)slots_count(t->slots) - 1;
+    return o->store ? o->store_bytes / o->record_bytes : memory_room(t);
+}
+
+bool tiers_has_memory(const struct tiers *t)
+{
+    const size_t reserved = t->options.store ? 0 : t->reserved;
+
+    return t->checkpoints - t->stored + reserved + t->lifted < memory_room(t);
 }
 
 /* Whether so many bytes fit into the store beside what is there, on its way, and reserved. */
@@ -709,7 +719,7 @@ bool tiers_has_room(const struct tiers *t)
 {
     if (t->options.store)
         return fits(t, t->options.record_bytes, t->reserved);
-    return t->checkpoints + t->reserved + t->lifted < tiers_room(t);
+    return tiers_has_memory(t);
 }
 
 bool tiers_reserve(struct tiers *t)

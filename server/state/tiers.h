@@ -130,6 +130,8 @@ size_t tiers_room(const struct tiers *t);
  * way, and a record's for each reservation and for the one that is asked about. What stays in
  * memory needs none. */
 bool tiers_has_room(const struct tiers *t);
+/* The same of one that is to stay in memory. */
+bool tiers_has_memory(const struct tiers *t);
 bool tiers_reserve(struct tiers *t); /* false: no room */
 void tiers_unreserve(struct tiers *t);
 /* The bytes in the store will be so many more, or fewer, when a file on its way is there, and

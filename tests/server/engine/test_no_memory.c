@@ -190,25 +190,36 @@ static void every_command_may_run_out_of_memory(void **unused)
     }
 }
 
+static void run_out(const struct engine_options *options, int choices)
+{
+    struct engine_counters before;
+    struct scene s;
+    unsigned char *state;
+    size_t len;
+    long n = 0;
+
+    open_scene_with(&s, options);
+    rig_do(&s.rig, COMMAND_SESSION_CREATE, "b");
+    free(rig_run_turn(&s.rig, turn(1, "b")));
+    before = engine_counters(s.rig.engine);
+    state = rig_state(&s.rig, "a", &len);
+    for (; !try_once(&s, turn(choices, choices == 1 ? "a" : ""), n); n++)
+        assert_untouched(&s, &before, state, len);
+    assert_true(n > 20);
+    free(state);
+    close_scene(&s);
+}
+
 static void a_turn_may_run_out_of_memory_at_any_time(void **unused)
 {
-    (void)unused;
-    for (int choices = 1; choices <= 4; choices += 3) {
-        struct engine_counters before;
-        struct scene s;
-        unsigned char *state;
-        size_t len;
-        long n = 0;
+    struct engine_options least = small; /* a slot beside the sessions' */
 
-        open_scene(&s);
-        before = engine_counters(s.rig.engine);
-        state = rig_state(&s.rig, "a", &len);
-        for (; !try_once(&s, turn(choices, choices == 1 ? "a" : ""), n); n++)
-            assert_untouched(&s, &before, state, len);
-        assert_true(n > 20);
-        free(state);
-        close_scene(&s);
-    }
+    (void)unused;
+    least.slots = 3;
+    least.host_bytes = 0;
+    run_out(&small, 1);
+    run_out(&small, 4);
+    run_out(&least, 4);
 }
 
 /* Runs the command with allocation n failing; false: that was one too many, and it is done. */

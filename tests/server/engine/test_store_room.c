@@ -353,6 +353,50 @@ static void what_the_store_has_makes_way_for_choices(void **unused)
     rig_close(&r);
 }
 
+/* Their prompt's state is no file: it may take no place that a turn needs. */
+static void choices_fit_wherever_a_turn_does(void **unused)
+{
+    enum { SLOTS = 3, RECORDS = 2, SESSIONS = 3, AT_ONCE = 3, CHOICES = 3, DRAWN = 8 };
+    struct outcome *got = calloc(AT_ONCE, sizeof(*got)), *want[AT_ONCE];
+    struct command *c[AT_ONCE];
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &store_roomy, 1);
+    for (int i = 0; i < AT_ONCE; i++)
+        want[i] = rig_run_turn(&r, store_turn("", i, DRAWN));
+    for (int slots = 1; slots <= SLOTS; slots++) {
+        for (int records = 0; records <= RECORDS; records++) {
+            struct engine_options o =
+                store_options(slots, (size_t)records * model_info(r.model)->layout.bytes);
+            struct rig few;
+
+            rig_open(&few, model, &o, 1);
+            for (int i = 0; i < SESSIONS; i++) {
+                store_ask(&few, COMMAND_SESSION_CREATE, name_of(i), NULL);
+                free(rig_run_turn(&few, store_turn(name_of(i), i, 1)));
+            }
+            for (int i = 0; i < AT_ONCE; i++) {
+                c[i] = store_turn("", i, DRAWN);
+                c[i]->turn.choices = CHOICES;
+            }
+            rig_run(&few, c, AT_ONCE, got);
+            for (int i = 0; i < AT_ONCE; i++) {
+                assert_int_equal(got[i].problem.what, PROBLEM_NONE);
+                for (int k = 0; k < CHOICES; k++)
+                    assert_memory_equal(got[i].choice[k].id, want[i]->choice[0].id,
+                                        DRAWN * sizeof(int32_t));
+                command_free(c[i]);
+            }
+            rig_close(&few);
+        }
+    }
+    for (int i = 0; i < AT_ONCE; i++)
+        free(want[i]);
+    free(got);
+    rig_close(&r);
+}
+
 /* While its turn runs, too. */
 static void an_anchor_makes_way_for_a_state(void **unused)
 {
@@ -486,6 +530,7 @@ int main(void)
         IN_FOLDER(nor_does_what_it_takes_the_place_of),
         IN_FOLDER(what_stays_in_memory_needs_no_room_on_the_disk),
         IN_FOLDER(a_state_that_others_left_in_the_only_slot_is_gone_on_from),
+        IN_FOLDER(choices_fit_wherever_a_turn_does),
         IN_FOLDER(what_the_store_has_makes_way_for_choices),
         IN_FOLDER(an_anchor_makes_way_for_a_state),
         IN_FOLDER(turns_share_the_slots_by_time),

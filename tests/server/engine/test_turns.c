@@ -315,6 +315,103 @@ static void choices_take_a_slot_each_and_no_more(void **unused)
     rig_close(&r);
 }
 
+static struct command *three_draws(void)
+{
+    struct command *c = rig_turn("", prompt, PROMPT, 12);
+
+    c->turn.choices = 3;
+    c->turn.ignore_eos = true;
+    c->turn.score = true;
+    c->turn.sampling.temperature = 1.5f;
+    c->turn.sampling.presence = 1;
+    c->turn.sampling.seeded = true;
+    return c;
+}
+
+static void assert_same_draws(const struct outcome *a, const struct outcome *b)
+{
+    assert_int_equal(a->problem.what, PROBLEM_NONE);
+    assert_int_equal(a->prompt_tokens, b->prompt_tokens);
+    assert_int_equal(a->completion_tokens, b->completion_tokens);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(a->choice[i].finish, b->choice[i].finish);
+        assert_int_equal(a->choice[i].scored, b->choice[i].scored);
+        assert_int_equal(a->choice[i].tokens, b->choice[i].tokens);
+        assert_memory_equal(a->choice[i].id, b->choice[i].id,
+                            (size_t)a->choice[i].tokens * sizeof(int32_t));
+    }
+}
+
+/* Where their prompt's state has no place of its own, one draws after the other. */
+static void choices_fit_wherever_a_turn_does(void **unused)
+{
+    enum { SLOTS = 4, AT_ONCE = 2 };
+    struct outcome *want, *got = calloc(AT_ONCE, sizeof(*got));
+    struct command *c[AT_ONCE];
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &roomy, 1);
+    want = rig_run_turn(&r, three_draws());
+    rig_close(&r);
+    for (int slots = 1; slots <= SLOTS; slots++) {
+        for (int held = 0; held < slots; held++) {
+            struct engine_options few = roomy;
+
+            few.slots = few.max_batch = slots;
+            few.host_bytes = 0;
+            rig_open(&r, model, &few, 1);
+            for (int i = 0; i < held; i++) {
+                const char id[] = { (char)('a' + i), '\0' };
+
+                rig_do(&r, COMMAND_SESSION_CREATE, id);
+                free(rig_run_turn(&r, rig_turn(id, prompt, PROMPT, 1)));
+            }
+            assert_int_equal(engine_counters(r.engine).slots_used, held);
+            for (int i = 0; i < AT_ONCE; i++)
+                c[i] = three_draws();
+            rig_run(&r, c, AT_ONCE, got);
+            for (int i = 0; i < AT_ONCE; i++) {
+                assert_same_draws(&got[i], want);
+                command_free(c[i]);
+            }
+            assert_int_equal(engine_counters(r.engine).slots_used, held);
+            rig_close(&r);
+        }
+    }
+    free(got);
+    free(want);
+}
+
+static void choices_that_have_not_begun_when_time_is_up_never_do(void **unused)
+{
+    enum { MANY = 1000 };
+    struct engine_options least = roomy;
+    struct outcome *out = calloc(1, sizeof(*out));
+    struct command *c = rig_turn("", prompt, PROMPT, MANY);
+    struct rig r;
+
+    (void)unused;
+    least.slots = least.max_batch = 1;
+    least.host_bytes = 0;
+    rig_open(&r, model, &least, 1);
+    c->turn.choices = 3;
+    c->turn.ignore_eos = true;
+    atomic_store(&c->cut, true);
+    rig_run_cancelled(&r, c, 1, out);
+    assert_int_equal(c->problem.what, PROBLEM_CANCELLED);
+    assert_int_equal(out->choice[0].finish, FINISH_LENGTH);
+    assert_in_range(out->choice[0].tokens, 1, MANY - 1);
+    for (int i = 1; i < 3; i++) {
+        assert_int_equal(out->choice[i].finish, FINISH_CANCELLED);
+        assert_int_equal(out->choice[i].tokens, 0);
+    }
+    assert_int_equal(engine_counters(r.engine).slots_used, 0);
+    command_free(c);
+    free(out);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -328,6 +425,8 @@ int main(void)
         cmocka_unit_test(scores_without_alternatives_name_none),
         cmocka_unit_test(scores_are_the_same_for_any_number_of_choices),
         cmocka_unit_test(choices_take_a_slot_each_and_no_more),
+        cmocka_unit_test(choices_fit_wherever_a_turn_does),
+        cmocka_unit_test(choices_that_have_not_begun_when_time_is_up_never_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
