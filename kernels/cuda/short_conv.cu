@@ -86,16 +86,27 @@ static __global__ void __launch_bounds__(THREADS)
             store<N>(q.state + (size_t)i * (size_t)p.dim + (size_t)c, x.v[i]);
 }
 
-/* Input `row` of a sequence, counted from its first; the state holds those before. */
+/* Where input `row` of a sequence is, counted from its first; the state holds those before. NULL:
+ * it is zeros. */
+static __device__ __forceinline__ const float *place_of(const struct short_conv &p,
+                                                        const struct sequence &q, int row, int c)
+{
+    const float *const state = q.state + (size_t)(p.W - 1 + row) * (size_t)p.dim + (size_t)c;
+    const float *const x = p.x + (size_t)(q.begin + row) * p.x_ld + (size_t)c;
+
+    return row >= 0 ? x : q.state ? state : nullptr;
+}
+
+template <int N> static __device__ __forceinline__ floats<N> load_if(const float *p)
+{
+    return p ? load<N>(p) : floats<N>{};
+}
+
 template <int N>
 static __device__ __forceinline__ floats<N> input(const struct short_conv &p,
                                                   const struct sequence &q, int row, int c)
 {
-    if (row >= 0)
-        return load<N>(p.x + (size_t)(q.begin + row) * p.x_ld + (size_t)c);
-    if (!q.state)
-        return {};
-    return load<N>(q.state + (size_t)(p.W - 1 + row) * (size_t)p.dim + (size_t)c);
+    return load_if<N>(place_of(p, q, row, c));
 }
 
 /* What the rows of a sequence leave in its state. */
@@ -107,9 +118,18 @@ static __device__ __forceinline__ void move_state(const struct short_conv &p,
 
     if (!q.state)
         return;
-    for (int i = 0; i < p.W - 1; i++) /* ascending: a row moves before it is overwritten */
-        store<N>(q.state + (size_t)i * (size_t)p.dim + (size_t)c,
-                 input<N>(p, q, rows - p.W + 1 + i, c));
+    for (int first = 0; first < p.W - 1; first += WIDTH - 1) { /* what moves is not yet overwritten */
+        floats<N> x[WIDTH - 1];
+
+#pragma unroll
+        for (int i = 0; i < WIDTH - 1; i++)
+            if (first + i < p.W - 1)
+                x[i] = input<N>(p, q, rows - p.W + 1 + first + i, c);
+#pragma unroll
+        for (int i = 0; i < WIDTH - 1; i++)
+            if (first + i < p.W - 1)
+                store<N>(q.state + (size_t)(first + i) * (size_t)p.dim + (size_t)c, x[i]);
+    }
 }
 
 template <int N>
@@ -139,16 +159,21 @@ static __global__ void __launch_bounds__(THREADS)
     }
 }
 
-/* ROWS rows in the middle of a sequence, all of whose inputs are on their way at once. */
-template <int N>
-static __device__ __forceinline__ void conv_middle(const struct short_conv &p, const taps<N> &w,
-                                                   const floats<N> &bias, int first, int c)
+/* Up to ROWS rows of one sequence, all of whose inputs are on their way at once; or ROWS of its
+ * MIDDLE, none of whose inputs is in the state. */
+template <int N, bool MIDDLE>
+static __device__ __forceinline__ void conv_within(const struct short_conv &p,
+                                                   const struct sequence &q, const taps<N> &w,
+                                                   const floats<N> &bias, int first, int rows,
+                                                   int c)
 {
     floats<N> x[ROWS + WIDTH - 1];
 
 #pragma unroll
     for (int i = 0; i < ROWS + WIDTH - 1; i++)
-        x[i] = load<N>(p.x + (size_t)(first - WIDTH + 1 + i) * p.x_ld + (size_t)c);
+        x[i] = MIDDLE ? load<N>(p.x + (size_t)(first - WIDTH + 1 + i) * p.x_ld + (size_t)c)
+               : i < rows + WIDTH - 1 ? input<N>(p, q, first - q.begin - WIDTH + 1 + i, c)
+                                      : floats<N>{};
 #pragma unroll
     for (int t = 0; t < ROWS; t++) {
         floats<N> sum = {};
@@ -158,7 +183,8 @@ static __device__ __forceinline__ void conv_middle(const struct short_conv &p, c
 #pragma unroll
             for (int j = 0; j < N; j++)
                 sum.v[j] += w.v[i].v[j] * x[t + i].v[j];
-        finish<N>(p, bias, sum, first + t, c);
+        if (MIDDLE || t < rows)
+            finish<N>(p, bias, sum, first + t, c);
     }
 }
 
@@ -180,12 +206,16 @@ static __global__ void __launch_bounds__(THREADS)
     taps<N> x = {};
     int now = -1;
 
+    const int end = min(first + ROWS, T);
+
     wait_for_inputs();
     if (own.begin + WIDTH - 1 <= first && first + ROWS <= own.end) {
-        conv_middle<N>(p, w, bias, first, c);
+        conv_within<N, true>(p, own, w, bias, first, ROWS, c);
         return;
     }
-    for (int t = first; t < first + ROWS && t < T; t++) {
+    if (end <= own.end)
+        conv_within<N, false>(p, own, w, bias, first, end - first, c);
+    for (int t = end <= own.end ? end : first; t < end; t++) {
         const int s = in.row_seq[t];
         floats<N> sum = {};
 
