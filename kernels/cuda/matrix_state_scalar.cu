@@ -35,6 +35,7 @@ struct scalar_wave {
     struct segment_list list;
     int first;            /* of the list's */
     float *decay, *state; /* [WAVE, H], [WAVE, H, V, K] */
+    float2 *L;            /* [WAVE, H, LENGTH] */
     float *scores;        /* [WAVE, k_heads, LENGTH, LENGTH], the lower blocks of 64 x 64 */
     float *carried;       /* [H, V, K], from one wave to the next */
 };
@@ -173,6 +174,13 @@ static __device__ void sum_decays(const struct matrix_state &p, const struct seg
     }
 }
 
+/* Those of a segment's heads from `head` on. */
+static __device__ __forceinline__ float2 *L_of(const struct scalar_wave &w, int heads, int at,
+                                               int head)
+{
+    return w.L + ((size_t)at * (size_t)heads + (size_t)head) * LENGTH;
+}
+
 /* 2^(a - b). */
 static __device__ __forceinline__ float decay_between(float2 a, float2 b)
 {
@@ -260,6 +268,8 @@ static __device__ __forceinline__ void add_up(const struct matrix_state &p,
                                            scale_of(p, s.begin + t, head + h)
                                      : 0.0f;
     }
+    for (int i = (int)threadIdx.x; i < 2 * LENGTH; i += THREADS)
+        L_of(w, p.H, at, head)[i] = sh.L[i / LENGTH][i % LENGTH];
     if (threadIdx.x < 2)
         w.decay[(size_t)at * (size_t)p.H + (size_t)(head + (int)threadIdx.x)] =
             fast_exp2(sh.L[threadIdx.x][s.rows - 1].x);
@@ -428,6 +438,33 @@ static __device__ __forceinline__ split_left decay_scores(const raw_left &scores
     return a;
 }
 
+/* A warp's outputs, with what skips the state; all of a row's inputs are on their way at once. */
+static __device__ __forceinline__ void put_sums(const struct matrix_state &p,
+                                                const struct segment &s, const out_sums &sum,
+                                                int head, int m)
+{
+    const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
+    const float skip[2] = { p.skip ? p.skip[head] : 0.0f, p.skip ? p.skip[head + 1] : 0.0f };
+
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const size_t t = (size_t)(s.begin + m + g + 8 * i), column = (size_t)(head * V + c);
+        const bool there = m + g + 8 * i < s.rows;
+        float2 v[PAIR / 8];
+
+#pragma unroll
+        for (int j = 0; j < PAIR / 8; j++)
+            v[j] = there && p.skip ? load2(p.v + t * p.v_ld + column + j * 8)
+                                   : make_float2(0.0f, 0.0f);
+#pragma unroll
+        for (int j = 0; j < PAIR / 8; j++)
+            if (there)
+                *(float2 *)(p.y + t * p.y_ld + column + j * 8) =
+                    make_float2(sum[j][2 * i] + skip[j / (V / 8)] * v[j].x,
+                                sum[j][2 * i + 1] + skip[j / (V / 8)] * v[j].y);
+    }
+}
+
 /* Block (x, y): rows x % 2 * 128.. of segment x / 2, heads 2y and 2y + 1. */
 template <int K>
 static __global__ void __launch_bounds__(THREADS, 2)
@@ -448,11 +485,11 @@ static __global__ void __launch_bounds__(THREADS, 2)
     wait_for_inputs();
     if (!find_segment(w, at, &s) || top >= s.rows)
         return;
-    if (warp < 2)
-        sum_decays(p, s, head + warp, sh.L[warp]);
-    for (int i = (int)threadIdx.x; i < 2 * LENGTH; i += THREADS)
+    for (int i = (int)threadIdx.x; i < 2 * LENGTH; i += THREADS) {
+        sh.L[i / LENGTH][i % LENGTH] = L_of(w, p.H, at, head)[i];
         sh.scale[i / LENGTH][i % LENGTH] =
             i % LENGTH < s.rows ? scale_of(p, s.begin + i % LENGTH, head + i / LENGTH) : 0.0f;
+    }
 
     const float *inherited = w.state + ((size_t)at * (size_t)p.H + (size_t)head) * V * K;
 
@@ -489,22 +526,7 @@ static __global__ void __launch_bounds__(THREADS, 2)
         }
     }
 
-    const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
-
-    for (int i = 0; i < 2; i++) {
-        const int t = s.begin + m + g + 8 * i;
-
-        if (m + g + 8 * i >= s.rows)
-            break;
-        for (int j = 0; j < PAIR / 8; j++) {
-            const int column = head * V + j * 8 + c;
-            const float skip = p.skip ? p.skip[head + j * 8 / V] : 0.0f;
-            const float2 v = load2(p.v + (size_t)t * p.v_ld + (size_t)column);
-
-            *(float2 *)(p.y + (size_t)t * p.y_ld + (size_t)column) =
-                make_float2(sum[j][2 * i] + skip * v.x, sum[j][2 * i + 1] + skip * v.y);
-        }
-    }
+    put_sums(p, s, sum, head, m);
 }
 
 template <int K>
@@ -552,7 +574,8 @@ int matrix_state_scalar(struct stream *q, const struct batch *in, const struct m
     const int most = most_segments(in, length, LONGEST), wave = most < WAVE ? most : WAVE;
     const size_t heads = (size_t)p->H, state = heads * V * (size_t)p->K;
     const size_t list = (segment_list_bytes(most) + 255) / 256 * 256;
-    const size_t floats = (heads + 63) / 64 * 64 + state + (size_t)p->k_heads * LENGTH * LENGTH;
+    const size_t floats = (heads + 63) / 64 * 64 + state + (size_t)p->k_heads * LENGTH * LENGTH +
+                          2 * heads * LENGTH;
     char *memory = (char *)stream_workspace(
         q, list + ((size_t)wave * floats + state) * sizeof(float), "matrix_state");
     struct scalar_wave w = {};
@@ -563,7 +586,8 @@ int matrix_state_scalar(struct stream *q, const struct batch *in, const struct m
     w.carried = (float *)(memory + list);
     w.state = w.carried + state;
     w.scores = w.state + (size_t)wave * state;
-    w.decay = w.scores + (size_t)wave * (size_t)p->k_heads * LENGTH * LENGTH;
+    w.L = (float2 *)(w.scores + (size_t)wave * (size_t)p->k_heads * LENGTH * LENGTH);
+    w.decay = (float *)(w.L + (size_t)wave * heads * LENGTH);
     for (w.first = 0; w.first < most; w.first += wave) {
         const int n = most - w.first < wave ? most - w.first : wave;
 
