@@ -8,8 +8,8 @@
  *   S1   = 2^L[R-1] S0 + sum_j 2^(L[R-1] - L[j]) x[j] k[j]^T
  *
  * in three launches: the scores q . k, which the heads of a group share, and what each segment adds
- * to the state; the states at the beginnings, in order; the outputs. Blocks take two heads at
- * a time. L is kept as the sum of two floats: what counts is the difference of neighbours after
+ * to the state, two heads a block; the states at the beginnings, in order; the outputs, one head a
+ * block. L is kept as the sum of two floats: what counts is the difference of neighbours after
  * a long way down. A decay of 0 stands for 2^-FLOOR, which is none of a float either. */
 #include "kernels/cuda/matrix_state.cuh"
 
@@ -192,16 +192,18 @@ static __device__ __forceinline__ float scale_of(const struct matrix_state &p, i
     return p.v_scale ? p.v_scale[(size_t)t * p.w_ld + (size_t)head] : 1.0f;
 }
 
-enum { X_ROW = PAIR + 8 };
+enum { X_ROW = PAIR + 8, V_ROW = V + 8 };
 
-/* v_raw of BLOCK rows from `from` of two heads into a tile, each times its factor. */
+/* v_raw of BLOCK rows from `from`, COLUMNS of them, whole heads, into a tile, each times its
+ * factor. */
+template <int COLUMNS>
 static __device__ __forceinline__ void put_values(const struct matrix_state &p,
                                                   const struct segment &s,
-                                                  const split_tile<X_ROW> &to, int from, int head,
-                                                  const float (*factor)[LENGTH])
+                                                  const split_tile<COLUMNS + 8> &to, int from,
+                                                  int head, const float (*factor)[LENGTH])
 {
-    enum { RUNS = BLOCK * PAIR / 4 / THREADS, STEP = THREADS / (PAIR / 4) };
-    const int row = (int)threadIdx.x / (PAIR / 4), c = (int)threadIdx.x % (PAIR / 4) * 4;
+    enum { ROW = COLUMNS + 8, RUNS = BLOCK * COLUMNS / 4 / THREADS, STEP = THREADS / (COLUMNS / 4) };
+    const int row = (int)threadIdx.x / (COLUMNS / 4), c = (int)threadIdx.x % (COLUMNS / 4) * 4;
     const float *v = p.v + (size_t)(s.begin + from + row) * p.v_ld + (size_t)(head * V + c);
     float4 x[RUNS];
 
@@ -211,7 +213,7 @@ static __device__ __forceinline__ void put_values(const struct matrix_state &p,
                                               : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
     for (int i = 0; i < RUNS; i++)
-        put4(to, (row + i * STEP) * X_ROW + c, scaled(x[i], factor[c / V][from + row + i * STEP]));
+        put4(to, (row + i * STEP) * ROW + c, scaled(x[i], factor[c / V][from + row + i * STEP]));
 }
 
 /* BLOCK rows of K floats from row `from` of n into a tile. */
@@ -278,7 +280,7 @@ static __device__ __forceinline__ void add_up(const struct matrix_state &p,
 
     for (int from = 0; from < s.rows; from += BLOCK) {
         __syncthreads();
-        put_values(p, s, x, from, head, sh.factor);
+        put_values<PAIR>(p, s, x, from, head, sh.factor);
         put_rows<K>(k, keys, p.kq_ld, from, s.rows);
         __syncthreads();
         for (int t = 0; t < BLOCK; t += 16) {
@@ -375,13 +377,13 @@ static __global__ void __launch_bounds__(THREADS)
 
 template <int K> struct out_shared {
     enum { K_ROW = K + 8 };
-    unsigned short state[2][PAIR * K_ROW], x[2][BLOCK * X_ROW];
-    float2 L[2][LENGTH];
-    float scale[2][LENGTH];
+    unsigned short state[2][V * K_ROW], x[2][BLOCK * V_ROW];
+    float2 L[LENGTH];
+    float scale[1][LENGTH];
 };
 
-/* The outputs of a warp's 16 rows from row m on, two heads of V columns side by side. */
-typedef float out_sums[PAIR / 8][4];
+/* The outputs of a warp's 16 rows from row m on. */
+typedef float out_sums[V / 8][4];
 
 /* S0 q, each row times 2^L. */
 template <int K>
@@ -402,25 +404,22 @@ add_inherited(out_sums &sum, const struct matrix_state &p, const struct segment 
         if (k + 16 < K)
             next = load_rows(queries, p.kq_ld, m, s.rows, k + 16);
 #pragma unroll
-        for (int j = 0; j < PAIR / 8; j += 2)
+        for (int j = 0; j < V / 8; j += 2)
             multiply(sum[j], sum[j + 1], a, load_right<true>(state, k, j * 8));
     }
-    for (int h = 0; h < 2; h++) {
-        const float upper = fast_exp2(sh.L[h][m + g].x), lower = fast_exp2(sh.L[h][m + g + 8].x);
+
+    const float upper = fast_exp2(sh.L[m + g].x), lower = fast_exp2(sh.L[m + g + 8].x);
 
 #pragma unroll
-        for (int j = 0; j < V / 8; j++) {
-            float(&tile)[4] = sum[h * (V / 8) + j];
-
-            tile[0] *= upper;
-            tile[1] *= upper;
-            tile[2] *= lower;
-            tile[3] *= lower;
-        }
+    for (int j = 0; j < V / 8; j++) {
+        sum[j][0] *= upper;
+        sum[j][1] *= upper;
+        sum[j][2] *= lower;
+        sum[j][3] *= lower;
     }
 }
 
-/* The scores of rows m.. with rows n.. times the decays between them, of one head. */
+/* The scores of rows m.. with rows n.. times the decays between them. */
 static __device__ __forceinline__ split_left decay_scores(const raw_left &scores, const float2 *L,
                                                           int m, int n)
 {
@@ -444,38 +443,36 @@ static __device__ __forceinline__ void put_sums(const struct matrix_state &p,
                                                 int head, int m)
 {
     const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
-    const float skip[2] = { p.skip ? p.skip[head] : 0.0f, p.skip ? p.skip[head + 1] : 0.0f };
+    const float skip = p.skip ? p.skip[head] : 0.0f;
 
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const size_t t = (size_t)(s.begin + m + g + 8 * i), column = (size_t)(head * V + c);
         const bool there = m + g + 8 * i < s.rows;
-        float2 v[PAIR / 8];
+        float2 v[V / 8];
 
 #pragma unroll
-        for (int j = 0; j < PAIR / 8; j++)
+        for (int j = 0; j < V / 8; j++)
             v[j] = there && p.skip ? load2(p.v + t * p.v_ld + column + j * 8)
                                    : make_float2(0.0f, 0.0f);
 #pragma unroll
-        for (int j = 0; j < PAIR / 8; j++)
+        for (int j = 0; j < V / 8; j++)
             if (there)
-                *(float2 *)(p.y + t * p.y_ld + column + j * 8) =
-                    make_float2(sum[j][2 * i] + skip[j / (V / 8)] * v[j].x,
-                                sum[j][2 * i + 1] + skip[j / (V / 8)] * v[j].y);
+                *(float2 *)(p.y + t * p.y_ld + column + j * 8) = make_float2(
+                    sum[j][2 * i] + skip * v[j].x, sum[j][2 * i + 1] + skip * v[j].y);
     }
 }
 
-/* Block (x, y): rows x % 2 * 128.. of segment x / 2, heads 2y and 2y + 1. */
+/* Block (x, y): rows x % 2 * 128.. of segment x / 2, head y. */
 template <int K>
-static __global__ void __launch_bounds__(THREADS, 2)
+static __global__ void __launch_bounds__(THREADS, 3)
     put_out(const struct matrix_state p, const struct scalar_wave w)
 {
     enum { K_ROW = out_shared<K>::K_ROW };
     extern __shared__ float4 shared[];
     out_shared<K> &sh = *(out_shared<K> *)shared;
-    const split_tile<X_ROW> x = { sh.x[0], sh.x[1] };
-    const split_tile<K_ROW> state = { sh.state[0], sh.state[1] };
-    const int at = (int)blockIdx.x / 2, head = (int)blockIdx.y * 2;
+    const split_tile<V_ROW> x = { sh.x[0], sh.x[1] };
+    const int at = (int)blockIdx.x / 2, head = (int)blockIdx.y;
     const int top = (int)blockIdx.x % 2 * (LENGTH / 2), warp = (int)threadIdx.x / 32;
     const int group = head / (p.H / p.k_heads), m = top + warp * 16;
     struct segment s;
@@ -485,17 +482,13 @@ static __global__ void __launch_bounds__(THREADS, 2)
     wait_for_inputs();
     if (!find_segment(w, at, &s) || top >= s.rows)
         return;
-    for (int i = (int)threadIdx.x; i < 2 * LENGTH; i += THREADS) {
-        sh.L[i / LENGTH][i % LENGTH] = L_of(w, p.H, at, head)[i];
-        sh.scale[i / LENGTH][i % LENGTH] =
-            i % LENGTH < s.rows ? scale_of(p, s.begin + i % LENGTH, head + i / LENGTH) : 0.0f;
+    for (int t = (int)threadIdx.x; t < LENGTH; t += THREADS) {
+        sh.L[t] = L_of(w, p.H, at, head)[t];
+        sh.scale[0][t] = t < s.rows ? scale_of(p, s.begin + t, head) : 0.0f;
     }
-
-    const float *inherited = w.state + ((size_t)at * (size_t)p.H + (size_t)head) * V * K;
-
-    for (int row = 0; row < PAIR; row += BLOCK)
-        put_rows<K>(split_tile<K_ROW>{ sh.state[0] + row * K_ROW, sh.state[1] + row * K_ROW },
-                    inherited + row * K, K, 0, BLOCK);
+    static_assert(V == BLOCK, "a state is a block of rows");
+    put_rows<K>(split_tile<K_ROW>{ sh.state[0], sh.state[1] },
+                w.state + ((size_t)at * (size_t)p.H + (size_t)head) * V * K, K, 0, V);
     __syncthreads();
     add_inherited<K>(sum, p, s, sh, p.q + (size_t)s.begin * p.kq_ld + (size_t)(group * K), m);
 
@@ -507,25 +500,21 @@ static __global__ void __launch_bounds__(THREADS, 2)
 
     for (int from = 0; from < end; from += BLOCK) {
         __syncthreads();
-        put_values(p, s, x, from, head, sh.scale);
+        put_values<V>(p, s, x, from, head, sh.scale);
         __syncthreads();
         for (int n = from; n < from + BLOCK && n <= m && m < s.rows; n += 16) {
             const raw_left now = next;
 
             if (n < m)
                 next = load_rows(scores, LENGTH, m, LENGTH, n + 16);
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const split_left a = decay_scores(now, sh.L[h], m, n);
+
+            const split_left a = decay_scores(now, sh.L, m, n);
 
 #pragma unroll
-                for (int j = 0; j < V / 8; j += 2)
-                    multiply(sum[h * (V / 8) + j], sum[h * (V / 8) + j + 1], a,
-                             load_right<false>(x, n - from, h * V + j * 8));
-            }
+            for (int j = 0; j < V / 8; j += 2)
+                multiply(sum[j], sum[j + 1], a, load_right<false>(x, n - from, j * 8));
         }
     }
-
     put_sums(p, s, sum, head, m);
 }
 
@@ -550,7 +539,7 @@ static void run_wave(struct stream *q, const struct matrix_state *p, const struc
            *p, w);
     launch(q, where, pass_on, (unsigned)ceil_div(p->H * V * K / 4, THREADS), THREADS, 0, *p, q->in,
            w, n);
-    launch(q, where, put_out<K>, dim3(segments * 2, pairs), THREADS, out_bytes, *p, w);
+    launch(q, where, put_out<K>, dim3(segments * 2, (unsigned)p->H), THREADS, out_bytes, *p, w);
 }
 
 static bool fits(const struct stream *q, const struct matrix_state *p)
@@ -558,7 +547,7 @@ static bool fits(const struct stream *q, const struct matrix_state *p)
     const uintptr_t off = off_grid(p->k, p->kq_ld) | off_grid(p->q, p->kq_ld) |
                           off_grid(p->v, p->v_ld) | off_grid(p->y, p->y_ld) | off_grid(p->state);
 
-    const size_t bytes = p->K == 64 ? sizeof(out_shared<64>) : sizeof(out_shared<128>);
+    const size_t bytes = p->K == 64 ? sizeof(add_shared<64>) : sizeof(add_shared<128>);
 
     return p->w_per_head && !p->a && p->V == V && (p->K == 64 || p->K == 128) &&
            bytes <= q->block_memory && p->H / p->k_heads % 2 == 0 && off == 0;
