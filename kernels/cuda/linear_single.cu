@@ -100,11 +100,11 @@ static __device__ __forceinline__ void consumers_barrier(void)
     asm volatile("bar.sync 1, %0;" ::"n"((int)CONSUMERS) : "memory");
 }
 
-/* The copying thread: every blocks-th unit from `first` on. x is there when x_came is not 0. */
+/* The copying thread: every blocks-th unit from `first` on. */
 static __device__ __forceinline__ void copy_units(char *ring, uint64_t *full, uint64_t *empty,
                                                   const struct single_group &g,
                                                   const struct single &p, int first,
-                                                  const volatile int *x_came)
+                                                  uint64_t *x_came)
 {
     struct place to = { 0, 1 }, landing = { 0, 0 };
     int ahead = 0;
@@ -114,7 +114,7 @@ static __device__ __forceinline__ void copy_units(char *ring, uint64_t *full, ui
         const uint32_t bytes = 2 * (uint32_t)(rows * p.ld);
 
         barrier_wait(&empty[to.i], to.parity);
-        while (ahead >= (*x_came ? g.units_ahead : g.units_early)) {
+        while (ahead >= (barrier_passed(x_came, 0) ? g.units_ahead : g.units_early)) {
             barrier_wait(&full[landing.i], landing.parity);
             landing.advance(g.ring_units);
             ahead--;
@@ -182,21 +182,20 @@ static __global__ void __launch_bounds__(THREADS, CHUNKS > CHUNKS_GOOD ? 2 : 3)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(128) char ring[];
-    __shared__ uint64_t full[UNITS_MAX], empty[UNITS_MAX];
-    __shared__ volatile int x_came;
+    __shared__ uint64_t full[UNITS_MAX], empty[UNITS_MAX], x_came;
     float *const diagonals = (float *)(ring + g.ring_units * g.unit_bytes);
     const struct single &p = product_of(g);
     const int first = (int)blockIdx.x - p.first_block;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
     let_next_start();
+    if (threadIdx.x == 0)
+        barrier_init(&x_came, 1);
     if ((int)threadIdx.x < g.ring_units) {
         barrier_init(&full[threadIdx.x], 1);
         barrier_init(&empty[threadIdx.x], WARPS);
         barriers_ready();
     }
-    if (threadIdx.x == 0)
-        x_came = 0;
     __syncthreads();
     if (warp == WARPS) {
         if (lane == 0)
@@ -216,7 +215,7 @@ static __global__ void __launch_bounds__(THREADS, CHUNKS > CHUNKS_GOOD ? 2 : 3)
 
     wait_for_inputs();
     if (threadIdx.x == 0)
-        x_came = 1;
+        barrier_arrive(&x_came);
     load_x<CHUNKS, EXACT>(x, p, k);
     for (int done = 0; done < units; done += most) {
         const int there = min(most, units - done), ending_unit = (int)threadIdx.x >> p.row_bits;

@@ -60,6 +60,20 @@ static __device__ __forceinline__ void barrier_wait(uint64_t *b, uint32_t parity
                  : "memory");
 }
 
+/* Whether the phase of this parity has completed. */
+static __device__ __forceinline__ bool barrier_passed(uint64_t *b, uint32_t parity)
+{
+    uint32_t passed;
+
+    asm volatile("{.reg .pred done;\n"
+                 "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, done;}"
+                 : "=r"(passed)
+                 : "r"(shared_address(b)), "r"(parity)
+                 : "memory");
+    return passed;
+}
+
 /* L2 policies of a copy, in the encoding of createpolicy. */
 static const uint64_t L2_EVICT_FIRST = 0x12f0000000000000u, L2_EVICT_LAST = 0x14f0000000000000u;
 
