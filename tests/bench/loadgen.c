@@ -27,7 +27,7 @@ enum { REQUEST_BYTES = 2048, EVENTS = 256, STALL_SECONDS = 60 };
 struct plan {
     const char *host, *port, *prompt;
     int streams, tokens, idle, pid;
-    double seconds;
+    double seconds, temperature;
 };
 
 struct list {
@@ -350,10 +350,15 @@ static bool read_plan(struct plan *p, int argc, char **argv)
         const char *name, **text;
         double *number;
     } option[] = {
-        { "--host", &p->host, NULL },    { "--port", &p->port, NULL },
-        { "--text", &p->prompt, NULL },  { "--streams", NULL, &streams },
-        { "--tokens", NULL, &tokens },   { "--idle", NULL, &idle },
-        { "--seconds", NULL, &seconds }, { "--pid", NULL, &pid },
+        { "--host", &p->host, NULL },
+        { "--port", &p->port, NULL },
+        { "--text", &p->prompt, NULL },
+        { "--streams", NULL, &streams },
+        { "--tokens", NULL, &tokens },
+        { "--idle", NULL, &idle },
+        { "--seconds", NULL, &seconds },
+        { "--pid", NULL, &pid },
+        { "--temperature", NULL, &p->temperature },
     };
     const int options = sizeof(option) / sizeof(option[0]);
 
@@ -397,8 +402,8 @@ static bool prepare(struct load *l)
         return false;
     len = snprintf(body, sizeof(body),
                    "{\"prompt\":\"%s\",\"max_tokens\":%d,\"stream\":true,\"ignore_eos\":true,"
-                   "\"stream_options\":{\"include_usage\":true}}",
-                   p->prompt, p->tokens);
+                   "\"temperature\":%g,\"stream_options\":{\"include_usage\":true}}",
+                   p->prompt, p->tokens, p->temperature);
     if (len >= (int)sizeof(body))
         return false;
     l->request_len = (size_t)snprintf(l->request, sizeof(l->request),
@@ -430,7 +435,8 @@ int main(int argc, char **argv)
                          .port = "8080",
                          .prompt = "Once upon a time",
                          .streams = 16,
-                         .tokens = 64 };
+                         .tokens = 64,
+                         .temperature = 1 };
     struct load load = { .plan = &plan, .epoll = -1 };
     long before, after;
     double began;
@@ -438,7 +444,7 @@ int main(int argc, char **argv)
 
     if (!read_plan(&plan, argc, argv)) {
         fprintf(stderr, "usage: loadgen [--host H] [--port P] [--streams N] [--tokens N] "
-                        "[--seconds S] [--text PROMPT] [--idle N] [--pid PID]\n");
+                        "[--seconds S] [--temperature T] [--text PROMPT] [--idle N] [--pid PID]\n");
         return 2;
     }
     idle = calloc((size_t)plan.idle + 1, sizeof(*idle));
