@@ -197,12 +197,15 @@ enum { X_ROW = PAIR + 8, V_ROW = V + 8 };
 /* v_raw of BLOCK rows from `from`, COLUMNS of them, whole heads, into a tile, each times its
  * factor. */
 template <int COLUMNS>
-static __device__ __forceinline__ void put_values(const struct matrix_state &p,
-                                                  const struct segment &s,
-                                                  const split_tile<COLUMNS + 8> &to, int from,
-                                                  int head, const float (*factor)[LENGTH])
+static __device__ __forceinline__ void
+put_values(const struct matrix_state &p, const struct segment &s, const split_tile<COLUMNS + 8> &to,
+           int from, int head, const float (*factor)[LENGTH])
 {
-    enum { ROW = COLUMNS + 8, RUNS = BLOCK * COLUMNS / 4 / THREADS, STEP = THREADS / (COLUMNS / 4) };
+    enum {
+        ROW = COLUMNS + 8,
+        RUNS = BLOCK * COLUMNS / 4 / THREADS,
+        STEP = THREADS / (COLUMNS / 4)
+    };
     const int row = (int)threadIdx.x / (COLUMNS / 4), c = (int)threadIdx.x % (COLUMNS / 4) * 4;
     const float *v = p.v + (size_t)(s.begin + from + row) * p.v_ld + (size_t)(head * V + c);
     float4 x[RUNS];
@@ -458,8 +461,8 @@ static __device__ __forceinline__ void put_sums(const struct matrix_state &p,
 #pragma unroll
         for (int j = 0; j < V / 8; j++)
             if (there)
-                *(float2 *)(p.y + t * p.y_ld + column + j * 8) = make_float2(
-                    sum[j][2 * i] + skip * v[j].x, sum[j][2 * i + 1] + skip * v[j].y);
+                *(float2 *)(p.y + t * p.y_ld + column + j * 8) =
+                    make_float2(sum[j][2 * i] + skip * v[j].x, sum[j][2 * i + 1] + skip * v[j].y);
     }
 }
 
@@ -563,8 +566,8 @@ int matrix_state_scalar(struct stream *q, const struct batch *in, const struct m
     const int most = most_segments(in, length, LONGEST), wave = most < WAVE ? most : WAVE;
     const size_t heads = (size_t)p->H, state = heads * V * (size_t)p->K;
     const size_t list = (segment_list_bytes(most) + 255) / 256 * 256;
-    const size_t floats = (heads + 63) / 64 * 64 + state + (size_t)p->k_heads * LENGTH * LENGTH +
-                          2 * heads * LENGTH;
+    const size_t floats =
+        (heads + 63) / 64 * 64 + state + (size_t)p->k_heads * LENGTH * LENGTH + 2 * heads * LENGTH;
     char *memory = (char *)stream_workspace(
         q, list + ((size_t)wave * floats + state) * sizeof(float), "matrix_state");
     struct scalar_wave w = {};

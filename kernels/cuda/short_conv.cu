@@ -109,7 +109,8 @@ static __device__ __forceinline__ floats<N> input(const struct short_conv &p,
     return load_if<N>(place_of(p, q, row, c));
 }
 
-/* What the rows of a sequence leave in its state. */
+/* What the rows of a sequence leave in its state. A row that moves within it is read before another
+ * is written over it. */
 template <int N>
 static __device__ __forceinline__ void move_state(const struct short_conv &p,
                                                   const struct sequence &q, int c)
@@ -118,7 +119,7 @@ static __device__ __forceinline__ void move_state(const struct short_conv &p,
 
     if (!q.state)
         return;
-    for (int first = 0; first < p.W - 1; first += WIDTH - 1) { /* what moves is not yet overwritten */
+    for (int first = 0; first < p.W - 1; first += WIDTH - 1) {
         floats<N> x[WIDTH - 1];
 
 #pragma unroll
@@ -162,10 +163,9 @@ static __global__ void __launch_bounds__(THREADS)
 /* Up to ROWS rows of one sequence, all of whose inputs are on their way at once; or ROWS of its
  * MIDDLE, none of whose inputs is in the state. */
 template <int N, bool MIDDLE>
-static __device__ __forceinline__ void conv_within(const struct short_conv &p,
-                                                   const struct sequence &q, const taps<N> &w,
-                                                   const floats<N> &bias, int first, int rows,
-                                                   int c)
+static __device__ __forceinline__ void
+conv_within(const struct short_conv &p, const struct sequence &q, const taps<N> &w,
+            const floats<N> &bias, int first, int rows, int c)
 {
     floats<N> x[ROWS + WIDTH - 1];
 
