@@ -265,12 +265,15 @@ static struct checkpoint *find_coldest(const struct tiers *t, int device, bool s
     return coldest;
 }
 
-/* Without room in host memory only what is stored can leave. NULL: nothing can. */
+/* Without room in host memory only what is stored can leave, after the spares. NULL: they are
+ * first, or nothing can. */
 static struct checkpoint *find_leaver(struct tiers *t, int device)
 {
     struct checkpoint *coldest = find_coldest(t, device, false);
 
-    return coldest->stored || make_host_room(t) ? coldest : find_coldest(t, device, true);
+    if (coldest->stored || make_host_room(t))
+        return coldest;
+    return find_spare(t, device) ? NULL : find_coldest(t, device, true);
 }
 
 /* Of what nobody keeps but whoever starts from it, the slot is worked in when there is no other. */

@@ -326,6 +326,39 @@ static void nor_do_they_when_moves_are_late(void **unused)
     assert_true(late_moves() > 1000);
 }
 
+static void ignore_dropped(void *arg, const struct checkpoint *c)
+{
+    (void)arg;
+    (void)c;
+}
+
+/* Where host memory has no room, what nobody keeps goes before what would have to be read back. */
+static void a_spare_makes_way_before_what_the_store_has(void **unused)
+{
+    const struct tiers_options options = { .record_bytes = RECORD,
+                                           .slots = 2,
+                                           .at_once = 2,
+                                           .spare_bytes = SPARES * RECORD,
+                                           .store = true,
+                                           .store_bytes = 1 << 20,
+                                           .dropped = ignore_dropped };
+    struct tiers *t = tiers_create(&one, &options, &(struct error){ 0 });
+    struct checkpoint *spare = tiers_remember(turn(t, NULL, 1)), *head = turn(t, NULL, 2);
+    int slot;
+
+    (void)unused;
+    tiers_release(t, spare);
+    tiers_stored(t, head, RECORD);
+    slot = tiers_start(t, NULL);
+    assert_true(slot >= 0);
+    assert_true(head->slot >= 0);
+    assert_false(tiers_has_record(spare));
+    tiers_drop(t, slot);
+    tiers_forget(t, spare);
+    tiers_release(t, head);
+    tiers_destroy(t);
+}
+
 static void every_slot_of_every_device_is_had_and_is_zero(void **unused)
 {
     enum { ALL = 2 * SLOTS };
@@ -729,6 +762,7 @@ int main(void)
         cmocka_unit_test(random_turns_forks_and_releases_never_mix_states),
         cmocka_unit_test(nor_do_they_on_two_devices),
         cmocka_unit_test(nor_do_they_when_moves_are_late),
+        cmocka_unit_test(a_spare_makes_way_before_what_the_store_has),
         cmocka_unit_test(every_slot_of_every_device_is_had_and_is_zero),
         cmocka_unit_test(no_device_has_more_turns_than_it_may),
         cmocka_unit_test(a_state_comes_to_where_its_turn_works),
