@@ -215,6 +215,7 @@ static const char *find_lost(const struct engine *e)
 static void admit(struct engine *e)
 {
     int ways = e->queued; /* more would turn out those that have just come */
+    int others = e->queued;
 
     while (e->queue) {
         int slot = find_slot(e, e->queue);
@@ -227,6 +228,10 @@ static void admit(struct engine *e)
         if (slot < 0 && (e->running_count || journal_busy(e)))
             return; /* a running one will give its slot back */
         s = dequeue(e);
+        if (slot < 0 && others-- > 0) { /* what is in the slots may wait for one behind it */
+            scheduler_enqueue(e, s, false);
+            continue;
+        }
         if (slot < 0) {
             job_fail(e, s->job, PROBLEM_NO_SLOT, "no state slot is free, and none can be parked");
             sequence_end(e, s);

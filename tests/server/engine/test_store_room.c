@@ -397,6 +397,38 @@ static void choices_fit_wherever_a_turn_does(void **unused)
     rig_close(&r);
 }
 
+/* Behind a context that begins wait others that go on from all that is in the slots. */
+static void states_that_turns_wait_with_hold_up_none_before_them(void **unused)
+{
+    enum { ROUNDS = 100, LEFT = 2, AT_ONCE = LEFT + 1, LENGTH = 20 };
+    struct engine_options o = store_options(LEFT, 0);
+    struct outcome *got = calloc(AT_ONCE, sizeof(*got));
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &o, 1);
+    for (int round = 0; round < ROUNDS; round++) {
+        struct command *c[AT_ONCE];
+
+        for (int i = 0; i < AT_ONCE; i++) {
+            int32_t id[LENGTH + 1];
+
+            for (int k = 0; k <= LENGTH; k++)
+                id[k] = 5 + (round * AT_ONCE + i + k * (i + 1)) % 90;
+            if (i)
+                free(rig_run_turn(&r, rig_turn("", id, LENGTH, 1)));
+            c[i] = rig_turn("", id, LENGTH + 1, 1);
+        }
+        rig_run(&r, c, AT_ONCE, got);
+        for (int i = 0; i < AT_ONCE; i++) {
+            assert_int_equal(got[i].problem.what, PROBLEM_NONE);
+            command_free(c[i]);
+        }
+    }
+    free(got);
+    rig_close(&r);
+}
+
 /* While its turn runs, too. */
 static void an_anchor_makes_way_for_a_state(void **unused)
 {
@@ -532,6 +564,7 @@ int main(void)
         IN_FOLDER(a_state_that_others_left_in_the_only_slot_is_gone_on_from),
         IN_FOLDER(choices_fit_wherever_a_turn_does),
         IN_FOLDER(what_the_store_has_makes_way_for_choices),
+        IN_FOLDER(states_that_turns_wait_with_hold_up_none_before_them),
         IN_FOLDER(an_anchor_makes_way_for_a_state),
         IN_FOLDER(turns_share_the_slots_by_time),
         IN_FOLDER(a_slot_that_was_used_equals_a_fresh_one),
