@@ -4,7 +4,8 @@
  * A turn is a job; a job runs one sequence per choice. A sequence works in a slot of its own
  * and feeds tokens: first its prompt in chunks, then what it samples, one a step. With more
  * than one choice a first sequence takes the prompt in and leaves a checkpoint behind, from
- * which the choices start. */
+ * which the choices start; where there is no room for that, it is the first of them itself, and
+ * at its end another one begins the same way. */
 #ifndef SERVER_ENGINE_ENGINE_INTERNAL_H
 #define SERVER_ENGINE_ENGINE_INTERNAL_H
 
