@@ -1,8 +1,8 @@
 /* Who has how much of the memory of transfers: a claim moves with the bytes that it is for.
  *
  * A client that has something on its way may claim more only while that leaves free as much as it
- * then holds. So however many hold all that they may, another one finds room: half of it beside
- * one of them, a third beside two. */
+ * then holds. So by more than one transfer none has more than half of it, the next none more than
+ * half of the rest, and however many hold all that they may, another one finds some. */
 #include <stdlib.h>
 
 #include "server/http/http_internal.h"
