@@ -332,8 +332,8 @@ static void ignore_dropped(void *arg, const struct checkpoint *c)
     (void)c;
 }
 
-/* Where host memory has no room, what nobody keeps goes before what would have to be read back. */
-static void a_spare_makes_way_before_what_the_store_has(void **unused)
+/* Two slots over a store, and nothing between them. */
+static struct tiers *create_over_store(void)
 {
     const struct tiers_options options = { .record_bytes = RECORD,
                                            .slots = 2,
@@ -342,7 +342,16 @@ static void a_spare_makes_way_before_what_the_store_has(void **unused)
                                            .store = true,
                                            .store_bytes = 1 << 20,
                                            .dropped = ignore_dropped };
-    struct tiers *t = tiers_create(&one, &options, &(struct error){ 0 });
+    struct error err;
+    struct tiers *t = tiers_create(&one, &options, &err);
+
+    assert_non_null(t);
+    return t;
+}
+
+static void a_spare_makes_way_before_what_the_store_has(void **unused)
+{
+    struct tiers *t = create_over_store();
     struct checkpoint *spare = tiers_remember(turn(t, NULL, 1)), *head = turn(t, NULL, 2);
     int slot;
 
@@ -355,6 +364,26 @@ static void a_spare_makes_way_before_what_the_store_has(void **unused)
     assert_false(tiers_has_record(spare));
     tiers_drop(t, slot);
     tiers_forget(t, spare);
+    tiers_release(t, head);
+    tiers_destroy(t);
+}
+
+static void what_the_store_has_makes_way_for_what_it_has_not(void **unused)
+{
+    struct tiers *t = create_over_store();
+    struct checkpoint *coldest = turn(t, NULL, 1), *head = turn(t, NULL, 2);
+    int slot;
+
+    (void)unused;
+    tiers_stored(t, head, RECORD);
+    slot = tiers_start(t, NULL);
+    assert_true(slot >= 0);
+    assert_true(checkpoint_is_cold(head));
+    tiers_drop(t, slot);
+    slot = tiers_start(t, coldest);
+    assert_true(slot_is(t, slot, 1));
+    tiers_drop(t, slot);
+    tiers_release(t, coldest);
     tiers_release(t, head);
     tiers_destroy(t);
 }
@@ -763,6 +792,7 @@ int main(void)
         cmocka_unit_test(nor_do_they_on_two_devices),
         cmocka_unit_test(nor_do_they_when_moves_are_late),
         cmocka_unit_test(a_spare_makes_way_before_what_the_store_has),
+        cmocka_unit_test(what_the_store_has_makes_way_for_what_it_has_not),
         cmocka_unit_test(every_slot_of_every_device_is_had_and_is_zero),
         cmocka_unit_test(no_device_has_more_turns_than_it_may),
         cmocka_unit_test(a_state_comes_to_where_its_turn_works),
