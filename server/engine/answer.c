@@ -30,10 +30,6 @@ static void report(struct engine *e, struct sequence *s, struct text_buffer *tex
     event->choice = s->choice;
     event->prompt = prompt;
     event->text = *text;
-    if (!prompt) {
-        event->tokens = s->unreported;
-        s->unreported = 0;
-    }
     engine_post(e, event);
 }
 
@@ -106,7 +102,6 @@ static void count_token(struct engine *e, struct sequence *s)
     e->counters.completion_tokens++;
     s->job->command->turn.completion_tokens++;
     s->sampled++;
-    s->unreported++;
 }
 
 /* The token becomes text; false when that completed a stop string. */

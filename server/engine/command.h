@@ -187,7 +187,6 @@ struct event {
     bool prompt;               /* the scores are of prompt tokens, text is empty */
     struct text_buffer text;   /* whole characters only */
     struct token_score *score; /* owned; one per token when logprobs were asked for */
-    int tokens;                /* how many sampled tokens this event stands for */
     enum finish finish;        /* EVENT_FINISH */
     const char *stop;          /* the stop string that matched, or NULL; the command's */
 };

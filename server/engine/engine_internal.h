@@ -108,7 +108,6 @@ struct sequence {
     struct detokenizer detokenizer;
     struct stop_match match;
     int sampled;         /* tokens drawn so far */
-    int unreported;      /* of those, not yet in an event */
     double newest_token; /* monotonic seconds */
     /* Its state is on its way to the slot, and is counted here when it comes; NULL: it is not. */
     struct engine_histogram *arriving;

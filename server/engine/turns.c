@@ -402,8 +402,6 @@ static void end_choice(struct engine *e, struct sequence *s, int choice)
     event->choice = choice;
     event->finish = s->finish;
     event->stop = s->hit;
-    event->tokens = s->unreported;
-    s->unreported = 0;
     if (job->session && (!job->failed || keeps_part(s)) && commit(e, s, event))
         return;
     if (job->failed && s->finish != FINISH_CANCELLED)

@@ -508,7 +508,7 @@ static void turns_share_the_slots_by_time(void **unused)
             continue;
         }
         if (e->kind == EVENT_TEXT)
-            *(int *)e->command->waiter += e->tokens;
+            *(int *)e->command->waiter += e->score != NULL;
         for (int i = 0; e->kind == EVENT_FINISH && first && i < TURNS; i++)
             least = got[i] < least ? got[i] : least;
         first &= e->kind != EVENT_FINISH;
