@@ -84,7 +84,7 @@ static int reach(const struct choice *c, int n, double mass)
 static int brute_force(const float *logits, int vocab, const struct sample_row *row,
                        struct choice *c)
 {
-    double z[VOCAB], max = -INFINITY, entropy = 0;
+    double *z = check_memory((size_t)vocab * sizeof(*z)), max = -INFINITY, entropy = 0;
     int n = 0;
 
     for (int i = 0; i < vocab; i++)
@@ -411,6 +411,58 @@ static void a_draw_depends_on_seed_and_position_only(void **state)
     }
 }
 
+/* Any of the filters, alone or with others. */
+static struct sample_row random_filters(void)
+{
+    struct sample_row row = neutral;
+
+    row.temperature = (float)check_uniform(0.5, 2);
+    row.top_k = check_int(0, 1) ? 0 : check_int(1, check_int(0, 1) ? 40 : 2000);
+    row.top_p = check_int(0, 1) ? 1.0f : (float)check_uniform(0.01, 0.999);
+    row.min_p = check_int(0, 1) ? 0.0f : (float)check_uniform(0, 0.3);
+    row.typical_p = check_int(0, 3) ? 1.0f : (float)check_uniform(0.1, 0.99);
+    row.seed = (uint64_t)check_int(0, 1 << 30);
+    return row;
+}
+
+/* The draw is where the sum over ascending ids passes the uniform number, but for roundings of
+ * float32 exponentials. */
+static void check_token(const struct choice *c, int n, int token, double uniform)
+{
+    double before = 0;
+    int i = 0;
+
+    for (; i < n && c[i].id != token; i++)
+        before += c[i].p;
+    assert_true(i < n);
+    assert_true(before - 1e-5 <= uniform && uniform <= before + c[i].p + 1e-5);
+}
+
+static void a_long_row_is_cut_as_the_contract_says(void **state)
+{
+    enum { LARGE = 6000, TIMES = 20 };
+    struct choice *c = malloc(LARGE * sizeof(*c));
+
+    (void)state;
+    for (int isa = 0; check_backends[isa]; isa++) {
+        for (int k = 0; k < 40; k++) {
+            struct backend *be = check_backend(check_backends[isa], 1);
+            const int vocab = check_int(1, LARGE);
+            const float *logits = check_floats((size_t)vocab, -20, check_int(0, 1) ? 0 : 8);
+            struct sample_row row = random_filters();
+            const int n = be ? brute_force(logits, vocab, &row, c) : 0;
+
+            for (int i = 0; i < TIMES && be; i++) {
+                row.position = (uint64_t)i;
+                check_token(c, n, sample_one(be, logits, vocab, &row).token,
+                            philox_uniform(row.seed, row.position));
+            }
+            check_release(NULL);
+        }
+    }
+    free(c);
+}
+
 static void every_backend_chooses_and_scores_alike(void **state)
 {
     enum { LARGE = 2500 };
@@ -471,6 +523,7 @@ int main(int argc, char **argv)
         ON_BOTH(a_forced_token_is_scored_and_not_drawn),
         ON_BOTH(a_row_without_a_distribution_says_so),
         cmocka_unit_test_teardown(a_draw_depends_on_seed_and_position_only, check_release),
+        cmocka_unit_test_teardown(a_long_row_is_cut_as_the_contract_says, check_release),
         cmocka_unit_test_teardown(every_backend_chooses_and_scores_alike, check_release),
         cmocka_unit_test(philox_gives_the_published_numbers),
     };
