@@ -84,6 +84,8 @@ void delta_state_cpu(struct stream *q, const struct batch *in, const struct delt
 struct sample_loops {
     float (*largest)(const float *x, int n); /* NaN if there is a NaN or an infinity above */
     double (*sum_exp)(const float *x, int n, float max); /* of exp(x - max); max is finite */
+    /* w[i] = exp((z[i] - best) / temperature) */
+    void (*weigh)(float *w, const float *z, int n, float best, float temperature);
 };
 
 void sample_with(struct stream *q, const struct sample *p, const struct sample_loops *loops);

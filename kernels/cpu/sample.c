@@ -1,10 +1,10 @@
 /* sample.c - the definition of sampling: how a row of logits becomes a token.
  *
- * The adjusted logits are turned into candidates in ascending id. Each filter finds the
- * smallest set of best candidates that reaches its limit (a count, or a mass of probability)
- * by partial selection, and keeps it in ascending id. The draw walks the cumulative sum of
- * what is left. Among equals the lower id always comes first, so a token is a function of
- * (logits, row) and nothing else. Probabilities are float64 from the softmax on. */
+ * The adjusted logits are turned into weights, and those that the first filter may keep into
+ * candidates in ascending id. Each filter finds the smallest set of best candidates that reaches
+ * its limit (a count, or a mass of probability) by partial selection, and keeps it in ascending id.
+ * The draw walks the cumulative sum of what is left. Among equals the lower id always comes first,
+ * so a token is a function of (logits, row) and nothing else. Sums are float64. */
 #include "kernels/cpu/cpu.h"
 
 #include <math.h>
@@ -12,6 +12,12 @@
 
 #include "kernels/cpu/philox.h"
 #include "kernels/cpu/pool.h"
+
+enum {
+    PIECE = 1024, /* weights whose mass is added by itself */
+    LANES = 8,
+    BUNCH = 32 /* weights of which the largest is looked at; whole pieces of LANES */
+};
 
 struct candidate {
     double p;   /* probability, not yet normalised */
@@ -44,6 +50,12 @@ static double sum_exp(const float *x, int n, float max)
     for (int i = 0; i < n; i++)
         sum += (double)expf(x[i] - max);
     return sum;
+}
+
+static void weigh(float *w, const float *z, int n, float best, float temperature)
+{
+    for (int i = 0; i < n; i++)
+        w[i] = expf((z[i] - best) / temperature);
 }
 
 /* Whether the logits are a distribution: no NaN, nothing infinite above, something finite. */
@@ -237,28 +249,135 @@ static int keep_min_p(struct candidate *c, int n, float min_p)
     return kept;
 }
 
-static int32_t draw(const struct sample_row *row, const float *z, int vocab, int32_t best,
-                    struct candidate *c)
+/* All weights of a row, with the mass of each piece and of all. */
+struct weights {
+    float *w;
+    double *piece;
+    double mass;
+    int n;
+};
+
+static double sum_of(const float *w, int n)
 {
-    struct candidate *copy = c + vocab;
+    double lane[LANES] = { 0 }, sum = 0.0;
+    int i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++)
+            lane[k] += (double)w[i + k];
+    for (int k = 0; k < LANES; k++)
+        sum += lane[k];
+    for (; i < n; i++)
+        sum += (double)w[i];
+    return sum;
+}
+
+static void add_up(struct weights *s)
+{
+    s->mass = 0.0;
+    for (int i = 0; i * PIECE < s->n; i++) {
+        const int left = s->n - i * PIECE;
+
+        s->piece[i] = sum_of(s->w + i * PIECE, left < PIECE ? left : PIECE);
+        s->mass += s->piece[i];
+    }
+}
+
+/* Where the draw falls of all tokens. */
+static int32_t pick_of_all(const struct weights *s, double target)
+{
+    double before = 0.0;
+    int last = s->n - 1;
+
+    for (int i = 0; i * PIECE < s->n; before += s->piece[i++]) {
+        double sum = before;
+
+        for (int k = i * PIECE; before + s->piece[i] > target && k < (i + 1) * PIECE && k < s->n;
+             k++) {
+            sum += (double)s->w[k];
+            if (sum > target)
+                return k;
+        }
+    }
+    while (s->w[last] <= 0.0f) /* a sum in another order may not come so far */
+        last--;
+    return last;
+}
+
+/* What at least k weights reach, one of each of k bunches, and so the best k do. 0: there are too
+ * few bunches. */
+static float bound_of_count(const struct weights *s, int k, struct candidate *c)
+{
+    const int bunches = s->n / BUNCH;
+
+    if (k > bunches / 2)
+        return 0.0f;
+    for (int i = 0; i < bunches; i += LANES) {
+        const int lanes = bunches - i < LANES ? bunches - i : LANES;
+        const float *w = s->w + (size_t)i * BUNCH;
+        float most[LANES] = { 0 };
+
+        for (int j = 0; j < BUNCH; j++)
+            for (int l = 0; l < lanes; l++)
+                most[l] = w[j * lanes + l] > most[l] ? w[j * lanes + l] : most[l];
+        for (int l = 0; l < lanes; l++)
+            c[i + l] = (struct candidate){ .p = 1, .key = (double)most[l], .id = i + l };
+    }
+    return (float)worst_kept(c, bunches, k, false).key;
+}
+
+/* Weights below it are not kept by the first filter: top_p's best reach its mass without them, as
+ * they have no more than the rest of it. */
+static float bound_of(const struct sample_row *row, const struct weights *s, float max,
+                      struct candidate *c)
+{
+    const double almost = 1 - 0x1p-10; /* sums are rounded */
+
+    if (row->top_k > 0)
+        return row->top_k < s->n ? bound_of_count(s, row->top_k, c) : 0.0f;
+    if (row->typical_p < 1.0f)
+        return 0.0f;
+    if (row->top_p < 1.0f)
+        return (float)((1 - (double)row->top_p) * s->mass / s->n * almost);
+    return row->min_p * max * (float)almost;
+}
+
+static int gather(const struct weights *s, float least, struct candidate *c)
+{
     int n = 0;
 
-    for (int i = 0; i < vocab; i++) {
-        double p = (double)expf((z[i] - z[best]) / row->temperature);
+    for (int i = 0; i < s->n; i++)
+        if (s->w[i] >= least && s->w[i] > 0.0f)
+            c[n++] = (struct candidate){ .p = (double)s->w[i], .key = (double)s->w[i], .id = i };
+    return n;
+}
 
-        if (p > 0.0)
-            c[n++] = (struct candidate){ .p = p, .key = p, .id = i };
-    }
+static int32_t draw(const struct sample_loops *loops, const struct sample_row *row, const float *z,
+                    struct weights *s, int32_t best, struct candidate *c)
+{
+    const double where = philox_uniform(row->seed, row->position);
+    struct candidate *copy = c + s->n;
+    double mass;
+    int n;
+
+    loops->weigh(s->w, z, s->n, z[best], row->temperature);
+    add_up(s);
+    if (row->top_k <= 0 && row->typical_p >= 1.0f && row->top_p >= 1.0f && row->min_p <= 0.0f)
+        return pick_of_all(s, where * s->mass);
+    n = gather(s, bound_of(row, s, s->w[best], c), c);
+    mass = s->mass;
     if (row->top_k > 0 && row->top_k < n)
         n = keep_best(c, n, copy, row->top_k, false);
     if (row->typical_p < 1.0f)
         n = keep_typical(c, n, copy, row->typical_p);
+    if (row->top_k > 0 || row->typical_p < 1.0f)
+        mass = mass_of(c, n);
     if (row->top_p < 1.0f)
-        n = keep_best(c, n, copy, (double)row->top_p * mass_of(c, n), true);
+        n = keep_best(c, n, copy, (double)row->top_p * mass, true);
     if (row->min_p > 0.0f)
         n = keep_min_p(c, n, row->min_p);
 
-    const double target = philox_uniform(row->seed, row->position) * mass_of(c, n);
+    const double target = where * mass_of(c, n);
     double sum = 0.0;
 
     for (int i = 0; i < n - 1; i++) {
@@ -269,22 +388,24 @@ static int32_t draw(const struct sample_row *row, const float *z, int vocab, int
     return c[n - 1].id;
 }
 
+/* Candidates and their copy, the pieces' masses, adjusted logits, weights. */
 static size_t scratch_bytes(int vocab)
 {
-    return (size_t)vocab * (2 * sizeof(struct candidate) + sizeof(float));
+    return (size_t)vocab * (2 * sizeof(struct candidate) + 2 * sizeof(float)) +
+           ((size_t)vocab / PIECE + 1) * sizeof(double);
 }
 
-/* Adjusted logits lie behind the candidates and their copy. */
 static int32_t choose(const struct sample_loops *loops, const struct sample_row *row,
                       const float *x, int vocab, struct candidate *scratch)
 {
+    double *const piece = (double *)(void *)(scratch + 2 * (size_t)vocab);
+    float *const own = (float *)(void *)(piece + vocab / PIECE + 1);
+    struct weights weights = { .w = own + vocab, .piece = piece, .n = vocab };
     const float *z = x;
 
     if (row->forced >= 0)
         return row->forced;
     if (is_adjusted(row)) {
-        float *own = (float *)(void *)(scratch + 2 * (size_t)vocab);
-
         memcpy(own, x, (size_t)vocab * sizeof(*own));
         adjust(row, own, vocab);
         z = own;
@@ -294,7 +415,7 @@ static int32_t choose(const struct sample_loops *loops, const struct sample_row 
 
     if (best < 0 || row->temperature <= 0.0f)
         return best;
-    return draw(row, z, vocab, best, scratch);
+    return draw(loops, row, z, &weights, best, scratch);
 }
 
 struct sample_job {
@@ -332,7 +453,9 @@ void sample_with(struct stream *q, const struct sample *p, const struct sample_l
 
 void sample_plain(struct stream *q, const struct sample *p)
 {
-    static const struct sample_loops loops = { .largest = largest, .sum_exp = sum_exp };
+    static const struct sample_loops loops = { .largest = largest,
+                                               .sum_exp = sum_exp,
+                                               .weigh = weigh };
 
     sample_with(q, p, &loops);
 }

@@ -53,9 +53,30 @@ static double sum_exp(const float *x, int n, float max)
     return sum;
 }
 
+static vf weight_of(vf z, float best, float temperature)
+{
+    return v_exp(v_div(v_sub(z, v_set(best)), v_set(temperature)));
+}
+
+static void weigh(float *w, const float *z, int n, float best, float temperature)
+{
+    const int whole = n - n % VW;
+    float rest[VW];
+
+    for (int i = 0; i < whole; i += VW)
+        v_store(w + i, weight_of(v_load(z + i), best, temperature));
+    for (int k = 0; k < VW; k++)
+        rest[k] = whole + k < n ? z[whole + k] : best;
+    v_store(rest, weight_of(v_load(rest), best, temperature));
+    for (int i = whole; i < n; i++)
+        w[i] = rest[i - whole];
+}
+
 void ISA(sample)(struct stream *q, const struct sample *p)
 {
-    static const struct sample_loops loops = { .largest = largest, .sum_exp = sum_exp };
+    static const struct sample_loops loops = { .largest = largest,
+                                               .sum_exp = sum_exp,
+                                               .weigh = weigh };
 
     sample_with(q, p, &loops);
 }
