@@ -436,6 +436,7 @@ static bool begin_again(struct engine *e, struct job *job, int choice)
         job_fail_no_memory(e, job);
         return false;
     }
+    e->counters.prompt_tokens += s->position;
     scheduler_enqueue(e, s, false);
     if (atomic_load(&job->command->cancelled))
         cancel(e, s);

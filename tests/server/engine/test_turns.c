@@ -376,6 +376,8 @@ static void choices_fit_wherever_a_turn_does(void **unused)
                 command_free(c[i]);
             }
             assert_int_equal(engine_counters(r.engine).slots_used, held);
+            if (slots == 1) /* each choice took it in */
+                assert_int_equal(engine_counters(r.engine).prompt_tokens, AT_ONCE * 3 * PROMPT);
             rig_close(&r);
         }
     }
