@@ -552,6 +552,10 @@ static bool fits(const struct stream *q, const struct matrix_state *p)
 
     const size_t bytes = p->K == 64 ? sizeof(add_shared<64>) : sizeof(add_shared<128>);
 
+    static_assert(sizeof(out_shared<64>) <= sizeof(add_shared<64>) &&
+                      sizeof(out_shared<128>) <= sizeof(add_shared<128>),
+                  "the sums need most");
+
     return p->w_per_head && !p->a && p->V == V && (p->K == 64 || p->K == 128) &&
            bytes <= q->block_memory && p->H / p->k_heads % 2 == 0 && off == 0;
 }

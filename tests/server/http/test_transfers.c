@@ -21,9 +21,9 @@
 
 enum { PUSHED = SITE_BODY_BYTES + SITE_PUSH_BYTES };
 
-/* On a clock that runs BRISK times faster: 10 KiB a second at most, which is more than each body
+/* On a clock that runs BRISK times faster: 20 KiB a second at most, which is more than each body
  * must keep, and less than a transfer must that others wait for. */
-enum { BRISK = 20, DRIP = 2048, DRIP_US = 10000, DRIPS_A_SECOND = 1000000 / DRIP_US / BRISK };
+enum { BRISK = 10, DRIP = 2048, DRIP_US = 10000, DRIPS_A_SECOND = 1000000 / DRIP_US / BRISK };
 
 static struct site s;
 static struct answer a;
