@@ -16,7 +16,7 @@
 enum {
     PIECE = 1024, /* weights whose mass is added by itself */
     LANES = 8,
-    BUNCH = 32 /* weights of which the largest is looked at; whole pieces of LANES */
+    BUNCH = 32 /* weights of which the largest is looked at */
 };
 
 struct candidate {
