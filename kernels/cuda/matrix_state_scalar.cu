@@ -382,7 +382,7 @@ template <int K> struct out_shared {
     enum { K_ROW = K + 8 };
     unsigned short state[2][V * K_ROW], x[2][BLOCK * V_ROW];
     float2 L[LENGTH];
-    float scale[1][LENGTH];
+    float scale[1][LENGTH]; /* of one head, as put_values() takes them */
 };
 
 /* The outputs of a warp's 16 rows from row m on. */

@@ -97,6 +97,7 @@ static __device__ __forceinline__ const float *place_of(const struct short_conv 
     return row >= 0 ? x : q.state ? state : nullptr;
 }
 
+/* Chosen by its address: a load in a branch would be waited for where the ways meet. */
 template <int N> static __device__ __forceinline__ floats<N> load_if(const float *p)
 {
     return p ? load<N>(p) : floats<N>{};
@@ -215,6 +216,7 @@ static __global__ void __launch_bounds__(THREADS)
     }
     if (end <= own.end)
         conv_within<N, false>(p, own, w, bias, first, end - first, c);
+    /* Those of several sequences, one after another. */
     for (int t = end <= own.end ? end : first; t < end; t++) {
         const int s = in.row_seq[t];
         floats<N> sum = {};

@@ -233,8 +233,8 @@ void turn_cancel_marked(struct engine *e);
  * record ends, to the aim. The command is answered at its end. false: refused. */
 bool turn_replay(struct engine *e, struct command *c, struct session *session,
                  struct checkpoint *base, uint64_t from, struct checkpoint *aim);
-/* Its feed is in. true: it draws what comes next where it is. */
-bool sequence_goes_on(struct engine *e, struct sequence *s);
+/* Its feed is in. true: it draws what comes next where it is, from now on. */
+bool sequence_go_on(struct engine *e, struct sequence *s);
 /* Everything it had to do is done, or its job failed: leaves the slot, publishes, commits. */
 void sequence_end(struct engine *e, struct sequence *s);
 /* The job's session moves to what *next says; the job ends, and the event goes out (or NULL),

@@ -126,7 +126,7 @@ static void retire(struct engine *e)
     for (int i = 0; i < e->running_count;) {
         struct sequence *s = e->running[i];
         bool fed = !s->samples && !s->recall && s->fed == sequence_goal(s);
-        bool over = s->finish != FINISH_NONE || s->job->failed || (fed && !sequence_goes_on(e, s));
+        bool over = s->finish != FINISH_NONE || s->job->failed || (fed && !sequence_go_on(e, s));
 
         if (over) {
             sequence_end(e, s);
@@ -214,8 +214,8 @@ static const char *find_lost(const struct engine *e)
 
 static void admit(struct engine *e)
 {
-    int ways = e->queued; /* more would turn out those that have just come */
-    int others = e->queued;
+    int ways = e->queued;   /* more would turn out those that have just come */
+    int others = e->queued; /* each is tried before one is refused */
 
     while (e->queue) {
         int slot = find_slot(e, e->queue);

@@ -411,7 +411,7 @@ static void end_choice(struct engine *e, struct sequence *s, int choice)
 
 /* Without room for the state that the choices would begin from, the first of them goes on in its
  * place, and the others take the prompt in again when that has ended. */
-bool sequence_goes_on(struct engine *e, struct sequence *s)
+bool sequence_go_on(struct engine *e, struct sequence *s)
 {
     const struct job *job = s->job;
 
