@@ -38,7 +38,8 @@ struct measured {
 
 struct choose_shared {
     uint64_t mass[2][WARPS_MAX];
-    uint64_t ways[WAYS - 1];
+    uint64_t ways[WAYS - 1][WARPS_MAX];
+    float most[CHOOSE_THREADS];
     double real[WARPS_MAX];
     float value[WARPS_MAX];
     int id[WARPS_MAX];
@@ -105,6 +106,24 @@ static __device__ uint64_t block_mass(uint64_t x, struct choose_shared *s)
 {
     __syncthreads();
     return block_sum(x, s->mass[0]);
+}
+
+/* Each of them over the block. */
+static __device__ void block_masses(uint64_t (&x)[WAYS - 1], struct choose_shared *s)
+{
+    const int lane = threadIdx.x % WARP;
+
+    __syncthreads();
+#pragma unroll
+    for (int w = 0; w < WAYS - 1; w++) {
+        x[w] = warp_sum(x[w]);
+        if (lane == 0)
+            s->ways[w][threadIdx.x / WARP] = x[w];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int w = 0; w < WAYS - 1; w++)
+        x[w] = warp_sum(s->ways[w][lane]);
 }
 
 /* The sum of x over the threads before this one; *total over all. */
@@ -245,9 +264,7 @@ static __device__ int keep_best(struct candidate *c, int n, uint64_t limit, Orde
             for (int w = 1; w < WAYS; w++)
                 sum[w - 1] += part >= (uint64_t)w ? own : 0;
         }
-#pragma unroll
-        for (int w = 1; w < WAYS; w++)
-            sum[w - 1] = block_mass(sum[w - 1], s);
+        block_masses(sum, s);
 
         int way = 0;
 
@@ -342,6 +359,11 @@ static __device__ double uniform(uint64_t seed, uint64_t position)
     return (double)(((uint64_t)x[1] << 32 | x[0]) >> 11) * 0x1p-53;
 }
 
+static __device__ __forceinline__ float probability(float z, float best, float temperature)
+{
+    return expf((z - best) / temperature);
+}
+
 /* Walks the cumulative sum up to where the draw falls. */
 static __device__ int pick(const struct candidate *c, int n, double draw, struct choose_shared *s)
 {
@@ -363,24 +385,116 @@ static __device__ int pick(const struct candidate *c, int n, double draw, struct
     return c[n - 1].id;
 }
 
+/* The id of ids first.. to end - 1 where the draw falls that leaves `target` for them. */
+static __device__ int pick_within(const float *z, int first, int end, float best, float temperature,
+                                  uint64_t target, struct choose_shared *s)
+{
+    uint64_t before = 0, total;
+
+    for (int tile = first; tile < end; tile += EACH * CHOOSE_THREADS) {
+        const int from = tile + (int)threadIdx.x * EACH;
+        uint64_t own[EACH], mine = 0, at;
+
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            own[i] = from + i < end ? mass_of(probability(z[from + i], best, temperature)) : 0;
+            mine += own[i];
+        }
+        at = before + block_before(mine, &total, s);
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            if (at <= target && at + own[i] > target)
+                s->found = from + i;
+            at += own[i];
+        }
+        before += total;
+        __syncthreads();
+        if (before > target)
+            break;
+    }
+    return s->found;
+}
+
+/* What at least k candidates reach, one each of k threads', and so the best k do. 0: there are too
+ * few threads. */
+static __device__ float bound_of_count(const float *z, int vocab, float best, float temperature,
+                                       int k, struct choose_shared *s)
+{
+    const int me = (int)threadIdx.x;
+    float most = 0.0f;
+
+    if (k > CHOOSE_THREADS / 2)
+        return 0.0f;
+    for (int i = me; i < vocab; i += CHOOSE_THREADS)
+        most = fmaxf(most, probability(z[i], best, temperature));
+    __syncthreads();
+    s->most[me] = most;
+    __syncthreads();
+    for (int size = 2; size <= CHOOSE_THREADS; size *= 2) /* bitonic, the largest first */
+        for (int step = size / 2; step; step /= 2) {
+            const int other = me ^ step;
+            const float a = s->most[me], b = s->most[other];
+
+            __syncthreads();
+            if (other > me && (a < b) == ((me & size) == 0)) {
+                s->most[me] = b;
+                s->most[other] = a;
+            }
+            __syncthreads();
+        }
+    return s->most[k - 1];
+}
+
+static __device__ uint64_t mass_of_all(const float *z, int vocab, float best, float temperature,
+                                       struct choose_shared *s)
+{
+    uint64_t sum = 0;
+
+    for (int i = threadIdx.x; i < vocab; i += CHOOSE_THREADS)
+        sum += mass_of(probability(z[i], best, temperature));
+    return block_mass(sum, s);
+}
+
+/* Candidates below it are not kept by the first filter: top_p's best reach their mass without
+ * them, as they have no more than the rest of it. */
+static __device__ float bound_of(const struct asked &ask, const float *z, int vocab, float best,
+                                 struct choose_shared *s)
+{
+    const double almost = 1.0 - 0x1p-10; /* for what was rounded */
+
+    if (ask.top_k > 0)
+        return ask.top_k < vocab ? bound_of_count(z, vocab, best, ask.temperature, ask.top_k, s)
+                                 : 0.0f;
+    if (ask.typical_p < 1.0f)
+        return 0.0f;
+    if (ask.top_p < 1.0f)
+        return (float)((1.0 - (double)ask.top_p) * 0x1p-44 *
+                       (double)mass_of_all(z, vocab, best, ask.temperature, s) / vocab * almost);
+    return ask.min_p * (float)almost; /* the best one's is 1 */
+}
+
 static __device__ int draw(const struct asked &ask, const float *z, int vocab, float best,
                            struct candidate *c, struct choose_shared *s)
 {
-    const float temperature = ask.temperature;
+    const float temperature = ask.temperature, least = bound_of(ask, z, vocab, best, s);
+    const bool whole = ask.top_k <= 0 && ask.typical_p >= 1.0f; /* what top_p begins from */
     int n = compact(
         c, vocab,
         [=](int i) {
-            return (struct candidate){ expf((z[i] - best) / temperature), i };
+            return (struct candidate){ probability(z[i], best, temperature), i };
         },
-        [](const struct candidate &x) { return x.p > 0.0f; }, s);
+        [=](const struct candidate &x) { return x.p >= least && x.p > 0.0f; }, s);
 
     if (ask.top_k > 0 && ask.top_k < n)
         n = keep_best(c, n, (uint64_t)ask.top_k, by_probability(), counted(), s);
     if (ask.typical_p < 1.0f)
         n = keep_typical(c, n, ask.typical_p, s);
     if (ask.top_p < 1.0f)
-        n = keep_best(c, n, share_of(total_mass(c, n, s), ask.top_p), by_probability(), weighed(),
-                      s);
+        n = keep_best(
+            c, n,
+            share_of(whole ? mass_of_all(z, vocab, best, temperature, s) : total_mass(c, n, s),
+                     ask.top_p),
+            by_probability(), weighed(), s);
     if (ask.min_p > 0.0f)
         n = keep_min_p(c, n, ask.min_p, s);
     return pick(c, n, uniform(ask.seed, ask.position), s);

@@ -2,7 +2,9 @@
  * finds the tokens in pinned memory when the stream has been waited for.
  *
  * First a row is measured in CHUNKS pieces, each by a block. Where every row wants its largest
- * logit or a given token, a warp a row then finishes; else a block a row, see choose.cuh. */
+ * logit or a given token, a warp a row then finishes; else a block a row, see choose.cuh. Where all
+ * tokens may be drawn, the pieces' masses come from a block each as well, and the draw walks one.
+ */
 #include "kernels/cuda/choose.cuh"
 #include "kernels/cuda/sampling.cuh"
 
@@ -25,10 +27,16 @@ struct buffer {
 };
 
 struct sampling {
-    struct buffer asked_host, asked, chunks, scratch, results_host;
+    struct buffer asked_host, asked, chunks, masses, scratch, results_host;
     struct sample_result *out; /* the caller's, until they are delivered */
     int rows;
 };
+
+/* The ids of a chunk. */
+static __device__ __forceinline__ int chunk_size(int vocab)
+{
+    return (vocab + CHUNKS - 1) / CHUNKS;
+}
 
 static __global__ void measure_chunks(const float *logits, size_t ld, int vocab,
                                       struct chunk *chunks)
@@ -36,8 +44,7 @@ static __global__ void measure_chunks(const float *logits, size_t ld, int vocab,
     __shared__ float values[WARPS_MAX];
     __shared__ int ids[WARPS_MAX];
     __shared__ double sums[WARPS_MAX];
-    const int each = (vocab + CHUNKS - 1) / CHUNKS, first = blockIdx.y * each;
-    const int end = first + each < vocab ? first + each : vocab;
+    const int each = chunk_size(vocab), first = blockIdx.y * each, end = min(first + each, vocab);
     const float *x = logits + blockIdx.x * ld;
     float max = -INFINITY, sum = 0.0f;
     int best = INT32_MAX, bad = 0;
@@ -82,6 +89,47 @@ static __device__ struct measured join_chunks(const struct chunk *chunks, int ro
     m.log_sum =
         log(warp_sum(own.max > -INFINITY ? own.sum * exp((double)own.max - (double)m.max) : 0.0));
     return m;
+}
+
+static __device__ bool is_adjusted(const struct asked &ask)
+{
+    return ask.biases > 0 || ask.banned > 0 ||
+           (ask.seen > 0 &&
+            (ask.repetition != 1.0f || ask.presence != 0.0f || ask.frequency != 0.0f));
+}
+
+/* A draw from all of the row as it is. */
+static __device__ bool is_free(const struct asked &ask)
+{
+    return ask.forced < 0 && ask.temperature > 0.0f && !is_adjusted(ask) && ask.top_k <= 0 &&
+           ask.typical_p >= 1.0f && ask.top_p >= 1.0f && ask.min_p <= 0.0f;
+}
+
+/* Of rows that are drawn from freely, the mass of each chunk (choose.cuh). */
+static __global__ void weigh_chunks(const float *logits, size_t ld, int vocab,
+                                    const struct chunk *chunks, const struct asked *asked,
+                                    uint64_t *masses)
+{
+    __shared__ uint64_t sums[WARPS_MAX];
+    const int each = chunk_size(vocab), first = blockIdx.y * each, end = min(first + each, vocab);
+    const float *x = logits + blockIdx.x * ld;
+    uint64_t sum = 0;
+
+    let_next_start();
+    wait_for_inputs();
+
+    const struct asked &ask = asked[blockIdx.x];
+
+    if (!is_free(ask))
+        return;
+
+    const struct measured m = join_chunks(chunks, blockIdx.x);
+
+    for (int i = first + (int)threadIdx.x; i < end && m.finite; i += MEASURE_THREADS)
+        sum += mass_of(probability(x[i], m.max, ask.temperature));
+    sum = block_sum(sum, sums);
+    if (threadIdx.x == 0)
+        masses[blockIdx.x * CHUNKS + blockIdx.y] = sum;
 }
 
 static __device__ float logprob_of(const struct measured &m, float logit)
@@ -141,11 +189,23 @@ static __device__ void report_top(const float *x, int vocab, int top, const stru
     }
 }
 
-static __device__ bool is_adjusted(const struct asked &ask)
+/* As draw() of a free row, whose chunks have these masses; -1: the draw is behind them all. */
+static __device__ int draw_freely(const struct asked &ask, const float *x, int vocab, float best,
+                                  const uint64_t *masses, struct choose_shared *s)
 {
-    return ask.biases > 0 || ask.banned > 0 ||
-           (ask.seen > 0 &&
-            (ask.repetition != 1.0f || ask.presence != 0.0f || ask.frequency != 0.0f));
+    const int each = chunk_size(vocab);
+    uint64_t total = 0, before = 0, target;
+    int chunk = 0;
+
+    for (int i = 0; i < CHUNKS; i++)
+        total += masses[i];
+    target = (uint64_t)(uniform(ask.seed, ask.position) * (double)total);
+    if (target >= total)
+        return -1;
+    while (before + masses[chunk] <= target)
+        before += masses[chunk++];
+    return pick_within(x, chunk * each, min((chunk + 1) * each, vocab), best, ask.temperature,
+                       target - before, s);
 }
 
 /* The lowest id of the largest adjusted logit, or -1; *value is that logit. */
@@ -163,8 +223,8 @@ static __device__ int best_of(const float *z, int vocab, float *value, struct ch
 }
 
 static __device__ int choose(const struct asked &ask, const int32_t *words, const float *x,
-                             int vocab, const struct measured &m, struct candidate *c, float *own,
-                             struct choose_shared *s)
+                             int vocab, const struct measured &m, const uint64_t *masses,
+                             struct candidate *c, float *own, struct choose_shared *s)
 {
     const float *z = x;
     float value = m.max;
@@ -179,13 +239,19 @@ static __device__ int choose(const struct asked &ask, const int32_t *words, cons
     }
     if (best < 0 || ask.temperature <= 0.0f)
         return best;
+    if (is_free(ask)) {
+        const int token = draw_freely(ask, x, vocab, value, masses, s);
+
+        if (token >= 0)
+            return token;
+    }
     return draw(ask, z, vocab, value, c, s);
 }
 
 static __global__ void __launch_bounds__(CHOOSE_THREADS, 1)
     choose_rows(const float *logits, size_t ld, int rows, int vocab, const struct chunk *chunks,
-                const struct asked *asked, const int32_t *words, struct candidate *candidates,
-                float *adjusted, struct sample_result *out)
+                const struct asked *asked, const int32_t *words, const uint64_t *masses,
+                struct candidate *candidates, float *adjusted, struct sample_result *out)
 {
     __shared__ struct choose_shared s;
 
@@ -200,7 +266,8 @@ static __global__ void __launch_bounds__(CHOOSE_THREADS, 1)
         int token = -1;
 
         if (m.finite) {
-            token = choose(ask, words, x, vocab, m, candidates, adjusted, &s);
+            token =
+                choose(ask, words, x, vocab, m, masses + row * CHUNKS, candidates, adjusted, &s);
             report_top(x, vocab, ask.top, m, &out[row], &s);
         }
         if (threadIdx.x == 0)
@@ -289,11 +356,16 @@ static void choose_all(struct stream *q, struct sampling *s, const struct sample
     const size_t candidates = (size_t)blocks * (size_t)p->vocab;
     struct candidate *scratch = (struct candidate *)grow(
         q, &s->scratch, candidates * (sizeof(struct candidate) + sizeof(float)), false);
+    uint64_t *masses =
+        (uint64_t *)grow(q, &s->masses, (size_t)p->rows * CHUNKS * sizeof(*masses), false);
 
-    if (scratch)
-        launch(q, "sample", choose_rows, blocks, CHOOSE_THREADS, 0, p->logits, p->ld, p->rows,
-               p->vocab, chunks, asked, (const int32_t *)(asked + p->rows), scratch,
-               (float *)(scratch + candidates), out);
+    if (!scratch || !masses)
+        return;
+    launch(q, "sample", weigh_chunks, dim3(p->rows, CHUNKS), MEASURE_THREADS, 0, p->logits, p->ld,
+           p->vocab, chunks, asked, masses);
+    launch(q, "sample", choose_rows, blocks, CHOOSE_THREADS, 0, p->logits, p->ld, p->rows, p->vocab,
+           chunks, asked, (const int32_t *)(asked + p->rows), (const uint64_t *)masses, scratch,
+           (float *)(scratch + candidates), out);
 }
 
 void sample_cuda(struct stream *q, const struct sample *p)
@@ -356,6 +428,7 @@ void sampling_finish(struct stream *q)
     cudaFreeHost(s->results_host.memory);
     cudaFree(s->asked.memory);
     cudaFree(s->chunks.memory);
+    cudaFree(s->masses.memory);
     cudaFree(s->scratch.memory);
     free(s);
     q->sampling = NULL;
