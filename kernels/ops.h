@@ -88,10 +88,12 @@ struct linear {
 enum norm_kind { NORM_RMS, NORM_LAYER };
 
 /* Each of `groups` equal parts of a row is normalised by itself: RMS x / sqrt(mean(x^2) +
- * eps), or LAYER (x - mean) / sqrt(var + eps); then times weight, plus bias. */
+ * eps), or LAYER (x - mean) / sqrt(var + eps); then times weight, plus bias. A product can come
+ * first whose sums x is complete with: a device may leave them in pieces that the norm adds. */
 struct norm {
     enum norm_kind kind;
-    float *y; /* [T, dim]; may be x */
+    const struct linear *added; /* NULL; or with `add`, T and dim rows, whose y is x: y is not */
+    float *y;                   /* [T, dim]; may be x */
     uint16_t *y_bf16;
     const float *x; /* [T, dim] */
     size_t y_ld, x_ld;

@@ -25,12 +25,14 @@ uint16_t *arch_bf16_rows(const struct arch_step *a, float *rows)
     return a->bf16_rows ? (uint16_t *)rows : NULL;
 }
 
-struct norm arch_norm(const struct arch_step *a, float *y, const float *weight, const float *bias)
+struct norm arch_norm(const struct arch_step *a, float *y, const float *weight, const float *bias,
+                      const struct linear *added)
 {
     const int hidden = a->hyper->dim[HIDDEN];
 
     return (struct norm){
         .kind = a->norm,
+        .added = added && added->w ? added : NULL,
         .y = arch_f32_rows(a, y),
         .y_bf16 = arch_bf16_rows(a, y),
         .x = a->x,
@@ -70,11 +72,11 @@ struct linear arch_inner_linear(const struct arch_step *a, float *y, const float
     return p;
 }
 
-void arch_add_product(const struct arch_step *a, const float *x, const struct matrix *w,
-                      const float *bias)
+struct linear arch_added(const struct arch_step *a, const float *x, const struct matrix *w,
+                         const float *bias)
 {
     struct linear p = arch_linear(a, a->x, x, w, bias, ACT_NONE);
 
     p.add = true;
-    a->ops->linear(a->stream, &p, 1);
+    return p;
 }

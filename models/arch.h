@@ -130,8 +130,10 @@ float *arch_f32_rows(const struct arch_step *a, float *rows);
 uint16_t *arch_bf16_rows(const struct arch_step *a, float *rows);
 
 /* y = norm(x) * weight + bias of the residual stream, y only for products: to be enqueued by the
- * caller. bias may be NULL. */
-struct norm arch_norm(const struct arch_step *a, float *y, const float *weight, const float *bias);
+ * caller. bias may be NULL, and so may added: what arch_added() made and nobody enqueued, or all
+ * zeros. */
+struct norm arch_norm(const struct arch_step *a, float *y, const float *weight, const float *bias,
+                      const struct linear *added);
 
 /* y = act(W x + bias) on tight rows, x only for products: to be enqueued by the caller, alone or
  * with others. */
@@ -142,9 +144,10 @@ struct linear arch_linear(const struct arch_step *a, float *y, const float *x,
 struct linear arch_inner_linear(const struct arch_step *a, float *y, const float *x,
                                 const struct matrix *w, const float *bias, enum activation act);
 
-/* The residual stream += W x + bias, x only for products, enqueued. */
-void arch_add_product(const struct arch_step *a, const float *x, const struct matrix *w,
-                      const float *bias);
+/* The residual stream += W x + bias, x only for products: for the next norm, or to be enqueued by
+ * the caller. */
+struct linear arch_added(const struct arch_step *a, const float *x, const struct matrix *w,
+                         const float *bias);
 
 extern const struct model_arch arch_mamba, arch_falcon_mamba, arch_mamba2, arch_rwkv7;
 

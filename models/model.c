@@ -279,7 +279,7 @@ static void read_out(const struct model *m, struct arch_step a)
     a.in = &wanted;
     a.x = m->last;
 
-    const struct norm norm = arch_norm(&a, m->normed, ends->norm, ends->norm_bias);
+    const struct norm norm = arch_norm(&a, m->normed, ends->norm, ends->norm_bias, NULL);
     const struct linear head = arch_linear(
         &a, m->logits, m->normed, m->hyper.dim[TIED] ? &ends->embed : &ends->head, NULL, ACT_NONE);
 

@@ -13,6 +13,12 @@ void join_cpu(struct stream *q)
     (void)q;
 }
 
+void complete_rows_cpu(struct stream *q, const struct norm *p)
+{
+    if (p->added)
+        pool_ops(q)->linear(q, p->added, 1);
+}
+
 void norm_shift_cpu(struct stream *q, const struct batch *in, const struct norm_shift *p)
 {
     pool_ops(q)->norm(q, &p->norm);

@@ -80,23 +80,29 @@ static inline void stream_note(struct stream *q, cudaError_t e, const char *wher
  * the next operation may overwrite it. NULL, with the fault noted, when there is no room. */
 void *stream_workspace(struct stream *q, size_t bytes, const char *where);
 
-/* Enqueues kernel<<<grid, block, shared>>>(args...), which may start before the one in front
- * has ended if `overlaps`. `shared` above 48 KiB needs the kernel's attribute raised first. */
+/* Enqueues kernel<<<grid, block, shared>>>(args...) in clusters of so many blocks, more than one on
+ * a Hopper only. It may start before the one in front has ended if `overlaps`. `shared` above 48
+ * KiB needs the kernel's attribute raised first. */
 template <typename... P, typename... A>
-static void launch_as(struct stream *q, const char *where, bool overlaps, void (*kernel)(P...),
-                      dim3 grid, dim3 block, size_t shared, A... args)
+static void launch_as(struct stream *q, const char *where, bool overlaps, dim3 cluster,
+                      void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... args)
 {
-    cudaLaunchAttribute overlap = {};
+    cudaLaunchAttribute with[2] = {};
     cudaLaunchConfig_t config = {};
 
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared;
     config.stream = q->cuda;
-    config.attrs = &overlap;
-    config.numAttrs = q->overlaps && overlaps ? 1 : 0;
+    config.attrs = with;
+    if (q->overlaps && overlaps) {
+        with[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        with[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster.x * cluster.y * cluster.z > 1) {
+        with[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        with[config.numAttrs++].val.clusterDim = { cluster.x, cluster.y, cluster.z };
+    }
     stream_note(q, cudaLaunchKernelEx(&config, kernel, P(args)...), where);
 }
 
@@ -104,7 +110,7 @@ template <typename... P, typename... A>
 static void launch(struct stream *q, const char *where, void (*kernel)(P...), dim3 grid, dim3 block,
                    size_t shared, A... args)
 {
-    launch_as(q, where, true, kernel, grid, block, shared, args...);
+    launch_as(q, where, true, dim3(1), kernel, grid, block, shared, args...);
 }
 
 /* For few blocks that take long: started early they would crowd on the multiprocessors that
@@ -113,7 +119,7 @@ template <typename... P, typename... A>
 static void launch_apart(struct stream *q, const char *where, void (*kernel)(P...), dim3 grid,
                          dim3 block, size_t shared, A... args)
 {
-    launch_as(q, where, false, kernel, grid, block, shared, args...);
+    launch_as(q, where, false, dim3(1), kernel, grid, block, shared, args...);
 }
 
 /* What every kernel in front of this one wrote is visible from here on. */

@@ -71,6 +71,24 @@ void linear_pairs(struct stream *q, const struct linear *p, int n);
  * and kept in q->plans. */
 void linear_lt(struct stream *q, const struct linear *p);
 
+/* What has yet to be added to the rows of a product's y: its sums over so many parts of the
+ * columns, [T, rows] each, one behind the other, and its bias. */
+struct pieces {
+    float *y;
+    const float *at, *bias; /* bias: or NULL */
+    size_t size;            /* floats of one */
+    int n;                  /* 0: it is complete */
+};
+
+enum { PIECES_MAX = 4 };
+
+/* A product with `add` for an operation that goes on with all of y, and adds what is left in pieces
+ * in the workspace. Few rows of weights, each of many columns, are so shared by all multiprocessors
+ * without waiting for one another. */
+struct pieces linear_pieces(struct stream *q, const struct linear *p);
+/* By the path of pairs, in so many. */
+struct pieces linear_pairs_pieces(struct stream *q, const struct linear *p, int n);
+
 /* Rows of x that have to be brought into the workspace. */
 struct narrow {
     void *to;

@@ -1,13 +1,15 @@
-/* linear_pairs.cu - several products, or one and its activation, as one launch on Hopper.
+/* linear_pairs.cu - several products, or one and its activation, or one in pieces, as one launch on
+ * Hopper.
  *
- * A block has a tile of 128 rows of weights by ROWS rows of x, all of k, and two warpgroups
- * multiply it. Two blocks are a cluster: they have one operand in common, and each brings half of
- * its rows into the shared memory of both. Up to HALVED_ROWS rows of x that is the weights, and
- * either block has half of x: so weights leave the L2 once. Of more rows it is x, and the blocks
- * have neighbouring tiles of one product. A pair begins where two multiprocessors are free, which
- * larger clusters wait long for. Weights depend on no other kernel: the first ones are on their way
- * before the kernel in front has ended. A library that takes one product a launch leaves most of
- * the device idle in each, and knows no activation.
+ * A block has a tile of 128 rows of weights by ROWS rows of x, all of k or a piece's part of it,
+ * and two warpgroups multiply it. Two blocks are a cluster: they have one operand in common, and
+ * each brings half of its rows into the shared memory of both. Up to HALVED_ROWS rows of x that is
+ * the weights, and either block has half of x: so weights leave the L2 once. Of more rows it is x,
+ * and the blocks have neighbouring tiles of one product. A pair begins where two multiprocessors
+ * are free, which larger clusters wait long for. Weights depend on no other kernel: the first ones
+ * are on their way before the kernel in front has ended. A library that takes one product a launch
+ * leaves most of the device idle in each, and knows no activation. No more than EARLY_BYTES a
+ * block, though: what the kernel in front reads would wait behind them.
  *
  * An x that is not bf16 is rounded to the weights' type by a kernel in front, one that is not
  * aligned copied. */
@@ -21,7 +23,8 @@ enum {
     ROOM = 200 << 10,  /* bytes of a block's stages, which has a multiprocessor for itself */
     CLUSTER = 2,       /* blocks */
     HALVED_ROWS = 256, /* most of x that either block has half of */
-    COLUMNS = 4        /* of the sums that a warp finishes at a time */
+    EARLY_BYTES = 80 << 10,
+    COLUMNS = 4 /* of the sums that a warp finishes at a time */
 };
 
 /* Tiles of X_ROWS rows of x; what the two blocks have in common is the weights, or x. */
@@ -33,6 +36,7 @@ template <int X_ROWS, bool COMMON_WEIGHTS> struct pair_shape {
         X_BOX = COMMON_W ? ROWS : ROWS / CLUSTER,
         STAGE_BYTES = TILE_BYTES + ROWS * BLOCK_K * 2,
         STAGES = ROOM / STAGE_BYTES,
+        EARLY = STAGES < EARLY_BYTES / TILE_BYTES ? STAGES : EARLY_BYTES / TILE_BYTES,
         SHARED = 1024 + STAGES * STAGE_BYTES
     };
     static_assert(STAGES * STAGE_BYTES >= ROWS * PART_LD * 4, "the sums must fit");
@@ -41,6 +45,13 @@ template <int X_ROWS, bool COMMON_WEIGHTS> struct pair_shape {
 struct pair_group {
     struct tiled p[GROUP_MAX];
     int T, n;
+    int pieces;        /* 1 if there are several products */
+    size_t piece_size; /* floats */
+};
+
+/* The stages of k that a block multiplies. */
+struct stretch {
+    int first, n;
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -63,27 +74,31 @@ static __device__ __forceinline__ void copy_rows(char *to, const CUtensorMap *ma
  * and those of x at t. */
 template <typename S>
 static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full, uint64_t *empty,
-                                                   const struct tiled &p, int row, int t, int rank)
+                                                   const struct tiled &p, struct stretch k, int row,
+                                                   int t, int rank)
 {
-    const int n = p.blocks_k, early = min(n, (int)S::STAGES);
+    const int early = min(k.n, (int)S::EARLY);
 
     for (int i = 0; i < early; i++) {
         barrier_expect(&full[i], S::STAGE_BYTES);
-        copy_rows<S::COMMON_W, S::W_BOX>(stages + i * S::STAGE_BYTES, &p.w_map, i * BLOCK_K, row,
-                                         rank, &full[i], L2_EVICT_FIRST);
+        copy_rows<S::COMMON_W, S::W_BOX>(stages + i * S::STAGE_BYTES, &p.w_map,
+                                         (k.first + i) * BLOCK_K, row, rank, &full[i],
+                                         L2_EVICT_FIRST);
     }
     wait_for_inputs();
-    for (int i = 0, stage = 0, parity = 1; i < n; i++) {
+    for (int i = 0, stage = 0, parity = 1; i < k.n; i++) {
+        const int column = (k.first + i) * BLOCK_K;
         char *to = stages + stage * S::STAGE_BYTES;
 
         if (i >= early) {
-            barrier_wait(&empty[stage], parity);
+            if (i >= S::STAGES)
+                barrier_wait(&empty[stage], parity);
             barrier_expect(&full[stage], S::STAGE_BYTES);
-            copy_rows<S::COMMON_W, S::W_BOX>(to, &p.w_map, i * BLOCK_K, row, rank, &full[stage],
+            copy_rows<S::COMMON_W, S::W_BOX>(to, &p.w_map, column, row, rank, &full[stage],
                                              L2_EVICT_FIRST);
         }
-        copy_rows<!S::COMMON_W, S::X_BOX>(to + TILE_BYTES, &p.x_map, i * BLOCK_K, t, rank,
-                                          &full[stage], L2_EVICT_LAST);
+        copy_rows<!S::COMMON_W, S::X_BOX>(to + TILE_BYTES, &p.x_map, column, t, rank, &full[stage],
+                                          L2_EVICT_LAST);
         if (++stage == S::STAGES) {
             stage = 0;
             parity ^= 1;
@@ -161,12 +176,11 @@ static __device__ __forceinline__ void activate_all(enum activation act, float4 
 
 /* The tile's columns, rows t on of y: a warp takes COLUMNS at a time, a lane four rows. */
 template <typename S>
-static __device__ __forceinline__ void finish_tile(const struct tiled &p, const float *part,
-                                                   int row, int t, int end)
+static __device__ __forceinline__ void finish_tile(const struct tiled &p, const struct output &o,
+                                                   const float *part, int row, int t, int end)
 {
     const int lane = threadIdx.x % 32, rows = p.rows - row - 4 * lane;
     const float4 none = { 0, 0, 0, 0 };
-    const struct output &o = p.out;
     const float4 bias = o.bias ? load_row(o.bias + row + 4 * lane, false, rows) : none;
 
     for (int i = (int)threadIdx.x / 32 * COLUMNS; i < S::ROWS && t + i < end;
@@ -191,7 +205,7 @@ static __device__ __forceinline__ void finish_tile(const struct tiled &p, const 
 #endif
 
 /* Block (x, y): tile x, rows ROWS y on of x; or where weights are common, tile x / 2 and the rows
- * from ROWS (x % 2) on. */
+ * from ROWS (x % 2) on, piece y. */
 template <typename E, typename S>
 static __global__ void __launch_bounds__(THREADS, 1)
     pair_kernel(const __grid_constant__ struct pair_group g)
@@ -205,6 +219,9 @@ static __global__ void __launch_bounds__(THREADS, 1)
     const struct tiled &p = product_of_tile(g, tile);
     const int row = (tile - p.first_tile) * TILE;
     const int t = (S::COMMON_W ? rank : (int)blockIdx.y) * S::ROWS;
+    const int piece = S::COMMON_W ? (int)blockIdx.y : 0;
+    const int first = p.blocks_k * piece / g.pieces;
+    const struct stretch k = { first, p.blocks_k * (piece + 1) / g.pieces - first };
     float *part = (float *)stages;
 
     let_next_start();
@@ -220,14 +237,14 @@ static __global__ void __launch_bounds__(THREADS, 1)
     cluster_barrier(); /* the other block's barriers are there */
     if (threadIdx.x >= CONSUMERS) {
         if (threadIdx.x == CONSUMERS)
-            copy_stages<S>(stages, full, empty, p, row, t, rank);
+            copy_stages<S>(stages, full, empty, p, k, row, t, rank);
         __syncwarp();
     } else {
         const int warp = threadIdx.x / 32, id = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
         float sum[S::ROWS / 2] = {};
 
         wait_for_inputs();
-        multiply_stages<E, S>(sum, stages, full, empty, p.blocks_k);
+        multiply_stages<E, S>(sum, stages, full, empty, k.n);
         /* The sums take the place of the stages, which both warpgroups are done with. */
         asm volatile("bar.sync 1, %0;" ::"r"(CONSUMERS) : "memory");
 #pragma unroll
@@ -235,7 +252,12 @@ static __global__ void __launch_bounds__(THREADS, 1)
             part[(i / 4 * 8 + quad * 2 + i % 2) * PART_LD + warp * 16 + i % 4 / 2 * 8 + id] =
                 sum[i];
         asm volatile("bar.sync 1, %0;" ::"r"(CONSUMERS) : "memory");
-        finish_tile<S>(p, part, row, t, g.T);
+
+        struct output out = p.out;
+
+        if (piece)
+            out.y += piece * g.piece_size;
+        finish_tile<S>(p, out, part, row, t, g.T);
     }
     cluster_leave(); /* a block's barriers stay until the other has arrived at them */
 #endif
@@ -256,7 +278,7 @@ static void multiply(struct stream *q, struct pair_group *g, const struct linear
     }
     launch_clusters(
         q, p->w->dtype == DTYPE_BF16 ? pair_kernel<__nv_bfloat16, S> : pair_kernel<__half, S>,
-        S::COMMON_W ? dim3((unsigned)(tiles * CLUSTER))
+        S::COMMON_W ? dim3((unsigned)(tiles * CLUSTER), (unsigned)g->pieces)
                     : dim3((unsigned)tiles, (unsigned)ceil_div(g->T, S::ROWS)),
         THREADS, S::SHARED, CLUSTER, *g);
 }
@@ -270,21 +292,45 @@ int linear_pairs_blocks(const struct linear *p, int n)
     return tiles * CLUSTER;
 }
 
+static void multiply_all(struct stream *q, struct pair_group *g, const struct linear *p,
+                         const struct narrow_group *narrow)
+{
+    if (g->T <= 32)
+        multiply<pair_shape<16, true>>(q, g, p, narrow);
+    else if (g->T <= 64)
+        multiply<pair_shape<32, true>>(q, g, p, narrow);
+    else if (g->T <= 128)
+        multiply<pair_shape<64, true>>(q, g, p, narrow);
+    else if (g->T <= HALVED_ROWS)
+        multiply<pair_shape<128, true>>(q, g, p, narrow);
+    else
+        multiply<pair_shape<256, false>>(q, g, p, narrow);
+}
+
 void linear_pairs(struct stream *q, const struct linear *p, int n)
 {
-    struct pair_group g = { .p = {}, .T = p->T, .n = n };
+    struct pair_group g = { .p = {}, .T = p->T, .n = n, .pieces = 1, .piece_size = 0 };
     struct narrow_group narrow;
 
-    if (!narrow_x(q, &narrow, p, n, 0))
-        return;
-    if (p->T <= 32)
-        multiply<pair_shape<16, true>>(q, &g, p, &narrow);
-    else if (p->T <= 64)
-        multiply<pair_shape<32, true>>(q, &g, p, &narrow);
-    else if (p->T <= 128)
-        multiply<pair_shape<64, true>>(q, &g, p, &narrow);
-    else if (p->T <= HALVED_ROWS)
-        multiply<pair_shape<128, true>>(q, &g, p, &narrow);
-    else
-        multiply<pair_shape<256, false>>(q, &g, p, &narrow);
+    if (narrow_x(q, &narrow, p, n, 0))
+        multiply_all(q, &g, p, &narrow);
+}
+
+struct pieces linear_pairs_pieces(struct stream *q, const struct linear *p, int n)
+{
+    const size_t size = (size_t)p->T * p->w->rows, bytes = n * size * sizeof(float);
+    const size_t reserved =
+        (bytes + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT;
+    struct pair_group g = { .p = {}, .T = p->T, .n = 1, .pieces = n, .piece_size = size };
+    struct narrow_group narrow;
+    struct linear piece = *p;
+
+    if (!narrow_x(q, &narrow, p, 1, reserved))
+        return {};
+    piece.y = (float *)q->workspace;
+    piece.y_ld = p->w->rows;
+    piece.bias = NULL;
+    piece.add = false;
+    multiply_all(q, &g, &piece, &narrow);
+    return { p->y, piece.y, p->bias, size, n };
 }

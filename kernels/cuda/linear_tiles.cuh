@@ -120,24 +120,11 @@ template <typename G>
 static void launch_clusters(struct stream *q, void (*kernel)(G), dim3 grid, int threads, int shared,
                             int blocks, const G &g)
 {
-    cudaLaunchAttribute with[2] = {};
-    cudaLaunchConfig_t config = {};
-
-    with[0].id = cudaLaunchAttributeClusterDimension;
-    with[0].val.clusterDim.x = (unsigned)blocks;
-    with[0].val.clusterDim.y = with[0].val.clusterDim.z = 1;
-    with[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    with[1].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = grid;
-    config.blockDim = (unsigned)threads;
-    config.dynamicSmemBytes = (size_t)shared;
-    config.stream = q->cuda;
-    config.attrs = with;
-    config.numAttrs = 2;
     stream_note(q,
                 cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
                 "linear");
-    stream_note(q, cudaLaunchKernelEx(&config, kernel, g), "linear");
+    launch_as(q, "linear", true, dim3((unsigned)blocks), kernel, grid, dim3((unsigned)threads),
+              (size_t)shared, g);
 }
 
 #endif

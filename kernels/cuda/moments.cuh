@@ -1,4 +1,4 @@
-/* moments.cuh - mean and spread of numbers that lie in the registers of a block, in one go: those
+/* moments.cuh - mean and spread of numbers that lie in the registers of blocks, in one go: those
  * of sets of equal size are joined, which is as exact as two passes (Chan, Golub and LeVeque
  * 1983). */
 #ifndef KERNELS_CUDA_MOMENTS_CUH
@@ -25,24 +25,21 @@ static __device__ __forceinline__ moments join_lanes(moments m, float size)
     return m;
 }
 
-/* Of the block's warps, which have those of `size` numbers each. shared: one for each warp, free
- * again at the next barrier. */
-static __device__ __forceinline__ moments join_warps(moments m, float size, moments *shared)
+/* Of n sets of `size` numbers each, in every lane. */
+static __device__ __forceinline__ moments join_sets(const moments *m, int n, float size)
 {
-    const int warps = (int)blockDim.x / WARP;
+    const int lane = (int)threadIdx.x % WARP;
     moments all = {};
 
-    if (threadIdx.x % WARP == 0)
-        shared[threadIdx.x / WARP] = m;
-    __syncthreads();
-    for (int i = 0; i < warps; i++)
-        all.mean += shared[i].mean;
-    all.mean /= (float)warps;
-    for (int i = 0; i < warps; i++) {
-        const float apart = shared[i].mean - all.mean;
+    for (int i = lane; i < n; i += WARP)
+        all.mean += m[i].mean;
+    all.mean = warp_sum(all.mean) / (float)n;
+    for (int i = lane; i < n; i += WARP) {
+        const float apart = m[i].mean - all.mean;
 
-        all.square += shared[i].square + size * apart * apart;
+        all.square += m[i].square + size * apart * apart;
     }
+    all.square = warp_sum(all.square);
     return all;
 }
 

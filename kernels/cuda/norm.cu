@@ -1,10 +1,8 @@
 /* norm.cu - the norms: a block for each part of a row, whose numbers stay in registers where
- * they are few enough and aligned. */
-#include "kernels/cuda/activation.cuh"
-#include "kernels/cuda/reduce.cuh"
-#include "kernels/cuda/state.cuh"
+ * they are few enough and aligned; of few rows several blocks a row (row.cuh). */
+#include "kernels/cuda/row.cuh"
 
-enum { VECTORS = 4, THREADS_MAX = 1024 };
+enum { VECTORS = 4, THREADS_MAX = 1024, FEW_ROWS = 256 };
 
 /* What both norms do with a part of a row, as the kernels take it. Without norm there is no
  * weight either. */
@@ -136,6 +134,27 @@ static __global__ void norm_any(struct part p)
     }
 }
 
+/* Row blockIdx.x. */
+static __global__ void __launch_bounds__(ROW_THREADS_MAX)
+    norm_rows(const struct norm p, const struct pieces add)
+{
+    __shared__ moments shared[ROW_WARPS_MAX];
+    const int t = (int)blockIdx.x, c = row_place();
+
+    let_next_start();
+
+    const floats<ROW_OWN> weight = load_constant(p.weight, c, 1);
+    const floats<ROW_OWN> bias = load_constant(p.bias, c, 0);
+
+    row_barrier();
+    wait_for_inputs();
+
+    const floats<ROW_OWN> x = load_own(p, add, t, c);
+
+    store_numbers<ROW_OWN>(p.y, p.y_bf16, (size_t)t * p.y_ld + c,
+                           norm_own(p, x, weight, bias, shared));
+}
+
 static void run(struct stream *q, const char *where, const struct part *p, int groups, int T)
 {
     const uintptr_t off = off_grid(p->x, p->x_ld) | off_grid(p->y, p->y_ld) |
@@ -151,8 +170,24 @@ static void run(struct stream *q, const char *where, const struct part *p, int g
         launch(q, where, wide ? in_registers : norm_any, dim3(T, groups), threads, 0, *p);
 }
 
+/* A lone row is as fast in one block, without a product in pieces. */
+static bool has_few_rows(const struct stream *q, const struct norm *p)
+{
+    return p->T > 1 && p->T <= FEW_ROWS && row_fits(q, p) &&
+           (off_grid(p->y, p->y_ld) | off_grid(p->y_bf16, p->y_ld)) == 0;
+}
+
 void norm_cuda(struct stream *q, const struct norm *p)
 {
+    if (has_few_rows(q, p)) {
+        const struct pieces add = p->added ? linear_pieces(q, p->added) : pieces{};
+
+        launch_rows(q, "norm", norm_rows, p->T, p->dim, *p, add);
+        return;
+    }
+    if (p->added)
+        linear_cuda(q, p->added, 1);
+
     const struct part part = {
         .y = p->y,
         .y_bf16 = p->y_bf16,

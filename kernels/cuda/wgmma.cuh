@@ -216,4 +216,13 @@ static __device__ __forceinline__ float4 load_of_block(const float *p, int rank)
     return v;
 }
 
+/* The other way, 8 bytes. */
+static __device__ __forceinline__ void store_to_block(float *p, int rank, float x, float y)
+{
+    asm volatile("{.reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
+                 "st.shared::cluster.v2.f32 [there], {%2, %3};}" ::"r"(shared_address(p)),
+                 "r"(rank), "f"(x), "f"(y)
+                 : "memory");
+}
+
 #endif

@@ -147,7 +147,9 @@ static void norm_part(const struct arch_step *a, float *x, uint16_t *y_bf16, int
                                             .eps = a->hyper->number[MIXER_EPS] });
 }
 
-static void block(const struct arch_step *a, int l)
+/* What it adds to the residual stream is left for the next one: it gets what the one in front left.
+ */
+static struct linear block(const struct arch_step *a, int l, const struct linear *added)
 {
     const struct ops *o = a->ops;
     struct stream *q = a->stream;
@@ -156,7 +158,7 @@ static void block(const struct arch_step *a, int l)
     const int *d = a->hyper->dim, R = d[RANK], N = d[STATE];
     const size_t inner = (size_t)d[INNER], rbc_ld = (size_t)d[X_ROWS];
 
-    const struct norm norm = arch_norm(a, s->xn, w->norm, NULL);
+    const struct norm norm = arch_norm(a, s->xn, w->norm, NULL, added);
     const float *c_bias = w->in_bias, *z_bias = c_bias ? c_bias + inner : NULL;
     const struct linear in[] = {
         arch_linear(a, s->c_in, s->xn, &w->in[0], c_bias, ACT_NONE),
@@ -208,16 +210,19 @@ static void block(const struct arch_step *a, int l)
                                             .dim = d[INNER],
                                             .N = N,
                                             .state = arch_state(a, STATE_SSM, l) } });
-    arch_add_product(a, s->y, &w->out, w->out_bias);
+    return arch_added(a, s->y, &w->out, w->out_bias);
 }
 
 static void step(const struct arch_step *a)
 {
     const struct mamba *m = a->model;
 
+    struct linear added = { .w = NULL };
+
     a->ops->embed(a->stream, a->in, a->x, &m->ends.embed);
     for (int l = 0; l < a->hyper->dim[LAYERS]; l++)
-        block(a, l);
+        added = block(a, l, &added);
+    a->ops->linear(a->stream, &added, 1);
 }
 
 const struct model_arch arch_mamba = {

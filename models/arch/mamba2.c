@@ -168,7 +168,9 @@ static const struct scratch_row scratch[] = {
     { S(decay), HEADS }, { S(y), INNER },    { S(gated), INNER },  { 0, 0 },
 };
 
-static void block(const struct arch_step *a, int l)
+/* What it adds to the residual stream is left for the next one: it gets what the one in front left.
+ */
+static struct linear block(const struct arch_step *a, int l, const struct linear *added)
 {
     const struct ops *o = a->ops;
     struct stream *q = a->stream;
@@ -179,7 +181,7 @@ static void block(const struct arch_step *a, int l)
     const size_t inner = (size_t)d[INNER], heads = (size_t)d[HEADS];
     const size_t in_ld = (size_t)d[IN_ROWS], xbc_ld = (size_t)d[CONV_DIM];
 
-    const struct norm norm = arch_norm(a, s->xn, w->norm, NULL);
+    const struct norm norm = arch_norm(a, s->xn, w->norm, NULL, added);
     const float *z_bias = w->in_bias, *c_bias = z_bias ? z_bias + inner : NULL;
     struct linear in[] = {
         arch_linear(a, s->in + inner, s->xn, &w->in[1], c_bias, ACT_NONE),
@@ -242,16 +244,19 @@ static void block(const struct arch_step *a, int l)
                                            .dim = d[INNER],
                                            .groups = d[GROUPS],
                                            .eps = number[EPS] });
-    arch_add_product(a, s->gated, &w->out, w->out_bias);
+    return arch_added(a, s->gated, &w->out, w->out_bias);
 }
 
 static void step(const struct arch_step *a)
 {
     const struct mamba2 *m = a->model;
 
+    struct linear added = { .w = NULL };
+
     a->ops->embed(a->stream, a->in, a->x, &m->ends.embed);
     for (int l = 0; l < a->hyper->dim[LAYERS]; l++)
-        block(a, l);
+        added = block(a, l, &added);
+    a->ops->linear(a->stream, &added, 1);
 }
 
 const struct model_arch arch_mamba2 = {

@@ -206,13 +206,13 @@ static void project(const struct arch_step *a, const struct rwkv7_layer *w,
     a->ops->join(a->stream);
 }
 
-/* mix_i(ln(x)) for n mixes, into the first of s->mix. */
+/* mix_i(ln(x)) for n mixes, into the first of s->mix; x with what the half in front left. */
 static void shift(const struct arch_step *a, const float *ln, const float *ln_bias,
-                  const float *const *mu, int n, struct field before)
+                  const float *const *mu, int n, struct field before, const struct linear *added)
 {
     const struct rwkv7_scratch *s = a->scratch;
     struct norm_shift p = {
-        .norm = arch_norm(a, NULL, ln, ln_bias),
+        .norm = arch_norm(a, NULL, ln, ln_bias, added),
         .shift = { .n = n, .x = s->xn, .dim = a->hyper->dim[HIDDEN], .state = before },
     };
 
@@ -226,7 +226,8 @@ static void shift(const struct arch_step *a, const float *ln, const float *ln_bi
     a->ops->norm_shift(a->stream, a->in, &p);
 }
 
-static void time_mix(const struct arch_step *a, int l)
+/* What either half of a layer adds to the residual stream is left for the next one. */
+static struct linear time_mix(const struct arch_step *a, int l, const struct linear *added)
 {
     const struct rwkv7_layer *w = (const struct rwkv7_layer *)a->layers + l;
     const struct rwkv7_scratch *s = a->scratch;
@@ -234,7 +235,7 @@ static void time_mix(const struct arch_step *a, int l)
     const size_t hidden = (size_t)d[HIDDEN];
     float *v = l ? s->v : s->v_first; /* layer 0's stays for the others to blend towards */
 
-    shift(a, w->ln1, w->ln1_bias, w->mu, MIXES, arch_state(a, STATE_SHIFT, l));
+    shift(a, w->ln1, w->ln1_bias, w->mu, MIXES, arch_state(a, STATE_SHIFT, l), added);
     project(a, w, s, v, l > 0);
     a->ops->delta_state(
         a->stream, a->in,
@@ -281,33 +282,35 @@ static void time_mix(const struct arch_step *a, int l)
                      .H = H,
                      .V = N,
                      .eps = (float)N * HEAD_NORM_EPS } });
-    arch_add_product(a, a->bf16_rows ? s->xn : s->y, &w->o, NULL);
+    return arch_added(a, a->bf16_rows ? s->xn : s->y, &w->o, NULL);
 }
 
-static void channel_mix(const struct arch_step *a, int l)
+static struct linear channel_mix(const struct arch_step *a, int l, const struct linear *added)
 {
     const struct rwkv7_layer *w = (const struct rwkv7_layer *)a->layers + l;
     const struct rwkv7_scratch *s = a->scratch;
 
-    shift(a, w->ln2, w->ln2_bias, &w->mu_ffn, 1, arch_state(a, STATE_FFN_SHIFT, l));
+    shift(a, w->ln2, w->ln2_bias, &w->mu_ffn, 1, arch_state(a, STATE_FFN_SHIFT, l), added);
     const struct linear up = arch_inner_linear(a, s->ffn, s->mix[0], &w->ffn_k, NULL, ACT_RELU2);
     a->ops->linear(a->stream, &up, 1);
-    arch_add_product(a, s->ffn, &w->ffn_v, NULL);
+    return arch_added(a, s->ffn, &w->ffn_v, NULL);
 }
 
 static void step(const struct arch_step *a)
 {
     const struct rwkv7 *m = a->model;
+    struct linear added = { .w = NULL };
 
     a->ops->embed(a->stream, a->in, a->x, &m->ends.embed);
-    struct norm ln0 = arch_norm(a, NULL, m->ln0, m->ln0_bias);
+    struct norm ln0 = arch_norm(a, NULL, m->ln0, m->ln0_bias, NULL);
     ln0.y = a->x;
     ln0.y_bf16 = NULL;
     a->ops->norm(a->stream, &ln0);
     for (int l = 0; l < a->hyper->dim[LAYERS]; l++) {
-        time_mix(a, l);
-        channel_mix(a, l);
+        added = time_mix(a, l, &added);
+        added = channel_mix(a, l, &added);
     }
+    a->ops->linear(a->stream, &added, 1);
 }
 
 const struct model_arch arch_rwkv7 = {

@@ -76,6 +76,7 @@ static void norm_unit(const void *arg, int unit, int thread)
 
 void ISA(norm)(struct stream *q, const struct norm *p)
 {
+    complete_rows_cpu(q, p);
     pool_run(q, unit_count(p->T, unit_rows(p->dim)), (size_t)p->T * (size_t)p->dim, norm_unit, p);
 }
 
