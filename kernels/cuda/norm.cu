@@ -138,7 +138,7 @@ static __global__ void norm_any(struct part p)
 static __global__ void __launch_bounds__(ROW_THREADS_MAX)
     norm_rows(const struct norm p, const struct pieces add)
 {
-    __shared__ moments shared[ROW_WARPS_MAX];
+    __shared__ struct row_moments shared;
     const int t = (int)blockIdx.x, c = row_place();
 
     let_next_start();
@@ -146,13 +146,13 @@ static __global__ void __launch_bounds__(ROW_THREADS_MAX)
     const floats<ROW_OWN> weight = load_constant(p.weight, c, 1);
     const floats<ROW_OWN> bias = load_constant(p.bias, c, 0);
 
-    row_barrier();
+    begin_rows(&shared);
     wait_for_inputs();
 
     const floats<ROW_OWN> x = load_own(p, add, t, c);
 
     store_numbers<ROW_OWN>(p.y, p.y_bf16, (size_t)t * p.y_ld + c,
-                           norm_own(p, x, weight, bias, shared));
+                           norm_own(p, x, weight, bias, 0, &shared));
 }
 
 static void run(struct stream *q, const char *where, const struct part *p, int groups, int T)

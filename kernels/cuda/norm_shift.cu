@@ -13,7 +13,7 @@ static __global__ void __launch_bounds__(ROW_THREADS_MAX, 2)
     shift_sequences(const struct norm_shift p, const struct pieces add,
                     const struct device_batch in)
 {
-    __shared__ moments shared[2][ROW_WARPS_MAX];
+    __shared__ struct row_moments shared;
     const int c = row_place();
     floats<ROW_OWN> before = {};
 
@@ -26,11 +26,11 @@ static __global__ void __launch_bounds__(ROW_THREADS_MAX, 2)
 
     if (q.state)
         before = load<ROW_OWN>(q.state + c);
-    row_barrier();
+    begin_rows(&shared);
     wait_for_inputs();
     for (int t = q.begin; t < q.end; t++) {
         const floats<ROW_OWN> own = load_own(p.norm, add, t, c);
-        const floats<ROW_OWN> x = norm_own(p.norm, own, weight, bias, shared[t % 2]);
+        const floats<ROW_OWN> x = norm_own(p.norm, own, weight, bias, t - q.begin, &shared);
 
         mix_row(p.shift, mix, x, before, (size_t)t * (size_t)p.shift.dim + (size_t)c);
         before = x;

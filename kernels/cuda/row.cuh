@@ -52,16 +52,6 @@ static __device__ __forceinline__ int row_place(void)
     return (int)(blockIdx.y * blockDim.x + threadIdx.x) * ROW_OWN;
 }
 
-/* Of every thread of the row: what was written before is seen after. */
-static __device__ __forceinline__ void row_barrier(void)
-{
-#if __CUDA_ARCH__ >= 900
-    cluster_barrier();
-#else
-    __syncthreads();
-#endif
-}
-
 /* Numbers c to c + 3 of row t, complete. */
 static __device__ __forceinline__ floats<ROW_OWN> load_own(const struct norm &p,
                                                            const struct pieces &add, int t, int c)
@@ -89,38 +79,74 @@ static __device__ __forceinline__ floats<ROW_OWN> load_own(const struct norm &p,
     return x;
 }
 
-static __device__ __forceinline__ void put_moments(moments *to, int rank, moments m)
+/* The moments of a row's warps; of two rows in turn, as a block may be one ahead of another. Those
+ * of other blocks are sent, and nothing but a count of their bytes is waited for: a barrier of the
+ * cluster would wait for all that was written before. */
+struct row_moments {
+    moments of[2][ROW_WARPS_MAX];
+    uint64_t sent[2];
+};
+
+/* Before the first row: every block is there. */
+static __device__ __forceinline__ void begin_rows(struct row_moments *s)
 {
 #if __CUDA_ARCH__ >= 900
-    store_to_block((float *)to, rank, m.mean, m.square);
-#else
-    *to = m;
+    if (gridDim.y == 1)
+        return;
+    if (threadIdx.x == 0) {
+        barrier_init(&s->sent[0], 1);
+        barrier_init(&s->sent[1], 1);
+        barriers_ready();
+    }
+    __syncwarp();
+    cluster_arrive();
+    cluster_wait();
 #endif
 }
 
-/* shared: of as many warps as a row has, free again when the row's threads have met. They met
- * before the first call: every block is there. */
-static __device__ __forceinline__ moments row_moments(const floats<ROW_OWN> &x, moments *shared)
+/* m of the warp, of all warps. Blocks that are alone are no cluster, and cannot send. */
+static __device__ __forceinline__ void share_moments(moments m, moments *of, uint64_t *sent,
+                                                     uint32_t parity)
 {
     const int warps = (int)blockDim.x / WARP, lane = (int)threadIdx.x % WARP;
+    moments *const place = of + (int)blockIdx.y * warps + (int)threadIdx.x / WARP;
+
+    if (gridDim.y == 1) {
+        if (lane == 0)
+            *place = m;
+        __syncthreads();
+        return;
+    }
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x == 0)
+        barrier_expect(sent, (uint32_t)(gridDim.y * warps * sizeof(m)));
+    __syncwarp();
+    if (lane < (int)gridDim.y)
+        store_at_block(&place->mean, { m.mean, m.square }, sent, lane);
+    barrier_wait_cluster(sent, parity);
+#endif
+}
+
+/* Of the k-th row. */
+static __device__ __forceinline__ moments join_row(const floats<ROW_OWN> &x, int k,
+                                                   struct row_moments *s)
+{
+    const int warps = (int)(gridDim.y * blockDim.x) / WARP;
     moments m = { ((x.v[0] + x.v[1]) + (x.v[2] + x.v[3])) / ROW_OWN, 0.0f };
 
     for (int j = 0; j < ROW_OWN; j++)
         m.square += (x.v[j] - m.mean) * (x.v[j] - m.mean);
-    m = join_lanes(m, ROW_OWN);
-    if (lane < (int)gridDim.y)
-        put_moments(shared + (int)blockIdx.y * warps + (int)threadIdx.x / WARP, lane, m);
-    row_barrier();
-    return join_sets(shared, warps * (int)gridDim.y, ROW_OWN * WARP);
+    share_moments(join_lanes(m, ROW_OWN), s->of[k % 2], &s->sent[k % 2], k / 2 % 2);
+    return join_sets(s->of[k % 2], warps, ROW_OWN * WARP);
 }
 
-/* The thread's numbers, normed. */
+/* The thread's numbers of the k-th row, normed. */
 static __device__ __forceinline__ floats<ROW_OWN> norm_own(const struct norm &p, floats<ROW_OWN> x,
                                                            const floats<ROW_OWN> &weight,
-                                                           const floats<ROW_OWN> &bias,
-                                                           moments *shared)
+                                                           const floats<ROW_OWN> &bias, int k,
+                                                           struct row_moments *s)
 {
-    const moments m = row_moments(x, shared);
+    const moments m = join_row(x, k, s);
     const float mean = p.kind == NORM_LAYER ? m.mean : 0.0f, off = m.mean - mean;
     const float scale = 1.0f / sqrtf(m.square / (float)p.dim + off * off + p.eps);
 

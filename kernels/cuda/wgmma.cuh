@@ -74,6 +74,16 @@ static __device__ __forceinline__ bool barrier_passed(uint64_t *b, uint32_t pari
     return passed;
 }
 
+/* The same where other blocks of the cluster have written. */
+static __device__ __forceinline__ void barrier_wait_cluster(uint64_t *b, uint32_t parity)
+{
+    asm volatile("{.reg .pred done;\n"
+                 "again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;}" ::"r"(shared_address(b)),
+                 "r"(parity)
+                 : "memory");
+}
+
 /* L2 policies of a copy, in the encoding of createpolicy. */
 static const uint64_t L2_EVICT_FIRST = 0x12f0000000000000u, L2_EVICT_LAST = 0x14f0000000000000u;
 
@@ -188,6 +198,31 @@ WGMMA(256, 128, 129, __nv_bfloat16, "bf16")
 WGMMA(256, 128, 129, __half, "f16")
 #endif
 
+/* This block in its cluster; and along x its cluster, and how many there are. */
+static __device__ __forceinline__ int rank_in_cluster(void)
+{
+    int rank;
+
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+static __device__ __forceinline__ int place_of_cluster(void)
+{
+    int x;
+
+    asm("mov.u32 %0, %%clusterid.x;" : "=r"(x));
+    return x;
+}
+
+static __device__ __forceinline__ int clusters_along_x(void)
+{
+    int n;
+
+    asm("mov.u32 %0, %%nclusterid.x;" : "=r"(n));
+    return n;
+}
+
 /* Every thread of every block of the cluster; what was written before is seen after. */
 static __device__ __forceinline__ void cluster_barrier(void)
 {
@@ -204,6 +239,31 @@ static __device__ __forceinline__ void cluster_leave(void)
                      : "memory");
 }
 
+/* The halves of a barrier that promises no more than that every block has begun, and shows its
+ * barriers_ready(). */
+static __device__ __forceinline__ void cluster_arrive(void)
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
+static __device__ __forceinline__ void cluster_wait(void)
+{
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/* To the place of p in the shared memory of the cluster's block `rank`, whose barrier at the place
+ * of `done` counts the 8 bytes. Nothing waits here. */
+static __device__ __forceinline__ void store_at_block(float *p, float2 v, uint64_t *done, int rank)
+{
+    asm volatile("{.reg .b32 there, barrier;\n"
+                 "mapa.shared::cluster.u32 there, %0, %2;\n"
+                 "mapa.shared::cluster.u32 barrier, %1, %2;\n"
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32"
+                 " [there], {%3, %4}, [barrier];}" ::"r"(shared_address(p)),
+                 "r"(shared_address(done)), "r"(rank), "f"(v.x), "f"(v.y)
+                 : "memory");
+}
+
 /* 16 bytes at the place of p in the shared memory of the cluster's block `rank`. */
 static __device__ __forceinline__ float4 load_of_block(const float *p, int rank)
 {
@@ -214,15 +274,6 @@ static __device__ __forceinline__ float4 load_of_block(const float *p, int rank)
                  : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
                  : "r"(shared_address(p)), "r"(rank));
     return v;
-}
-
-/* The other way, 8 bytes. */
-static __device__ __forceinline__ void store_to_block(float *p, int rank, float x, float y)
-{
-    asm volatile("{.reg .b32 there; mapa.shared::cluster.u32 there, %0, %1;\n"
-                 "st.shared::cluster.v2.f32 [there], {%2, %3};}" ::"r"(shared_address(p)),
-                 "r"(rank), "f"(x), "f"(y)
-                 : "memory");
 }
 
 #endif
