@@ -173,12 +173,22 @@ static bool splits(const struct stream *q, const struct linear *p, int now, int 
     return now + later == 2 && (size_t)p->T * p[now].w->bytes > LITTLE;
 }
 
+/* Whether two products of the same rows run beside each other by the path of pairs, whose blocks
+ * take their turns on the multiprocessors: none waits for another's end. */
+static bool takes_turns(const struct stream *q, const struct linear *p, int now, int later)
+{
+    return now == 1 && later == 1 && warpgroups_can(q, p) && p->x_bf16 && p->T > SKINNY_ROWS_BF16 &&
+           p->T <= BRANCH_ROWS;
+}
+
 /* Of few rows, whose products hold no multiprocessor for long, all begin at once. Else the later
  * ones begin first where they are most of it, or else when the others have ended: what is waited
  * for does not share the memory's rate. */
 void linear_split_cuda(struct stream *q, const struct linear *p, int now, int later)
 {
-    const bool at_once = p->T <= FEW_ROWS;
+    const bool turns = takes_turns(q, p, now, later), at_once = turns || p->T <= FEW_ROWS;
+    void (*const multiply)(struct stream *, const struct linear *, int) =
+        turns ? linear_pairs : linear_cuda;
     const bool later_first = !at_once && bytes_of(p + now, later) > MOST * bytes_of(p, now);
 
     if (!splits(q, p, now, later)) {
@@ -189,9 +199,9 @@ void linear_split_cuda(struct stream *q, const struct linear *p, int now, int la
         linear_cuda(q, p, now);
     branch_fork(q);
     if (at_once)
-        linear_cuda(q, p, now);
+        multiply(q, p, now);
     branch_begin(q);
-    linear_cuda(q, p + now, later);
+    multiply(q, p + now, later);
     branch_end(q);
     if (later_first)
         linear_cuda(q, p, now);
