@@ -231,6 +231,13 @@ struct norm_shift {
     struct token_shift shift;
 };
 
+/* A convolution, and a product of its rows: x of product is y of conv, which is no scratch memory,
+ * or x_bf16 its y_bf16. */
+struct conv_linear {
+    struct short_conv conv;
+    struct linear product;
+};
+
 /* A step size of each channel, and the scan that takes it; dt of scan is y of dt. */
 struct dt_scan {
     struct linear dt;
@@ -317,6 +324,7 @@ struct ops {
     void (*matrix_state)(struct stream *q, const struct batch *in, const struct matrix_state *p);
     void (*head_output)(struct stream *q, const struct head_output *p);
     void (*norm_shift)(struct stream *q, const struct batch *in, const struct norm_shift *p);
+    void (*conv_linear)(struct stream *q, const struct batch *in, const struct conv_linear *p);
     void (*dt_scan)(struct stream *q, const struct batch *in, const struct dt_scan *p);
     void (*scalar_state)(struct stream *q, const struct batch *in, const struct scalar_state *p);
     void (*delta_state)(struct stream *q, const struct batch *in, const struct delta_state *p);

@@ -25,6 +25,12 @@ void norm_shift_cpu(struct stream *q, const struct batch *in, const struct norm_
     pool_ops(q)->token_shift(q, in, &p->shift);
 }
 
+void conv_linear_cpu(struct stream *q, const struct batch *in, const struct conv_linear *p)
+{
+    pool_ops(q)->short_conv(q, in, &p->conv);
+    pool_ops(q)->linear(q, &p->product, 1);
+}
+
 void dt_scan_cpu(struct stream *q, const struct batch *in, const struct dt_scan *p)
 {
     pool_ops(q)->linear(q, &p->dt, 1);

@@ -19,6 +19,7 @@ const struct ops ops_cpu_plain = {
     .matrix_state = matrix_state_plain,
     .head_output = head_output_plain,
     .norm_shift = norm_shift_cpu,
+    .conv_linear = conv_linear_cpu,
     .dt_scan = dt_scan_cpu,
     .scalar_state = scalar_state_cpu,
     .delta_state = delta_state_cpu,

@@ -40,6 +40,7 @@ static const struct ops ops_cuda = {
     .matrix_state = matrix_state_cuda,
     .head_output = head_output_cuda,
     .norm_shift = norm_shift_cuda,
+    .conv_linear = conv_linear_cuda,
     .dt_scan = dt_scan_cuda,
     .scalar_state = scalar_state_cuda,
     .delta_state = delta_state_cuda,
@@ -232,6 +233,7 @@ static void cuda_destroy(struct backend *be)
     steps_destroy(c->steps);
     cudaFree(q->workspace);
     cudaFree(q->branch_workspace);
+    cudaFree(q->arrived);
     copies_destroy(c->copies);
     if (q->branched)
         cudaEventDestroy(q->branched);
@@ -283,6 +285,10 @@ static bool open_stream(struct backend_cuda *c, struct error *err)
         e = cudaStreamCreateWithFlags(&q->branch, cudaStreamNonBlocking);
     if (e == cudaSuccess)
         e = cudaEventCreateWithFlags(&q->branched, cudaEventDisableTiming);
+    if (e == cudaSuccess)
+        e = cudaMalloc(&q->arrived, ARRIVALS * sizeof(*q->arrived));
+    if (e == cudaSuccess)
+        e = cudaMemsetAsync(q->arrived, 0, ARRIVALS * sizeof(*q->arrived), q->cuda);
     if (e == cudaSuccess && !(c->copies = copies_create(q)))
         e = cudaErrorMemoryAllocation;
     if (e == cudaSuccess && !(c->steps = q->steps = steps_create(q)))

@@ -41,6 +41,8 @@ struct linear_plans; /* linear*.cu's: what was chosen for each shape */
 struct sampling;     /* sampling.cuh */
 struct steps;        /* steps.cuh */
 
+enum { ARRIVALS = 64 };
+
 struct stream {
     cudaStream_t cuda;
     struct device_batch in;
@@ -50,7 +52,9 @@ struct stream {
     struct steps *steps;        /* borrowed: the backend */
     void *workspace;            /* see stream_workspace() */
     size_t workspace_bytes;
-    int device, sms;     /* multiprocessors */
+    unsigned
+        *arrived;    /* [ARRIVALS] conv_linear.cu's: every launch leaves zeros, as it finds them */
+    int device, sms; /* multiprocessors */
     size_t block_memory; /* shared memory that a block can ask for */
     bool overlaps;       /* the device can start a kernel before the one in front ends */
     bool recording;
@@ -165,6 +169,7 @@ void delta_gates_cuda(struct stream *q, const struct delta_gates *p);
 void matrix_state_cuda(struct stream *q, const struct batch *in, const struct matrix_state *p);
 void head_output_cuda(struct stream *q, const struct head_output *p);
 void norm_shift_cuda(struct stream *q, const struct batch *in, const struct norm_shift *p);
+void conv_linear_cuda(struct stream *q, const struct batch *in, const struct conv_linear *p);
 void dt_scan_cuda(struct stream *q, const struct batch *in, const struct dt_scan *p);
 void scalar_state_cuda(struct stream *q, const struct batch *in, const struct scalar_state *p);
 void delta_state_cuda(struct stream *q, const struct batch *in, const struct delta_state *p);

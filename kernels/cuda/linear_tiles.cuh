@@ -115,13 +115,15 @@ static __device__ __forceinline__ const struct tiled &product_of_tile(const G &g
 }
 
 /* Enqueues kernel<<<grid, threads, shared>>>(g) in clusters of so many blocks along x, which may
- * start before the kernel in front has ended. */
+ * start before the kernel in front has ended. A kernel whose launches differ in `shared` names the
+ * most it takes, so that none lowers what a recorded one was allowed. */
 template <typename G>
 static void launch_clusters(struct stream *q, void (*kernel)(G), dim3 grid, int threads, int shared,
-                            int blocks, const G &g)
+                            int blocks, const G &g, int most = 0)
 {
     stream_note(q,
-                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     shared > most ? shared : most),
                 "linear");
     launch_as(q, "linear", true, dim3((unsigned)blocks), kernel, grid, dim3((unsigned)threads),
               (size_t)shared, g);

@@ -99,6 +99,19 @@ static __device__ __forceinline__ void load_matrices(unsigned (&r)[4], const voi
                      : "memory");
 }
 
+/* How many of `all` had arrived before; the last one leaves zero. What those wrote before, this
+ * thread or one that it shared a barrier with, is seen after. */
+static __device__ __forceinline__ unsigned arrive_in_turn(unsigned *count, unsigned all)
+{
+    unsigned before;
+
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(count), "r"(all - 1)
+                 : "memory");
+    return before;
+}
+
 /* Two floats as bf16, rounded to nearest, x in the lower half. */
 static __device__ __forceinline__ unsigned pack_bf16(float x, float y)
 {

@@ -167,21 +167,21 @@ static struct linear block(const struct arch_step *a, int l, const struct linear
 
     o->norm(q, &norm);
     o->linear_split(q, in, 1, 1); /* z: until the scan */
-    o->short_conv(q, a->in,
-                  &(struct short_conv){ .y = s->c,
-                                        .y_bf16 = arch_bf16_rows(a, s->y),
-                                        .x = s->c_in,
-                                        .y_ld = inner,
-                                        .x_ld = inner,
-                                        .weight = w->conv,
-                                        .bias = w->conv_bias,
-                                        .dim = d[INNER],
-                                        .W = d[CONV],
-                                        .silu = true,
-                                        .state = arch_state(a, STATE_CONV, l) });
     struct linear x = arch_linear(a, s->rbc, a->bf16_rows ? s->y : s->c, &w->x, NULL, ACT_NONE);
     x.y_bf16 = d[MIXER_NORMS] ? NULL : arch_bf16_rows(a, s->rx);
-    o->linear(q, &x, 1);
+    o->conv_linear(q, a->in,
+                   &(struct conv_linear){ .conv = { .y = s->c,
+                                                    .y_bf16 = arch_bf16_rows(a, s->y),
+                                                    .x = s->c_in,
+                                                    .y_ld = inner,
+                                                    .x_ld = inner,
+                                                    .weight = w->conv,
+                                                    .bias = w->conv_bias,
+                                                    .dim = d[INNER],
+                                                    .W = d[CONV],
+                                                    .silu = true,
+                                                    .state = arch_state(a, STATE_CONV, l) },
+                                          .product = x });
     if (d[MIXER_NORMS]) {
         norm_part(a, s->rbc, arch_bf16_rows(a, s->rx), R);
         norm_part(a, s->rbc + R, NULL, N);

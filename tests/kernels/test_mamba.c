@@ -165,6 +165,31 @@ static void run_on(struct backend *be, const struct layout *l,
     check_return(be);
 }
 
+/* Weights that are numbers of bf16, as a matrix of either type. */
+static struct matrix pack(struct backend *be, enum dtype dtype, int rows, int cols, const float *w)
+{
+    const size_t n = (size_t)rows * (size_t)cols;
+    uint16_t *half = check_memory(n * sizeof(*half));
+    struct matrix m;
+    struct error err;
+
+    for (size_t i = 0; i < n; i++)
+        half[i] = f32_to_bf16(w[i]);
+    assert_true(be->pack_matrix(be, &m, dtype, rows, cols,
+                                dtype == DTYPE_F32 ? (const void *)w : half, &err));
+    return m;
+}
+
+static float *make_weights(int rows, int cols)
+{
+    const size_t n = (size_t)rows * (size_t)cols;
+    float *w = check_floats(n, -0.1, 0.1);
+
+    for (size_t i = 0; i < n; i++)
+        w[i] = bf16_to_f32(f32_to_bf16(w[i]));
+    return w;
+}
+
 /* Step sizes and scan. */
 struct dt_case {
     struct layout l;
@@ -218,26 +243,10 @@ static struct dt_case make_dt_case(bool bf16_rows)
     c.A = check_floats(dim * (size_t)c.N, -1.5, -0.1);
     c.D = check_floats(dim, -1, 1);
     c.bias = check_floats(dim, -4, 0);
-    c.w = check_floats(dim * (size_t)c.rank, -0.1, 0.1);
-    for (size_t i = 0; i < dim * (size_t)c.rank; i++)
-        c.w[i] = bf16_to_f32(f32_to_bf16(c.w[i]));
+    c.w = make_weights(c.dim, c.rank);
     c.states = make_states((dim * (size_t)c.N + 3) / 4 * 4 + (c.aligned ? 4 : 1), c.l.slots,
                            check_int(0, 1));
     return c;
-}
-
-static struct matrix pack(struct backend *be, const struct dt_case *c)
-{
-    const size_t n = (size_t)c->dim * (size_t)c->rank;
-    uint16_t *half = check_memory(n * sizeof(*half));
-    struct matrix m;
-    struct error err;
-
-    for (size_t i = 0; i < n; i++)
-        half[i] = f32_to_bf16(c->w[i]);
-    assert_true(be->pack_matrix(be, &m, c->dtype, c->dim, c->rank,
-                                c->dtype == DTYPE_F32 ? (const void *)c->w : half, &err));
-    return m;
 }
 
 static void run_dt_scan(struct backend *be, const struct batch *in, void *arg)
@@ -246,7 +255,7 @@ static void run_dt_scan(struct backend *be, const struct batch *in, void *arg)
     const struct dt_case *c = r->c;
     const size_t dim = (size_t)c->dim, size = sizeof(float);
     const struct rows dt = make_rows(in->T, c->dim, c->aligned, 0, 0);
-    struct matrix w = pack(be, c);
+    struct matrix w = pack(be, c->dtype, c->dim, c->rank, c->w);
     float *steps = check_lend(be, dt.x, dt.n * size);
     const float *bc = show(be, &c->bc);
     const struct linear product = {
@@ -348,6 +357,212 @@ static void a_scan_makes_its_own_step_sizes(void **state)
                             (size_t)c.l.in.T * c.out.ld, tolerance + (c.y ? 0 : 0x1p-2));
                 if (c.y && c.y_bf16)
                     check_rounded("dt_scan", &c, &a);
+            }
+            check_release(NULL);
+        }
+    }
+}
+
+/* A convolution and the product of its rows. */
+struct conv_case {
+    struct layout l;
+    int dim, W, rows;
+    enum dtype dtype;
+    bool narrow, silu, conv_bias, bias, y, y_bf16;
+    struct rows x, c, out; /* c: what the convolution makes */
+    float *taps, *shift, *w, *add;
+    struct states states;
+};
+
+struct conv_result {
+    const struct conv_case *c;
+    float *rows, *y;
+    uint16_t *y_bf16;
+    struct states states;
+};
+
+/* Sizes that fit, some of them those of Mamba 2.8B, or any. */
+static struct conv_case make_conv_case(bool bf16_rows)
+{
+    const bool fit = check_int(0, 5) > 0, large = fit && check_int(0, 7) == 0;
+    const bool aligned = fit || check_int(0, 1), few = !large && check_int(0, 2) > 0;
+    const enum shape shape = check_int(0, 5) ? ONE_EACH : RAGGED;
+    struct conv_case c = { .l = make_layout(few ? check_int(1, 24) : check_int(1, 136), shape),
+                           .dim = large ? 64 * check_int(70, 80)
+                                  : fit ? 64 * check_int(1, 24)
+                                        : check_int(1, 200),
+                           .W = check_int(0, 15) ? 4 : check_int(2, 6),
+                           .rows = fit ? 16 * check_int(1, 18) : check_int(1, 70),
+                           .dtype = check_int(0, 15) ? DTYPE_BF16 : DTYPE_F32,
+                           .silu = check_int(0, 15) > 0,
+                           .conv_bias = check_int(0, 3) > 0,
+                           .bias = check_int(0, 1),
+                           .y = check_int(0, 2) > 0 };
+    const int T = c.l.in.T;
+    const size_t dim = (size_t)c.dim;
+
+    c.narrow = bf16_rows && c.dtype == DTYPE_BF16 && check_int(0, 9) > 0;
+    c.y_bf16 = bf16_rows && (!c.y || check_int(0, 1));
+    c.y = c.y || !c.y_bf16;
+    c.x = make_rows(T, c.dim, aligned, -1, 1);
+    c.c = make_rows(T, c.dim, aligned, 0, 1);
+    c.out = make_rows(T, c.rows, aligned, 0, 1);
+    c.taps = check_floats(dim * (size_t)c.W, -1, 1);
+    c.shift = check_floats(dim, -1, 1);
+    c.w = make_weights(c.rows, c.dim);
+    c.add = check_floats((size_t)c.rows, -1, 1);
+    c.states =
+        make_states((dim * (size_t)(c.W - 1) + 3) / 4 * 4 + (aligned ? 4 : 1), c.l.slots, false);
+    return c;
+}
+
+static void enqueue_conv_linear(struct backend *be, const struct batch *in,
+                                const struct conv_result *r, const struct matrix *w)
+{
+    const struct conv_case *c = r->c;
+    const size_t dim = (size_t)c->dim, size = sizeof(float), half = sizeof(uint16_t);
+    uint16_t *narrow =
+        c->narrow ? check_lend(be, check_memory(c->c.n * half), c->c.n * half) : NULL;
+    const struct short_conv conv = { .y = check_lend(be, r->rows, c->c.n * size),
+                                     .y_bf16 = narrow,
+                                     .x = show(be, &c->x),
+                                     .y_ld = c->c.ld,
+                                     .x_ld = c->x.ld,
+                                     .weight = check_show(be, c->taps, dim * (size_t)c->W * size),
+                                     .bias =
+                                         c->conv_bias ? check_show(be, c->shift, dim * size) : NULL,
+                                     .dim = c->dim,
+                                     .W = c->W,
+                                     .silu = c->silu,
+                                     .state = lend_states(be, &r->states) };
+    const struct linear product = {
+        .y = c->y ? check_lend(be, r->y, c->out.n * size) : NULL,
+        .y_bf16 = c->y_bf16 ? check_lend(be, r->y_bf16, c->out.n * half) : NULL,
+        .x = narrow ? NULL : conv.y,
+        .x_bf16 = narrow,
+        .y_ld = c->out.ld,
+        .x_ld = c->c.ld,
+        .w = w,
+        .bias = c->bias ? check_show(be, c->add, (size_t)c->rows * size) : NULL,
+        .T = in->T
+    };
+
+    be->ops->conv_linear(be->stream, in, &(struct conv_linear){ conv, product });
+}
+
+/* Two of them, one right behind the other. */
+static void run_conv_linear(struct backend *be, const struct batch *in, void *arg)
+{
+    const struct conv_result *r = arg;
+    const struct conv_case *c = r->c;
+    struct matrix w = pack(be, c->dtype, c->rows, c->dim, c->w);
+
+    enqueue_conv_linear(be, in, &r[0], &w);
+    enqueue_conv_linear(be, in, &r[1], &w);
+    check_return(be);
+    be->free(be, w.data);
+}
+
+static void conv_results_of(struct backend *be, const struct conv_case *c, struct conv_result r[2])
+{
+    for (int i = 0; i < 2; i++)
+        r[i] = (struct conv_result){ .c = c,
+                                     .rows = copy_of(c->c.x, c->c.n),
+                                     .y = copy_of(c->out.x, c->out.n),
+                                     .y_bf16 = check_memory(c->out.n * sizeof(uint16_t)),
+                                     .states = copy_of_states(&c->states) };
+    run_on(be, &c->l, run_conv_linear, r);
+}
+
+/* What the definition makes of the rows that were made, and the largest sum of absolute values
+ * behind one of its numbers. */
+static float *product_of(const struct conv_case *c, struct backend *plain, const float *rows,
+                         double *magnitude)
+{
+    float *x = copy_of(rows, c->c.n), *y = copy_of(c->out.x, c->out.n);
+    struct matrix w = pack(plain, c->dtype, c->rows, c->dim, c->w);
+
+    *magnitude = 0;
+    for (int t = 0; t < c->l.in.T; t++) {
+        double sum = 1;
+
+        for (int j = 0; j < c->dim; j++) {
+            float *number = &x[(size_t)t * c->c.ld + (size_t)j];
+
+            *number = c->narrow ? bf16_to_f32(f32_to_bf16(*number)) : *number;
+            sum += 0.1 * fabs((double)*number);
+        }
+        *magnitude = sum > *magnitude ? sum : *magnitude;
+    }
+    plain->ops->linear(plain->stream,
+                       &(struct linear){ .y = y,
+                                         .x = x,
+                                         .y_ld = c->out.ld,
+                                         .x_ld = c->c.ld,
+                                         .w = &w,
+                                         .bias = c->bias ? c->add : NULL,
+                                         .T = c->l.in.T },
+                       1);
+    plain->free(plain, w.data);
+    return y;
+}
+
+/* Rows that are not bf16 may be rounded on their way into a product on a device, each by up to 2^-9
+ * of itself. */
+static void check_product(const struct conv_case *c, const struct conv_result *r,
+                          struct backend *plain)
+{
+    double magnitude;
+    const float *y = product_of(c, plain, r->rows, &magnitude);
+    const double rounding = c->narrow ? 0 : 0x1p-9 * magnitude;
+    const double tolerance = check_tolerance(c->dim, magnitude) + rounding;
+
+    for (int t = 0; t < c->l.in.T; t++)
+        for (int j = 0; j < c->rows; j++) {
+            const size_t i = (size_t)t * c->out.ld + (size_t)j;
+            const float got = c->y ? r->y[i] : bf16_to_f32(r->y_bf16[i]);
+            const double off = fabs((double)got - (double)y[i]);
+
+            if (!(off <= tolerance + (c->y ? 0 : 0x1p-8 * fabs((double)y[i]))))
+                fail_msg("conv_linear: row %d, output %d is %.9g, defined as %.9g, tolerance %.3g",
+                         t, j, (double)got, (double)y[i], tolerance);
+            if (c->y && c->y_bf16 && r->y_bf16[i] != f32_to_bf16(r->y[i]))
+                fail_msg("conv_linear: row %d, output %d is not rounded", t, j);
+        }
+}
+
+static void check_repeated(const struct conv_result r[2])
+{
+    const struct conv_case *c = r->c;
+    const size_t rows = (size_t)c->l.in.T * c->c.ld, out = (size_t)c->l.in.T * c->out.ld;
+
+    check_equal("conv_linear again: rows", r[1].rows, r[0].rows, rows);
+    check_equal("conv_linear again", r[1].y, r[0].y, out);
+    check_equal("conv_linear again: state", r[1].states.x, r[0].states.x, r->states.n);
+    assert_memory_equal(r[1].y_bf16, r[0].y_bf16, out * sizeof(uint16_t));
+}
+
+/* What is multiplied is what the convolution wrote, to the last bit, so that its own rounding moves
+ * no bound of the product's. */
+static void a_convolution_multiplies_its_rows(void **state)
+{
+    (void)state;
+    for (int i = 1; check_backends[i]; i++) {
+        for (int k = 0; k < 80; k++) {
+            struct backend *plain = check_backend("plain", 1),
+                           *be = check_backend(check_backends[i], 1);
+
+            if (be) {
+                const struct conv_case c = make_conv_case(be->bf16_rows);
+                struct conv_result a[2], b[2];
+
+                conv_results_of(be, &c, a);
+                conv_results_of(plain, &c, b);
+                check_equal("conv_linear: state", a->states.x, b->states.x, c.states.n);
+                check_close("conv_linear: rows", a->rows, b->rows, (size_t)c.l.in.T * c.c.ld,
+                            check_tolerance(c.W, c.W + 1));
+                check_product(&c, a, plain);
+                check_repeated(a);
             }
             check_release(NULL);
         }
@@ -473,6 +688,7 @@ static void a_state_makes_its_own_decays(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(a_convolution_multiplies_its_rows, check_release),
         cmocka_unit_test_teardown(a_scan_makes_its_own_step_sizes, check_release),
         cmocka_unit_test_teardown(a_state_makes_its_own_decays, check_release),
     };

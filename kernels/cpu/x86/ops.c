@@ -18,6 +18,7 @@ const struct ops ISA_BF16(ops_cpu) = {
     .matrix_state = ISA(matrix_state),
     .head_output = ISA(head_output),
     .norm_shift = norm_shift_cpu,
+    .conv_linear = conv_linear_cpu,
     .dt_scan = dt_scan_cpu,
     .scalar_state = scalar_state_cpu,
     .delta_state = delta_state_cpu,
