@@ -67,17 +67,34 @@ void cache_plan(struct engine *e, struct sequence *s)
         s->cut = next;
 }
 
-void cache_failed(struct engine *e, struct sequence *s)
+/* It takes the whole context in. */
+static void begin_anew(struct engine *e, struct sequence *s)
 {
     struct job *job = s->job;
 
-    prefix_lost(e->prefix, s->origin);
     tiers_release(e->tiers, s->origin);
     s->origin = NULL;
     s->fed = 0;
     e->counters.prompt_tokens += job->cached;
     job->cached = job->command->turn.cached_tokens = 0;
     cache_plan(e, s);
+}
+
+void cache_failed(struct engine *e, struct sequence *s)
+{
+    prefix_lost(e->prefix, s->origin);
+    begin_anew(e, s);
+}
+
+bool cache_yield(struct engine *e)
+{
+    for (struct sequence *s = e->queue; s; s = s->next) {
+        if (!s->job->cached || s->lifted)
+            continue;
+        begin_anew(e, s);
+        return true;
+    }
+    return false;
 }
 
 void cache_cut(struct engine *e, struct sequence *s)

@@ -274,6 +274,9 @@ struct checkpoint *cache_find(struct engine *e, uint64_t owner, const int32_t *i
 /* The state that it was to go on from cannot be read: it is forgotten, and the sequence takes
  * the whole context in. */
 void cache_failed(struct engine *e, struct sequence *s);
+/* A queued turn that was to go on from such a state takes the whole context in: then that may make
+ * way. false: there is none. */
+bool cache_yield(struct engine *e);
 /* The sequence is about to take its prompt in, or has come to its cut. */
 void cache_plan(struct engine *e, struct sequence *s);
 void cache_cut(struct engine *e, struct sequence *s);

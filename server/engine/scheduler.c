@@ -227,6 +227,8 @@ static void admit(struct engine *e)
             continue;
         if (slot < 0 && (e->running_count || journal_busy(e)))
             return; /* a running one will give its slot back */
+        if (slot < 0 && others <= 0 && cache_yield(e))
+            others = e->queued;
         s = dequeue(e);
         if (slot < 0 && others-- > 0) { /* what is in the slots may wait for one behind it */
             scheduler_enqueue(e, s, false);

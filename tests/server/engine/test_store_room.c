@@ -429,6 +429,48 @@ static void states_that_turns_wait_with_hold_up_none_before_them(void **unused)
     rig_close(&r);
 }
 
+/* More turns than one wait with each of the states that fill all places there are. */
+static void a_state_that_two_turns_wait_with_holds_up_neither(void **unused)
+{
+    enum { ROUNDS = 30, SLOTS = 2, RECORDS = 1, LEFT = SLOTS + RECORDS, LENGTH = 20 };
+    struct outcome *got = calloc(2 * LEFT, sizeof(*got)), *want[2 * LEFT];
+    struct command *c[2 * LEFT];
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, model, &store_roomy, 1);
+    for (int shape = 0; shape < SLOTS * (RECORDS + 1); shape++) {
+        int slots = 1 + shape % SLOTS, records = shape / SLOTS, left = slots + records;
+        struct engine_options o =
+            store_options(slots, (size_t)records * model_info(r.model)->layout.bytes);
+        struct rig few;
+
+        rig_open(&few, model, &o, 1);
+        for (int round = 0; round < ROUNDS; round++) {
+            for (int i = 0; i < 2 * left; i++) {
+                int32_t id[LENGTH + 1];
+
+                for (int k = 0; k <= LENGTH; k++)
+                    id[k] = 5 + (round * LEFT + i / 2 + k * (i / 2 + 1)) % 90;
+                if (i % 2 == 0)
+                    free(rig_run_turn(&few, rig_turn("", id, LENGTH, 1)));
+                c[i] = rig_turn("", id, LENGTH + 1, 1);
+                want[i] = rig_run_turn(&r, rig_turn("", id, LENGTH + 1, 1));
+            }
+            rig_run(&few, c, 2 * left, got);
+            for (int i = 0; i < 2 * left; i++) {
+                assert_int_equal(got[i].problem.what, PROBLEM_NONE);
+                assert_int_equal(got[i].choice[0].id[0], want[i]->choice[0].id[0]);
+                free(want[i]);
+                command_free(c[i]);
+            }
+        }
+        rig_close(&few);
+    }
+    free(got);
+    rig_close(&r);
+}
+
 /* While its turn runs, too. */
 static void an_anchor_makes_way_for_a_state(void **unused)
 {
@@ -565,6 +607,7 @@ int main(void)
         IN_FOLDER(choices_fit_wherever_a_turn_does),
         IN_FOLDER(what_the_store_has_makes_way_for_choices),
         IN_FOLDER(states_that_turns_wait_with_hold_up_none_before_them),
+        IN_FOLDER(a_state_that_two_turns_wait_with_holds_up_neither),
         IN_FOLDER(an_anchor_makes_way_for_a_state),
         IN_FOLDER(turns_share_the_slots_by_time),
         IN_FOLDER(a_slot_that_was_used_equals_a_fresh_one),
