@@ -186,7 +186,7 @@ static bool build_command(struct generation *g, int i)
     return true;
 }
 
-/* The tokens are there: every prompt's turn goes down, or none that is not yet on its way. */
+/* The tokens are there: every prompt's turn goes down, or none. */
 static void send_turns(struct pending *p)
 {
     struct generation *g = (struct generation *)p;
@@ -208,18 +208,12 @@ static void send_turns(struct pending *p)
             return;
         }
     }
-    while (g->sent < g->params.prompts) {
-        if (!engine_send(p->api->engine, g->command[g->sent])) {
-            problem_set(&problem, PROBLEM_QUEUE_FULL, NULL, "the queue is full");
-            remember_problem(g, &problem);
-            break;
-        }
-        g->sent++;
+    if (!engine_send_all(p->api->engine, g->command, g->params.prompts)) {
+        problem_set(&problem, PROBLEM_QUEUE_FULL, NULL, "the queue is full");
+        generation_refuse(g, &problem);
+        return;
     }
-    if (g->sent == 0)
-        generation_refuse(g, &g->problem);
-    else if (g->sent < g->params.prompts)
-        cancel_turns(g);
+    g->sent = g->params.prompts;
 }
 
 void generation_start(struct generation *g, const struct reply_shape *shape)
@@ -333,6 +327,13 @@ static void take_answer(struct generation *g, struct command *c)
         complete(g);
 }
 
+/* One of its turns failed before anything was streamed: the answer is the refusal. A turn that was
+ * late may have an answer all the same. */
+static bool is_refused(const struct generation *g)
+{
+    return g->problem.what != PROBLEM_NONE && !g->streaming && !g->late;
+}
+
 void generation_take(struct pending *p, struct event *e)
 {
     struct generation *g = (struct generation *)p;
@@ -343,7 +344,7 @@ void generation_take(struct pending *p, struct event *e)
         take_answer(g, e->command);
         return;
     }
-    if ((p->gone || g->lost) && !p->repeat)
+    if (((p->gone || g->lost) && !p->repeat) || is_refused(g))
         return;
     while (g->command[i] != e->command)
         i++;

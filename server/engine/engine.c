@@ -323,7 +323,12 @@ void engine_destroy(struct engine *e)
 
 bool engine_send(struct engine *e, struct command *c)
 {
-    return mailbox_put(&e->mailbox, c);
+    return engine_send_all(e, &c, 1);
+}
+
+bool engine_send_all(struct engine *e, struct command *const *c, int n)
+{
+    return mailbox_put(&e->mailbox, c, n);
 }
 
 void engine_nudge(struct engine *e)

@@ -124,6 +124,8 @@ struct checkpoint *engine_decode(struct engine *e, const void *file, size_t len,
 /* Moves the command down. false when the mailbox is full: it stays the caller's, who answers
  * queue_full. */
 bool engine_send(struct engine *e, struct command *c);
+/* The same of several, all or none: they are obeyed before any of them runs. */
+bool engine_send_all(struct engine *e, struct command *const *c, int n);
 /* Tells the engine to look at its commands' `cancelled` flags. */
 void engine_nudge(struct engine *e);
 /* The next event, moved to the caller; NULL when there is none now. */

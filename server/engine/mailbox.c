@@ -53,16 +53,15 @@ void mailbox_finish(struct mailbox *m)
     pthread_mutex_destroy(&m->lock);
 }
 
-bool mailbox_put(struct mailbox *m, struct command *c)
+bool mailbox_put(struct mailbox *m, struct command *const *c, int n)
 {
     bool room;
 
     pthread_mutex_lock(&m->lock);
-    room = m->count < m->capacity;
-    if (room) {
-        m->command[(m->first + m->count++) % m->capacity] = c;
-        m->owed++;
-    }
+    room = n <= m->capacity - m->count;
+    for (int i = 0; room && i < n; i++)
+        m->command[(m->first + m->count++) % m->capacity] = c[i];
+    m->owed += room ? n : 0;
     pthread_cond_signal(&m->arrived);
     pthread_mutex_unlock(&m->lock);
     return room;

@@ -30,8 +30,8 @@ struct event_list {
 bool mailbox_init(struct mailbox *m, int capacity); /* false: no memory */
 void mailbox_finish(struct mailbox *m);             /* frees what was not delivered */
 
-/* Loop thread. put: false when full. */
-bool mailbox_put(struct mailbox *m, struct command *c);
+/* Loop thread. put: all n, behind each other, or, when there is no room, none: false. */
+bool mailbox_put(struct mailbox *m, struct command *const *c, int n);
 void mailbox_nudge(struct mailbox *m);
 struct event *mailbox_take_event(struct mailbox *m);
 bool mailbox_settled(struct mailbox *m); /* nothing is owed */

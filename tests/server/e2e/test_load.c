@@ -148,6 +148,52 @@ static void beyond_the_queue_clients_are_told_to_come_again(void **state)
     assert_int_equal(live_stop(&small), 0);
 }
 
+static struct client begin_prompts(const struct live *l, int prompts, int tokens)
+{
+    struct client c = client_dial(l->port);
+    char body[512];
+    int len = snprintf(body, sizeof(body),
+                       "{\"max_tokens\":%d,\"ignore_eos\":true,\"stream\":true,"
+                       "\"prompt\":[\"a\"",
+                       tokens);
+
+    while (--prompts)
+        len += snprintf(body + len, sizeof(body) - (size_t)len, ",\"a\"");
+    len += snprintf(body + len, sizeof(body) - (size_t)len, "]}");
+    assert_true(client_ask(&c, "POST", "/v1/completions", NULL, body, (size_t)len));
+    return c;
+}
+
+/* Nothing of it is streamed: the refusal is one that libraries try again after. */
+static void a_request_whose_prompts_do_not_all_fit_is_refused_as_one(void **state)
+{
+    enum { SLOTS = 2, QUEUE = 4, ROUNDS = 10 };
+    struct client first, other;
+    struct response r;
+    struct live small;
+
+    (void)state;
+    live_start(&small, DEMO, "--slots", "2", "--max-batch", "2", "--max-queue", "4", NULL);
+    first = begin_prompts(&small, 1, 60000);
+    assert_true(client_read_head(&first, &r));
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int prompts = SLOTS + QUEUE; prompts <= 4 * (SLOTS + QUEUE); prompts *= 2) {
+            other = begin_prompts(&small, prompts, 16);
+            assert_true(client_read(&other, &r));
+            assert_refusal(&r, 429, "queue_full", "prompts");
+            response_finish(&r);
+            client_close(&other);
+        }
+        other = begin_prompts(&small, SLOTS, 4);
+        assert_true(client_read_head(&other, &r));
+        assert_int_equal(r.status, 200);
+        client_close(&other);
+        assert_true(live_reaches(&small, "eddy_turns_running", 1, 10));
+    }
+    client_close(&first);
+    assert_int_equal(live_stop(&small), 0);
+}
+
 static int start(void **state)
 {
     (void)state;
@@ -169,6 +215,7 @@ int main(void)
         cmocka_unit_test(a_thousand_streams_are_each_as_if_alone),
         cmocka_unit_test(a_connection_that_waits_costs_little),
         cmocka_unit_test(beyond_the_queue_clients_are_told_to_come_again),
+        cmocka_unit_test(a_request_whose_prompts_do_not_all_fit_is_refused_as_one),
     };
 
     return cmocka_run_group_tests(tests, start, stop);
