@@ -110,7 +110,7 @@ struct http_server *http_server_open(uv_loop_t *loop, const struct http_options 
     struct http_server *s;
     int e;
 
-    if (!read_address(options, &address, err))
+    if (!origin_list_check(options->origins, err) || !read_address(options, &address, err))
         return NULL;
     s = calloc(1, sizeof(*s));
     if (!s) {

@@ -3,7 +3,36 @@
 #include <string.h>
 #include <strings.h>
 
+#include "config/error.h"
 #include "server/http/http_internal.h"
+
+#define LETTERS "abcdefghijklmnopqrstuvwxyz0123456789.-"
+
+/* As a browser writes it: in lower case, and nothing behind the host but a port. */
+static bool is_origin(const char *text, size_t len)
+{
+    size_t scheme = strspn(text, LETTERS "+"), before = scheme + 3;
+
+    if (len == 4 && strncmp(text, "null", 4) == 0) /* a page from a file */
+        return true;
+    return scheme && len > before && strncmp(text + scheme, "://", 3) == 0 &&
+           strspn(text + before, LETTERS "_[:]") == len - before;
+}
+
+bool origin_list_check(const char *list, struct error *err)
+{
+    if (!list || strcmp(list, "*") == 0)
+        return true;
+    for (size_t len; *list; list += len + (list[len] == ',')) {
+        len = strcspn(list, ",");
+        if (!is_origin(list, len))
+            return error_set(err, ERR_INPUT,
+                             "allow_origin: \"%.*s\" is no origin as browsers send it, like "
+                             "https://chat.example or http://localhost:3000",
+                             (int)(len < 100 ? len : 100), list);
+    }
+    return true;
+}
 
 const char *origin_allow(const char *list, const char *origin)
 {

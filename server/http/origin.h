@@ -11,10 +11,13 @@
 
 #include <stdbool.h>
 
+struct error;
 struct exchange;
 struct problem;
 struct request;
 
+/* Whether all of a list are what browsers send; ERR_INPUT names one that never would be met. */
+bool origin_list_check(const char *list, struct error *err);
 /* What Access-Control-Allow-Origin says to this Origin (NULL: none was sent); NULL: nothing.
  * list: exact origins with a comma between, or "*", or NULL for none. */
 const char *origin_allow(const char *list, const char *origin);

@@ -459,6 +459,17 @@ static void a_device_that_is_not_there_is_refused_in_one_line(void **state)
     assert_int_equal(r.status, 2);
 }
 
+static void a_server_does_not_start_with_pages_that_it_would_never_know(void **state)
+{
+    static struct result r;
+
+    (void)state;
+    RUN(&r, "", "serve", DEMO, "--port", "0", "--allow-origin", "http://a.example,b.example");
+    assert_int_equal(r.status, 2);
+    assert_non_null(strstr(r.err, "\"b.example\""));
+    assert_ptr_equal(strchr(r.err, '\n'), r.err + strlen(r.err) - 1);
+}
+
 static void bench_says_what_it_cannot_pick(void **state)
 {
     static struct result r;
@@ -517,6 +528,7 @@ int main(void)
         cmocka_unit_test(serve_does_not_start_without_the_keys_it_was_told_of),
         cmocka_unit_test(a_model_is_its_folder_or_its_file),
         cmocka_unit_test(a_device_that_is_not_there_is_refused_in_one_line),
+        cmocka_unit_test(a_server_does_not_start_with_pages_that_it_would_never_know),
         cmocka_unit_test(bench_says_what_it_cannot_pick),
         cmocka_unit_test(an_interrupt_ends_the_turn_and_not_the_session),
     };

@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "config/error.h"
 #include "server/http/origin.h"
 #include "tests/server/http/site.h"
 
@@ -129,6 +130,41 @@ static void any_may_be_allowed_and_none_is(void **state)
     assert_string_equal(origin_allow("http://a,http://b", "http://b"), "http://b");
 }
 
+static void a_list_names_origins_as_browsers_send_them(void **state)
+{
+    static const char *const good[] = { "*",
+                                        "",
+                                        "null",
+                                        "https://a.example",
+                                        "http://localhost:3000,https://b-c.example:8443",
+                                        "http://[::1]:8080",
+                                        "http://127.0.0.1",
+                                        "chrome-extension://abcdefghijklmnop",
+                                        "tauri://localhost" };
+    static const char *const bad[] = { "a.example",
+                                       "https://",
+                                       "://a.example",
+                                       "https://a.example/",
+                                       "https://A.example",
+                                       "https://*.a.example",
+                                       "http://a.example, http://b.example",
+                                       "http://a.example,,http://b.example",
+                                       "http://a.example,*",
+                                       "http://a.example http://b.example",
+                                       "*,http://a.example",
+                                       "https://m\xc3\xbc.example" };
+    struct error err = { 0 };
+
+    (void)state;
+    assert_true(origin_list_check(NULL, &err));
+    for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+        assert_true(origin_list_check(good[i], &err));
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        assert_false(origin_list_check(bad[i], &err));
+        assert_int_equal(err.code, ERR_INPUT);
+    }
+}
+
 static int start(void **state)
 {
     (void)state;
@@ -151,6 +187,7 @@ int main(void)
         cmocka_unit_test(others_are_allowed_nothing),
         cmocka_unit_test(a_post_of_nothing_is_not_done_for_others),
         cmocka_unit_test(any_may_be_allowed_and_none_is),
+        cmocka_unit_test(a_list_names_origins_as_browsers_send_them),
     };
 
     return cmocka_run_group_tests(tests, start, stop);
