@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "config/error.h"
 #include "config/json_scan.h"
@@ -263,6 +264,17 @@ static bool read_environment(struct options *o, struct error *err)
             return false;
     }
     return true;
+}
+
+const char *options_find_stray(size_t *at)
+{
+    while (environ[*at]) {
+        const char *entry = environ[(*at)++];
+
+        if (!strncmp(entry, "EDDY_", 5) && !find_spelled("EDDY_", entry, strcspn(entry, "=")))
+            return entry;
+    }
+    return NULL;
 }
 
 /* *text is from malloc, for the caller to free, also on failure. */

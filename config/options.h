@@ -108,6 +108,9 @@ struct options {
  * whatever the environment says. */
 bool options_init(struct options *o, int argc, char **argv, struct error *err);
 void options_finish(struct options *o);
+/* The next variable of the environment, as NAME=VALUE, whose name begins as an option's and is
+ * none's; NULL: no other. *at is 0 at first. */
+const char *options_find_stray(size_t *at);
 
 void options_print_help(FILE *out);
 void options_print_table(FILE *out); /* Markdown, the README's table */

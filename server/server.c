@@ -19,6 +19,7 @@
 #include "server/api/repeats.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
+#include "server/http/origin.h"
 #include "server/keys.h"
 #include "server/state/format.h"
 #include "server/state/redis_url.h"
@@ -344,6 +345,9 @@ static bool listen_http(struct server *s, struct error *err)
     if (!s->api.http)
         return false;
     http_server_set_ready(s->api.http, false);
+    if (options.keyless && !is_loopback(o->host))
+        log_note(LOG_WARN, "keys", "without api_keys whoever reaches %s may use every session",
+                 o->host);
     return true;
 }
 

@@ -138,12 +138,23 @@ static int serve(const struct options *o, struct loaded *l)
     return served ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
+/* Their values may be secrets. */
+static void warn_of_strays(void)
+{
+    size_t at = 0;
+
+    for (const char *entry; (entry = options_find_stray(&at));)
+        log_note(LOG_WARN, "options", "%.*s is no option: it is ignored", (int)strcspn(entry, "="),
+                 entry);
+}
+
 int cli_serve(const struct options *o)
 {
     struct loaded l = { 0 };
     int code;
 
     log_configure(level_of(o->log_level), o->log_json);
+    warn_of_strays();
     code = serve(o, &l);
     loaded_finish(&l);
     return code;

@@ -121,8 +121,7 @@ struct http_server *http_server_open(uv_loop_t *loop, const struct http_options 
     s->options = *options;
     s->speed = 1;
     s->ready = true;
-    s->local =
-        options->keyless && (strcmp(options->host, "localhost") == 0 || is_loopback(options->host));
+    s->local = options->keyless && is_loopback(options->host);
     s->handles = 2;
     s->reserve = open_reserve();
     uv_tcp_init(loop, &s->listener);

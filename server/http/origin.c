@@ -66,6 +66,8 @@ bool is_loopback(const char *address)
     struct sockaddr_in v4;
     struct sockaddr_in6 v6;
 
+    if (strcmp(address, "localhost") == 0)
+        return true;
     if (uv_ip4_addr(address, 0, &v4) == 0)
         return ntohl(v4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
     return uv_ip6_addr(address, 0, &v6) == 0 &&

@@ -23,7 +23,7 @@ bool origin_list_check(const char *list, struct error *err);
 const char *origin_allow(const char *list, const char *origin);
 /* false: a POST without a body that a page of another origin sends. */
 bool origin_check(const char *list, const struct request *r, struct problem *p);
-/* Whether an address, without brackets, is one that no other machine reaches. */
+/* Whether an address, without brackets, or localhost is one that no other machine reaches. */
 bool is_loopback(const char *address);
 /* false: it asks for a host that is neither this machine's (localhost, *.localhost, a loopback
  * address) nor that of an origin in the list: such a page may call in any case. */

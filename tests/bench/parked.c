@@ -9,7 +9,7 @@
  * with nothing in the page cache (where this process may empty it) and with all of it. Reported
  * are the time until each is ready, the memory of the last, both beside those of one with an
  * empty folder, and what a client waits for the first token of TURNS random sessions, once with
- * the files in the page cache and once without. $EDDY_BINARY is the server. */
+ * the files in the page cache and once without. $EDDY is the server. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>

@@ -5,7 +5,7 @@
  * One conversation without a session: every turn sends all messages so far and a new one, to
  * a server with its prefix cache and, for comparison, with "cache": false, in turn. Reported
  * per turn are the tokens of the prompt, those that were spared, and the time to the first
- * text of both; the two answers must be equal. $EDDY_BINARY is the server. */
+ * text of both; the two answers must be equal. $EDDY is the server. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -470,6 +470,23 @@ static void a_server_does_not_start_with_pages_that_it_would_never_know(void **s
     assert_ptr_equal(strchr(r.err, '\n'), r.err + strlen(r.err) - 1);
 }
 
+/* A misspelled variable would otherwise leave a server without the keys that it was to have. */
+static void a_server_says_what_may_leave_it_open(void **state)
+{
+    static struct result r;
+
+    (void)state;
+    setenv("EDDY_API_KEY", "of-nobodys-business", 1);
+    RUN(&r, "", "serve", DEMO, "--port", "0", "--host", "0.0.0.0", "--durability", "now");
+    unsetenv("EDDY_API_KEY");
+    assert_int_equal(r.status, 2);
+    assert_non_null(strstr(r.err, "EDDY_API_KEY is no option"));
+    assert_null(strstr(r.err, "of-nobodys-business"));
+    assert_non_null(strstr(r.err, "without api_keys whoever reaches 0.0.0.0 "));
+    RUN(&r, "", "serve", DEMO, "--port", "0", "--host", "localhost", "--durability", "now");
+    assert_null(strstr(r.err, "api_keys"));
+}
+
 static void bench_says_what_it_cannot_pick(void **state)
 {
     static struct result r;
@@ -529,6 +546,7 @@ int main(void)
         cmocka_unit_test(a_model_is_its_folder_or_its_file),
         cmocka_unit_test(a_device_that_is_not_there_is_refused_in_one_line),
         cmocka_unit_test(a_server_does_not_start_with_pages_that_it_would_never_know),
+        cmocka_unit_test(a_server_says_what_may_leave_it_open),
         cmocka_unit_test(bench_says_what_it_cannot_pick),
         cmocka_unit_test(an_interrupt_ends_the_turn_and_not_the_session),
     };

@@ -32,7 +32,7 @@ static void raise_files(void)
 
 static pid_t spawn(char *const argv[], int out)
 {
-    const char *binary = getenv("EDDY_BINARY");
+    const char *binary = getenv("EDDY");
     pid_t pid;
 
     assert_non_null(binary);

@@ -1,6 +1,6 @@
 /* live.h - the real server as a child process: `eddy serve` on a free port.
  *
- * The executable's path comes in $EDDY_BINARY. What a test starts it ends; a child whose
+ * The executable's path comes in $EDDY. What a test starts it ends; a child whose
  * test died is killed by the system. */
 #ifndef TESTS_SERVER_E2E_LIVE_H
 #define TESTS_SERVER_E2E_LIVE_H

@@ -382,7 +382,7 @@ static void refuse_to_start(const char *const argv[], const char *word)
     assert_true(pid >= 0);
     if (!pid) {
         dup2(err[1], STDERR_FILENO);
-        execv(getenv("EDDY_BINARY"), (char *const *)argv);
+        execv(getenv("EDDY"), (char *const *)argv);
         _exit(127);
     }
     close(err[1]);
