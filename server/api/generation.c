@@ -272,11 +272,20 @@ static void sum_up(struct generation *g)
             r->choice[i].finish = FINISH_LENGTH;
 }
 
+/* A choice that had drawn nothing when its turn was ended is cancelled. */
+static bool all_have_drawn(const struct generation *g)
+{
+    for (int i = 0; i < g->reply.prompts * g->reply.n; i++)
+        if (g->reply.choice[i].finish == FINISH_CANCELLED)
+            return false;
+    return true;
+}
+
 /* What turns drew before they were ended is an answer when it is in the session, or when there
- * is none. */
+ * is none: then all of it, or nothing. */
 static void judge_cancelled(struct generation *g)
 {
-    bool stands = !g->params.session.text[0] && g->reply.completion_tokens > 0;
+    bool stands = !g->params.session.text[0] && all_have_drawn(g);
 
     if (g->problem.what != PROBLEM_CANCELLED)
         return;

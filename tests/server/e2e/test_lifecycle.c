@@ -323,6 +323,30 @@ static void a_completion_that_had_no_time_at_all_is_refused(void **state)
     assert_int_equal(live_stop(&l), 0);
 }
 
+/* Not for one of several prompts either, or one of several choices. */
+static void a_request_of_which_a_part_had_no_time_is_refused(void **state)
+{
+    static const char *const parts[] = { "\"prompt\":[[5,6],[5,6]]", "\"prompt\":[5,6],\"n\":2" };
+    struct story s;
+    struct live l;
+    char body[160];
+
+    (void)state;
+    live_start(&l, DEMO, "--request-seconds", "1", "--slots", "1", "--max-batch", "1",
+               "--time-slice", "0", NULL);
+    for (int i = 0; i < 2; i++) {
+        snprintf(body, sizeof(body), "{%s,\"max_tokens\":60000,\"ignore_eos\":true}", parts[i]);
+        refused(l.port, 504, "deadline_exceeded", "POST", COMPLETIONS, "%s", body);
+        snprintf(body, sizeof(body),
+                 "{%s,\"max_tokens\":60000,\"ignore_eos\":true,\"stream\":true}", parts[i]);
+        stream_text(l.port, body, &s);
+        assert_string_equal(s.error, "deadline_exceeded");
+        assert_false(s.done);
+        story_finish(&s);
+    }
+    assert_int_equal(live_stop(&l), 0);
+}
+
 static bool is_busy(const struct live *l)
 {
     cJSON *s = ask(l->port, "GET", "/v1/sessions/s", NULL);
@@ -428,6 +452,7 @@ int main(void)
         cmocka_unit_test(what_a_time_limit_leaves_of_a_turn_is_in_its_session),
         cmocka_unit_test(a_turn_that_had_no_time_at_all_is_refused),
         cmocka_unit_test(a_completion_that_had_no_time_at_all_is_refused),
+        cmocka_unit_test(a_request_of_which_a_part_had_no_time_is_refused),
         cmocka_unit_test(a_drain_ends_a_rollback),
         cmocka_unit_test(what_cannot_be_served_is_told_in_one_line),
     };
