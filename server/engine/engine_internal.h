@@ -227,7 +227,22 @@ bool obey_snapshot_delete(struct engine *e, struct command *c);
 bool obey_snapshot_export(struct engine *e, struct command *c);
 bool obey_snapshot_import(struct engine *e, struct command *c);
 
-/* turns.c: jobs and their sequences. */
+/* job.c */
+/* Of a command that job_end() answers. NULL: no memory. */
+struct job *job_create(struct engine *e, struct command *c, struct session *session);
+void job_free(struct engine *e, struct job *job); /* without an answer */
+/* When the turn commits there is one checkpoint more, unless nobody but the session (and the
+ * turn that started from it) keeps the head that it leaves. Room for it is reserved, so that
+ * turns that end together never take the last slot there is to work in. false: there is none,
+ * and the job has failed. */
+bool job_reserve_room(struct engine *e, struct job *job, int keepers);
+void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message);
+void job_fail_no_memory(struct engine *e, struct job *job);
+void job_fail_no_room(struct engine *e, struct job *job);
+/* Nothing of it is open: its command is answered, and it is freed. */
+void job_end(struct engine *e, struct job *job);
+
+/* turns.c: what jobs run, from its beginning to its end. */
 void turn_cancel_marked(struct engine *e);
 /* A job for a rollback: the ids of the session's past from position `from`, where the base's
  * record ends, to the aim. The command is answered at its end. false: refused. */
@@ -240,9 +255,6 @@ void sequence_end(struct engine *e, struct sequence *s);
 /* The job's session moves to what *next says; the job ends, and the event goes out (or NULL),
  * when that is kept. false: the job failed, and nothing has changed. */
 bool job_commit(struct engine *e, struct job *job, const struct session *next, struct event *event);
-void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message);
-void job_fail_no_memory(struct engine *e, struct job *job);
-void job_fail_no_room(struct engine *e, struct job *job);
 
 /* Its state came from the store, or did not. */
 void sequence_recalled(struct engine *e, struct recall *r);

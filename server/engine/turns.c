@@ -6,102 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "models/model.h"
 #include "server/engine/engine_internal.h"
 #include "server/state/reader.h"
 #include "server/state/tiers.h"
-
-void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message)
-{
-    if (!job->failed)
-        problem_set(&job->command->problem, what, NULL, "%s", message);
-    job->failed = e->any_over = true;
-}
-
-void job_fail_no_memory(struct engine *e, struct job *job)
-{
-    job_fail(e, job, PROBLEM_OUT_OF_MEMORY, "no memory to go on with the turn");
-}
-
-void job_fail_no_room(struct engine *e, struct job *job)
-{
-    struct problem p;
-
-    state_refuse(e, PROBLEM_NO_SLOT, &p);
-    job_fail(e, job, p.what, p.message);
-}
-
-static void job_free(struct engine *e, struct job *job)
-{
-    if (job->reserved)
-        tiers_unreserve(e->tiers);
-    if (job->aim)
-        tiers_forget(e->tiers, job->aim);
-    free(job->bias_id);
-    free(job->bias);
-    free(job->stop_id);
-    free(job);
-}
-
-static bool split_biases(struct job *job, const struct sampling *how)
-{
-    size_t n = (size_t)how->biases;
-
-    job->bias_id = malloc((n + 1) * sizeof(*job->bias_id));
-    job->bias = malloc((n + 1) * sizeof(*job->bias));
-    if (!job->bias_id || !job->bias)
-        return false;
-    for (size_t i = 0; i < n; i++) {
-        job->bias_id[i] = how->bias[i].id;
-        job->bias[i] = how->bias[i].value;
-    }
-    return true;
-}
-
-static bool gather_stops(struct engine *e, struct job *job, const struct turn *turn)
-{
-    const struct model_info *info = model_info(e->model);
-
-    job->stop_id = malloc((size_t)(turn->stop_ids + info->stops + 1) * sizeof(*job->stop_id));
-    if (!job->stop_id)
-        return false;
-    for (int i = 0; i < info->stops && !turn->ignore_eos; i++)
-        job->stop_id[job->stop_ids++] = info->stop[i];
-    for (int i = 0; i < turn->stop_ids; i++)
-        job->stop_id[job->stop_ids++] = turn->stop_id[i];
-    return true;
-}
-
-static struct job *job_create(struct engine *e, struct command *c, struct session *session)
-{
-    const struct sampling *how = &c->turn.sampling;
-    struct job *job = calloc(1, sizeof(*job));
-
-    if (!job)
-        return NULL;
-    *job = (struct job){ .command = c, .session = session, .arrived = engine_clock() };
-    job->seed = how->seeded ? how->seed : session ? session->seed : id_random();
-    if (!split_biases(job, how) || !gather_stops(e, job, &c->turn)) {
-        job_free(e, job);
-        return NULL;
-    }
-    return job;
-}
-
-/* When the turn commits there is one checkpoint more, unless nobody but the session (and the
- * turn that started from it) keeps the head that it leaves. Room for it is reserved, so that
- * turns that end together never take the last slot there is to work in. */
-static bool reserve_room(struct engine *e, struct job *job, int keepers)
-{
-    const struct checkpoint *head = job->session->head;
-
-    if (job->reserved || (head->position && head->refs <= keepers))
-        return true;
-    job->reserved = anchors_leave_room(e) && tiers_reserve(e->tiers);
-    if (!job->reserved)
-        job_fail_no_room(e, job);
-    return job->reserved;
-}
 
 static bool check_queue(const struct engine *e, struct command *c)
 {
@@ -196,7 +103,7 @@ static struct sequence *begin_prompt(struct engine *e, struct job *job)
     size_t lead = begins ? 0 : turn->lead;
     struct sequence *s;
 
-    if (job->session && !reserve_room(e, job, 1))
+    if (job->session && !job_reserve_room(e, job, 1))
         return NULL;
     if (whole)
         known = cache_find(e, job->command->owner, turn->prompt, cache_most(e, job), &job->cached);
@@ -267,7 +174,7 @@ bool turn_replay(struct engine *e, struct command *c, struct session *session,
     assert(from <= until);
     if (job)
         job->aim = tiers_remember(aim);
-    if (job && reserve_room(e, job, 1))
+    if (job && job_reserve_room(e, job, 1))
         s = sequence_create(e, job, 0, false, base, NULL, 0);
     if (s && fill_replay(s, session->past, from, (size_t)(until - from))) {
         session->job = job;
@@ -325,8 +232,6 @@ static struct checkpoint *harvest(struct engine *e, struct sequence *s)
     return c;
 }
 
-static void job_end(struct engine *e, struct job *job);
-
 /* Nobody is told of a turn's end before its state is kept. */
 static void committed(struct engine *e, struct entry *x)
 {
@@ -377,7 +282,7 @@ static bool commit(struct engine *e, struct sequence *s, struct event *event)
                               .sampled = s->sampled_at - s->prompt_at,
                               .window = e->options.history_tokens };
 
-    if (!reserve_room(e, job, 2))
+    if (!job_reserve_room(e, job, 2))
         return false;
     turn.anchors = s->anchors; /* some may have left room */
     next.past = past_keep(next.past);
@@ -465,31 +370,6 @@ static void spread(struct engine *e, struct sequence *prompt)
     tiers_release(e->tiers, c);
 }
 
-static void count_turn(struct engine *e, const struct job *job)
-{
-    if (job->command->problem.what == PROBLEM_CANCELLED)
-        e->counters.turns_cancelled++;
-    else if (job->failed)
-        e->counters.turns_failed++;
-    else
-        e->counters.turns_finished++;
-}
-
-static void job_end(struct engine *e, struct job *job)
-{
-    struct command *c = job->command;
-
-    if (job->session) {
-        job->session->job = NULL;
-        job->session->touched = checkpoint_clock();
-        session_describe(e, job->session, job->aim ? &c->sessions[0] : &c->turn.info);
-    }
-    if (!job->aim)
-        count_turn(e, job);
-    engine_answer(e, c);
-    job_free(e, job);
-}
-
 void sequence_end(struct engine *e, struct sequence *s)
 {
     struct job *job = s->job;
@@ -497,7 +377,7 @@ void sequence_end(struct engine *e, struct sequence *s)
     int choice = s->choice;
 
     if (job->aim) {
-        if (!job->failed && job->session && reserve_room(e, job, 1))
+        if (!job->failed && job->session && job_reserve_room(e, job, 1))
             rollback_end(e, s);
     } else if (!s->samples && turn->max_tokens > 0 && !job->failed) {
         spread(e, s);
