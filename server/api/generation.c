@@ -186,6 +186,22 @@ static bool build_command(struct generation *g, int i)
     return true;
 }
 
+static bool build_commands(struct generation *g)
+{
+    const int most = engine_max_turns(g->base.api->engine), n = g->params.prompts;
+    struct problem problem;
+
+    if (n > most) {
+        problem_set(&problem, PROBLEM_INVALID_PARAMETER, "prompt",
+                    "there are %d prompts; this server takes at most %d at a time", n, most);
+        return remember_problem(g, &problem);
+    }
+    for (int i = 0; i < n; i++)
+        if (!build_command(g, i))
+            return false;
+    return true;
+}
+
 /* The tokens are there: every prompt's turn goes down, or none. */
 static void send_turns(struct pending *p)
 {
@@ -202,11 +218,9 @@ static void send_turns(struct pending *p)
         generation_refuse(g, &problem);
         return;
     }
-    for (int i = 0; i < g->params.prompts; i++) {
-        if (!build_command(g, i)) {
-            generation_refuse(g, &g->problem);
-            return;
-        }
+    if (!build_commands(g)) {
+        generation_refuse(g, &g->problem);
+        return;
     }
     if (!engine_send_all(p->api->engine, g->command, g->params.prompts)) {
         problem_set(&problem, PROBLEM_QUEUE_FULL, NULL, "the queue is full");

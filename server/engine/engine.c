@@ -331,6 +331,14 @@ bool engine_send_all(struct engine *e, struct command *const *c, int n)
     return mailbox_put(&e->mailbox, c, n);
 }
 
+int engine_max_turns(const struct engine *e)
+{
+    const struct engine_options *o = &e->options;
+    int at_once = o->slots < o->max_batch ? o->slots : o->max_batch;
+
+    return o->max_queue + e->devices->count * at_once;
+}
+
 void engine_nudge(struct engine *e)
 {
     mailbox_nudge(&e->mailbox);

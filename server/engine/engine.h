@@ -126,6 +126,8 @@ struct checkpoint *engine_decode(struct engine *e, const void *file, size_t len,
 bool engine_send(struct engine *e, struct command *c);
 /* The same of several, all or none: they are obeyed before any of them runs. */
 bool engine_send_all(struct engine *e, struct command *const *c, int n);
+/* That run and wait; always the same. Any thread. */
+int engine_max_turns(const struct engine *e);
 /* Tells the engine to look at its commands' `cancelled` flags. */
 void engine_nudge(struct engine *e);
 /* The next event, moved to the caller; NULL when there is none now. */

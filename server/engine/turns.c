@@ -12,10 +12,7 @@
 
 static bool check_queue(const struct engine *e, struct command *c)
 {
-    const struct engine_options *o = &e->options;
-    int at_once = e->devices->count * (o->slots < o->max_batch ? o->slots : o->max_batch);
-
-    return e->queued + e->running_count < o->max_queue + at_once ||
+    return e->queued + e->running_count < engine_max_turns(e) ||
            problem_set(&c->problem, PROBLEM_QUEUE_FULL, NULL, "%d turns are waiting already",
                        e->queued);
 }
