@@ -343,7 +343,7 @@ static struct backend *open_cuda(const struct backend_options *options, struct e
     c->stream.device = options->device;
     c->stream.sms = found.multiProcessorCount;
     c->stream.block_memory = found.sharedMemPerBlockOptin;
-    c->stream.overlaps = found.major >= 9;
+    c->stream.overlaps = found.major == 9;
     snprintf(c->detail, sizeof(c->detail), "cuda:%d, %s", options->device, found.name);
     if (open_stream(c, err))
         return &c->base;

@@ -15,7 +15,9 @@
  * wait_for_inputs(), which every kernel calls in every thread before it reads or writes memory
  * that another kernel touches. Weights and constants may be read before, and so may the batch and a
  * state that no other kernel of the step touches: the copy with which begin() starts a step comes
- * after all that is in front of it, and before all that follows. */
+ * after all that is in front of it, and before all that follows. This is for Hopper alone, as
+ * clusters are: other devices, newer ones too, run what was compiled for compute_80, where nothing
+ * waits, so that there every kernel starts at the end of the one in front. */
 #ifndef KERNELS_CUDA_CUDA_CUH
 #define KERNELS_CUDA_CUDA_CUH
 
@@ -56,7 +58,7 @@ struct stream {
         *arrived;    /* [ARRIVALS] conv_linear.cu's: every launch leaves zeros, as it finds them */
     int device, sms; /* multiprocessors */
     size_t block_memory; /* shared memory that a block can ask for */
-    bool overlaps;       /* the device can start a kernel before the one in front ends */
+    bool overlaps;       /* a Hopper: kernels start before the one in front ends, or in clusters */
     bool recording;
     bool row_each;     /* every sequence of this step has one row */
     bool replayed;     /* this step is recorded, or will be when its size comes again */

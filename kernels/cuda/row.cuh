@@ -1,6 +1,6 @@
 /* row.cuh - norms of few rows: a row lies in the registers of a cluster of blocks, four numbers a
  * thread, so that few rows are read and written by all multiprocessors and no number twice. What a
- * product left in pieces is added on the way. Before Hopper a row has one block. */
+ * product left in pieces is added on the way. On other devices than Hopper a row has one block. */
 #ifndef KERNELS_CUDA_ROW_CUH
 #define KERNELS_CUDA_ROW_CUH
 
