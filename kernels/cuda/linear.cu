@@ -140,7 +140,8 @@ void linear_cuda(struct stream *q, const struct linear *p, int n)
  * than the wide one. */
 struct pieces linear_pieces(struct stream *q, const struct linear *p)
 {
-    const bool fits = warpgroups_can(q, p) && p->T > SKINNY_ROWS_BF16 && p->T <= PIECED_ROWS;
+    const bool fits = warpgroups_can(q, p) && p->act == ACT_NONE && p->T > SKINNY_ROWS_BF16 &&
+                      p->T <= PIECED_ROWS;
     const int most = min((int)PIECES_MAX, p->w->cols / PIECE_COLUMNS);
     const int n = fits ? min(most, q->sms / linear_pairs_blocks(p, 1)) : 1;
 
@@ -177,8 +178,8 @@ static bool splits(const struct stream *q, const struct linear *p, int now, int 
  * take their turns on the multiprocessors: none waits for another's end. */
 static bool takes_turns(const struct stream *q, const struct linear *p, int now, int later)
 {
-    return now == 1 && later == 1 && warpgroups_can(q, p) && p->x_bf16 && p->T > SKINNY_ROWS_BF16 &&
-           p->T <= BRANCH_ROWS;
+    return now == 1 && later == 1 && group_of(p, 2) == 2 && warpgroups_can(q, p) && p->x_bf16 &&
+           p->T > SKINNY_ROWS_BF16 && p->T <= BRANCH_ROWS;
 }
 
 /* Of few rows, whose products hold no multiprocessor for long, all begin at once. Else the later

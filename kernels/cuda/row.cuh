@@ -30,8 +30,11 @@ static inline int row_blocks(const struct stream *q, int rows, int dim)
 
 static inline bool row_fits(const struct stream *q, const struct norm *p)
 {
+    const float *added_bias = p->added ? p->added->bias : NULL;
+
     return p->groups == 1 && row_blocks(q, p->T, p->dim) &&
-           (off_grid(p->x, p->x_ld) | off_grid(p->weight, 0) | off_grid(p->bias, 0)) == 0;
+           (off_grid(p->x, p->x_ld) | off_grid(p->weight, 0) | off_grid(p->bias, 0) |
+            off_grid(added_bias, 0)) == 0;
 }
 
 /* Enqueues kernel<<<(rows, blocks of a row), threads>>>(args...). */
