@@ -1,6 +1,7 @@
 /* test_added.c - norms whose rows a product completes first (norm.added), alone and with the token
- * shift behind them, against their definitions: sizes that a device leaves in pieces and those that
- * it does not, slots out of order, float32 rows and those of bf16. */
+ * shift behind them, against their parts one after another: sizes that a device leaves in pieces
+ * and those that it does not, slots out of order, sequences of no row and of several, float32 rows
+ * and those of bf16. */
 #include "check.h"
 
 #include <string.h>
@@ -9,17 +10,18 @@
 
 enum { T_MAX = 300, MIXES_MAX = 6 };
 
-/* T sequences of a row each. What a product reads are numbers of bf16, so that products are exact
- * however they are taken. */
+/* As many sequences as rows. What a product reads are numbers of bf16, or weights of half, so that
+ * products are exact however they are taken; but for an x below 2^-14, which half cuts short. */
 struct added_case {
     int T, dim, cols, mixes; /* mixes 0: no shift */
+    int bias_at;             /* the first number of product_bias */
     enum norm_kind kind;
     enum dtype dtype;
     bool narrow, bias, weight;
     size_t x_ld, in_ld;
     int begin[T_MAX + 1], slot[T_MAX];
     float *x, *in, *w, *product_bias, *norm_weight, *norm_bias, *mu, *state;
-    uint16_t *in_bf16;
+    uint16_t *in_bf16, *w_narrow;
 };
 
 /* Everything that is written. */
@@ -38,6 +40,15 @@ static void make_bf16(float *x, uint16_t *narrow, size_t n)
         x[i] = bf16_to_f32(narrow[i] = f32_to_bf16(x[i]));
 }
 
+/* Weights of half, up to 1/8. */
+static void make_f16(float *w, uint16_t *narrow, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        narrow[i] = (uint16_t)(check_int(0, 1) << 15 | check_int(7, 11) << 10 | check_int(0, 1023));
+        w[i] = f16_to_f32(narrow[i]);
+    }
+}
+
 static void shuffle(int *slot, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -48,19 +59,48 @@ static void shuffle(int *slot, int n)
     }
 }
 
+/* Any, or one beside which a device may do something else. */
+static int choose_rows(void)
+{
+    static const int limits[] = { 1, 2, 8, 9, 32, 33, 64, 65, 128, 129, 256, 257 };
+
+    switch (check_int(0, 3)) {
+    case 0:
+        return check_int(1, T_MAX);
+    case 1:
+        return limits[check_int(0, sizeof(limits) / sizeof(limits[0]) - 1)];
+    default:
+        return check_int(1, 70);
+    }
+}
+
+/* A row for each sequence, or up to three. */
+static void share_rows(struct added_case *c)
+{
+    const bool one_each = check_int(0, 2);
+
+    for (int t = 0; t < c->T; t++) {
+        const int left = c->T - c->begin[t], most = left < 3 ? left : 3;
+
+        c->begin[t + 1] = c->begin[t] + (one_each ? 1 : t + 1 == c->T ? left : check_int(0, most));
+    }
+}
+
+/* The bias of the product may lie anywhere. */
 static struct added_case make_case(bool bf16_rows)
 {
+    static const enum dtype dtypes[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_BF16, DTYPE_BF16 };
     const bool fit = check_int(0, 3) > 0;
-    struct added_case c = { .T = check_int(0, 2) ? check_int(1, 70) : check_int(1, T_MAX),
+    struct added_case c = { .T = choose_rows(),
                             .dim = fit ? 128 * check_int(1, 12) : check_int(1, 300),
                             .cols = fit ? 64 * check_int(1, 40) : check_int(1, 600),
                             .mixes = check_int(0, 1) * check_int(1, MIXES_MAX),
                             .kind = check_int(0, 1) ? NORM_LAYER : NORM_RMS,
-                            .dtype = check_int(0, 3) ? DTYPE_BF16 : DTYPE_F32,
+                            .dtype = dtypes[check_int(0, 4)],
+                            .bias_at = check_int(0, 7) ? 0 : 1,
                             .bias = check_int(0, 1),
                             .weight = check_int(0, 3) > 0 };
     const size_t dim = (size_t)c.dim, weights = dim * (size_t)c.cols;
-    uint16_t *w_bf16 = check_memory(weights * sizeof(*w_bf16));
 
     c.narrow = bf16_rows && c.dtype == DTYPE_BF16 && check_int(0, 3);
     c.x_ld = fit ? dim + (size_t)check_int(0, 1) * 4 : dim + 3;
@@ -70,33 +110,33 @@ static struct added_case make_case(bool bf16_rows)
     c.in_bf16 = check_memory((size_t)c.T * c.in_ld * sizeof(*c.in_bf16));
     make_bf16(c.in, c.in_bf16, (size_t)c.T * c.in_ld);
     c.w = check_floats(weights, -0.1, 0.1);
-    make_bf16(c.w, w_bf16, weights);
-    c.product_bias = check_floats(dim, -1, 1);
+    c.w_narrow = check_memory(weights * sizeof(*c.w_narrow));
+    if (c.dtype == DTYPE_F16)
+        make_f16(c.w, c.w_narrow, weights);
+    else
+        make_bf16(c.w, c.w_narrow, weights);
+    c.product_bias = check_floats(dim + 1, -1, 1);
     c.norm_weight = check_floats(dim, -1, 1);
     c.norm_bias = check_floats(dim, -1, 1);
     c.mu = check_floats(MIXES_MAX * dim, 0, 1);
     c.state = check_floats((size_t)c.T * dim, -1, 1);
-    for (int t = 0; t < c.T; t++)
-        c.begin[t + 1] = t + 1;
+    share_rows(&c);
     shuffle(c.slot, c.T);
     return c;
 }
 
 static struct matrix pack(struct backend *be, const struct added_case *c)
 {
-    const size_t n = (size_t)c->dim * (size_t)c->cols;
-    uint16_t *half = check_memory(n * sizeof(*half));
     struct matrix m;
     struct error err;
 
-    for (size_t i = 0; i < n; i++)
-        half[i] = f32_to_bf16(c->w[i]);
     assert_true(be->pack_matrix(be, &m, c->dtype, c->dim, c->cols,
-                                c->dtype == DTYPE_F32 ? (const void *)c->w : half, &err));
+                                c->dtype == DTYPE_F32 ? (const void *)c->w : c->w_narrow, &err));
     return m;
 }
 
-static struct added_result run(struct backend *be, const struct added_case *c)
+/* As one operation, or by its parts. */
+static struct added_result run(struct backend *be, const struct added_case *c, bool parts)
 {
     const size_t dim = (size_t)c->dim, T = (size_t)c->T, size = sizeof(float);
     const struct batch host = { .S = c->T, .T = c->T, .begin = c->begin, .slot = c->slot };
@@ -106,6 +146,7 @@ static struct added_result run(struct backend *be, const struct added_case *c)
           *mu = check_lend(be, c->mu, MIXES_MAX * dim * size);
     struct matrix w = pack(be, c);
     float *x = check_lend(be, r.x, T * c->x_ld * size);
+    const float *bias = check_show(be, c->product_bias, (dim + 1) * size);
     const struct linear product = {
         .y = x,
         .x = c->narrow ? NULL : check_show(be, c->in, T * c->in_ld * size),
@@ -113,7 +154,7 @@ static struct added_result run(struct backend *be, const struct added_case *c)
         .y_ld = c->x_ld,
         .x_ld = c->in_ld,
         .w = &w,
-        .bias = c->bias ? check_show(be, c->product_bias, dim * size) : NULL,
+        .bias = c->bias ? bias + c->bias_at : NULL,
         .add = true,
         .T = c->T
     };
@@ -124,7 +165,7 @@ static struct added_result run(struct backend *be, const struct added_case *c)
 
     struct norm_shift p = {
         .norm = { .kind = c->kind,
-                  .added = &product,
+                  .added = parts ? NULL : &product,
                   .y = check_lend(be, c->mixes ? normed : r.y[0], T * dim * size),
                   .x = x,
                   .y_ld = dim,
@@ -148,10 +189,14 @@ static struct added_result run(struct backend *be, const struct added_case *c)
 
     const struct batch *in = check_begin(be, &host);
 
-    if (c->mixes)
-        be->ops->norm_shift(be->stream, in, &p);
-    else
+    if (parts)
+        be->ops->linear(be->stream, &product, 1);
+    if (parts || !c->mixes)
         be->ops->norm(be->stream, &p.norm);
+    if (parts && c->mixes)
+        be->ops->token_shift(be->stream, in, &p.shift);
+    else if (c->mixes)
+        be->ops->norm_shift(be->stream, in, &p);
     check_end(be);
     check_return(be);
     be->free(be, w.data);
@@ -163,14 +208,14 @@ static struct added_result run(struct backend *be, const struct added_case *c)
 static void rows_are_complete_before_they_are_normed(void **state)
 {
     (void)state;
-    for (int i = 1; check_backends[i]; i++) {
-        for (int k = 0; k < 150; k++) {
+    for (int i = 0; check_backends[i]; i++) {
+        for (int k = 0; k < (i ? 150 : 30); k++) {
             struct backend *plain = check_backend("plain", 1),
                            *be = check_backend(check_backends[i], 1);
 
             if (be) {
                 const struct added_case c = make_case(be->bf16_rows);
-                const struct added_result a = run(be, &c), b = run(plain, &c);
+                const struct added_result a = run(be, &c, false), b = run(plain, &c, true);
                 const size_t n = (size_t)c.T * (size_t)c.dim;
                 const double sum = check_tolerance(c.cols, c.cols / 20.0 + 4);
                 const double tolerance = check_tolerance(c.dim, 24) + 8 * sum;

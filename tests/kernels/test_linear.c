@@ -495,6 +495,7 @@ struct forked {
     struct backend *be;
     struct matrix now, later, chain, end;
     float *x, *y_now, *y_later, *y_chain, *y_end;
+    const uint16_t *x_bf16; /* NULL, or x: its numbers are of bf16 */
 };
 
 static struct linear product(const struct matrix *w, float *y, const float *x, int T)
@@ -508,13 +509,13 @@ static void take_forked(const struct forked *f, int T)
 {
     const struct ops *o = f->be->ops;
     struct stream *q = f->be->stream;
-    const struct linear first[] = { product(&f->now, f->y_now, f->x, T),
-                                    product(&f->later, f->y_later, f->x, T) };
+    struct linear first[] = { product(&f->now, f->y_now, f->x, T),
+                              product(&f->later, f->y_later, f->x, T) };
     const struct linear chain = product(&f->chain, f->y_chain, f->y_now, T);
     struct linear end = product(&f->end, f->y_end, f->y_later, T);
 
     end.x_ld = (size_t)f->later.rows; /* of which it takes the first columns */
-
+    first[0].x_bf16 = first[1].x_bf16 = f->x_bf16;
     o->linear_split(q, first, 1, 1);
     o->linear(q, &chain, 1);
     o->join(q);
@@ -560,8 +561,21 @@ static void check_forked(const struct forked *f, int T, bool recorded)
     }
 }
 
+/* What `now` and `later` read: n numbers, of bf16 if narrow. */
+static void fill_rows(struct forked *f, size_t n, bool narrow)
+{
+    const float *x = check_floats(n, -1, 1);
+    uint16_t *half = check_memory(n * sizeof(*half));
+
+    for (size_t i = 0; i < n; i++)
+        half[i] = f32_to_bf16(x[i]);
+    f->x_bf16 = narrow ? (const uint16_t *)f->x : NULL;
+    f->be->upload(f->be, f->x, narrow ? (const void *)half : x,
+                  n * (narrow ? sizeof(*half) : sizeof(*x)));
+}
+
 /* The long way for a GPU alone: on a CPU nothing runs beside anything. The last size is a prompt.
- */
+ * Rows of bf16 may take another path. */
 static void products_beside_others_are_those_in_order(void **state)
 {
     const struct kind bf16 = { DTYPE_BF16, false };
@@ -569,8 +583,8 @@ static void products_beside_others_are_those_in_order(void **state)
     struct backend *be = check_backend_of(state);
     const int least = be && check_is_exact(be) ? 150 : 1500, count = least == 150 ? 3 : 7;
 
-    for (int i = 0; be && i < 2 * count; i++) {
-        const int T = sizes[i / 2], later = 4 * least;
+    for (int i = 0; be && i < (be->bf16_rows ? 4 : 2) * count; i++) {
+        const int T = sizes[i / 2 % count], later = 4 * least;
         const int now = i % 2 ? least : 6 * least; /* the later ones begin first, or not */
         struct forked f = { .be = be };
         float **const rows[] = { &f.x, &f.y_now, &f.y_later, &f.y_chain, &f.y_end };
@@ -582,7 +596,7 @@ static void products_beside_others_are_those_in_order(void **state)
         f.end = make_weight(be, bf16, 32, least).packed;
         for (int k = 0; k < 5; k++)
             assert_non_null(*rows[k] = be->alloc(be, (size_t)(T * widths[k]) * sizeof(float)));
-        be->upload(be, f.x, check_floats((size_t)T * 256, -1, 1), (size_t)T * 256 * sizeof(float));
+        fill_rows(&f, (size_t)T * 256, i >= 2 * count);
         check_forked(&f, T, T < sizes[6]);
         for (int k = 0; k < 5; k++)
             be->free(be, *rows[k]);

@@ -378,6 +378,21 @@ static void a_row_without_a_distribution_says_so(void **state)
     assert_false(sample_one(be, logits, VOCAB, &row).finite);
 }
 
+/* Any of the filters, alone or with others. */
+static struct sample_row random_filters(void)
+{
+    struct sample_row row = neutral;
+
+    row.temperature = (float)check_uniform(0.5, 2);
+    row.top_k = check_int(0, 1) ? 0 : check_int(1, check_int(0, 1) ? 40 : 2000);
+    row.top_p = check_int(0, 1) ? 1.0f : (float)check_uniform(0.01, 0.999);
+    row.min_p = check_int(0, 1) ? 0.0f : (float)check_uniform(0, 0.3);
+    row.typical_p = check_int(0, 3) ? 1.0f : (float)check_uniform(0.1, 0.99);
+    row.seed = (uint64_t)check_int(0, 1 << 30);
+    return row;
+}
+
+/* Rows of every kind in one company: free, filtered, greedy and forced ones. */
 static void a_draw_depends_on_seed_and_position_only(void **state)
 {
     enum { ROWS = 40, LARGE = 5000 };
@@ -388,11 +403,13 @@ static void a_draw_depends_on_seed_and_position_only(void **state)
 
     (void)state;
     for (int i = 0; i < ROWS; i++) {
-        row[i] = neutral;
+        row[i] = i % 4 ? random_filters() : neutral;
         row[i].seed = (uint64_t)check_int(0, 1 << 30);
         row[i].position = (uint64_t)check_int(0, 1 << 30);
-        row[i].top_p = 0.9f;
     }
+    row[1].temperature = 0.0f;
+    row[2].forced = 7;
+    row[3].top = 5;
     for (int isa = 0; check_backends[isa]; isa++) {
         struct backend *be = check_backend(check_backends[isa], 3);
 
@@ -409,20 +426,6 @@ static void a_draw_depends_on_seed_and_position_only(void **state)
         }
         assert_true(different > ROWS / 2);
     }
-}
-
-/* Any of the filters, alone or with others. */
-static struct sample_row random_filters(void)
-{
-    struct sample_row row = neutral;
-
-    row.temperature = (float)check_uniform(0.5, 2);
-    row.top_k = check_int(0, 1) ? 0 : check_int(1, check_int(0, 1) ? 40 : 2000);
-    row.top_p = check_int(0, 1) ? 1.0f : (float)check_uniform(0.01, 0.999);
-    row.min_p = check_int(0, 1) ? 0.0f : (float)check_uniform(0, 0.3);
-    row.typical_p = check_int(0, 3) ? 1.0f : (float)check_uniform(0.1, 0.99);
-    row.seed = (uint64_t)check_int(0, 1 << 30);
-    return row;
 }
 
 /* The draw is where the sum over ascending ids passes the uniform number, but for roundings of
