@@ -89,10 +89,10 @@ enum norm_kind { NORM_RMS, NORM_LAYER };
 
 /* Each of `groups` equal parts of a row is normalised by itself: RMS x / sqrt(mean(x^2) +
  * eps), or LAYER (x - mean) / sqrt(var + eps); then times weight, plus bias. A product can come
- * first whose sums x is complete with: a device may leave them in pieces that the norm adds. */
+ * first that completes x: a device may leave its sums in pieces, which the norm adds to x. */
 struct norm {
     enum norm_kind kind;
-    const struct linear *added; /* NULL; or with `add`, T and dim rows, whose y is x: y is not */
+    const struct linear *added; /* or NULL; [T, dim], with `add`, its y is x, and the norm's not */
     float *y;                   /* [T, dim]; may be x */
     uint16_t *y_bf16;
     const float *x; /* [T, dim] */

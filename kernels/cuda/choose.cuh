@@ -2,9 +2,10 @@
  *
  * The candidates are a list in ascending id. Probabilities are float32, as in the definition;
  * their masses are added as whole multiples of 2^-44, so that a sum is the same in any order
- * and a draw the same in any company. A filter finds the worst candidate that belongs to it
- * by cutting the range of keys into eight parts again and again, and keeps the list down to
- * it. Every function here is called by all threads of a block of CHOOSE_THREADS. */
+ * and a draw the same in any company. Only what the first filter may keep gets into the list. A
+ * filter finds the worst candidate that belongs to it by cutting the range of keys into eight
+ * parts again and again, and keeps the list down to it. What takes a choose_shared is called by
+ * all threads of a block of CHOOSE_THREADS. */
 #ifndef KERNELS_CUDA_CHOOSE_CUH
 #define KERNELS_CUDA_CHOOSE_CUH
 

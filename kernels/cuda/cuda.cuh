@@ -43,7 +43,7 @@ struct linear_plans; /* linear*.cu's: what was chosen for each shape */
 struct sampling;     /* sampling.cuh */
 struct steps;        /* steps.cuh */
 
-enum { ARRIVALS = 64 };
+enum { ARRIVALS = 64 }; /* counts of blocks, see arrive_in_turn() */
 
 struct stream {
     cudaStream_t cuda;
@@ -54,9 +54,8 @@ struct stream {
     struct steps *steps;        /* borrowed: the backend */
     void *workspace;            /* see stream_workspace() */
     size_t workspace_bytes;
-    unsigned
-        *arrived;    /* [ARRIVALS] conv_linear.cu's: every launch leaves zeros, as it finds them */
-    int device, sms; /* multiprocessors */
+    unsigned *arrived;   /* [ARRIVALS] conv_linear.cu's, which leaves them zero */
+    int device, sms;     /* multiprocessors */
     size_t block_memory; /* shared memory that a block can ask for */
     bool overlaps;       /* a Hopper: kernels start before the one in front ends, or in clusters */
     bool recording;

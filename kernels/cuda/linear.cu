@@ -182,9 +182,9 @@ static bool takes_turns(const struct stream *q, const struct linear *p, int now,
            p->T > SKINNY_ROWS_BF16 && p->T <= BRANCH_ROWS;
 }
 
-/* Of few rows, whose products hold no multiprocessor for long, all begin at once. Else the later
- * ones begin first where they are most of it, or else when the others have ended: what is waited
- * for does not share the memory's rate. */
+/* Products that take turns, and those of few rows, which hold no multiprocessor for long, all begin
+ * at once. Else the later ones begin first where they are most of it, or else when the others have
+ * ended: what is waited for does not share the memory's rate. */
 void linear_split_cuda(struct stream *q, const struct linear *p, int now, int later)
 {
     const bool turns = takes_turns(q, p, now, later), at_once = turns || p->T <= FEW_ROWS;

@@ -112,6 +112,11 @@ struct narrow_group {
 
 enum { WORKSPACE_ALIGNMENT = 256 };
 
+static inline size_t round_up(size_t bytes)
+{
+    return (bytes + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT;
+}
+
 /* Enqueues what has to be brought for n products of equal T and narrow dtype. The first
  * `reserved` bytes of the workspace are the caller's. false, with the fault noted, without
  * room. */

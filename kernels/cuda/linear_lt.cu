@@ -98,11 +98,6 @@ static void finish_rows(struct stream *q, const struct linear *p, const float *v
            (unsigned)ceil_div(p->T * n, THREADS), THREADS, 0, o, v, v_ld, n, p->T);
 }
 
-static size_t round_up(size_t n)
-{
-    return (n + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT;
-}
-
 static int alignment_of(const void *p, size_t ld_bytes)
 {
     const size_t bits = (size_t)(uintptr_t)p | ld_bytes | WORKSPACE_ALIGNMENT;

@@ -4,11 +4,6 @@
 
 enum { THREADS = 256 };
 
-static size_t round_up(size_t n)
-{
-    return (n + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT;
-}
-
 /* Columns j to j + 3 of row t, zeros beyond the last. */
 template <typename E>
 static __device__ __forceinline__ uint2 load_quad(const struct narrow &m, int t, int j)

@@ -7,9 +7,9 @@
  * the weights, and either block has half of x: so weights leave the L2 once. Of more rows it is x,
  * and the blocks have neighbouring tiles of one product. A pair begins where two multiprocessors
  * are free, which larger clusters wait long for. Weights depend on no other kernel: the first ones
- * are on their way before the kernel in front has ended. A library that takes one product a launch
- * leaves most of the device idle in each, and knows no activation. No more than EARLY_BYTES a
- * block, though: what the kernel in front reads would wait behind them.
+ * are on their way before the kernel in front has ended, though no more than EARLY_BYTES a block:
+ * what that kernel reads would wait behind them. A library that takes one product a launch leaves
+ * most of the device idle in each, and knows no activation.
  *
  * An x that is not bf16 is rounded to the weights' type by a kernel in front, one that is not
  * aligned copied. */
@@ -318,14 +318,12 @@ void linear_pairs(struct stream *q, const struct linear *p, int n)
 
 struct pieces linear_pairs_pieces(struct stream *q, const struct linear *p, int n)
 {
-    const size_t size = (size_t)p->T * p->w->rows, bytes = n * size * sizeof(float);
-    const size_t reserved =
-        (bytes + WORKSPACE_ALIGNMENT - 1) / WORKSPACE_ALIGNMENT * WORKSPACE_ALIGNMENT;
+    const size_t size = (size_t)p->T * p->w->rows;
     struct pair_group g = { .p = {}, .T = p->T, .n = 1, .pieces = n, .piece_size = size };
     struct narrow_group narrow;
     struct linear piece = *p;
 
-    if (!narrow_x(q, &narrow, p, 1, reserved))
+    if (!narrow_x(q, &narrow, p, 1, round_up(n * size * sizeof(float))))
         return {};
     piece.y = (float *)q->workspace;
     piece.y_ld = p->w->rows;

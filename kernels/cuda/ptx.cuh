@@ -9,20 +9,12 @@
 
 #include <stdint.h>
 
-/* 2^x and log2(x) within 2 and 1 units in the last place; subnormal results are zero. */
+/* 2^x within 2 units in the last place; subnormal results are zero. */
 static __device__ __forceinline__ float fast_exp2(float x)
 {
     float y;
 
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-static __device__ __forceinline__ float fast_log2(float x)
-{
-    float y;
-
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
 

@@ -3,8 +3,7 @@
  *
  * First a row is measured in CHUNKS pieces, each by a block. Where every row wants its largest
  * logit or a given token, a warp a row then finishes; else a block a row, see choose.cuh. Where all
- * tokens may be drawn, the pieces' masses come from a block each as well, and the draw walks one.
- */
+ * tokens may be drawn, each piece is weighed by a block as well, and the draw walks one of them. */
 #include "kernels/cuda/choose.cuh"
 #include "kernels/cuda/sampling.cuh"
 

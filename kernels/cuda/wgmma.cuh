@@ -74,7 +74,7 @@ static __device__ __forceinline__ bool barrier_passed(uint64_t *b, uint32_t pari
     return passed;
 }
 
-/* The same where other blocks of the cluster have written. */
+/* As barrier_wait(), where other blocks of the cluster have written. */
 static __device__ __forceinline__ void barrier_wait_cluster(uint64_t *b, uint32_t parity)
 {
     asm volatile("{.reg .pred done;\n"

@@ -147,8 +147,7 @@ static void norm_part(const struct arch_step *a, float *x, uint16_t *y_bf16, int
                                             .eps = a->hyper->number[MIXER_EPS] });
 }
 
-/* What it adds to the residual stream is left for the next one: it gets what the one in front left.
- */
+/* What it adds to the residual stream is left for the next, as it gets what the last one left. */
 static struct linear block(const struct arch_step *a, int l, const struct linear *added)
 {
     const struct ops *o = a->ops;

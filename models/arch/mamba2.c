@@ -168,8 +168,7 @@ static const struct scratch_row scratch[] = {
     { S(decay), HEADS }, { S(y), INNER },    { S(gated), INNER },  { 0, 0 },
 };
 
-/* What it adds to the residual stream is left for the next one: it gets what the one in front left.
- */
+/* What it adds to the residual stream is left for the next, as it gets what the last one left. */
 static struct linear block(const struct arch_step *a, int l, const struct linear *added)
 {
     const struct ops *o = a->ops;
