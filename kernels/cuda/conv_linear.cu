@@ -15,8 +15,9 @@
  * through the workspace, where the last block to arrive at a part adds all clusters' in order, so
  * that results do not depend on who was last. No block waits for another cluster.
  *
- * A block of Mamba 2.8B takes 38, 52 or 80 KB of shared memory, one of 130M 20, 30 or 50, and so
- * finds a multiprocessor beside the products of a branch. Anything else takes the parts. */
+ * A block of Mamba 2.8B takes 38, 52 or 80 KB of shared memory, one of 130M 20, 30 or 50: two are
+ * on a multiprocessor, and begin where no block of pairs is, which has one for itself. Anything
+ * else takes the parts. */
 #include "kernels/cuda/linear_tiles.cuh"
 
 enum {
