@@ -123,7 +123,7 @@ static void put_store(struct page *p, const struct engine_counters *c)
     put_count(p, "eddy_disk_commits_total", "Batches in which they were written.",
               c->store_commits);
     put_count(p, "eddy_disk_reports_total",
-              "Damaged, lost or unsynced states that the log tells of.", c->store_reports);
+              "Damaged, lost, foreign or unsynced states that the log tells of.", c->store_reports);
     put_gauge(p, "eddy_disk_waiting", "Changes on their way to the state folder.",
               c->store_waiting);
 }

@@ -27,6 +27,7 @@ _Static_assert(sizeof(struct note) + LIMIT_STOP_BYTES + LIMIT_METADATA_BYTES <= 
 
 struct heads {
     struct id_map checkpoints; /* owner 0; borrowed */
+    size_t foreign;
 };
 
 static bool set_note(struct disk_record *r, const struct checkpoint *c, const char *text)
@@ -292,9 +293,16 @@ bool heads_found(struct engine *e, struct heads *h, const struct disk_record *r)
     if (!c)
         return false;
     c->damaged |= !known && c->position;
+    h->foreign += known && memcmp(c->fingerprint, model_info(e->model)->fingerprint,
+                                  sizeof(c->fingerprint)) != 0;
     if (r->kind == DISK_SESSION_SET ? add_session(e, r, c, &n, text)
                                     : add_snapshot(e, r, c, &n, text))
         return true;
     tiers_release(e->tiers, c);
     return false;
+}
+
+size_t heads_foreign(const struct heads *h)
+{
+    return h->foreign;
 }

@@ -7,6 +7,7 @@
 #define SERVER_ENGINE_HEADS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct disk_record;
 struct engine;
@@ -27,5 +28,7 @@ void heads_destroy(struct heads *h); /* takes NULL */
 /* The record becomes a session or snapshot of the engine, cold, or the gone place of one.
  * false: no memory. */
 bool heads_found(struct engine *e, struct heads *h, const struct disk_record *r);
+/* Of those, the sessions and snapshots that another model left. */
+size_t heads_foreign(const struct heads *h);
 
 #endif

@@ -1,4 +1,5 @@
 /* journal_open.c - the store of a journal: the state folder or Redis, and what it finds there. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,6 +50,20 @@ static void found(void *arg, const struct disk_record *r)
         e->journal->no_memory = true;
 }
 
+static void report_foreign(struct engine *e)
+{
+    const size_t n = heads_foreign(e->journal->found);
+    char text[160];
+
+    if (!n)
+        return;
+    snprintf(text, sizeof(text),
+             "%zu of the sessions and snapshots are of another model: they stay, and are refused "
+             "until it is served again",
+             n);
+    report(e, text);
+}
+
 static bool read_disk(void *disk, const struct id *checkpoint, struct file_buffer *out,
                       struct error *err)
 {
@@ -87,6 +102,8 @@ static bool open_disk(struct engine *e, struct reader_options *reader, struct er
     if (!(j->found = heads_create()))
         return error_set(err, ERR_NOMEM, "no memory for the state folder");
     j->disk = disk_open(&disk, err);
+    if (j->disk)
+        report_foreign(e);
     heads_destroy(j->found);
     if (!j->disk)
         return false;

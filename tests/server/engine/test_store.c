@@ -594,6 +594,34 @@ static void a_slow_disk_holds_back_the_answer_alone(void **unused)
     rig_close(&r);
 }
 
+/* Who starts the wrong model is told before a client is. */
+static void states_of_another_model_are_reported_and_stay(void **unused)
+{
+    struct engine_options o = store_options(4, 1 << 20);
+    struct outcome *out;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, store_model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "empty");
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    free(rig_run_turn(&r, store_turn("a", 0, 4)));
+    rig_close(&r);
+    rig_open(&r, "tests/data/mamba-tiny", &o, 1);
+    assert_int_equal(engine_counters(r.engine).store_reports, 1);
+    out = rig_run_turn(&r, store_turn("a", 0, 4));
+    assert_int_equal(out->problem.what, PROBLEM_MODEL_MISMATCH);
+    free(out);
+    rig_close(&r);
+    rig_open(&r, store_model, &o, 1);
+    assert_int_equal(engine_counters(r.engine).store_reports, 0);
+    out = rig_run_turn(&r, store_turn("a", 0, 4));
+    assert_int_equal(out->problem.what, PROBLEM_NONE);
+    assert_int_equal(out->version, 2);
+    free(out);
+    rig_close(&r);
+}
+
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, store_setup, folder_remove)
 
 int main(void)
@@ -610,6 +638,7 @@ int main(void)
         IN_FOLDER(a_short_write_is_gone_on_with),
         IN_FOLDER(verbs_that_are_not_kept_did_not_happen),
         IN_FOLDER(a_slow_disk_holds_back_the_answer_alone),
+        IN_FOLDER(states_of_another_model_are_reported_and_stay),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
