@@ -45,6 +45,10 @@ struct backend *check_backend_of(void **state);
 /* Every instruction set with a table of its own, "plain" first, then "cuda"; NULL at the end. */
 extern const char *const check_backends[];
 
+/* How many random cases of something slow: all on a GPU, where a kernel has many ways to go, and
+ * few on a CPU, where sanitizers take fifty times as long. */
+int check_cases(const char *backend, int all);
+
 /* Whether a row's results are promised to the last bit, whatever its company and the cut of
  * its sequence. On a GPU they are close. */
 bool check_is_exact(const struct backend *be);

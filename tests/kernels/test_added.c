@@ -209,7 +209,7 @@ static void rows_are_complete_before_they_are_normed(void **state)
 {
     (void)state;
     for (int i = 0; check_backends[i]; i++) {
-        for (int k = 0; k < (i ? 150 : 30); k++) {
+        for (int k = 0; k < check_cases(check_backends[i], 150); k++) {
             struct backend *plain = check_backend("plain", 1),
                            *be = check_backend(check_backends[i], 1);
 
