@@ -215,7 +215,6 @@ static struct linear block(const struct arch_step *a, int l, const struct linear
 static void step(const struct arch_step *a)
 {
     const struct mamba *m = a->model;
-
     struct linear added = { .w = NULL };
 
     a->ops->embed(a->stream, a->in, a->x, &m->ends.embed);

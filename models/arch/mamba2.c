@@ -249,7 +249,6 @@ static struct linear block(const struct arch_step *a, int l, const struct linear
 static void step(const struct arch_step *a)
 {
     const struct mamba2 *m = a->model;
-
     struct linear added = { .w = NULL };
 
     a->ops->embed(a->stream, a->in, a->x, &m->ends.embed);
