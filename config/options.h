@@ -94,9 +94,11 @@ struct options {
     char *dtype; /* to convert to: f32, bf16 */
 
     /* bench */
-    char *suite; /* all, decode, prefill, resume, memory, verbs, published */
-    char *only;  /* of the published models: a part of the title; NULL: all of them */
-    char *part;  /* of what a GPU is measured by: all, decode, prefill, engine, resume */
+    char *suite;    /* all, decode, prefill, resume, memory, verbs, published */
+    char *only;     /* of the published models: a part of the title; NULL: all of them */
+    char *part;     /* of what a GPU is measured by: all, decode, prefill, engine, resume */
+    int layers;     /* of each published model, the first ones; 0: all */
+    char *sessions; /* of decode and engine on a GPU: "8,64"; NULL: the usual numbers */
 
     char *config;                      /* the file; NULL: none */
     unsigned char origin[OPTIONS_MAX]; /* options.c's, for --print-config */

@@ -158,6 +158,10 @@ const struct option option_table[] = {
       .help = "published models whose titles have this in them, as 2.8b has" },
     { OPTION(part), .def = "all", .choices = "all|decode|prefill|engine|resume", .commands = BENCH,
       .value = "NAME", .help = "of the published models' measurements on a GPU" },
+    { OPTION(layers), .def = "0", .max = 1024, .commands = BENCH, .value = "N",
+      .help = "of the published models, for a quick look; 0: all" },
+    { OPTION(sessions), .commands = BENCH, .value = "N[,N]",
+      .help = "that published models decode at once on a GPU; without it 1, 8, 64, 256 and 512" },
     { 0 },
 };
 

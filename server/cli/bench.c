@@ -331,13 +331,13 @@ int cli_bench(const struct options *o)
     if (strcmp(o->suite, "published") == 0) {
         if (is_gpu(o))
             return bench_published_gpu(o);
-        if (strcmp(o->part, "all") == 0)
+        if (strcmp(o->part, "all") == 0 && !o->sessions)
             return bench_published(o);
-        fprintf(stderr, "eddy: --part takes measurements of a GPU, and none is used\n");
+        fprintf(stderr, "eddy: --part and --sessions are of a GPU, and none is used\n");
         return EXIT_USAGE;
     }
-    if (o->only || strcmp(o->part, "all") != 0) {
-        fprintf(stderr, "eddy: --only and --part pick from --suite published\n");
+    if (o->only || o->layers || o->sessions || strcmp(o->part, "all") != 0) {
+        fprintf(stderr, "eddy: --only, --part, --layers and --sessions are of --suite published\n");
         return EXIT_USAGE;
     }
     if (!bench_open(&b, o, &err)) {

@@ -58,6 +58,7 @@ bool bench_open_random(struct bench *b, const struct options *o, const struct ra
 {
     char folder[] = "/tmp/eddy-bench-XXXXXX";
     struct options with = *o; /* borrows the strings */
+    struct random_model cut = *m;
     struct error err;
     bool ok;
 
@@ -66,7 +67,9 @@ bool bench_open_random(struct bench *b, const struct options *o, const struct ra
         return false;
     }
     with.model = folder;
-    ok = random_model_write(m, folder, &err) && bench_open(b, &with, &err);
+    if (o->layers && o->layers < m->layers)
+        cut.layers = o->layers;
+    ok = random_model_write(&cut, folder, &err) && bench_open(b, &with, &err);
     b->options = o;
     random_model_remove(folder); /* a loaded model needs its files no more */
     if (!ok)

@@ -15,13 +15,13 @@
 #include "config/options.h"
 #include "kernels/backend.h"
 #include "models/model.h"
+#include "server/cli/cli.h"
 #include "server/cli/random_model.h"
 
 #define RUN_SECONDS 0.15
 enum { ROWS = 4096, STEPS_MIN = 8, STEPS_MAX = 400, PREFILL_RUNS = 3 };
 
-static const int batches[] = { 1, 8, 64, 256, 512 };
-static const int engine_batches[] = { 1, 64, 256 };
+static const char batches[] = "1,8,64,256,512", engine_batches[] = "1,64,256";
 static const size_t prompts[] = { 512, 4096, 32768 };
 
 /* A step of n sequences and what it draws. */
@@ -147,15 +147,35 @@ static bool fits(const struct bench *b, int slots)
            (room - reserve) / model_info(b->local.parts.model)->layout.bytes >= (size_t)slots;
 }
 
+/* The next number of a list like "1,8", which moves behind it; 0: there is none. */
+static int next_batch(const char **list)
+{
+    int n = 0;
+
+    while (**list >= '0' && **list <= '9' && n <= BENCH_SESSIONS_MAX)
+        n = 10 * n + *(*list)++ - '0';
+    *list += **list == ',';
+    return n <= BENCH_SESSIONS_MAX ? n : 0;
+}
+
+static bool is_batches(const char *list)
+{
+    while (next_batch(&list) > 0)
+        if (!*list)
+            return true;
+    return false;
+}
+
 static bool decode_all(struct bench *b)
 {
+    const char *list = b->options->sessions ? b->options->sessions : batches;
+
     printf("\n| decode: sessions | tokens/s | us a step | floor, us | of the floor | without draws "
            "and waits |\n|---|---|---|---|---|---|\n");
-    for (size_t i = 0; i < sizeof(batches) / sizeof(batches[0]); i++) {
-        if (!fits(b, batches[i]))
-            printf("| %d | does not fit | | %.0f | | |\n", batches[i],
-                   decode_floor(b, batches[i]) * 1e6);
-        else if (!decode(b, batches[i]))
+    for (int n = next_batch(&list); n; n = next_batch(&list)) {
+        if (!fits(b, n))
+            printf("| %d | does not fit | | %.0f | | |\n", n, decode_floor(b, n) * 1e6);
+        else if (!decode(b, n))
             return false;
     }
     return true;
@@ -260,9 +280,11 @@ static bool engine(struct bench *b, int n)
 
 static bool engine_all(struct bench *b)
 {
+    const char *list = b->options->sessions ? b->options->sessions : engine_batches;
+
     printf("\n| engine: sessions | tokens/s | of the floor |\n|---|---|---|\n");
-    for (size_t i = 0; i < sizeof(engine_batches) / sizeof(engine_batches[0]); i++)
-        if (fits(b, 2 * engine_batches[i] + 2) && !engine(b, engine_batches[i]))
+    for (int n = next_batch(&list); n; n = next_batch(&list))
+        if (fits(b, 2 * n + 2) && !engine(b, n))
             return false;
     return true;
 }
@@ -278,8 +300,9 @@ static bool measure(struct bench *b, const struct options *o, const struct rando
     static const size_t contexts[] = { 1 << 12, 1 << 15, 1 << 17 };
     const struct model_info *info = model_info(b->local.parts.model);
 
-    printf("\n%s, random: %.1f million parameters, %.1f MB of %s weights, %.2f MB of state. ",
-           m->title, (double)info->parameters / 1e6, (double)info->weight_bytes / 1e6,
+    printf("\n%s, random%s: %.1f million parameters, %.1f MB of %s weights, %.2f MB of state. ",
+           m->title, o->layers && o->layers < m->layers ? ", its first layers" : "",
+           (double)info->parameters / 1e6, (double)info->weight_bytes / 1e6,
            dtype_name(info->dtype), (double)info->layout.bytes / 1e6);
     bench_print_machine(b);
     if ((wants(o, "decode") && !decode_all(b)) || (wants(o, "prefill") && !prefill_all(b)) ||
@@ -302,6 +325,11 @@ int bench_published_gpu(const struct options *o)
     struct bench b = { .sessions = BENCH_SESSIONS_MAX, .rows = ROWS };
     bool none = true;
 
+    if (o->sessions && !is_batches(o->sessions)) {
+        fprintf(stderr, "eddy: --sessions takes numbers from 1 to %d, not \"%s\"\n",
+                BENCH_SESSIONS_MAX, o->sessions);
+        return EXIT_USAGE;
+    }
     for (size_t i = 0; i < sizeof(list) / sizeof(list[0]); i++) {
         const struct random_model *m = list[i].model;
 

@@ -248,7 +248,7 @@ static bool write_weights(const struct random_model *m, const char *path, struct
 
 static void write_config(const struct random_model *m, FILE *f)
 {
-    fputs(m->config, f);
+    fprintf(f, "{\"num_hidden_layers\":%d,%s", m->layers, m->config + 1); /* behind its brace */
 }
 
 /* Every byte, then words of hexadecimal digits, in the form of the RWKV World vocabulary. */

@@ -27,7 +27,7 @@ struct random_tensor {
 
 struct random_model {
     const char *title;
-    const char *config; /* config.json */
+    const char *config; /* config.json without the number of layers */
     int layers, vocab;
     const struct random_tensor *tensors; /* of the layers and of the ends */
 };

@@ -27,9 +27,8 @@
         MATRIX(MIXER("out_proj.weight"), hidden, 2 * hidden, RANDOM_EVERY_LAYER),                  \
         VECTOR("backbone.norm_f.weight", hidden, RANDOM_ENDS, 1, 0.02f)
 
-#define MAMBA_CONFIG(hidden, inner, layers, rank)                                                  \
+#define MAMBA_CONFIG(hidden, inner, rank)                                                          \
     "{\"model_type\":\"mamba\",\"vocab_size\":50280,\"hidden_size\":" #hidden                      \
-    ",\"num_hidden_layers\":" #layers                                                              \
     ",\"state_size\":16,\"expand\":2,\"intermediate_size\":" #inner                                \
     ",\"conv_kernel\":4,\"time_step_rank\":" #rank                                                 \
     ",\"layer_norm_epsilon\":1e-05,\"use_bias\":false,\"use_conv_bias\":true,"                     \
@@ -40,14 +39,14 @@ static const struct random_tensor mamba_2_8b[] = { MAMBA(2560, 160), { 0 } };
 
 const struct random_model random_mamba_130m = {
     .title = "Mamba 130M",
-    .config = MAMBA_CONFIG(768, 1536, 24, 48),
+    .config = MAMBA_CONFIG(768, 1536, 48),
     .layers = 24,
     .vocab = 50280,
     .tensors = mamba_130m,
 };
 const struct random_model random_mamba_2_8b = {
     .title = "Mamba 2.8B",
-    .config = MAMBA_CONFIG(2560, 5120, 64, 160),
+    .config = MAMBA_CONFIG(2560, 5120, 160),
     .layers = 64,
     .vocab = 50280,
     .tensors = mamba_2_8b,
@@ -72,7 +71,7 @@ static const struct random_tensor mamba2_2_7b[] = {
 const struct random_model random_mamba2_2_7b = {
     .title = "Mamba-2 2.7B",
     .config = "{\"model_type\":\"mamba2\",\"vocab_size\":50288,\"hidden_size\":2560,"
-              "\"num_hidden_layers\":64,\"state_size\":128,\"expand\":2,\"num_heads\":80,"
+              "\"state_size\":128,\"expand\":2,\"num_heads\":80,"
               "\"head_dim\":64,\"n_groups\":1,\"conv_kernel\":4,\"layer_norm_epsilon\":1e-05,"
               "\"use_bias\":false,\"use_conv_bias\":true,\"hidden_act\":\"silu\","
               "\"tie_word_embeddings\":true,\"bos_token_id\":0,\"eos_token_id\":0}",
@@ -124,11 +123,11 @@ const struct random_model random_mamba2_2_7b = {
         VECTOR("model.norm.bias", hidden, RANDOM_ENDS, 0, 0.02f),                                  \
         MATRIX("lm_head.weight", 65536, hidden, RANDOM_ENDS)
 
-#define RWKV7_CONFIG(hidden, layers, heads, ffn, wa, v, g)                                         \
+#define RWKV7_CONFIG(hidden, heads, ffn, wa, v, g)                                                 \
     "{\"model_type\":\"rwkv7\",\"vocab_size\":65536,\"hidden_size\":" #hidden                      \
-    ",\"num_hidden_layers\":" #layers ",\"head_dim\":64,\"num_heads\":" #heads                     \
-    ",\"intermediate_size\":" #ffn ",\"decay_low_rank_dim\":" #wa ",\"a_low_rank_dim\":" #wa       \
-    ",\"v_low_rank_dim\":" #v ",\"gate_low_rank_dim\":" #g ",\"hidden_act\":\"sqrelu\","           \
+    ",\"head_dim\":64,\"num_heads\":" #heads ",\"intermediate_size\":" #ffn                        \
+    ",\"decay_low_rank_dim\":" #wa ",\"a_low_rank_dim\":" #wa ",\"v_low_rank_dim\":" #v            \
+    ",\"gate_low_rank_dim\":" #g ",\"hidden_act\":\"sqrelu\","                                     \
     "\"norm_first\":true,\"norm_bias\":true,\"norm_eps\":1e-05,"                                   \
     "\"tie_word_embeddings\":false,\"bos_token_id\":0,\"eos_token_id\":0}"
 
@@ -138,21 +137,21 @@ static const struct random_tensor rwkv7_7_2b[] = { RWKV7(4096, 128, 96, 480), { 
 
 const struct random_model random_rwkv7_0_1b = {
     .title = "RWKV-7 0.1B",
-    .config = RWKV7_CONFIG(768, 12, 12, 3072, 64, 32, 128),
+    .config = RWKV7_CONFIG(768, 12, 3072, 64, 32, 128),
     .layers = 12,
     .vocab = 65536,
     .tensors = rwkv7_0_1b,
 };
 const struct random_model random_rwkv7_1_5b = {
     .title = "RWKV-7 1.5B",
-    .config = RWKV7_CONFIG(2048, 24, 32, 8192, 96, 64, 256),
+    .config = RWKV7_CONFIG(2048, 32, 8192, 96, 64, 256),
     .layers = 24,
     .vocab = 65536,
     .tensors = rwkv7_1_5b,
 };
 const struct random_model random_rwkv7_7_2b = {
     .title = "RWKV-7 7.2B",
-    .config = RWKV7_CONFIG(4096, 32, 64, 16384, 128, 96, 480),
+    .config = RWKV7_CONFIG(4096, 64, 16384, 128, 96, 480),
     .layers = 32,
     .vocab = 65536,
     .tensors = rwkv7_7_2b,

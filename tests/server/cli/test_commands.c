@@ -504,6 +504,15 @@ static void bench_says_what_it_cannot_pick(void **state)
     assert_int_equal(r.status, 2);
     assert_string_equal(r.out, "");
     assert_non_null(strstr(r.err, "--only"));
+    RUN(&r, "", "bench", "--suite", "published", "--device", "cpu", "--sessions", "8");
+    assert_int_equal(r.status, 2);
+    assert_non_null(strstr(r.err, "--sessions"));
+    RUN(&r, "", "bench", "--suite", "published", "--device", "cuda", "--sessions", "8,no");
+    assert_int_equal(r.status, 2);
+    assert_non_null(strstr(r.err, "\"8,no\""));
+    RUN(&r, "", "bench", DEMO, "--suite", "decode", "--device", "cpu", "--layers", "8");
+    assert_int_equal(r.status, 2);
+    assert_non_null(strstr(r.err, "--layers"));
 }
 
 static int make_folder(void **state)
