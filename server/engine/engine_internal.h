@@ -163,6 +163,7 @@ struct engine {
     bool closing;     /* commands are refused, and nothing is deleted any more */
     struct id_map sessions, snapshots;
     struct id_map lineage;               /* the places of snapshots, and of some that are gone */
+    uint64_t subtrees;                   /* numbers given (lineage.h) */
     struct sequence *queue, **queue_end; /* waiting for a slot, oldest first */
     int queued;
     bool any_over;             /* queued ones, since the queue was last searched for them */

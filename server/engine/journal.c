@@ -337,9 +337,16 @@ static bool begin_file(struct engine *e, struct write *w)
         w->record = tiers_hold(e->tiers, w->checkpoint);
     ok = ok && (w->record || tiers_read(e->tiers, w->checkpoint, record_of(w)));
     checkpoint_destroy(copy);
-    if (!ok)
+    if (ok)
+        e->journal->fileless--;
+    else
         give_buffer(e->journal, &w->file);
     return ok;
+}
+
+static bool is_fileless(const struct write *w)
+{
+    return w->op->encode && !w->file.len;
 }
 
 /* What a write that is queued brings to the store, unless an earlier one has brought it. */
@@ -348,17 +355,18 @@ static size_t bytes_of(const struct write *w)
     return w->op->encode && !(w->checkpoint && w->checkpoint->stored) ? w->op->file_len : 0;
 }
 
-/* The records of those that wait come side by side, as far as they may be on their way together. */
+/* The records of those that wait come side by side, as far as they may be on their way together.
+ * The queue may be long: it is searched only when there are such ones. */
 static void begin_files(struct engine *e)
 {
     struct journal *j = e->journal;
     size_t bytes = j->bytes;
 
-    for (struct write *w = j->queue; w; w = w->next) {
+    for (struct write *w = j->queue; w && j->fileless; w = w->next) {
         bytes += bytes_of(w);
         if (bytes > MAX_BYTES)
             return;
-        if (bytes_of(w) && !w->file.len && !begin_file(e, w))
+        if (bytes_of(w) && is_fileless(w) && !begin_file(e, w))
             return;
     }
 }
@@ -403,12 +411,15 @@ static bool pass_on(struct engine *e, struct write *w)
 
     if (j->submitted >= MAX_OPS || (j->submitted && j->bytes + bytes > MAX_BYTES))
         return false;
-    if (!bytes)
+    if (!bytes) {
+        j->fileless -= is_fileless(w);
         w->op->encode = NULL;
+    }
     if (w->op->encode) {
         ok = w->file.len || begin_file(e, w);
         if (!ok && j->submitted)
             return false; /* what is done gives memory back */
+        j->fileless -= !ok;
         if (!ok)
             error_set(&w->op->error, ERR_NOMEM, "no memory for a copy of the state");
         if (ok && awaits_record(e, w))
@@ -445,6 +456,7 @@ static void push(struct engine *e)
             j->queue_end = &w->next;
         return;
     }
+    assert(!j->fileless);
 }
 
 /* Bytes of the head that the session leaves, if only it, and the turn that began there, keep it. */
@@ -472,6 +484,8 @@ void journal_submit(struct engine *e, struct entry *x)
     j->entries++;
     *j->queue_end = x->write;
     j->queue_end = x->write_end;
+    for (struct write *w = x->write; w; w = w->next)
+        j->fileless += is_fileless(w);
     x->write = NULL;
     push(e);
 }
@@ -616,6 +630,13 @@ bool journal_busy(const struct engine *e)
     const struct journal *j = e->journal;
 
     return j && (j->asked || j->entries || j->submitted || j->queue || reader_waiting(j->reader));
+}
+
+bool journal_lags(const struct engine *e)
+{
+    const struct journal *j = e->journal;
+
+    return j && (j->submitted >= ENOUGH_OPS || j->queue);
 }
 
 void journal_rest(struct engine *e)

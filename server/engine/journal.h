@@ -104,6 +104,7 @@ bool journal_ask(struct engine *e, struct redis_op *op);
 /* Nothing has come for a while: memory that is kept for the next state goes back. */
 void journal_rest(struct engine *e);
 bool journal_busy(const struct engine *e); /* something was asked and is not answered */
+bool journal_lags(const struct engine *e); /* so much that what nobody waits for comes later */
 
 /* Asks for a state that is in the store alone; its answer goes to sequence_recalled() or, for
  * a command, to recalled(). NULL: no memory. */

@@ -12,6 +12,7 @@
 
 /* What may be on its way to the disk at once: copies of states, for the most part. */
 enum { MAX_OPS = 4096, MAX_BYTES = 256 * 1024 * 1024 };
+enum { ENOUGH_OPS = 128 }; /* that the disk is never without work */
 enum { BUFFERS_KEPT = 2 };
 
 /* One operation of an entry. */
@@ -33,6 +34,7 @@ struct journal {
     int asked;           /* questions to Redis without an answer */
     struct reader *reader;
     struct write *queue, **queue_end;        /* the disk has no room for them yet */
+    int fileless;                            /* of these, whose file is not laid out yet */
     int submitted;                           /* operations the disk has */
     size_t bytes;                            /* and of their files */
     int entries;                             /* not yet done */

@@ -123,11 +123,10 @@ struct snapshot *lineage_list(struct lineage *root, struct snapshot *last)
     return last;
 }
 
-bool lineage_is_below(const struct lineage *n, const struct lineage *root)
+void lineage_number(struct lineage *root, uint64_t number)
 {
-    while (n && n != root)
-        n = n->parent;
-    return n == root;
+    for (struct lineage *at = NULL; (at = lineage_next(root, at));)
+        at->number = number;
 }
 
 bool lineage_fell(struct engine *e, struct entry *x, struct lineage *n, bool whole)

@@ -38,6 +38,7 @@ struct lineage {
     struct snapshot *snapshot;             /* borrowed; NULL: gone, or never seen here */
     struct lineage *parent;                /* kept, or NULL */
     struct lineage *child, *before, *next; /* before, next: of the same parent */
+    uint64_t number;                       /* of the newest subtree that it was found in */
 };
 
 /* The place of this snapshot, kept; NULL for no id. false: no memory. */
@@ -55,7 +56,8 @@ struct lineage *lineage_next(struct lineage *root, struct lineage *at);
 /* The snapshots below the root, those below others before these, and then `last`: a list by
  * their `along`. */
 struct snapshot *lineage_list(struct lineage *root, struct snapshot *last);
-bool lineage_is_below(const struct lineage *n, const struct lineage *root); /* or is the root */
+/* The root and what is below it get this number, and nothing else has it. */
+void lineage_number(struct lineage *root, uint64_t number);
 
 /* Adds to the entry what deletes the place's snapshot: a mark if somebody else keeps the
  * place, or if everything below is deleted by it. false: no memory. */

@@ -330,13 +330,16 @@ bool sessions_sweep(struct engine *e)
 
     for (int i = 0; i < SWEEP_PIECE && (at = id_map_walk(&e->sessions, &e->sweep)); i++) {
         struct session *s = at->value;
+        bool rests = !s->job && !s->storing;
+        bool over = rests && s->ttl > 0 && s->touched + s->ttl < now && !s->mover;
 
+        if (over && journal_lags(e))
+            return false; /* others wait for the store */
         count_session(&e->tally, s);
         e->sweep++;
-        if (s->job || s->storing)
-            continue;
-        past_cool(e, &s->past, s->head);
-        if (s->ttl <= 0 || s->touched + s->ttl >= now || s->mover)
+        if (rests)
+            past_cool(e, &s->past, s->head);
+        if (!over)
             continue;
         if (journal_shares(e))
             session_remove(e, s); /* Redis has a clock of its own, and may have a newer one */

@@ -188,7 +188,7 @@ bool obey_snapshot_take(struct engine *e, struct command *c)
 /* What a list is of. */
 struct asked {
     const struct command *command;
-    const struct lineage *root; /* NULL: all */
+    uint64_t subtree; /* its number; 0: all */
 };
 
 static bool is_asked_for(const void *value, const void *arg)
@@ -200,7 +200,7 @@ static bool is_asked_for(const void *value, const void *arg)
     return (!c->session.text[0] || id_equal(&s->session, &c->session)) &&
            (!c->taken_of.text[0] || id_equal(&s->session, &c->taken_of)) &&
            (!c->label[0] || strcmp(s->label, c->label) == 0) &&
-           (!a->root || lineage_is_below(s->place, a->root));
+           (!a->subtree || s->place->number == a->subtree);
 }
 
 bool obey_snapshot_list(struct engine *e, struct command *c)
@@ -214,7 +214,10 @@ bool obey_snapshot_list(struct engine *e, struct command *c)
         (of && !session_is_expected(of, c, &c->problem)) ||
         (c->snapshot.text[0] && !(root = snapshot_find(e, c, &c->problem))))
         return false;
-    asked.root = root ? root->place : NULL;
+    if (root) {
+        asked.subtree = ++e->subtrees;
+        lineage_number(root->place, asked.subtree);
+    }
     if (!command_page(c, &e->snapshots, &page))
         return false;
     c->snapshots = calloc(page.count + 1, sizeof(*c->snapshots));

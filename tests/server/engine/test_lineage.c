@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -23,6 +24,7 @@
 #include "tests/server/folder.h"
 
 enum { SESSIONS = 12, SNAPSHOTS = 400, ROUNDS = 700, REOPEN_EVERY = 60, NONE = -1 };
+enum { CHAIN = 16000, LISTS = 24 }; /* snapshots, each below the one before it */
 
 static const char model[] = "tests/data/rwkv7-tiny-hf";
 static const int32_t ids[] = { 5, 6, 7, 8, 9, 10, 11, 12 };
@@ -743,6 +745,58 @@ static void sessions_go_on_when_their_snapshots_are_gone(void **unused)
     rig_close(&kept.rig);
 }
 
+static double seconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static void list_subtree(struct rig *r, const struct id *root, int expected)
+{
+    struct command *c = rig_command(COMMAND_SNAPSHOT_LIST, NULL, root->text);
+
+    c->count = 3;
+    assert_int_equal(rig_ask(r, c), PROBLEM_NONE);
+    assert_int_equal(c->items, expected);
+    command_free(c);
+}
+
+/* The engine does nothing else meanwhile. Its records are many more than may be on their way to
+ * the disk at once. */
+static void a_long_chain_is_listed_and_deleted_sooner_than_it_was_taken(void **unused)
+{
+    struct engine_options o = options(8, 1 << 24, true);
+    struct command *c = rig_command(COMMAND_SNAPSHOT_DELETE, NULL, NULL);
+    struct id first, last;
+    double began, took;
+    struct rig r;
+
+    (void)unused;
+    o.store_bytes = (uint64_t)1 << 40;
+    rig_open(&r, model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    began = seconds();
+    first = rig_snapshot(&r, "a");
+    for (int i = 1; i < CHAIN; i++)
+        last = rig_snapshot(&r, "a");
+    took = seconds() - began;
+    began = seconds();
+    for (int i = 0; i < LISTS; i++)
+        list_subtree(&r, &last, 1);
+    list_subtree(&r, &first, 3);
+    assert_true(seconds() - began < took);
+    c->snapshot = first;
+    c->whole = true;
+    began = seconds();
+    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
+    assert_int_equal(c->count, CHAIN);
+    assert_true(seconds() - began < took);
+    command_free(c);
+    rig_close(&r);
+}
+
 #define CASE(test) cmocka_unit_test_setup_teardown(test, folder_make_in_memory, folder_remove)
 
 int main(void)
@@ -755,6 +809,7 @@ int main(void)
         CASE(a_log_that_ends_early_leaves_a_subtree_whole_or_gone),
         CASE(every_beginning_of_a_log_is_a_moment),
         CASE(sessions_go_on_when_their_snapshots_are_gone),
+        CASE(a_long_chain_is_listed_and_deleted_sooner_than_it_was_taken),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,6 +18,8 @@
 #include "server/state/disk_io.h"
 #include "tests/server/engine/store_rig.h"
 
+enum { EXPIRE = 1000 };
+
 static struct id take_snapshot(struct rig *r, const char *session, const char *label)
 {
     struct command *c = rig_command(COMMAND_SNAPSHOT_TAKE, session, NULL);
@@ -594,6 +596,36 @@ static void a_slow_disk_holds_back_the_answer_alone(void **unused)
     rig_close(&r);
 }
 
+/* A thousand that expire at once, as after a night without the server. */
+static void what_expires_leaves_the_disk_to_others(void **unused)
+{
+    struct engine_options o = store_options(4, 1 << 20);
+    struct command *c = rig_command(COMMAND_SESSION_CREATE, "a", NULL);
+    struct rig r;
+
+    (void)unused;
+    o.max_sessions = 1 + EXPIRE;
+    o.io = store_held_io();
+    rig_open(&r, store_model, &o, 1);
+    c->has_ttl = true;
+    c->ttl = 1;
+    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
+    command_free(c);
+    c = rig_command(COMMAND_SESSION_FORK, "a", NULL);
+    c->count = EXPIRE;
+    assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
+    command_free(c);
+    store_hold();
+    store_wait_waiting(&r, 1);
+    for (int i = 0; i < 500; i++)
+        store_nap(); /* it had time to give the disk all of them */
+    assert_true(engine_counters(r.engine).store_waiting < EXPIRE / 4);
+    store_let_go();
+    while (engine_counters(r.engine).sessions)
+        store_nap();
+    rig_close(&r);
+}
+
 /* Who starts the wrong model is told before a client is. */
 static void states_of_another_model_are_reported_and_stay(void **unused)
 {
@@ -638,6 +670,7 @@ int main(void)
         IN_FOLDER(a_short_write_is_gone_on_with),
         IN_FOLDER(verbs_that_are_not_kept_did_not_happen),
         IN_FOLDER(a_slow_disk_holds_back_the_answer_alone),
+        IN_FOLDER(what_expires_leaves_the_disk_to_others),
         IN_FOLDER(states_of_another_model_are_reported_and_stay),
     };
 
