@@ -17,6 +17,7 @@
 #include "models/model.h"
 #include "server/api/api.h"
 #include "server/api/repeats.h"
+#include "server/descriptors.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
 #include "server/http/origin.h"
@@ -327,10 +328,11 @@ static struct engine *start_engine(struct server *s, const struct server_parts *
 static bool listen_http(struct server *s, struct error *err)
 {
     const struct options *o = s->api.options;
+    const int connections = descriptors_provide(o->max_connections);
     const struct http_options options = {
         .host = o->host,
         .port = o->port,
-        .max_connections = o->max_connections,
+        .max_connections = connections,
         .transfer_bytes = o->transfer_memory,
         .routes = s->route,
         .origins = o->allow_origin,
@@ -345,6 +347,11 @@ static bool listen_http(struct server *s, struct error *err)
     if (!s->api.http)
         return false;
     http_server_set_ready(s->api.http, false);
+    if (connections < o->max_connections)
+        log_note(LOG_WARN, "connections",
+                 "the system lets this process have few files open (ulimit -n): at most %d "
+                 "connections, not %d",
+                 connections, o->max_connections);
     if (options.keyless && !is_loopback(o->host))
         log_note(LOG_WARN, "keys", "without api_keys whoever reaches %s may use every session",
                  o->host);
