@@ -59,7 +59,7 @@ void generation_refuse(struct generation *g, const struct problem *problem)
 
 bool generation_begin(struct generation *g)
 {
-    if (repeats_begin(&g->base, g->params.session.text[0] != '\0'))
+    if (repeats_begin(&g->base, g->params.session.text[0] != '\0', &g->params.session))
         return true;
     generation_destroy(g);
     return false;

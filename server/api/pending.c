@@ -194,7 +194,7 @@ void api_ask(struct api *api, struct exchange *x, struct command *c,
     if (api->options->request_seconds > 0)
         a->base.deadline = api_now() + api->options->request_seconds;
     pending_init(&a->base, api, x);
-    if (!repeats_begin(&a->base, true))
+    if (!repeats_begin(&a->base, true, &c->session))
         command_free(c);
     else if (pending_send(&a->base, c, &problem))
         return;

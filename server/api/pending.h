@@ -19,6 +19,7 @@ struct pending {
     struct api *api;           /* borrowed */
     struct exchange *exchange; /* NULL once answered */
     struct repeat *repeat;     /* repeats.c: its answer is kept for those who ask again */
+    struct id session;         /* repeats.c: that it changes; "": none */
     bool gone;                 /* the client left: the exchange may only be abandoned */
     bool working;              /* in the pool */
     bool dirty;                /* a stream with bytes to flush */

@@ -27,8 +27,9 @@ struct repeat {
     bool lost;        /* its answer did not fit, or had to go */
     const char *type; /* static */
     struct text_buffer body;
-    double expires; /* monotonic seconds */
-    char key[];     /* "" for a request that only its content names */
+    double expires;    /* monotonic seconds */
+    struct id session; /* that it changes; "": none */
+    char key[];        /* "" for a request that only its content names */
 };
 
 /* What is kept for one owner, oldest first. */
@@ -289,7 +290,7 @@ static bool is_key(const char *key)
     return len > 0 && len <= LIMIT_REPEAT_KEY_BYTES;
 }
 
-bool repeats_begin(struct pending *p, bool changes)
+static bool begin(struct pending *p, bool changes)
 {
     struct exchange *x = p->exchange;
     const char *key = exchange_header(x, "idempotency-key");
@@ -312,6 +313,20 @@ bool repeats_begin(struct pending *p, bool changes)
     expire(k, api_now());
     return key ? begin_keyed(p, k, key, &request)
                : begin_counted(p, k, &request, strcmp(count, "0") != 0);
+}
+
+bool repeats_begin(struct pending *p, bool changes, const struct id *session)
+{
+    const char *method;
+
+    if (!begin(p, changes))
+        return false;
+    method = exchange_method(p->exchange);
+    if (changes && strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0)
+        p->session = *session;
+    if (p->repeat)
+        p->repeat->session = p->session;
+    return true;
 }
 
 static void lose_body(struct repeat *e)
@@ -358,10 +373,27 @@ void repeats_spoil(struct pending *p)
         lose_body(p->repeat);
 }
 
+/* The session has gone on since those that only their content names: who asks for the same from
+ * now on, at whatever try, means something new. */
+static void forget_older(const struct pending *p)
+{
+    const struct keeper *k = p->api->repeats->keepers;
+
+    while (k && k->owner != exchange_client(p->exchange))
+        k = k->next;
+    for (struct repeat *e = k ? k->oldest : NULL, *next; e; e = next) {
+        next = e->next;
+        if (!e->first && !e->key[0] && id_equal(&e->session, &p->session))
+            forget(e);
+    }
+}
+
 void repeats_keep(struct pending *p, const char *type)
 {
     struct repeat *e = p->repeat;
 
+    if (p->session.text[0])
+        forget_older(p);
     if (!e)
         return;
     p->repeat = NULL;

@@ -8,7 +8,9 @@
  *
  * The OpenAI libraries send no key, but they count their retries in X-Stainless-Retry-Count:
  * of a request that changes a session and came with that header, a later try (a count above
- * 0, and otherwise the same request) is a repeat; a count of 0 never is.
+ * 0, and otherwise the same request) is a repeat; a count of 0 never is. A first try may be lost
+ * on its way here: so once something else was done to the session, no later try repeats what
+ * was done before.
  *
  * Kept answers are bounded per owner in number and bytes, the oldest go first. A key whose
  * answer went before its time is still known, and its repeat refused. Loop thread only. */
@@ -18,6 +20,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+struct id;
 struct pending;
 struct repeats;
 
@@ -25,9 +28,10 @@ struct repeats *repeats_create(void); /* NULL: no memory */
 /* After every pending has finished. Takes NULL. */
 void repeats_destroy(struct repeats *r);
 
-/* Called once a request was read without fault. changes: whether it changes a session. false:
- * its exchange was answered, or is waiting elsewhere; only finishing is left to the caller. */
-bool repeats_begin(struct pending *p, bool changes);
+/* Called once a request was read without fault. changes: whether it changes a session, or makes
+ * one; that which it names, or "". false: its exchange was answered, or is waiting elsewhere; only
+ * finishing is left to the caller. */
+bool repeats_begin(struct pending *p, bool changes, const struct id *session);
 
 /* The whole answer, or the next part of one. Nothing happens for requests that are not kept. */
 void repeats_add(struct pending *p, const void *bytes, size_t len);

@@ -290,7 +290,7 @@ void slot_post(struct exchange *x, void *app)
     pending_init(&s->base, app, x);
     if (!begin(s, x, action, &problem))
         refuse(s, &problem);
-    else if (!repeats_begin(&s->base, true))
+    else if (!repeats_begin(&s->base, true, &s->session))
         finish(s);
     else if (action[0] == 'e')
         request(s, COMMAND_SESSION_GET, NULL, erase);

@@ -252,7 +252,7 @@ static void upload(struct exchange *x, struct api *api, struct command *c)
         finish(t);
         return;
     }
-    if (!repeats_begin(&t->base, true)) {
+    if (!repeats_begin(&t->base, true, &c->session)) {
         finish(t);
         return;
     }

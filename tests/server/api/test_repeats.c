@@ -102,7 +102,7 @@ static void begin(struct answer *a, struct api *api, uint64_t owner, int key)
     snprintf(a->exchange.key, sizeof(a->exchange.key), "key-%d", key);
     a->pending.api = api;
     a->pending.exchange = &a->exchange;
-    assert_true(repeats_begin(&a->pending, true));
+    assert_true(repeats_begin(&a->pending, true, &(struct id){ "" }));
 }
 
 /* A buffer that grows doubles. */

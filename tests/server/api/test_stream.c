@@ -134,7 +134,7 @@ static struct generation *begin_stream(struct api *api, struct exchange *x)
     struct generation *g = generation_create(api, x);
 
     assert_non_null(g);
-    assert_true(repeats_begin(&g->base, true));
+    assert_true(repeats_begin(&g->base, true, &(struct id){ "" }));
     assert_true(reply_init(&g->reply, &reply_completion, 1, 1));
     g->reply.model = "model";
     g->reply.fingerprint = fingerprint;
@@ -154,7 +154,7 @@ static void a_repeat_does_not_wait_for_the_reader_of_a_stream_that_failed(void *
     (void)unused;
     assert_non_null(api.repeats);
     g = begin_stream(&api, &first);
-    assert_false(repeats_begin(&repeat, true));
+    assert_false(repeats_begin(&repeat, true, &(struct id){ "" }));
     assert_null(repeat.exchange); /* it waits */
     stream_add_text(g, 0, &text);
     problem_set(&g->problem, PROBLEM_SESSION_NOT_FOUND, NULL, "it was deleted");

@@ -460,6 +460,46 @@ static void however_often_it_is_asked_it_is_done_once(void **unused)
     assert_true(tries > HASTY * TURNS_EACH * 3 / 2);
 }
 
+/* A first try that never came here, as when a proxy or a connection failed. */
+static void a_retry_is_no_repeat_of_what_the_session_has_gone_on_from(void **unused)
+{
+    struct response r;
+
+    (void)unused;
+    create("on");
+    r = post(TRY("0"), COMPLETIONS, TURN("on", ""));
+    response_finish(&r);
+    r = post(TRY("0"), "/v1/sessions/other/append", "{\"ids\":[7]}");
+    response_finish(&r); /* is refused */
+    r = post(NULL, "/v1/sessions/on/append", "{\"ids\":[5000]}");
+    response_finish(&r); /* this one, too */
+    r = post(TRY("1"), COMPLETIONS, TURN("on", ""));
+    assert_true(is_replay(&r));
+    response_finish(&r);
+    r = post(NULL, "/v1/sessions/on/append", "{\"ids\":[7]}");
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    r = post(TRY("1"), COMPLETIONS, TURN("on", ""));
+    assert_int_equal(r.status, 200);
+    assert_false(is_replay(&r));
+    response_finish(&r);
+    assert_int_equal(of_session("on", "version"), 3);
+    r = post(TRY("2"), COMPLETIONS, TURN("on", ""));
+    assert_true(is_replay(&r));
+    response_finish(&r);
+    r = post(KEY("on"), "/v1/sessions/on/append", "{\"ids\":[7]}");
+    response_finish(&r);
+    r = post(TRY("0"), COMPLETIONS, TURN("on", ""));
+    response_finish(&r);
+    r = post(KEY("on"), "/v1/sessions/on/append", "{\"ids\":[7]}");
+    assert_true(is_replay(&r)); /* a key names one request however long ago */
+    response_finish(&r);
+    r = post(TRY("1"), COMPLETIONS, TURN("on", ""));
+    assert_true(is_replay(&r));
+    response_finish(&r);
+    assert_int_equal(of_session("on", "version"), 5);
+}
+
 static int start(void **unused)
 {
     (void)unused;
@@ -488,6 +528,7 @@ int main(void)
         cmocka_unit_test(without_anybody_waiting_it_is_cancelled),
         cmocka_unit_test(a_repeat_takes_the_place_of_a_first_that_failed),
         cmocka_unit_test(a_counted_retry_is_a_repeat_and_a_first_try_is_not),
+        cmocka_unit_test(a_retry_is_no_repeat_of_what_the_session_has_gone_on_from),
         cmocka_unit_test(the_store_is_bounded),
         cmocka_unit_test(however_often_it_is_asked_it_is_done_once),
     };
