@@ -1,37 +1,21 @@
 /* linear_single.cu - products of one row of bf16: what a lone session decodes with.
  *
- * One thread of a block copies its units, some whole rows of weights each, to a ring in shared
- * memory, the first ones before the kernel in front has ended: what fits the ring comes while the
- * short kernels in front run. No more are on their way at a time than keep the memory busy, as what
- * those kernels read would have to queue behind them, and fewer yet while they run. Units go round
- * the blocks, so that at any time all blocks read neighbouring memory.
- *
- * The few warps beside keep up by tensor cores used for inner products: a warp has a piece of a
- * row, 16 bytes a lane; the lanes' eight runs of 64 bytes are the columns of the n side of
- * mma.m16n8k16, the same runs of x the rows of its tall side, and what counts of the product is its
- * diagonal. The order of k is free as long as both sides agree, so 16 bytes serve as fragments as
- * they lie, and x stays in registers: one half of a run's numbers in the upper eight rows, the
- * other in the lower, each times its half of the weights. */
-#include <limits.h>
-
-#include "kernels/cuda/linear.cuh"
-#include "kernels/cuda/wgmma.cuh"
+ * Weights come through the ring of linear_ring.cuh. The few warps beside the copying thread keep up
+ * by tensor cores used for inner products: a warp has a piece of a row, 16 bytes a lane; the lanes'
+ * eight runs of 64 bytes are the columns of the n side of mma.m16n8k16, the same runs of x the rows
+ * of its tall side, and what counts of the product is its diagonal. The order of k is free as long
+ * as both sides agree, so 16 bytes serve as fragments as they lie, and x stays in registers: one
+ * half of a run's numbers in the upper eight rows, the other in the lower, each times its half of
+ * the weights. */
+#include "kernels/cuda/linear_ring.cuh"
 
 enum {
-    WARPS = 8,
-    CONSUMERS = WARPS * 32,
-    THREADS = CONSUMERS + 32, /* the last warp copies */
     DIAGONAL = 8,
-    RUN = 8,          /* columns of 16 bytes */
     CHUNK = 32 * RUN, /* columns of a warp's 16 bytes a lane */
     CHUNKS_GOOD = 5,  /* of a warp's piece of a row */
     CHUNKS_MAX = 8,
-    SPLIT_BITS_MAX = 3,
-    SHORT_BATCH = 4,        /* rows of a warp in a unit, if they are of one chunk */
-    UNITS_MAX = 32,         /* of a ring, and between two ends */
-    RING_BYTES = 192 << 10, /* of a multiprocessor; the rest is for the short kernels behind */
-    BYTES_EARLY = 50 << 10, /* on their way to a multiprocessor before x is there */
-    BYTES_AHEAD = 80 << 10  /* and behind that */
+    SHORT_BATCH = 4, /* rows of a warp in a unit, if they are of one chunk */
+    UNITS_MAX = 32   /* between two ends */
 };
 
 struct single {
@@ -41,40 +25,15 @@ struct single {
     int split_bits; /* 2^split_bits warps share a row */
     int row_bits;   /* 2^row_bits rows are a unit */
     int chunks;     /* of a warp's piece; the last warps of a row may have fewer */
+    static constexpr int part_bits = 0; /* a unit comes as a whole */
     int units;
     int first_block, blocks;
 };
 
 struct single_group {
     int n;
-    int ring_units, unit_bytes;
-    int units_early, units_ahead; /* most on their way before x is there, and then */
+    struct ring ring; /* a place is a unit */
     struct single p[GROUP_MAX];
-};
-
-/* A place in the ring and the parity of the phase that it is in. */
-struct place {
-    int i;
-    uint32_t parity;
-
-    __device__ __forceinline__ void advance(int units)
-    {
-        if (++i == units) {
-            i = 0;
-            parity ^= 1;
-        }
-    }
-};
-
-/* What the end of a row reads beside its sum. */
-struct ending {
-    float bias, y;
-
-    __device__ __forceinline__ void load(const struct output &o, int row)
-    {
-        bias = o.bias ? o.bias[row] : 0.0f;
-        y = o.add ? o.y[row] : 0.0f;
-    }
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -91,52 +50,7 @@ static __device__ __forceinline__ void finish(const struct output &o, const stru
 
         v += part.x + part.y + (part.z + part.w);
     }
-    v = activate(o.act, v + ending.bias);
-    store_numbers<1>(o.y, o.y_bf16, (size_t)row, { { o.add ? ending.y + v : v } });
-}
-
-static __device__ __forceinline__ void consumers_barrier(void)
-{
-    asm volatile("bar.sync 1, %0;" ::"n"((int)CONSUMERS) : "memory");
-}
-
-/* The copying thread: every blocks-th unit from `first` on. */
-static __device__ __forceinline__ void copy_units(char *ring, uint64_t *full, uint64_t *empty,
-                                                  const struct single_group &g,
-                                                  const struct single &p, int first,
-                                                  uint64_t *x_came)
-{
-    struct place to = { 0, 1 }, landing = { 0, 0 };
-    int ahead = 0;
-
-    for (int u = first; u < p.units; u += p.blocks) {
-        const int row = u << p.row_bits, rows = min(1 << p.row_bits, p.rows - row);
-        const uint32_t bytes = 2 * (uint32_t)(rows * p.ld);
-
-        barrier_wait(&empty[to.i], to.parity);
-        while (ahead >= (barrier_passed(x_came, 0) ? g.units_ahead : g.units_early)) {
-            barrier_wait(&full[landing.i], landing.parity);
-            landing.advance(g.ring_units);
-            ahead--;
-        }
-        ahead++;
-        barrier_expect(&full[to.i], bytes);
-        copy_bytes(ring + to.i * g.unit_bytes, p.w + (size_t)row * p.ld, bytes, &full[to.i],
-                   L2_EVICT_FIRST);
-        to.advance(g.ring_units);
-    }
-}
-
-/* Eight numbers of x of which fewer are there. */
-static __device__ __forceinline__ uint4 load_last(const uint16_t *x, int there)
-{
-    uint32_t pair[RUN / 2] = {};
-
-#pragma unroll
-    for (int i = 0; i < RUN; i++)
-        if (i < there)
-            pair[i / 2] |= (uint32_t)x[i] << 16 * (i % 2);
-    return { pair[0], pair[1], pair[2], pair[3] };
+    ending.finish(o, 0, row, v);
 }
 
 /* This lane's numbers of x from column k on, zeros beyond the last: all loads are on their way
@@ -182,24 +96,17 @@ static __global__ void __launch_bounds__(THREADS, CHUNKS > CHUNKS_GOOD ? 2 : 3)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     extern __shared__ __align__(128) char ring[];
-    __shared__ uint64_t full[UNITS_MAX], empty[UNITS_MAX], x_came;
-    float *const diagonals = (float *)(ring + g.ring_units * g.unit_bytes);
+    __shared__ struct ring_barriers barriers;
+    float *const diagonals = (float *)(ring + g.ring.places * g.ring.bytes);
     const struct single &p = product_of(g);
     const int first = (int)blockIdx.x - p.first_block;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
     let_next_start();
-    if (threadIdx.x == 0)
-        barrier_init(&x_came, 1);
-    if ((int)threadIdx.x < g.ring_units) {
-        barrier_init(&full[threadIdx.x], 1);
-        barrier_init(&empty[threadIdx.x], WARPS);
-        barriers_ready();
-    }
-    __syncthreads();
+    ring_init(barriers, g.ring);
     if (warp == WARPS) {
         if (lane == 0)
-            copy_units(ring, full, empty, g, p, first, &x_came);
+            copy_units(ring, barriers, g.ring, p, first);
         return;
     }
 
@@ -215,7 +122,7 @@ static __global__ void __launch_bounds__(THREADS, CHUNKS > CHUNKS_GOOD ? 2 : 3)
 
     wait_for_inputs();
     if (threadIdx.x == 0)
-        barrier_arrive(&x_came);
+        barrier_arrive(&barriers.x_came);
     load_x<CHUNKS, EXACT>(x, p, k);
     for (int done = 0; done < units; done += most) {
         const int there = min(most, units - done), ending_unit = (int)threadIdx.x >> p.row_bits;
@@ -225,24 +132,24 @@ static __global__ void __launch_bounds__(THREADS, CHUNKS > CHUNKS_GOOD ? 2 : 3)
         float *diagonal = diagonals + warp * DIAGONAL + lane / 4;
 
         if (ends)
-            ending.load(p.out, row);
+            ending.load(p.out, 0, row);
 #pragma unroll 1
         for (int u = 0; u < there; u++) {
             uint4 w[BATCH][CHUNKS];
 
-            barrier_wait(&full[from.i], from.parity);
+            barrier_wait(&barriers.full[from.i], from.parity);
 #pragma unroll
             for (int i = 0; i < BATCH; i++)
 #pragma unroll
                 for (int c = 0; c < CHUNKS; c++)
                     w[i][c] = EXACT || (c < p.chunks && k + c * CHUNK < p.ld)
-                                  ? *(const uint4 *)(own + from.i * g.unit_bytes + i * batch_bytes +
+                                  ? *(const uint4 *)(own + from.i * g.ring.bytes + i * batch_bytes +
                                                      2 * c * CHUNK)
                                   : uint4{};
             __syncwarp();
             if (lane == 0)
-                barrier_arrive(&empty[from.i]);
-            from.advance(g.ring_units);
+                barrier_arrive(&barriers.empty[from.i]);
+            from.advance(g.ring.places);
 #pragma unroll
             for (int i = 0; i < BATCH; i++, diagonal += WARPS * DIAGONAL) {
                 const float v = multiply(x, w[i]);
@@ -259,26 +166,6 @@ static __global__ void __launch_bounds__(THREADS, CHUNKS > CHUNKS_GOOD ? 2 : 3)
             consumers_barrier();
     }
 #endif
-}
-
-/* A block a multiprocessor, and the largest of them as small as that allows; those that are left
- * are the last product's. Returns the units of the largest. */
-static int place_blocks(struct single_group *g, int places)
-{
-    for (int units = 1;; units++) {
-        struct single *p = g->p;
-        int blocks = 0;
-
-        for (int i = 0; i < g->n; i++, p++) {
-            p->first_block = blocks;
-            p->blocks = ceil_div(p->units, units);
-            blocks += p->blocks;
-        }
-        if (blocks <= places) {
-            p[-1].blocks = min(p[-1].units, p[-1].blocks + places - blocks);
-            return units;
-        }
-    }
 }
 
 /* Everything of a product but its units. */
@@ -304,19 +191,12 @@ static struct single single_of(const struct linear *p)
              .blocks = 0 };
 }
 
-/* Units of so many bytes; INT_MAX if the ring is the bound. */
-static int at_once(const struct single_group *g, int bytes)
-{
-    const int units = max(bytes / g->unit_bytes, 2);
-
-    return units < g->ring_units ? units : INT_MAX;
-}
-
 template <int CHUNKS, bool EXACT, int BATCH = 1>
 static void launch_single(struct stream *q, struct single_group *g)
 {
     auto *const kernel = single_kernel<CHUNKS, EXACT, BATCH>;
     const int room = (int)q->block_memory - 1024; /* there are barriers */
+    int unit_bytes = 0;
 
     for (int i = 0; i < g->n; i++) {
         struct single *p = &g->p[i];
@@ -325,21 +205,18 @@ static void launch_single(struct stream *q, struct single_group *g)
         while (1 << p->row_bits < unit_rows)
             p->row_bits++;
         p->units = ceil_div(p->rows, unit_rows);
-        g->unit_bytes = max(g->unit_bytes, 2 * p->ld * unit_rows);
+        unit_bytes = max(unit_bytes, 2 * p->ld * unit_rows);
     }
 
     const int most = place_blocks(g, q->sms);
     const int blocks = g->p[g->n - 1].first_block + g->p[g->n - 1].blocks;
     const int diagonals = min(most, (int)UNITS_MAX) * BATCH * WARPS * DIAGONAL * (int)sizeof(float);
 
-    g->ring_units =
-        min(min(min(room - diagonals, (int)RING_BYTES) / g->unit_bytes, most), (int)UNITS_MAX);
-    g->units_early = at_once(g, BYTES_EARLY);
-    g->units_ahead = at_once(g, BYTES_AHEAD);
+    g->ring = ring_of(unit_bytes, 1, most, room - diagonals);
     stream_note(q, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, room),
                 "linear");
     launch(q, "linear", kernel, blocks, THREADS,
-           (size_t)(g->ring_units * g->unit_bytes + diagonals), *g);
+           (size_t)(g->ring.places * g->ring.bytes + diagonals), *g);
 }
 
 bool linear_single_can(const struct stream *q, const struct linear *p)
