@@ -25,10 +25,10 @@ bool pack_matrix_cuda(struct backend *be, struct matrix *m, enum dtype dtype, in
     return true;
 }
 
-enum path { SINGLE, SKINNY, WIDE, PAIRS, LT };
+enum path { SINGLE, FEW, SKINNY, WIDE, PAIRS, LT };
 
 enum {
-    FEW_ROWS = 32,
+    SMALL_BATCH = 32,
     BRANCH_ROWS = 256,
     PAIRED_ROWS = 1024,
     PIECED_ROWS = 256,
@@ -66,27 +66,28 @@ bool warpgroups_can(const struct stream *q, const struct linear *p)
 static bool is_paired(const struct stream *q, const struct linear *p, int n)
 {
     const bool fits = linear_pairs_blocks(p, n) <= q->sms, act = p->act != ACT_NONE;
-    const int fewer = fits ? (int)SKINNY_ROWS_BF16 : act ? (int)FEW_ROWS : (int)WIDE_ROWS;
+    const int fewer = fits ? (int)SKINNY_ROWS_BF16 : act ? (int)SMALL_BATCH : (int)WIDE_ROWS;
 
     return (n > 2 || act) && p->T > fewer && p->T <= PAIRED_ROWS;
 }
 
 /* The path of a group. What was fastest in whole steps of the published models on an H200. One row
- * of bf16 has a path of its own. A few rows of bf16 need no rounding, so that the wide path comes
- * first. cuBLASLt takes one product a launch, so several go to the path of pairs or the wide path,
- * and with few rows of x each, or few of weights. cuBLASLt is not for very few rows: they are taken
- * a few at a time instead. */
+ * of bf16 has a path of its own, and so have a few on a grid. Others of bf16 need no rounding, so
+ * that the wide path comes first. cuBLASLt takes one product a launch, so several go to the path of
+ * pairs or the wide path, and with few rows of x each, or few of weights. cuBLASLt is not for very
+ * few rows: they are taken a few at a time instead. */
 static enum path path_of(const struct stream *q, const struct linear *p, int n)
 {
     int skinny = SKINNY_ROWS_BF16;
-    bool single = true;
+    bool single = true, few = true;
 
     for (int i = 0; i < n; i++) {
         skinny = min(skinny, linear_skinny_rows(&p[i]));
         single = single && linear_single_can(q, &p[i]);
+        few = few && linear_few_can(q, &p[i]);
     }
-    if (single)
-        return SINGLE;
+    if (single || few)
+        return single ? SINGLE : FEW;
 
     const bool warpgroups = warpgroups_can(q, p), wide = warpgroups && p->T <= WIDE_ROWS;
     const bool wide_first = wide && p->x_bf16 && p->T > 1;
@@ -97,7 +98,7 @@ static enum path path_of(const struct stream *q, const struct linear *p, int n)
         return PAIRS;
     if (!wide)
         return p->T <= 2 * SKINNY_ROWS && skinny ? SKINNY : LT;
-    return n > 2 || p->T <= FEW_ROWS || linear_is_slim(q, p, n) ? WIDE : LT;
+    return n > 2 || p->T <= SMALL_BATCH || linear_is_slim(q, p, n) ? WIDE : LT;
 }
 
 /* Products of more rows than fit are taken in slices. */
@@ -124,6 +125,8 @@ void linear_cuda(struct stream *q, const struct linear *p, int n)
 
         if (path == SINGLE)
             linear_single(q, p + i, k);
+        else if (path == FEW)
+            linear_few(q, p + i, k);
         else if (path == SKINNY)
             skinny(q, p + i, k);
         else if (path == WIDE)
@@ -187,7 +190,7 @@ static bool takes_turns(const struct stream *q, const struct linear *p, int now,
  * ended: what is waited for does not share the memory's rate. */
 void linear_split_cuda(struct stream *q, const struct linear *p, int now, int later)
 {
-    const bool turns = takes_turns(q, p, now, later), at_once = turns || p->T <= FEW_ROWS;
+    const bool turns = takes_turns(q, p, now, later), at_once = turns || p->T <= SMALL_BATCH;
     void (*const multiply)(struct stream *, const struct linear *, int) =
         turns ? linear_pairs : linear_cuda;
     const bool later_first = !at_once && bytes_of(p + now, later) > MOST * bytes_of(p, now);

@@ -49,6 +49,10 @@ static inline bool x_is_aligned(const struct linear *p)
 bool linear_single_can(const struct stream *q, const struct linear *p);
 void linear_single(struct stream *q, const struct linear *p, int n);
 
+/* Up to 8 rows of bf16 on a grid of 16 bytes, and the same of the rest. */
+bool linear_few_can(const struct stream *q, const struct linear *p);
+void linear_few(struct stream *q, const struct linear *p, int n);
+
 /* A few rows of any dtype: SKINNY_ROWS, or SKINNY_ROWS_BF16 if x is bf16, or as many as x has
  * room for in shared memory. */
 enum { SKINNY_ROWS = 4, SKINNY_ROWS_BF16 = 8 };
