@@ -193,13 +193,16 @@ static void *slice(float *base, int offset)
     return base + offset;
 }
 
-static struct trial make_trial(enum dtype dtype, bool x_is_bf16, int rows, int cols, int T)
+/* On a grid: every row of x begins at a multiple of 16 bytes. */
+static struct trial make_trial(enum dtype dtype, bool x_is_bf16, bool on_grid, int rows, int cols,
+                               int T)
 {
     struct trial c;
     const int loose = pick(0, 2);
-    const size_t x_ld = (size_t)cols + (loose ? pick(0, 9) : 0),
+    const size_t x_ld = on_grid ? (cols + 7) / 8 * 8 + 8 * pick(0, 2)
+                                : (size_t)cols + (loose ? pick(0, 9) : 0),
                  y_ld = rows + (loose ? pick(0, 9) : 0);
-    const int dx = loose == 2 ? pick(0, 3) : 0, dy = loose == 2 ? pick(0, 3) : 0;
+    const int dx = loose == 2 && !on_grid ? pick(0, 3) : 0, dy = loose == 2 ? pick(0, 3) : 0;
 
     c.w = random_matrix(dtype, rows, cols);
     c.p = {};
@@ -288,6 +291,13 @@ static void release(struct trial *c)
     must(cudaFree((void *)((uintptr_t)c->p.y & ~(uintptr_t)255)), "free");
 }
 
+static int many_columns(void)
+{
+    const int cols[] = { 64, 250, 768, 1536, 2048, 2560, 3000, 4096, 5120, 6100, 8190, 8192 };
+
+    return cols[pick(0, 11)];
+}
+
 static int size_of_side(int k)
 {
     const int sides[] = {
@@ -298,11 +308,10 @@ static int size_of_side(int k)
 }
 
 /* The path of a case: what linear_cuda() takes, or another one that can. */
-enum path { CHOSEN, SINGLE, SKINNY, WIDE, PAIRS, LT, PATHS };
+enum path { CHOSEN, SINGLE, FEW, SKINNY, WIDE, PAIRS, LT, PATHS };
 
-static const char *const path_name[] = {
-    "chosen", "single", "skinny", "wide", "pairs", "cublaslt"
-};
+static const char *const path_name[] = { "chosen", "single", "few",     "skinny",
+                                         "wide",   "pairs",  "cublaslt" };
 
 static bool can(enum path path, const struct linear *p, int n)
 {
@@ -310,6 +319,7 @@ static bool can(enum path path, const struct linear *p, int n)
 
     for (int i = 0; i < n; i++)
         all = all && (path == SINGLE   ? linear_single_can(&q, &p[i])
+                      : path == FEW    ? linear_few_can(&q, &p[i])
                       : path == SKINNY ? p[i].T <= linear_skinny_rows(&p[i])
                       : path == WIDE   ? p[i].T <= WIDE_ROWS && warpgroups_can(&q, &p[i])
                       : path == PAIRS  ? warpgroups_can(&q, &p[i])
@@ -322,6 +332,8 @@ static void multiply(enum path path, const struct linear *p, int n)
 {
     if (path == SINGLE)
         linear_single(&q, p, n);
+    else if (path == FEW)
+        linear_few(&q, p, n);
     else if (path == SKINNY)
         linear_skinny(&q, p, n);
     else if (path == WIDE)
@@ -354,7 +366,8 @@ static bool narrows(const struct linear *p)
     return p->w->dtype != DTYPE_F32 && p->T > linear_skinny_rows(p) && !p->x_bf16;
 }
 
-/* Groups of one to five products of any dtype and equal T, over and again. */
+/* Groups of one to five products of any dtype and equal T, over and again. Every fourth is of up to
+ * eight rows of bf16 on a grid, and half of these of many columns. */
 static int check(void)
 {
     const int many[] = { 9,  12, 16,  17,  24,  31,  32,  33,  48,  61,
@@ -364,8 +377,8 @@ static int check(void)
 
     for (int k = 0; k < CHECKS; k++) {
         const int n = pick(1, 5), T = k % 2 ? pick(1, 8) : many[pick(0, 19)];
-        const bool one_type = pick(0, 1);
-        const enum dtype type = dtypes[pick(0, 3)];
+        const bool on_grid = k % 4 == 1, one_type = on_grid || pick(0, 1);
+        const enum dtype type = on_grid ? DTYPE_BF16 : dtypes[pick(0, 3)];
         enum path path = (enum path)pick(0, PATHS - 1);
         std::vector<struct trial> trials;
         std::vector<struct linear> p;
@@ -373,8 +386,9 @@ static int check(void)
 
         for (int i = 0; i < n; i++)
             trials.push_back(make_trial(one_type ? type : dtypes[pick(0, 3)],
-                                        one_type ? k % 3 > 0 : pick(0, 1) > 0, size_of_side(k + i),
-                                        size_of_side(pick(0, 9)), T));
+                                        on_grid || (one_type ? k % 3 > 0 : pick(0, 1) > 0), on_grid,
+                                        size_of_side(k + i),
+                                        k % 8 == 1 ? many_columns() : size_of_side(pick(0, 9)), T));
         for (struct trial &c : trials) {
             c.p.w = &c.w;
             p.push_back(c.p);
@@ -489,6 +503,7 @@ static const struct phase phases[] = {
     { "130M out", 1, { { 768, 1536 } } },
     { "130M head", 1, { { 50280, 768 } } },
     { "2.8B in", 1, { { 10240, 2560 } } },
+    { "2.8B c, z", 2, { { 5120, 2560 }, { 5120, 2560 } } },
     { "2.8B x", 1, { { 192, 5120 } } },
     { "2.8B dt", 1, { { 5120, 160 } } },
     { "2.8B out", 1, { { 2560, 5120 } } },
@@ -508,6 +523,7 @@ static const struct phase phases[] = {
     { "R7 1.5B o", 1, { { 2048, 2048 } } },
     { "R7 1.5B key", 1, { { 8192, 2048 } } },
     { "R7 1.5B value", 1, { { 2048, 8192 } } },
+    { "R7 1.5B head", 1, { { 65536, 2048 } } },
     { "R7 7.2B rkv+",
       7,
       { { 4096, 4096 },
@@ -629,6 +645,7 @@ int main(int argc, char **argv)
     if (cublasLtCreate(&q.lt) != CUBLAS_STATUS_SUCCESS)
         return 1;
     q.sms = found.multiProcessorCount;
+    q.block_memory = found.sharedMemPerBlockOptin;
     q.overlaps = found.major >= 9;
     be.alloc = take;
     be.upload = upload;

@@ -219,41 +219,61 @@ static struct linear make_bf16_product(const struct weight *w, int T, enum activ
     return p;
 }
 
-/* y_bf16 is y rounded to 8 bits: to the bit where there is y, else as exact as that can be. */
-static void check_bf16_product(struct backend *be, const struct weight *w, int T,
-                               enum activation act)
+/* Where y ends, and what it is before. */
+static size_t end_of(const struct linear *p)
 {
-    const size_t skew = (size_t)check_int(0, 5) / 5, rows = (size_t)w->packed.rows;
-    const struct linear p = make_bf16_product(w, T, act, skew);
-    const double tolerance = tolerance_of(be, &p);
-    const size_t end = (size_t)(T - 1) * p.y_ld + rows;
-    float *preset = check_memory(end * sizeof(float));
+    return (size_t)(p->T - 1) * p->y_ld + (size_t)p->w->rows;
+}
+
+static float *preset_of(const struct linear *p)
+{
+    float *preset = check_memory(end_of(p) * sizeof(float));
+
+    if (p->y)
+        memcpy(preset, p->y, end_of(p) * sizeof(float));
+    return preset;
+}
+
+/* y_bf16 is y rounded to 8 bits: to the bit where there is y, else as exact as that can be. */
+static void check_bf16_output(struct backend *be, const struct weight *w, const struct linear *p,
+                              const float *preset)
+{
+    const double tolerance = tolerance_of(be, p);
+    const size_t rows = (size_t)w->packed.rows;
     char what[128];
 
-    if (p.y)
-        memcpy(preset, p.y, end * sizeof(float));
-    run_skewed(be, &p, 1, skew);
     snprintf(what, sizeof(what), "%s %dx%d T=%d act=%d x%s y%s%s", be->detail, w->packed.rows,
-             w->packed.cols, T, (int)act, p.x_bf16 ? "_bf16" : "", p.y ? "" : " NULL",
-             p.y_bf16 ? " y_bf16" : "");
-    for (size_t at = 0; at < end; at++) {
-        const size_t t = at / p.y_ld, r = at % p.y_ld;
-        const float want = r < rows ? (float)exact_output(w, &p, preset, (int)t, (int)r) : 0.0f;
-        const float narrow = p.y_bf16 ? bf16_to_f32(p.y_bf16[at]) : 0.0f;
+             w->packed.cols, p->T, (int)p->act, p->x_bf16 ? "_bf16" : "", p->y ? "" : " NULL",
+             p->y_bf16 ? " y_bf16" : "");
+    for (size_t at = 0; at < end_of(p); at++) {
+        const size_t t = at / p->y_ld, r = at % p->y_ld;
+        const float want = r < rows ? (float)exact_output(w, p, preset, (int)t, (int)r) : 0.0f;
+        const float narrow = p->y_bf16 ? bf16_to_f32(p->y_bf16[at]) : 0.0f;
 
         if (r >= rows) {
-            assert_true(!p.y_bf16 || p.y_bf16[at] == 0);
-            assert_true(!p.y || memcmp(&p.y[at], &preset[at], sizeof(float)) == 0);
+            assert_true(!p->y_bf16 || p->y_bf16[at] == 0);
+            assert_true(!p->y || memcmp(&p->y[at], &preset[at], sizeof(float)) == 0);
             continue;
         }
-        if (p.y)
-            check_close(what, &p.y[at], &want, 1, tolerance);
-        if (p.y && p.y_bf16)
-            assert_int_equal(p.y_bf16[at], f32_to_bf16(p.y[at]));
-        else if (p.y_bf16)
+        if (p->y)
+            check_close(what, &p->y[at], &want, 1, tolerance);
+        if (p->y && p->y_bf16)
+            assert_int_equal(p->y_bf16[at], f32_to_bf16(p->y[at]));
+        else if (p->y_bf16)
             check_close(what, &narrow, &want, 1,
                         tolerance + 0x1p-8 * (fabs((double)want) + tolerance));
     }
+}
+
+static void check_bf16_product(struct backend *be, const struct weight *w, int T,
+                               enum activation act)
+{
+    const size_t skew = (size_t)check_int(0, 5) / 5;
+    const struct linear p = make_bf16_product(w, T, act, skew);
+    const float *preset = preset_of(&p);
+
+    run_skewed(be, &p, 1, skew);
+    check_bf16_output(be, w, &p, preset);
 }
 
 static void rows_of_bf16_are_read_and_written_as_numbers_are(void **state)
@@ -271,7 +291,8 @@ static void rows_of_bf16_are_read_and_written_as_numbers_are(void **state)
     }
 }
 
-/* As many rows of weights as no block of a device has room for at once. */
+/* As many rows of weights as no block of a device has room for at once; a GPU has a way of its own
+ * for a few rows of x. */
 static void a_row_meets_a_matrix_of_any_size(void **state)
 {
     const int sizes[][2] = { { 3000, 2560 }, { 1500, 5120 }, { 700, 8190 },  { 600, 16384 },
@@ -282,9 +303,42 @@ static void a_row_meets_a_matrix_of_any_size(void **state)
     for (size_t k = 0; be && k < sizeof(sizes) / sizeof(sizes[0]); k++) {
         struct weight w = make_weight(be, bf16, sizes[k][0], sizes[k][1]);
 
-        for (int i = 0; i < 4; i++)
-            check_bf16_product(be, &w, 1, (enum activation)check_int(0, 5));
+        for (int i = 0; i < (check_is_exact(be) ? 4 : 8); i++)
+            check_bf16_product(be, &w, i < 4 ? 1 : check_int(2, 8),
+                               (enum activation)check_int(0, 5));
         be->free(be, w.packed.data);
+    }
+}
+
+/* Rows on a grid of 16 bytes, which what steps of a few sessions are made of has. */
+static void a_few_rows_meet_matrices_of_mixed_sizes(void **state)
+{
+    enum { N = 8 };
+    const int many[] = { 320, 768, 1536, 2048, 2560, 4096, 5120, 8192 };
+    const struct kind bf16 = { DTYPE_BF16, false };
+    struct backend *be = check_backend_of(state);
+
+    for (int k = 0; be && k < (check_is_exact(be) ? 7 : 70); k++) {
+        const int n = check_int(1, N), T = 2 + k % 7, rows = check_int(1, 300);
+        const int even = k % 3 ? 0 : many[check_int(0, 7)]; /* columns of all, if not 0 */
+        struct weight w[N];
+        struct linear p[N];
+        float *preset[N];
+
+        for (int i = 0; i < n; i++) {
+            const int cols = even ? even : check_int(1, k % 2 ? 300 : 2600);
+
+            w[i] = make_weight(be, bf16, check_int(1, rows), cols);
+            do {
+                p[i] = make_bf16_product(&w[i], T, (enum activation)check_int(0, 5), 0);
+            } while (!p[i].x_bf16 || p[i].x_ld % 8);
+            preset[i] = preset_of(&p[i]);
+        }
+        run(be, p, n);
+        for (int i = 0; i < n; i++) {
+            check_bf16_output(be, &w[i], &p[i], preset[i]);
+            be->free(be, w[i].packed.data);
+        }
     }
 }
 
@@ -613,6 +667,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(a_product_is_the_exact_sum_within_rounding, check_release),
         ON_BOTH(rows_of_bf16_are_read_and_written_as_numbers_are),
         ON_BOTH(a_row_meets_a_matrix_of_any_size),
+        ON_BOTH(a_few_rows_meet_matrices_of_mixed_sizes),
         ON_BOTH(kinds_of_rows_may_be_mixed_in_a_group),
         ON_BOTH(products_beside_others_are_those_in_order),
         cmocka_unit_test_teardown(a_row_does_not_depend_on_its_company, check_release),
