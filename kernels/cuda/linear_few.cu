@@ -150,12 +150,11 @@ static __global__ void __launch_bounds__(THREADS, SEGMENTS > 5 ? 1 : 2)
         const int now = min(splits, units - done);
         const int row = ((first + (done + ending_unit) * p.blocks) << p.row_bits) + ending_row;
         const bool ends = ending_unit < now && row < p.rows && t < p.T;
+        float *sum = &sums[0][warp][lane];
         struct ending ending = {};
 
         if (ends)
             ending.load(p.out, t, row);
-        float *sum = &sums[0][warp][lane];
-
 #pragma unroll 1
         for (int u = 0; u < now; u++, sum += WARPS * 32) {
             const int place = from.i << p.part_bits;
