@@ -82,9 +82,11 @@ template <int SEGMENTS, bool EXACT, typename F>
 static __device__ __forceinline__ float multiply(const unsigned (&a)[SEGMENTS][2][4],
                                                  const char *own, int there, F &&taken)
 {
-    constexpr int LOADS = SEGMENTS <= 10 ? SEGMENTS : EXACT ? 4 : 2; /* there are registers */
+    constexpr int LOADS = SEGMENTS <= 10 ? SEGMENTS : EXACT ? 4 : 1; /* there are registers */
     float sum[2][4] = {};
 
+    if (LOADS < SEGMENTS)
+        __syncwarp(); /* else taken() comes before all products */
 #pragma unroll
     for (int first = 0; first < SEGMENTS; first += LOADS) {
         uint4 w[LOADS];
@@ -135,6 +137,7 @@ static __global__ void __launch_bounds__(THREADS, SEGMENTS > 5 ? 1 : 2)
     const int parts = 1 << p.part_bits, unit_bytes = p.ring.bytes << p.part_bits;
     const int own_row = (warp >> p.split_bits << STEP_BITS) + lane / 8;
     const char *const own = ring + 2 * (own_row * p.ld + begin) + lane % 8 * 16;
+    const int own_part = lane >> (5 - p.part_bits); /* a unit in parts is of four rows */
     const int ring_units = p.ring.places >> p.part_bits;
     const int units = (p.units - first + p.blocks - 1) / p.blocks;
     const int ending_unit = warp / sharing, t = lane / 4;
@@ -159,9 +162,7 @@ static __global__ void __launch_bounds__(THREADS, SEGMENTS > 5 ? 1 : 2)
         for (int u = 0; u < now; u++, sum += WARPS * 32) {
             const int place = from.i << p.part_bits;
 
-#pragma unroll 1
-            for (int i = 0; i < parts; i++)
-                barrier_wait(&barriers.full[place + i], from.parity);
+            barrier_wait(&barriers.full[place + own_part], from.parity);
             *sum = multiply<SEGMENTS, EXACT>(a, own + from.i * unit_bytes, there, [&] {
                 __syncwarp();
                 if (lane < parts)
