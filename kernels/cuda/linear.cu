@@ -163,8 +163,8 @@ static size_t bytes_of(const struct linear *p, int n)
     return bytes;
 }
 
-/* Whether the later products run beside what follows. Not with a lone row, whose kernels wait for
- * the memory alone, nor where many rows or several products are better off as one launch, nor where
+/* Whether the later products run beside what follows. Not with a few, whose kernels wait for the
+ * memory alone, nor where many rows or several products are better off as one launch, nor where
  * they are over before a stream beside has begun. */
 static bool splits(const struct stream *q, const struct linear *p, int now, int later)
 {
@@ -173,7 +173,7 @@ static bool splits(const struct stream *q, const struct linear *p, int now, int 
     if (q->replayed && group_of(p, n) == n && path_of(q, p, n) == PAIRS)
         return false;
     if (q->replayed)
-        return p->T > 1 && p->T <= BRANCH_ROWS;
+        return p->T > SKINNY_ROWS_BF16 && p->T <= BRANCH_ROWS;
     return now + later == 2 && (size_t)p->T * p[now].w->bytes > LITTLE;
 }
 
