@@ -456,10 +456,16 @@ static __device__ uint64_t mass_of_all(const float *z, int vocab, float best, fl
     return block_mass(sum, s);
 }
 
-/* Candidates below it are not kept by the first filter: top_p's best reach their mass without
- * them, as they have no more than the rest of it. */
+/* Whether the first filter is top_p. */
+static __device__ __forceinline__ bool begins_by_mass(const struct asked &ask)
+{
+    return ask.top_k <= 0 && ask.typical_p >= 1.0f && ask.top_p < 1.0f;
+}
+
+/* Candidates below it are not kept by the first filter: top_p's best reach their part of `mass`,
+ * which all have, without them, as they have no more than the rest of it. */
 static __device__ float bound_of(const struct asked &ask, const float *z, int vocab, float best,
-                                 struct choose_shared *s)
+                                 uint64_t mass, struct choose_shared *s)
 {
     const double almost = 1.0 - 0x1p-10; /* for what was rounded */
 
@@ -469,16 +475,17 @@ static __device__ float bound_of(const struct asked &ask, const float *z, int vo
     if (ask.typical_p < 1.0f)
         return 0.0f;
     if (ask.top_p < 1.0f)
-        return (float)((1.0 - (double)ask.top_p) * 0x1p-44 *
-                       (double)mass_of_all(z, vocab, best, ask.temperature, s) / vocab * almost);
+        return (float)((1.0 - (double)ask.top_p) * 0x1p-44 * (double)mass / vocab * almost);
     return ask.min_p * (float)almost; /* the best one's is 1 */
 }
 
 static __device__ int draw(const struct asked &ask, const float *z, int vocab, float best,
                            struct candidate *c, struct choose_shared *s)
 {
-    const float temperature = ask.temperature, least = bound_of(ask, z, vocab, best, s);
-    const bool whole = ask.top_k <= 0 && ask.typical_p >= 1.0f; /* what top_p begins from */
+    const float temperature = ask.temperature;
+    const bool whole = begins_by_mass(ask);
+    const uint64_t mass = whole ? mass_of_all(z, vocab, best, temperature, s) : 0;
+    const float least = bound_of(ask, z, vocab, best, mass, s);
     int n = compact(
         c, vocab,
         [=](int i) {
@@ -491,11 +498,8 @@ static __device__ int draw(const struct asked &ask, const float *z, int vocab, f
     if (ask.typical_p < 1.0f)
         n = keep_typical(c, n, ask.typical_p, s);
     if (ask.top_p < 1.0f)
-        n = keep_best(
-            c, n,
-            share_of(whole ? mass_of_all(z, vocab, best, temperature, s) : total_mass(c, n, s),
-                     ask.top_p),
-            by_probability(), weighed(), s);
+        n = keep_best(c, n, share_of(whole ? mass : total_mass(c, n, s), ask.top_p),
+                      by_probability(), weighed(), s);
     if (ask.min_p > 0.0f)
         n = keep_min_p(c, n, ask.min_p, s);
     return pick(c, n, uniform(ask.seed, ask.position), s);
