@@ -8,7 +8,8 @@
  * and the blocks have neighbouring tiles of one product. A pair begins where two multiprocessors
  * are free, which larger clusters wait long for. Weights depend on no other kernel: the first ones
  * are on their way before the kernel in front has ended, though no more than EARLY_BYTES a block:
- * what that kernel reads would wait behind them. A library that takes one product a launch leaves
+ * what that kernel reads would wait behind them. A block of short k asks for little shared memory,
+ * and leaves room for the kernel behind. A library that takes one product a launch leaves
  * most of the device idle in each, and knows no activation.
  *
  * An x that is not bf16 is rounded to the weights' type by a kernel in front, one that is not
@@ -35,16 +36,17 @@ template <int X_ROWS, bool COMMON_WEIGHTS> struct pair_shape {
         W_BOX = COMMON_W ? TILE / CLUSTER : TILE, /* rows that a block brings */
         X_BOX = COMMON_W ? ROWS : ROWS / CLUSTER,
         STAGE_BYTES = TILE_BYTES + ROWS * BLOCK_K * 2,
-        STAGES = ROOM / STAGE_BYTES,
+        STAGES = ROOM / STAGE_BYTES, /* at most */
         EARLY = STAGES < EARLY_BYTES / TILE_BYTES ? STAGES : EARLY_BYTES / TILE_BYTES,
-        SHARED = 1024 + STAGES * STAGE_BYTES
+        SUM_BYTES = ROWS * PART_LD * 4 /* which take the place of stages */
     };
-    static_assert(STAGES * STAGE_BYTES >= ROWS * PART_LD * 4, "the sums must fit");
+    static_assert(STAGES * STAGE_BYTES >= SUM_BYTES, "the sums must fit");
 };
 
 struct pair_group {
     struct tiled p[GROUP_MAX];
     int T, n;
+    int stages;        /* of a block: no more than it has to multiply */
     int pieces;        /* 1 if there are several products */
     size_t piece_size; /* floats */
 };
@@ -70,12 +72,12 @@ static __device__ __forceinline__ void copy_rows(char *to, const CUtensorMap *ma
         copy_box(to, map, k, row, full, policy);
 }
 
-/* The copying thread of block `rank` of the cluster: the tile whose rows of weights begin at `row`
- * and those of x at t. */
+/* The copying thread of block `rank` of the cluster, by a ring of so many stages: the tile whose
+ * rows of weights begin at `row` and those of x at t. */
 template <typename S>
 static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full, uint64_t *empty,
                                                    const struct tiled &p, struct stretch k, int row,
-                                                   int t, int rank)
+                                                   int t, int rank, int ring)
 {
     const int early = min(k.n, (int)S::EARLY);
 
@@ -91,7 +93,7 @@ static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full,
         char *to = stages + stage * S::STAGE_BYTES;
 
         if (i >= early) {
-            if (i >= S::STAGES)
+            if (i >= ring)
                 barrier_wait(&empty[stage], parity);
             barrier_expect(&full[stage], S::STAGE_BYTES);
             copy_rows<S::COMMON_W, S::W_BOX>(to, &p.w_map, column, row, rank, &full[stage],
@@ -99,7 +101,7 @@ static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full,
         }
         copy_rows<!S::COMMON_W, S::X_BOX>(to + TILE_BYTES, &p.x_map, column, t, rank, &full[stage],
                                           L2_EVICT_LAST);
-        if (++stage == S::STAGES) {
+        if (++stage == ring) {
             stage = 0;
             parity ^= 1;
         }
@@ -119,7 +121,7 @@ template <int N> static __device__ __forceinline__ void hold(float (&sum)[N])
 template <typename E, typename S>
 static __device__ __forceinline__ void multiply_stages(float (&sum)[S::ROWS / 2],
                                                        const char *stages, uint64_t *full,
-                                                       uint64_t *empty, int n)
+                                                       uint64_t *empty, int n, int ring)
 {
     hold(sum);
     for (int i = 0, stage = 0, before = 0, parity = 0; i < n; i++) {
@@ -137,7 +139,7 @@ static __device__ __forceinline__ void multiply_stages(float (&sum)[S::ROWS / 2]
         if (i > 0 && threadIdx.x % 32 < CLUSTER)
             barrier_arrive_at(&empty[before], threadIdx.x % 32);
         before = stage;
-        if (++stage == S::STAGES) {
+        if (++stage == ring) {
             stage = 0;
             parity ^= 1;
         }
@@ -237,14 +239,14 @@ static __global__ void __launch_bounds__(THREADS, 1)
     cluster_barrier(); /* the other block's barriers are there */
     if (threadIdx.x >= CONSUMERS) {
         if (threadIdx.x == CONSUMERS)
-            copy_stages<S>(stages, full, empty, p, k, row, t, rank);
+            copy_stages<S>(stages, full, empty, p, k, row, t, rank, g.stages);
         __syncwarp();
     } else {
         const int warp = threadIdx.x / 32, id = threadIdx.x % 32 / 4, quad = threadIdx.x % 4;
         float sum[S::ROWS / 2] = {};
 
         wait_for_inputs();
-        multiply_stages<E, S>(sum, stages, full, empty, k.n);
+        multiply_stages<E, S>(sum, stages, full, empty, k.n, g.stages);
         /* The sums take the place of the stages, which both warpgroups are done with. */
         asm volatile("bar.sync 1, %0;" ::"r"(CONSUMERS) : "memory");
 #pragma unroll
@@ -267,20 +269,24 @@ template <typename S>
 static void multiply(struct stream *q, struct pair_group *g, const struct linear *p,
                      const struct narrow_group *narrow)
 {
-    int tiles = 0;
+    int tiles = 0, longest = 0;
 
     make_tiled(q, g->p, p, g->n, narrow, S::W_BOX, S::X_BOX);
     for (int i = 0; i < g->n; i++) {
         const int own = ceil_div(g->p[i].rows, TILE);
 
+        longest = max(longest, ceil_div(g->p[i].blocks_k, g->pieces));
+
         g->p[i].first_tile = tiles;
         tiles += S::COMMON_W ? own : ceil_div(own, CLUSTER) * CLUSTER;
     }
+    g->stages = min((int)S::STAGES, longest);
     launch_clusters(
         q, p->w->dtype == DTYPE_BF16 ? pair_kernel<__nv_bfloat16, S> : pair_kernel<__half, S>,
         S::COMMON_W ? dim3((unsigned)(tiles * CLUSTER), (unsigned)g->pieces)
                     : dim3((unsigned)tiles, (unsigned)ceil_div(g->T, S::ROWS)),
-        THREADS, S::SHARED, CLUSTER, *g);
+        THREADS, 1024 + max(g->stages * (int)S::STAGE_BYTES, (int)S::SUM_BYTES), CLUSTER, *g,
+        1024 + S::STAGES * S::STAGE_BYTES);
 }
 
 int linear_pairs_blocks(const struct linear *p, int n)
@@ -309,7 +315,7 @@ static void multiply_all(struct stream *q, struct pair_group *g, const struct li
 
 void linear_pairs(struct stream *q, const struct linear *p, int n)
 {
-    struct pair_group g = { .p = {}, .T = p->T, .n = n, .pieces = 1, .piece_size = 0 };
+    struct pair_group g = { .p = {}, .T = p->T, .n = n, .stages = 0, .pieces = 1, .piece_size = 0 };
     struct narrow_group narrow;
 
     if (narrow_x(q, &narrow, p, n, 0))
@@ -319,7 +325,9 @@ void linear_pairs(struct stream *q, const struct linear *p, int n)
 struct pieces linear_pairs_pieces(struct stream *q, const struct linear *p, int n)
 {
     const size_t size = (size_t)p->T * p->w->rows;
-    struct pair_group g = { .p = {}, .T = p->T, .n = 1, .pieces = n, .piece_size = size };
+    struct pair_group g = {
+        .p = {}, .T = p->T, .n = 1, .stages = 0, .pieces = n, .piece_size = size
+    };
     struct narrow_group narrow;
     struct linear piece = *p;
 
