@@ -35,6 +35,8 @@
     X(STOP_IDS, 32, "stop token ids of a request; 400")                                            \
     X(LOGIT_BIASES, 1024, "entries of logit_bias; 400")                                            \
     X(LOGPROBS, 20, "alternatives reported for a token; 400")                                      \
+    X(SCORES, 1024 * 1024,                                                                         \
+      "logprobs of prompts in one answer, alternatives and choices counted; 400")                  \
     X(FORKS, 256, "children made by one fork request; 400")                                        \
     X(PENALTY_WINDOW, 1024, "newest tokens that penalties look at")                                \
     X(API_KEYS, 1024, "keys in a key file")                                                        \

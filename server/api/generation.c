@@ -13,7 +13,10 @@
 #include "server/engine/engine.h"
 #include "server/http/http.h"
 
-enum { INLINE_BYTES = 16 * 1024 }; /* longer texts are tokenized in the pool */
+enum {
+    INLINE_BYTES = 16 * 1024, /* longer texts are tokenized in the pool */
+    INLINE_SCORES = 4096,     /* with more logprobs an answer is written there, too */
+};
 
 static void cancel(struct pending *p);
 
@@ -186,6 +189,25 @@ static bool build_command(struct generation *g, int i)
     return true;
 }
 
+/* Each choice repeats those of its prompt: the answer is as long as all of them. */
+static bool check_scores(struct generation *g)
+{
+    const struct turn *turn = &g->params.turn;
+    struct problem problem;
+    size_t scores = 0;
+
+    for (int i = 0; i < g->params.prompts && turn->score; i++)
+        scores += g->tokens[i].count;
+    scores *= (size_t)turn->choices * (size_t)(1 + turn->logprobs);
+    if (scores <= LIMIT_SCORES)
+        return true;
+    problem_set(&problem, PROBLEM_PROMPT_TOO_LONG, "logprobs",
+                "the prompts would have %zu logprobs in the answer, with alternatives and in each "
+                "choice; this server gives at most %d",
+                scores, LIMIT_SCORES);
+    return remember_problem(g, &problem);
+}
+
 static bool build_commands(struct generation *g)
 {
     const int most = engine_max_turns(g->base.api->engine), n = g->params.prompts;
@@ -196,6 +218,8 @@ static bool build_commands(struct generation *g)
                     "there are %d prompts; this server takes at most %d at a time", n, most);
         return remember_problem(g, &problem);
     }
+    if (!check_scores(g))
+        return false;
     for (int i = 0; i < n; i++)
         if (!build_command(g, i))
             return false;
@@ -309,11 +333,45 @@ static void judge_cancelled(struct generation *g)
         pending_late(&g->base, &g->problem);
 }
 
+/* Pool or loop. */
+static void write_answer(struct pending *p)
+{
+    struct generation *g = (struct generation *)p;
+    struct json_out out;
+
+    g->chunk.len = 0;
+    json_out_init(&out, &g->chunk);
+    g->reply.shape->whole(&g->reply, &out);
+    g->written = json_out_ok(&out);
+}
+
+static void give_answer(struct pending *p)
+{
+    struct generation *g = (struct generation *)p;
+    struct json_out out;
+
+    json_out_init(&out, &g->chunk);
+    out.failed = !g->written;
+    api_reply_json(p, &out);
+    g->chunk = (struct text_buffer){ 0 };
+    generation_destroy(g);
+}
+
+/* Of the answer. */
+static size_t count_scores(const struct generation *g)
+{
+    const struct reply *r = &g->reply;
+    size_t scores = 0;
+
+    for (int i = 0; i < r->prompts; i++)
+        scores += r->prompt[i].scores.count * (size_t)r->n;
+    for (int i = 0; i < r->prompts * r->n; i++)
+        scores += r->choice[i].scores.count;
+    return scores * (size_t)(1 + g->params.turn.logprobs);
+}
+
 static void complete(struct generation *g)
 {
-    struct json_out out;
-    struct text_buffer body = { 0 };
-
     if (g->base.gone && !g->base.repeat) {
         generation_destroy(g);
         return;
@@ -322,16 +380,14 @@ static void complete(struct generation *g)
     judge_cancelled(g);
     if (g->streaming || (g->params.stream && g->problem.what == PROBLEM_NONE)) {
         stream_complete(g);
-        return;
-    }
-    if (g->problem.what != PROBLEM_NONE) {
+    } else if (g->problem.what != PROBLEM_NONE) {
         generation_refuse(g, &g->problem);
-        return;
+    } else if (count_scores(g) > INLINE_SCORES) {
+        pending_work(&g->base, write_answer, give_answer);
+    } else {
+        write_answer(&g->base);
+        give_answer(&g->base);
     }
-    json_out_init(&out, &body);
-    g->reply.shape->whole(&g->reply, &out);
-    api_reply_json(&g->base, &out);
-    generation_destroy(g);
 }
 
 static void take_answer(struct generation *g, struct command *c)

@@ -28,7 +28,9 @@ struct generation {
     bool lost;                /* the reader was too slow: the stream is cut */
     bool late;                /* over its time, or the server drains */
     struct text_buffer held;  /* framed events that wait for a slow reader */
-    struct text_buffer chunk; /* scratch */
+    size_t echoed;            /* bytes of these that repeat prompts */
+    struct text_buffer chunk; /* scratch; or the whole answer */
+    bool written;             /* the answer: there was memory for all of it */
 };
 
 /* Joins the exchange; NULL: refused for want of memory. */

@@ -11,7 +11,16 @@
 
 enum { HELD_BYTES = 4 * LIMIT_WRITE_QUEUE_BYTES };
 
-static void emit(struct generation *g, const char *data, size_t len)
+/* Framed, until the reader has taken what was sent. false: too much, or no memory. */
+static bool hold(struct generation *g, const char *data, size_t len)
+{
+    return g->held.len + len <= HELD_BYTES + g->echoed &&
+           text_buffer_append(&g->held, "data: ", 6) && text_buffer_append(&g->held, data, len) &&
+           text_buffer_append(&g->held, "\n\n", 2);
+}
+
+/* echo: it repeats a prompt, which is as long as the request made it. */
+static void emit(struct generation *g, const char *data, size_t len, bool echo)
 {
     struct exchange *x = g->base.exchange;
 
@@ -29,18 +38,18 @@ static void emit(struct generation *g, const char *data, size_t len)
         g->base.dirty = true;
         return;
     }
-    if (g->held.len + len <= HELD_BYTES && text_buffer_append(&g->held, "data: ", 6) &&
-        text_buffer_append(&g->held, data, len) && text_buffer_append(&g->held, "\n\n", 2))
+    g->echoed += echo ? len : 0;
+    if (hold(g, data, len))
         return;
     g->lost = true;
     g->base.cancel(&g->base);
 }
 
 /* What was written to the chunk. A gap must not look like an answer. */
-static void emit_json(struct generation *g, const struct json_out *out)
+static void emit_json(struct generation *g, const struct json_out *out, bool echo)
 {
     if (json_out_ok(out)) {
-        emit(g, g->chunk.bytes, g->chunk.len);
+        emit(g, g->chunk.bytes, g->chunk.len, echo);
         return;
     }
     repeats_spoil(&g->base);
@@ -62,7 +71,7 @@ static void emit_chunk(struct generation *g, const struct reply_piece *piece)
     struct json_out out = write_chunk(g);
 
     reply_chunk(&g->reply, piece, &out);
-    emit_json(g, &out);
+    emit_json(g, &out, piece->prompt);
 }
 
 /* The first piece of a choice: the role of a chat, the echo of a completion. */
@@ -133,7 +142,7 @@ static void emit_problem(struct generation *g)
     json_string(&out, row->code);
     json_close(&out, '}');
     json_close(&out, '}');
-    emit_json(g, &out);
+    emit_json(g, &out, false);
 }
 
 static void end(struct generation *g)
@@ -160,9 +169,9 @@ void stream_complete(struct generation *g)
         if (g->params.include_usage) {
             out = write_chunk(g);
             reply_usage_chunk(&g->reply, &out);
-            emit_json(g, &out);
+            emit_json(g, &out, false);
         }
-        emit(g, "[DONE]", 6);
+        emit(g, "[DONE]", 6, false);
         repeats_keep(&g->base, "text/event-stream");
     }
     if (g->base.gone) {
@@ -181,7 +190,7 @@ void stream_drained(struct pending *p)
     if (g->held.len == 0 || g->lost)
         return;
     exchange_write(p->exchange, g->held.bytes, g->held.len);
-    g->held.len = 0;
+    g->held.len = g->echoed = 0;
     if (g->ended)
         end(g);
     else

@@ -1,6 +1,7 @@
-/* A stream whose reader is slow, and who else depends on it.
+/* A stream whose reader is slow, and who else depends on it; an answer that takes long to write.
  *
  * Linked with --wrap: the requests are made here, and their clients take nothing. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +12,7 @@
 #include <cmocka.h>
 
 #include "config/limits.h"
+#include "models/text/text_buffer.h"
 #include "server/api/api.h"
 #include "server/api/generation.h"
 #include "server/api/repeats.h"
@@ -39,6 +41,8 @@ size_t __wrap_exchange_backlog(const struct exchange *x);
 void __wrap_exchange_write(struct exchange *x, const void *bytes, size_t len);
 void __wrap_exchange_end(struct exchange *x, bool whole);
 void __wrap_exchange_again(struct exchange *x);
+void __wrap_exchange_reply_take(struct exchange *x, int status, const char *type, void *body,
+                                size_t len);
 
 void *__wrap_realloc(void *p, size_t size)
 {
@@ -128,6 +132,16 @@ void __wrap_exchange_again(struct exchange *x)
     x->again = true;
 }
 
+void __wrap_exchange_reply_take(struct exchange *x, int status, const char *type, void *body,
+                                size_t len)
+{
+    (void)type;
+    assert_int_equal(status, 200);
+    x->ended = x->whole = true;
+    x->bytes = len;
+    free(body);
+}
+
 static struct generation *begin_stream(struct api *api, struct exchange *x)
 {
     static const uint8_t fingerprint[16];
@@ -192,9 +206,92 @@ static void a_stream_without_its_end_is_cut_off(void **unused)
     repeats_destroy(api.repeats);
 }
 
+/* They come at once, and no reader is slow before it could have taken them. */
+static void prompts_that_are_repeated_make_no_reader_slow(void **unused)
+{
+    enum { CHOICES = 3, PROMPT = 900 * 1024 };
+    struct api api = { .repeats = repeats_create() };
+    struct event text = { .text = { "some", 4, 4 } };
+    struct exchange x = { 0 };
+    struct generation *g = begin_stream(&api, &x);
+    char *prompt = malloc(PROMPT);
+
+    (void)unused;
+    assert_non_null(prompt);
+    memset(prompt, 'a', PROMPT);
+    reply_finish(&g->reply);
+    assert_true(reply_init(&g->reply, &reply_completion, 1, CHOICES));
+    assert_true(text_buffer_append(&g->reply.prompt[0].text, prompt, PROMPT));
+    g->reply.model = "model";
+    g->reply.fingerprint = (const uint8_t[16]){ 0 };
+    g->params.echo = true;
+    for (int i = 0; i < CHOICES; i++)
+        stream_add_text(g, i, &text);
+    assert_false(g->lost);
+    stream_complete(g);
+    stream_drained(&g->base);
+    assert_true(x.ended && x.whole && x.bytes > (size_t)CHOICES * PROMPT);
+    free(prompt);
+    repeats_destroy(api.repeats);
+}
+
+static pthread_t writer;
+
+static void write_nothing(struct reply *r, struct json_out *o)
+{
+    (void)r;
+    writer = pthread_self();
+    json_open(o, '{');
+    json_close(o, '}');
+}
+
+/* All its turns are back, with so many logprobs. */
+static void answer_with(struct api *api, struct exchange *x, int scores)
+{
+    static const struct reply_shape shape = { .id_prefix = "x", .whole = write_nothing };
+    const struct token_score score = { .id = 1 };
+    struct event answer = { .kind = EVENT_ANSWER };
+    struct generation *g = generation_create(api, x);
+
+    assert_non_null(g);
+    assert_true(reply_init(&g->reply, &shape, 1, 1));
+    for (int i = 0; i < scores; i++)
+        assert_true(scores_add(&g->reply.choice[0].scores, &score, 1));
+    g->command = calloc(1, sizeof(struct command *));
+    assert_non_null(g->command);
+    answer.command = g->command[0] = command_create(COMMAND_TURN, &g->base);
+    assert_non_null(answer.command);
+    g->sent = 1;
+    generation_take(&g->base, &answer);
+}
+
+/* Others do not wait for it on the loop. */
+static void an_answer_with_many_logprobs_is_written_in_the_pool(void **unused)
+{
+    struct api api = { .repeats = repeats_create() };
+    struct exchange few = { 0 }, many = { 0 };
+    uv_loop_t loop;
+
+    (void)unused;
+    assert_int_equal(uv_loop_init(&loop), 0);
+    api.loop = &loop;
+    answer_with(&api, &few, 10);
+    assert_true(few.whole && pthread_equal(writer, pthread_self()));
+    answer_with(&api, &many, 100000);
+    assert_false(many.ended);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    assert_true(many.whole && !pthread_equal(writer, pthread_self()));
+    assert_int_equal(many.bytes, 2);
+    assert_null(api.pending);
+    assert_int_equal(uv_loop_close(&loop), 0);
+    repeats_destroy(api.repeats);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(prompts_that_are_repeated_make_no_reader_slow),
+        cmocka_unit_test(an_answer_with_many_logprobs_is_written_in_the_pool),
         cmocka_unit_test(a_repeat_does_not_wait_for_the_reader_of_a_stream_that_failed),
         cmocka_unit_test(a_stream_without_its_end_is_cut_off),
     };

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "config/error.h"
+#include "config/limits.h"
 #include "models/text/utf8.h"
 #include "tests/server/e2e/client.h"
 #include "tests/server/e2e/live.h"
@@ -285,6 +286,24 @@ static void a_prompt_is_scored_without_drawing(void **state)
     cJSON_Delete(json);
 }
 
+/* A short request must not have an answer of a gigabyte, which all others would wait for. */
+static void scores_of_prompts_are_bounded_over_all_choices(void **state)
+{
+    enum { MOST = LIMIT_SCORES / (LIMIT_CHOICES * (1 + LIMIT_LOGPROBS)) };
+    static const char pattern[] = "{\"prompt\":\"%s\",\"echo\":true,\"logprobs\":%d,\"n\":%d,"
+                                  "\"max_tokens\":1}";
+    char prompt[MOST + 2];
+
+    (void)state;
+    memset(prompt, '7', sizeof(prompt)); /* a token each */
+    prompt[MOST + 1] = '\0';
+    refused(demo.port, 400, "prompt_too_long", "POST", COMPLETIONS, pattern, prompt, LIMIT_LOGPROBS,
+            LIMIT_CHOICES);
+    prompt[MOST] = '\0';
+    cJSON_Delete(
+        ask(demo.port, "POST", COMPLETIONS, pattern, prompt, LIMIT_LOGPROBS, LIMIT_CHOICES));
+}
+
 /* A session with a turn that would run for long, of which one event was read. */
 static struct client begin_long_turn(const struct live *l, const char *session)
 {
@@ -401,6 +420,7 @@ int main(void)
         cmocka_unit_test(a_stop_string_is_never_seen),
         cmocka_unit_test(a_character_is_never_split),
         cmocka_unit_test(a_prompt_is_scored_without_drawing),
+        cmocka_unit_test(scores_of_prompts_are_bounded_over_all_choices),
         cmocka_unit_test(a_stream_whose_session_is_deleted_ends_with_an_error_event),
         cmocka_unit_test(a_client_that_leaves_frees_the_slot_and_changes_nothing),
         cmocka_unit_test(an_answer_says_once_that_it_is_not_to_be_stored),
