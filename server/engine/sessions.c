@@ -333,8 +333,8 @@ bool sessions_sweep(struct engine *e)
         bool rests = !s->job && !s->storing;
         bool over = rests && s->ttl > 0 && s->touched + s->ttl < now && !s->mover;
 
-        if (over && journal_lags(e))
-            return false; /* others wait for the store */
+        if (over && i && journal_lags(e))
+            return false; /* others wait for the store: one at a time */
         count_session(&e->tally, s);
         e->sweep++;
         if (rests)
