@@ -463,9 +463,10 @@ template <int ROWS> static void launch_rows(struct stream *q, const struct conv_
 {
     const dim3 grid((unsigned)(g.conv.dim / CHANNELS), (unsigned)ceil_div(g.T, ROWS));
 
-    launch_clusters(
-        q, g.rows <= WEIGHTS ? conv_products<ROWS, WEIGHTS> : conv_products<ROWS, WEIGHTS_MAX>,
-        grid, THREADS, shared_of(g, ROWS), g.blocks, g, SHARED_MAX);
+    launch_clusters(q, "conv_linear",
+                    g.rows <= WEIGHTS ? conv_products<ROWS, WEIGHTS>
+                                      : conv_products<ROWS, WEIGHTS_MAX>,
+                    grid, THREADS, shared_of(g, ROWS), g.blocks, g, SHARED_MAX);
 }
 
 static struct conv_sums sums_of(const struct stream *q, const struct short_conv &conv,

@@ -65,7 +65,7 @@ bool warpgroups_can(const struct stream *q, const struct linear *p)
  * faster for what is too large to be on the device at once. */
 static bool is_paired(const struct stream *q, const struct linear *p, int n)
 {
-    const bool fits = linear_pairs_blocks(p, n) <= q->sms, act = p->act != ACT_NONE;
+    const bool fits = linear_pairs_fit(q, p, n), act = p->act != ACT_NONE;
     const int fewer = fits ? (int)SKINNY_ROWS_BF16 : act ? (int)SMALL_BATCH : (int)WIDE_ROWS;
 
     return (n > 2 || act) && p->T > fewer && p->T <= PAIRED_ROWS;
@@ -146,7 +146,7 @@ struct pieces linear_pieces(struct stream *q, const struct linear *p)
     const bool fits = warpgroups_can(q, p) && p->act == ACT_NONE && p->T > SKINNY_ROWS_BF16 &&
                       p->T <= PIECED_ROWS;
     const int most = min((int)PIECES_MAX, p->w->cols / PIECE_COLUMNS);
-    const int n = fits ? min(most, q->sms / linear_pairs_blocks(p, 1)) : 1;
+    const int n = fits ? linear_pairs_count(q, p, most) : 1;
 
     if (n > 1)
         return linear_pairs_pieces(q, p, n);

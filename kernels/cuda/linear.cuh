@@ -67,8 +67,10 @@ bool warpgroups_can(const struct stream *q, const struct linear *p);
 /* Whether the wide path takes them in tiles of fewer weights, as they are few. */
 bool linear_is_slim(const struct stream *q, const struct linear *p, int n);
 void linear_wide(struct stream *q, const struct linear *p, int n);
-/* How many blocks the path of pairs needs for up to 256 rows. */
-int linear_pairs_blocks(const struct linear *p, int n);
+/* Whether all blocks of the path of pairs are on the device at once. */
+bool linear_pairs_fit(const struct stream *q, const struct linear *p, int n);
+/* In how many pieces, `most` or fewer, it takes a product; 0 or 1: in none. */
+int linear_pairs_count(const struct stream *q, const struct linear *p, int most);
 void linear_pairs(struct stream *q, const struct linear *p, int n);
 
 /* One product of any size by cuBLASLt, the algorithm timed once for each shape and range of T

@@ -5,7 +5,8 @@
  * and two warpgroups multiply it. Two blocks are a cluster: they have one operand in common, and
  * each brings half of its rows into the shared memory of both. Up to HALVED_ROWS rows of x that is
  * the weights, and either block has half of x: so weights leave the L2 once. Of more rows it is x,
- * and the blocks have neighbouring tiles of one product. A pair begins where two multiprocessors
+ * and the blocks have neighbouring tiles of one product; of COMMON_X_ROWS or fewer too where so all
+ * blocks are there at once, and else would take turns. A pair begins where two multiprocessors
  * are free, which larger clusters wait long for. Weights depend on no other kernel: the first ones
  * are on their way before the kernel in front has ended, though no more than EARLY_BYTES a block:
  * what that kernel reads would wait behind them. A block of short k asks for little shared memory,
@@ -21,9 +22,10 @@ enum {
     THREADS = CONSUMERS + 32, /* and the warp that copies */
     PART_LD = TILE + 4,       /* floats; two of these rows differ by 4 banks */
     TILE_BYTES = TILE * BLOCK_K * 2,
-    ROOM = 200 << 10,  /* bytes of a block's stages, which has a multiprocessor for itself */
-    CLUSTER = 2,       /* blocks */
-    HALVED_ROWS = 256, /* most of x that either block has half of */
+    ROOM = 200 << 10,   /* bytes of a block's stages, which has a multiprocessor for itself */
+    CLUSTER = 2,        /* blocks */
+    COMMON_X_ROWS = 64, /* most of x that blocks have in common where weights take turns */
+    HALVED_ROWS = 256,  /* most of x that either block has half of */
     EARLY_BYTES = 80 << 10,
     COLUMNS = 4 /* of the sums that a warp finishes at a time */
 };
@@ -33,7 +35,8 @@ template <int X_ROWS, bool COMMON_WEIGHTS> struct pair_shape {
     enum {
         ROWS = X_ROWS,
         COMMON_W = COMMON_WEIGHTS,
-        W_BOX = COMMON_W ? TILE / CLUSTER : TILE, /* rows that a block brings */
+        WHOLE_X = COMMON_W || ROWS <= COMMON_X_ROWS, /* a pair's: the grid's y are pieces */
+        W_BOX = COMMON_W ? TILE / CLUSTER : TILE,    /* rows that a block brings */
         X_BOX = COMMON_W ? ROWS : ROWS / CLUSTER,
         STAGE_BYTES = TILE_BYTES + ROWS * BLOCK_K * 2,
         STAGES = ROOM / STAGE_BYTES, /* at most */
@@ -206,8 +209,8 @@ static __device__ __forceinline__ void finish_tile(const struct tiled &p, const 
 
 #endif
 
-/* Block (x, y): tile x, rows ROWS y on of x; or where weights are common, tile x / 2 and the rows
- * from ROWS (x % 2) on, piece y. */
+/* Block (x, y): tile x and rows from ROWS y on of x, or all of them and piece y; or where weights
+ * are common, tile x / 2 and the rows from ROWS (x % 2) on, piece y. */
 template <typename E, typename S>
 static __global__ void __launch_bounds__(THREADS, 1)
     pair_kernel(const __grid_constant__ struct pair_group g)
@@ -220,8 +223,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
     const int tile = S::COMMON_W ? (int)blockIdx.x / CLUSTER : (int)blockIdx.x;
     const struct tiled &p = product_of_tile(g, tile);
     const int row = (tile - p.first_tile) * TILE;
-    const int t = (S::COMMON_W ? rank : (int)blockIdx.y) * S::ROWS;
-    const int piece = S::COMMON_W ? (int)blockIdx.y : 0;
+    const int t = (S::COMMON_W ? rank : S::WHOLE_X ? 0 : (int)blockIdx.y) * S::ROWS;
+    const int piece = S::WHOLE_X ? (int)blockIdx.y : 0;
     const int first = p.blocks_k * piece / g.pieces;
     const struct stretch k = { first, p.blocks_k * (piece + 1) / g.pieces - first };
     float *part = (float *)stages;
@@ -265,6 +268,41 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #endif
 }
 
+/* The tiles of a product, where its blocks have x in common as many as pairs need. */
+static int tiles_of(int rows, bool common_w)
+{
+    const int tiles = ceil_div(rows, TILE);
+
+    return common_w ? tiles : ceil_div(tiles, CLUSTER) * CLUSTER;
+}
+
+static int blocks_of(const struct linear *p, int n, bool common_w)
+{
+    int tiles = 0;
+
+    for (int i = 0; i < n; i++)
+        tiles += tiles_of(p[i].w->rows, common_w);
+    return common_w ? tiles * CLUSTER : tiles;
+}
+
+/* Whether it is x that the blocks have in common, of products in so many pieces. */
+static bool is_common_x(const struct stream *q, const struct linear *p, int n, int pieces)
+{
+    return p->T > HALVED_ROWS || (p->T <= COMMON_X_ROWS && blocks_of(p, n, true) * pieces > q->sms);
+}
+
+bool linear_pairs_fit(const struct stream *q, const struct linear *p, int n)
+{
+    return blocks_of(p, n, !is_common_x(q, p, n, 1)) <= q->sms;
+}
+
+int linear_pairs_count(const struct stream *q, const struct linear *p, int most)
+{
+    const int n = min(most, q->sms / blocks_of(p, 1, true));
+
+    return p->T <= COMMON_X_ROWS && 2 * n <= most ? 2 * n : n;
+}
+
 template <typename S>
 static void multiply(struct stream *q, struct pair_group *g, const struct linear *p,
                      const struct narrow_group *narrow)
@@ -273,44 +311,37 @@ static void multiply(struct stream *q, struct pair_group *g, const struct linear
 
     make_tiled(q, g->p, p, g->n, narrow, S::W_BOX, S::X_BOX);
     for (int i = 0; i < g->n; i++) {
-        const int own = ceil_div(g->p[i].rows, TILE);
-
-        longest = max(longest, ceil_div(g->p[i].blocks_k, g->pieces));
-
         g->p[i].first_tile = tiles;
-        tiles += S::COMMON_W ? own : ceil_div(own, CLUSTER) * CLUSTER;
+        tiles += tiles_of(g->p[i].rows, S::COMMON_W);
+        longest = max(longest, ceil_div(g->p[i].blocks_k, g->pieces));
     }
     g->stages = min((int)S::STAGES, longest);
-    launch_clusters(
-        q, p->w->dtype == DTYPE_BF16 ? pair_kernel<__nv_bfloat16, S> : pair_kernel<__half, S>,
-        S::COMMON_W ? dim3((unsigned)(tiles * CLUSTER), (unsigned)g->pieces)
-                    : dim3((unsigned)tiles, (unsigned)ceil_div(g->T, S::ROWS)),
-        THREADS, 1024 + max(g->stages * (int)S::STAGE_BYTES, (int)S::SUM_BYTES), CLUSTER, *g,
-        1024 + S::STAGES * S::STAGE_BYTES);
-}
-
-int linear_pairs_blocks(const struct linear *p, int n)
-{
-    int tiles = 0;
-
-    for (int i = 0; i < n; i++)
-        tiles += ceil_div(p[i].w->rows, TILE);
-    return tiles * CLUSTER;
+    launch_clusters(q, "linear",
+                    p->w->dtype == DTYPE_BF16 ? pair_kernel<__nv_bfloat16, S>
+                                              : pair_kernel<__half, S>,
+                    dim3((unsigned)(S::COMMON_W ? tiles * CLUSTER : tiles),
+                         (unsigned)(S::WHOLE_X ? g->pieces : ceil_div(g->T, S::ROWS))),
+                    THREADS, 1024 + max(g->stages * (int)S::STAGE_BYTES, (int)S::SUM_BYTES),
+                    CLUSTER, *g, 1024 + S::STAGES * S::STAGE_BYTES);
 }
 
 static void multiply_all(struct stream *q, struct pair_group *g, const struct linear *p,
                          const struct narrow_group *narrow)
 {
-    if (g->T <= 32)
-        multiply<pair_shape<16, true>>(q, g, p, narrow);
+    const bool common_x = is_common_x(q, p, g->n, g->pieces);
+
+    if (g->T > HALVED_ROWS)
+        multiply<pair_shape<256, false>>(q, g, p, narrow);
+    else if (g->T <= 32)
+        common_x ? multiply<pair_shape<32, false>>(q, g, p, narrow)
+                 : multiply<pair_shape<16, true>>(q, g, p, narrow);
     else if (g->T <= 64)
-        multiply<pair_shape<32, true>>(q, g, p, narrow);
+        common_x ? multiply<pair_shape<64, false>>(q, g, p, narrow)
+                 : multiply<pair_shape<32, true>>(q, g, p, narrow);
     else if (g->T <= 128)
         multiply<pair_shape<64, true>>(q, g, p, narrow);
-    else if (g->T <= HALVED_ROWS)
-        multiply<pair_shape<128, true>>(q, g, p, narrow);
     else
-        multiply<pair_shape<256, false>>(q, g, p, narrow);
+        multiply<pair_shape<128, true>>(q, g, p, narrow);
 }
 
 void linear_pairs(struct stream *q, const struct linear *p, int n)

@@ -118,14 +118,14 @@ static __device__ __forceinline__ const struct tiled &product_of_tile(const G &g
  * start before the kernel in front has ended. A kernel whose launches differ in `shared` names the
  * most it takes, so that none lowers what a recorded one was allowed. */
 template <typename G>
-static void launch_clusters(struct stream *q, void (*kernel)(G), dim3 grid, int threads, int shared,
-                            int blocks, const G &g, int most = 0)
+static void launch_clusters(struct stream *q, const char *where, void (*kernel)(G), dim3 grid,
+                            int threads, int shared, int blocks, const G &g, int most = 0)
 {
     stream_note(q,
                 cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      shared > most ? shared : most),
-                "linear");
-    launch_as(q, "linear", true, dim3((unsigned)blocks), kernel, grid, dim3((unsigned)threads),
+                where);
+    launch_as(q, where, true, dim3((unsigned)blocks), kernel, grid, dim3((unsigned)threads),
               (size_t)shared, g);
 }
 

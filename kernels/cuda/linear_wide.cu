@@ -314,7 +314,7 @@ static void launch_wide(struct stream *q, struct wide_group *g, const struct ext
     tiles *= g->sides;
     g->splits = TALL == SLIM ? choose_slim_splits(tiles, e.least_k, q->sms)
                              : choose_splits(tiles, e.most_k, e.least_k, q->sms, ROWS);
-    launch_clusters(q, bf16 ? wide_kernel<__nv_bfloat16, S> : wide_kernel<__half, S>,
+    launch_clusters(q, "linear", bf16 ? wide_kernel<__nv_bfloat16, S> : wide_kernel<__half, S>,
                     (unsigned)(tiles * g->splits), S::THREADS, S::SHARED, g->splits, *g);
 }
 

@@ -86,11 +86,20 @@ static void share_rows(struct added_case *c)
     }
 }
 
+/* More rows of weights than a device takes at once in several pieces. */
+static void make_wide(struct added_case *c)
+{
+    c->T = check_int(9, 64);
+    c->dim = 128 * check_int(23, 32);
+    c->cols = 64 * check_int(4, 10);
+    c->dtype = DTYPE_BF16;
+}
+
 /* The bias of the product may lie anywhere. */
 static struct added_case make_case(bool bf16_rows)
 {
     static const enum dtype dtypes[] = { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_BF16, DTYPE_BF16 };
-    const bool fit = check_int(0, 3) > 0;
+    const bool wide = bf16_rows && check_int(0, 9) == 0, fit = wide || check_int(0, 3) > 0;
     struct added_case c = { .T = choose_rows(),
                             .dim = fit ? 128 * check_int(1, 12) : check_int(1, 300),
                             .cols = fit ? 64 * check_int(1, 40) : check_int(1, 600),
@@ -100,6 +109,10 @@ static struct added_case make_case(bool bf16_rows)
                             .bias_at = check_int(0, 7) ? 0 : 1,
                             .bias = check_int(0, 1),
                             .weight = check_int(0, 3) > 0 };
+
+    if (wide)
+        make_wide(&c);
+
     const size_t dim = (size_t)c.dim, weights = dim * (size_t)c.cols;
 
     c.narrow = bf16_rows && c.dtype == DTYPE_BF16 && check_int(0, 3);

@@ -342,6 +342,28 @@ static void a_few_rows_meet_matrices_of_mixed_sizes(void **state)
     }
 }
 
+/* More rows of weights than a device takes at once in the tiles that it takes few in. */
+static void many_rows_of_weights_are_multiplied_at_once(void **state)
+{
+    const struct kind bf16 = { DTYPE_BF16, false };
+    struct backend *be = check_backend_of(state);
+
+    for (int k = 0; be && k < (check_is_exact(be) ? 1 : 12); k++) {
+        struct weight w = make_weight(be, bf16, check_int(8300, 9900), check_int(1, 200));
+        struct linear p;
+
+        do {
+            p = make_bf16_product(&w, check_int(9, 64), ACT_RELU2, 0);
+        } while (!p.x_bf16);
+
+        float *preset = preset_of(&p);
+
+        run(be, &p, 1);
+        check_bf16_output(be, &w, &p, preset);
+        be->free(be, w.packed.data);
+    }
+}
+
 /* Products that read bf16 and such that do not may stand side by side. */
 static void kinds_of_rows_may_be_mixed_in_a_group(void **state)
 {
@@ -668,6 +690,7 @@ int main(int argc, char **argv)
         ON_BOTH(rows_of_bf16_are_read_and_written_as_numbers_are),
         ON_BOTH(a_row_meets_a_matrix_of_any_size),
         ON_BOTH(a_few_rows_meet_matrices_of_mixed_sizes),
+        ON_BOTH(many_rows_of_weights_are_multiplied_at_once),
         ON_BOTH(kinds_of_rows_may_be_mixed_in_a_group),
         ON_BOTH(products_beside_others_are_those_in_order),
         cmocka_unit_test_teardown(a_row_does_not_depend_on_its_company, check_release),
