@@ -120,7 +120,8 @@ template <int N> static __device__ __forceinline__ void hold(float (&sum)[N])
 }
 
 /* A warpgroup: the sums of its 64 rows over all stages. A stage is free when the warps of both
- * blocks have said so. */
+ * blocks have said so; of those that nothing follows in nobody says it: what is not waited for
+ * could arrive when the other block is gone. */
 template <typename E, typename S>
 static __device__ __forceinline__ void multiply_stages(float (&sum)[S::ROWS / 2],
                                                        const char *stages, uint64_t *full,
@@ -139,7 +140,7 @@ static __device__ __forceinline__ void multiply_stages(float (&sum)[S::ROWS / 2]
             wgmma(sum, a + 2 * k, b + 2 * k, E());
         wgmma_end();
         wgmma_wait<1>(); /* the stage before is free */
-        if (i > 0 && threadIdx.x % 32 < CLUSTER)
+        if (i > 0 && i <= n - ring && threadIdx.x % 32 < CLUSTER)
             barrier_arrive_at(&empty[before], threadIdx.x % 32);
         before = stage;
         if (++stage == ring) {
@@ -264,7 +265,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
             out.y += piece * g.piece_size;
         finish_tile<S>(p, out, part, row, t, g.T);
     }
-    cluster_leave(); /* a block's barriers stay until the other has arrived at them */
+    cluster_leave(); /* a block stays until what it brings to both has come */
 #endif
 }
 
