@@ -139,8 +139,7 @@ void linear_cuda(struct stream *q, const struct linear *p, int n)
     }
 }
 
-/* As many pieces as give every multiprocessor a block. Of 8 rows the path of pairs is 10 % slower
- * than the wide one. */
+/* As many pieces as give every multiprocessor a block. Few rows are no faster in pieces. */
 struct pieces linear_pieces(struct stream *q, const struct linear *p)
 {
     const bool fits = warpgroups_can(q, p) && p->act == ACT_NONE && p->T > SKINNY_ROWS_BF16 &&
