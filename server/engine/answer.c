@@ -104,14 +104,23 @@ static void count_token(struct engine *e, struct sequence *s)
     s->sampled++;
 }
 
+/* New text of the newest token: within min_tokens it ends no turn, as stop ids are not drawn. */
+static bool match_stop(struct sequence *s, const struct text_buffer *raw, struct text_buffer *text,
+                       const char **hit)
+{
+    *hit = NULL;
+    if (s->sampled <= s->job->command->turn.min_tokens)
+        return stop_match_pass(&s->match, raw->bytes, raw->len, text);
+    return stop_match_add(&s->match, raw->bytes, raw->len, text, hit);
+}
+
 /* The token becomes text; false when that completed a stop string. */
 static bool emit_token(struct engine *e, struct sequence *s, int32_t id, struct token_score *score)
 {
     struct text_buffer raw = { 0 }, text = { 0 };
     const char *hit = NULL;
 
-    if (!detokenizer_add(&s->detokenizer, id, &raw) ||
-        !stop_match_add(&s->match, raw.bytes, raw.len, &text, &hit))
+    if (!detokenizer_add(&s->detokenizer, id, &raw) || !match_stop(s, &raw, &text, &hit))
         job_fail_no_memory(e, s->job);
     if (score)
         score->bytes = raw.len;
@@ -126,8 +135,7 @@ void sequence_finish_text(struct engine *e, struct sequence *s)
     struct text_buffer raw = { 0 }, text = { 0 };
     const char *hit = NULL;
 
-    if (!detokenizer_finish(&s->detokenizer, &raw) ||
-        !stop_match_add(&s->match, raw.bytes, raw.len, &text, &hit) ||
+    if (!detokenizer_finish(&s->detokenizer, &raw) || !match_stop(s, &raw, &text, &hit) ||
         (!hit && !stop_match_flush(&s->match, &text)))
         job_fail_no_memory(e, s->job);
     if (hit) {

@@ -16,10 +16,17 @@ void stop_match_finish(struct stop_match *m)
     m->held = (struct text_buffer){ 0 };
 }
 
-static void drop_front(struct text_buffer *b, size_t n)
+/* The first n bytes that are held are no stop string. */
+static bool let_go(struct stop_match *m, size_t n, struct text_buffer *out)
 {
-    memmove(b->bytes, b->bytes + n, b->len - n);
-    b->len -= n;
+    if (!n)
+        return true;
+    if (!text_buffer_append(out, m->held.bytes, n))
+        return false;
+    memmove(m->held.bytes, m->held.bytes + n, m->held.len - n);
+    m->held.len -= n;
+    m->passed -= n < m->passed ? n : m->passed;
+    return true;
 }
 
 /* Where the first stop string begins; b->len when there is none. */
@@ -29,7 +36,9 @@ static size_t find_stop(const struct stop_match *m, const char **hit)
 
     *hit = NULL;
     for (int i = 0; i < m->stops; i++) {
-        const char *at = memmem(m->held.bytes, m->held.len, m->stop[i], strlen(m->stop[i]));
+        const size_t len = strlen(m->stop[i]);
+        const size_t from = m->passed < len ? 0 : m->passed - len + 1;
+        const char *at = memmem(m->held.bytes + from, m->held.len - from, m->stop[i], len);
 
         if (at && (size_t)(at - m->held.bytes) < best) {
             best = (size_t)(at - m->held.bytes);
@@ -69,20 +78,22 @@ bool stop_match_add(struct stop_match *m, const char *text, size_t len, struct t
     safe = find_stop(m, hit);
     if (!*hit)
         safe = m->held.len - open_suffix(m);
-    if (!safe)
+    return let_go(m, safe, out);
+}
+
+bool stop_match_pass(struct stop_match *m, const char *text, size_t len, struct text_buffer *out)
+{
+    if (!len)
         return true;
-    if (!text_buffer_append(out, m->held.bytes, safe))
+    if (!m->stops)
+        return text_buffer_append(out, text, len);
+    if (!text_buffer_append(&m->held, text, len))
         return false;
-    drop_front(&m->held, safe);
-    return true;
+    m->passed = m->held.len;
+    return let_go(m, m->held.len - open_suffix(m), out);
 }
 
 bool stop_match_flush(struct stop_match *m, struct text_buffer *out)
 {
-    if (!m->held.len)
-        return true;
-    if (!text_buffer_append(out, m->held.bytes, m->held.len))
-        return false;
-    m->held.len = 0;
-    return true;
+    return let_go(m, m->held.len, out);
 }

@@ -15,6 +15,7 @@ struct stop_match {
     const char (*stop)[LIMIT_STOP_BYTES + 1]; /* borrowed, none of them empty */
     int stops;
     struct text_buffer held; /* owned */
+    size_t passed;           /* bytes at its front that may begin a stop string, but not end one */
 };
 
 void stop_match_init(struct stop_match *m, const char (*stop)[LIMIT_STOP_BYTES + 1], int stops);
@@ -25,6 +26,8 @@ void stop_match_finish(struct stop_match *m);
  * nothing more may be added. false: no memory. */
 bool stop_match_add(struct stop_match *m, const char *text, size_t len, struct text_buffer *out,
                     const char **hit);
+/* The same for text in which no stop string may end: it came before min_tokens. */
+bool stop_match_pass(struct stop_match *m, const char *text, size_t len, struct text_buffer *out);
 /* The text ended without a hit: appends what was held. */
 bool stop_match_flush(struct stop_match *m, struct text_buffer *out);
 

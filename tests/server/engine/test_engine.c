@@ -419,6 +419,42 @@ static void stop_strings_end_a_turn_and_never_leak(void **unused)
     rig_close(&r);
 }
 
+/* One byte a token: the stop string is complete in token at + 2, the first that may end a turn
+ * of at least at + 1. */
+static void a_stop_string_within_min_tokens_ends_nothing(void **unused)
+{
+    int32_t prompt[PROMPT];
+    struct outcome *free_run, *out;
+    struct rig r;
+    char stop[3] = "";
+    int at;
+
+    (void)unused;
+    rig_open(&r, models[2], &roomy, 1);
+    for (int i = 0; i < PROMPT; i++)
+        prompt[i] = "int main(void)\n{\n    printf(\"hello\\n\");\n}\n"[i];
+    free_run = turn(&r, "", prompt, PROMPT, 40);
+    assert_true(free_run->choice[0].len >= 12);
+    memcpy(stop, free_run->choice[0].text + 10, 2);
+    free_run->choice[0].text[free_run->choice[0].len] = '\0';
+    at = (int)(strstr(free_run->choice[0].text, stop) - free_run->choice[0].text);
+    for (int least = at + 1; least <= at + 2; least++) {
+        struct command *c = rig_turn("", prompt, PROMPT, at + 2);
+
+        c->turn.stop = calloc(1, sizeof(*c->turn.stop));
+        c->turn.stops = 1;
+        c->turn.min_tokens = least;
+        memcpy(c->turn.stop[0], stop, 3);
+        out = rig_run_turn(&r, c);
+        assert_int_equal(out->choice[0].finish, least == at + 1 ? FINISH_STOP : FINISH_LENGTH);
+        assert_int_equal(out->choice[0].len, least == at + 1 ? at : at + 2);
+        assert_memory_equal(out->choice[0].text, free_run->choice[0].text, out->choice[0].len);
+        free(out);
+    }
+    free(free_run);
+    rig_close(&r);
+}
+
 static void a_stop_id_is_not_taken_in_but_passed_through_without_a_prompt(void **unused)
 {
     int32_t prompt[PROMPT];
@@ -591,6 +627,7 @@ int main(void)
         cmocka_unit_test(parked_sessions_go_on_exactly),
         cmocka_unit_test(full_memory_is_refused_and_given_back),
         cmocka_unit_test(stop_strings_end_a_turn_and_never_leak),
+        cmocka_unit_test(a_stop_string_within_min_tokens_ends_nothing),
         cmocka_unit_test(a_stop_id_is_not_taken_in_but_passed_through_without_a_prompt),
         cmocka_unit_test(sessions_refuse_what_they_must),
         cmocka_unit_test(a_deleted_session_ends_its_turn_and_frees_its_slots),

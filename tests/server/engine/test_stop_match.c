@@ -22,15 +22,17 @@ static unsigned below(unsigned n)
     return (unsigned)(state >> 33) % n;
 }
 
-/* The definition: the earliest beginning, the first named among equals. */
-static const char *find_first(const char *text, const char (*stop)[LIMIT_STOP_BYTES + 1], int n,
-                              const char **hit)
+/* The definition: of those that end behind the first `passed` bytes the earliest beginning, the
+ * first named among equals. */
+static const char *find_first(const char *text, int passed,
+                              const char (*stop)[LIMIT_STOP_BYTES + 1], int n, const char **hit)
 {
     const char *best = NULL;
 
     *hit = NULL;
     for (int i = 0; i < n; i++) {
-        const char *at = strstr(text, stop[i]);
+        int len = (int)strlen(stop[i]);
+        const char *at = strstr(text + (passed < len ? 0 : passed - len + 1), stop[i]);
 
         if (at && (!best || at < best)) {
             best = at;
@@ -49,6 +51,7 @@ static void cuts_are_invisible_and_nothing_leaks(void **unused)
     (void)unused;
     for (int round = 0; round < 20000; round++) {
         int stops = 1 + (int)below(3), len = 1 + (int)below(60), fed = 0;
+        int most = round % 2 ? (int)below((unsigned)len) : 0, passed = 0;
         struct stop_match m;
         struct text_buffer out = { 0 };
         const char *hit = NULL, *expected, *at;
@@ -68,12 +71,18 @@ static void cuts_are_invisible_and_nothing_leaks(void **unused)
             int n = (int)below(6); /* a token may bring no text */
 
             n = n < len - fed ? n : len - fed;
-            assert_true(stop_match_add(&m, text + fed, (size_t)n, &out, &hit));
+            if (fed + n <= most) {
+                assert_true(stop_match_pass(&m, text + fed, (size_t)n, &out));
+                passed = fed + n;
+            } else {
+                most = 0;
+                assert_true(stop_match_add(&m, text + fed, (size_t)n, &out, &hit));
+            }
             fed += n;
         }
         memcpy(seen, text, (size_t)fed);
         seen[fed] = '\0';
-        at = find_first(seen, (const char(*)[LIMIT_STOP_BYTES + 1]) stop, stops, &expected);
+        at = find_first(seen, passed, (const char(*)[LIMIT_STOP_BYTES + 1]) stop, stops, &expected);
         assert_ptr_equal(hit, expected);
         if (!hit)
             assert_true(stop_match_flush(&m, &out));
@@ -99,6 +108,30 @@ static void no_more_is_held_back_than_may_become_a_stop_string(void **unused)
     assert_int_equal(out.len, 5);
     assert_true(stop_match_add(&m, "world", 5, &out, &hit));
     assert_int_equal(out.len, 11);
+    stop_match_finish(&m);
+    free(out.bytes);
+}
+
+/* One that begins in text that was passed is found, one that lies in it is not. */
+static void a_stop_string_ends_behind_what_was_passed(void **unused)
+{
+    static const char stop[2][LIMIT_STOP_BYTES + 1] = { "abcd", "bc" };
+    struct text_buffer out = { 0 };
+    struct stop_match m;
+    const char *hit;
+
+    (void)unused;
+    stop_match_init(&m, stop, 2);
+    assert_true(stop_match_pass(&m, "abcdabc", 7, &out));
+    assert_int_equal(out.len, 4); /* the rest may become "abcd" */
+    assert_true(stop_match_add(&m, "x", 1, &out, &hit));
+    assert_null(hit);
+    assert_int_equal(out.len, 8);
+    assert_true(stop_match_pass(&m, "ab", 2, &out));
+    assert_true(stop_match_add(&m, "c", 1, &out, &hit));
+    assert_ptr_equal(hit, stop[1]);
+    assert_int_equal(out.len, 9);
+    assert_memory_equal(out.bytes, "abcdabcxa", 9);
     stop_match_finish(&m);
     free(out.bytes);
 }
@@ -157,6 +190,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cuts_are_invisible_and_nothing_leaks),
         cmocka_unit_test(no_more_is_held_back_than_may_become_a_stop_string),
+        cmocka_unit_test(a_stop_string_ends_behind_what_was_passed),
         cmocka_unit_test(weights_follow_their_definition),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
