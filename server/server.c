@@ -185,15 +185,16 @@ static void on_tick(uv_timer_t *handle)
 static void on_answered(void *app, const struct exchange *x, int status, double seconds,
                         size_t bytes)
 {
+    const char *code = exchange_code(x);
     struct api *api = app;
-    char code[16], time[32];
+    char number[16], time[32];
 
     metrics_count(&api->metrics, exchange_route(x), status, seconds, bytes);
-    snprintf(code, sizeof(code), "%d", status);
+    snprintf(number, sizeof(number), "%d", status);
     snprintf(time, sizeof(time), "%.6f", seconds);
     log_line(status >= 500 ? LOG_WARN : LOG_DEBUG, "request", "id",
              exchange_header(x, "x-request-id"), "method", exchange_method(x), "path",
-             exchange_path(x), "status", code, "seconds", time, NULL);
+             exchange_path(x), "status", number, "seconds", time, code ? "code" : NULL, code, NULL);
 }
 
 static bool admit(void *app, const struct exchange *x, uint64_t *client, struct problem *p)

@@ -214,6 +214,11 @@ const char *exchange_body(const struct exchange *x, size_t *len)
     return *len > 0 ? x->request.body.bytes : "";
 }
 
+const char *exchange_code(const struct exchange *x)
+{
+    return x->code;
+}
+
 void exchange_watch(struct exchange *x, void *owner, void (*gone)(struct exchange *x, void *owner),
                     void (*drained)(struct exchange *x, void *owner))
 {

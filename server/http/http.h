@@ -99,6 +99,8 @@ const char *exchange_queries(const struct exchange *x, size_t *len);
 const char *exchange_header(const struct exchange *x, const char *name);
 uint64_t exchange_client(const struct exchange *x); /* as `admit` said */
 const char *exchange_body(const struct exchange *x, size_t *len);
+/* For `answered`: the code of the problem that it was refused with, or NULL. */
+const char *exchange_code(const struct exchange *x);
 
 /* The answer. */
 /* Adds a header to the answer; before it begins. Both are copied. */

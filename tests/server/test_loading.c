@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -134,6 +135,53 @@ static void probes_are_answered_while_the_model_is_loaded(void **state)
     assert_true(s.served);
 }
 
+/* What goes to stderr until log_end(). */
+static FILE *log_begin(int *before)
+{
+    FILE *to = tmpfile();
+
+    assert_non_null(to);
+    fflush(stderr);
+    *before = dup(STDERR_FILENO);
+    assert_true(dup2(fileno(to), STDERR_FILENO) >= 0);
+    return to;
+}
+
+static void log_end(FILE *from, int before, char *text, size_t size)
+{
+    size_t len;
+
+    fflush(stderr);
+    dup2(before, STDERR_FILENO);
+    close(before);
+    rewind(from);
+    len = fread(text, 1, size - 1, from);
+    text[len] = '\0';
+    fclose(from);
+}
+
+static void the_log_says_why_a_request_failed(void **state)
+{
+    char log[4096], *line;
+    struct site s;
+    FILE *file;
+    int before;
+
+    (void)state;
+    file = log_begin(&before);
+    site_open(&s, true);
+    pthread_create(&s.thread, NULL, serve, &s);
+    refused(server_port(s.server), 503, "loading", "GET", "/v1/models", NULL);
+    sem_post(&s.go);
+    site_close(&s);
+    log_end(file, before, log, sizeof(log));
+    line = strstr(log, " warn request ");
+    assert_non_null(line);
+    *strchr(line, '\n') = '\0';
+    assert_non_null(strstr(line, " path=\"/v1/models\" status=\"503\""));
+    assert_non_null(strstr(line, " code=\"loading\""));
+}
+
 /* With a probe's connection still open. */
 static void a_model_that_does_not_load_is_the_end(void **state)
 {
@@ -182,6 +230,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_signal_while_loading_ends_it_at_once),
         cmocka_unit_test(probes_are_answered_while_the_model_is_loaded),
+        cmocka_unit_test(the_log_says_why_a_request_failed),
         cmocka_unit_test(a_model_that_does_not_load_is_the_end),
     };
 
