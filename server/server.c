@@ -182,6 +182,13 @@ static void on_tick(uv_timer_t *handle)
         uv_stop(&s->loop);
 }
 
+/* "Not ready" is what /ready is there to say, once a second while gigabytes are read. A refusal of
+ * the probe has a code, and a stalled engine is told by /health: both are warnings. */
+static bool is_failure(const struct exchange *x, int status)
+{
+    return status >= 500 && (exchange_code(x) || strcmp(exchange_route(x), "/ready") != 0);
+}
+
 static void on_answered(void *app, const struct exchange *x, int status, double seconds,
                         size_t bytes)
 {
@@ -192,7 +199,7 @@ static void on_answered(void *app, const struct exchange *x, int status, double 
     metrics_count(&api->metrics, exchange_route(x), status, seconds, bytes);
     snprintf(number, sizeof(number), "%d", status);
     snprintf(time, sizeof(time), "%.6f", seconds);
-    log_line(status >= 500 ? LOG_WARN : LOG_DEBUG, "request", "id",
+    log_line(is_failure(x, status) ? LOG_WARN : LOG_DEBUG, "request", "id",
              exchange_header(x, "x-request-id"), "method", exchange_method(x), "path",
              exchange_path(x), "status", number, "seconds", time, code ? "code" : NULL, code, NULL);
 }

@@ -160,6 +160,7 @@ static void log_end(FILE *from, int before, char *text, size_t size)
     fclose(from);
 }
 
+/* That a probe is told to wait is no failure. */
 static void the_log_says_why_a_request_failed(void **state)
 {
     char log[4096], *line;
@@ -171,10 +172,12 @@ static void the_log_says_why_a_request_failed(void **state)
     file = log_begin(&before);
     site_open(&s, true);
     pthread_create(&s.thread, NULL, serve, &s);
+    says(server_port(s.server), 503, "/ready", "loading");
     refused(server_port(s.server), 503, "loading", "GET", "/v1/models", NULL);
     sem_post(&s.go);
     site_close(&s);
     log_end(file, before, log, sizeof(log));
+    assert_null(strstr(log, "/ready"));
     line = strstr(log, " warn request ");
     assert_non_null(line);
     *strchr(line, '\n') = '\0';
