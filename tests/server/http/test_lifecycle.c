@@ -2,10 +2,13 @@
  * whose loop still has a handle. */
 #include <stdarg.h>
 #include <stddef.h>
+#include <errno.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "config/error.h"
@@ -100,6 +103,18 @@ static void while_loading_only_plain_routes_are_served(void **state)
     site_stop(&s);
 }
 
+static bool is_refused(const struct site *s)
+{
+    struct sockaddr_in to = { .sin_family = AF_INET,
+                              .sin_port = htons((uint16_t)s->port),
+                              .sin_addr = { htonl(INADDR_LOOPBACK) } };
+    struct peer p = peer_open();
+    bool refused = connect(p.fd, (struct sockaddr *)&to, sizeof(to)) < 0 && errno == ECONNREFUSED;
+
+    peer_close(&p);
+    return refused;
+}
+
 static void draining_finishes_what_runs_and_takes_nothing_new(void **state)
 {
     static struct site s;
@@ -115,6 +130,7 @@ static void draining_finishes_what_runs_and_takes_nothing_new(void **state)
     assert_true(site_settles(&s, 3));
     site_drain(&s);
     assert_true(peer_sees_end(&idle));
+    assert_true(is_refused(&s));
     peer_say(&late, "Host: x\r\n\r\n");
     assert_true(peer_read(&late, &a));
     assert_int_equal(a.status, 503);
