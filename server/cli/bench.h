@@ -118,6 +118,8 @@ void bench_print_machine(const struct bench *b);
  * five against the floors of a GPU; of those the ones that --only names. An exit status. */
 int bench_published(const struct options *o);
 int bench_published_gpu(const struct options *o);
+/* Whether --layers leaves some of the model out. */
+bool bench_cuts(const struct options *o, const struct random_model *m);
 /* Whether --only names one of that title. */
 bool bench_wants(const struct options *o, const char *title);
 /* What to do if it names none: says so, and returns the status. */

@@ -24,9 +24,9 @@ static bool measure(struct bench *b, const struct random_model *m, struct readin
     struct prefill_row prefill[] = { { .tokens = 512 } };
     const struct model_info *info = model_info(b->local.parts.model);
 
-    printf("\n%s, random: %.1f million parameters, %.1f MB of %s weights. ", m->title,
-           (double)info->parameters / 1e6, (double)info->weight_bytes / 1e6,
-           dtype_name(info->dtype));
+    printf("\n%s, random%s: %.1f million parameters, %.1f MB of %s weights. ", m->title,
+           bench_cuts(b->options, m) ? ", its first layers" : "", (double)info->parameters / 1e6,
+           (double)info->weight_bytes / 1e6, dtype_name(info->dtype));
     bench_print_machine(b);
     if (!bench_decode(b, decode, 2) || !bench_prefill(b, prefill, 1))
         return false;
@@ -40,6 +40,11 @@ static bool measure(struct bench *b, const struct random_model *m, struct readin
                                                           : &prefill[0].fma_share),
                            .bf16 = bf16 };
     return true;
+}
+
+bool bench_cuts(const struct options *o, const struct random_model *m)
+{
+    return o->layers && o->layers < m->layers;
 }
 
 bool bench_wants(const struct options *o, const char *title)
@@ -67,7 +72,7 @@ bool bench_open_random(struct bench *b, const struct options *o, const struct ra
         return false;
     }
     with.model = folder;
-    if (o->layers && o->layers < m->layers)
+    if (bench_cuts(o, m))
         cut.layers = o->layers;
     ok = random_model_write(&cut, folder, &err) && bench_open(b, &with, &err);
     b->options = o;

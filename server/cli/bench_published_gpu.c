@@ -301,9 +301,9 @@ static bool measure(struct bench *b, const struct options *o, const struct rando
     const struct model_info *info = model_info(b->local.parts.model);
 
     printf("\n%s, random%s: %.1f million parameters, %.1f MB of %s weights, %.2f MB of state. ",
-           m->title, o->layers && o->layers < m->layers ? ", its first layers" : "",
-           (double)info->parameters / 1e6, (double)info->weight_bytes / 1e6,
-           dtype_name(info->dtype), (double)info->layout.bytes / 1e6);
+           m->title, bench_cuts(o, m) ? ", its first layers" : "", (double)info->parameters / 1e6,
+           (double)info->weight_bytes / 1e6, dtype_name(info->dtype),
+           (double)info->layout.bytes / 1e6);
     bench_print_machine(b);
     if ((wants(o, "decode") && !decode_all(b)) || (wants(o, "prefill") && !prefill_all(b)) ||
         (wants(o, "engine") && !engine_all(b)))

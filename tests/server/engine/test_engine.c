@@ -381,6 +381,22 @@ static void full_memory_is_refused_and_given_back(void **unused)
     rig_close(&r);
 }
 
+/* What a turn on the prompt says, two bytes of it, and where it says them first. */
+static size_t choose_stop(struct rig *r, int32_t prompt[PROMPT], struct outcome **said,
+                          char stop[3])
+{
+    struct outcome *out;
+
+    for (int i = 0; i < PROMPT; i++)
+        prompt[i] = "int main(void)\n{\n    printf(\"hello\\n\");\n}\n"[i];
+    *said = out = turn(r, "", prompt, PROMPT, 40);
+    assert_true(out->choice[0].len >= 12);
+    memcpy(stop, out->choice[0].text + 10, 2);
+    stop[2] = '\0';
+    out->choice[0].text[out->choice[0].len] = '\0';
+    return (size_t)(strstr(out->choice[0].text, stop) - out->choice[0].text);
+}
+
 static void stop_strings_end_a_turn_and_never_leak(void **unused)
 {
     int32_t prompt[PROMPT];
@@ -392,14 +408,7 @@ static void stop_strings_end_a_turn_and_never_leak(void **unused)
 
     (void)unused;
     rig_open(&r, models[2], &roomy, 1);
-    for (int i = 0; i < PROMPT; i++)
-        prompt[i] = "int main(void)\n{\n    printf(\"hello\\n\");\n}\n"[i];
-    free_run = turn(&r, "", prompt, PROMPT, 40);
-    assert_true(free_run->choice[0].len >= 12);
-    memcpy(stop, free_run->choice[0].text + 10, 2);
-    stop[2] = '\0';
-    free_run->choice[0].text[free_run->choice[0].len] = '\0';
-    at = (size_t)(strstr(free_run->choice[0].text, stop) - free_run->choice[0].text);
+    at = choose_stop(&r, prompt, &free_run, stop);
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
     c = rig_turn("a", prompt, PROMPT, 40);
     c->turn.stop = calloc(1, sizeof(*c->turn.stop));
@@ -426,18 +435,12 @@ static void a_stop_string_within_min_tokens_ends_nothing(void **unused)
     int32_t prompt[PROMPT];
     struct outcome *free_run, *out;
     struct rig r;
-    char stop[3] = "";
+    char stop[3];
     int at;
 
     (void)unused;
     rig_open(&r, models[2], &roomy, 1);
-    for (int i = 0; i < PROMPT; i++)
-        prompt[i] = "int main(void)\n{\n    printf(\"hello\\n\");\n}\n"[i];
-    free_run = turn(&r, "", prompt, PROMPT, 40);
-    assert_true(free_run->choice[0].len >= 12);
-    memcpy(stop, free_run->choice[0].text + 10, 2);
-    free_run->choice[0].text[free_run->choice[0].len] = '\0';
-    at = (int)(strstr(free_run->choice[0].text, stop) - free_run->choice[0].text);
+    at = (int)choose_stop(&r, prompt, &free_run, stop);
     for (int least = at + 1; least <= at + 2; least++) {
         struct command *c = rig_turn("", prompt, PROMPT, at + 2);
 
