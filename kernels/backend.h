@@ -44,8 +44,9 @@ struct backend {
     const char *detail; /* what was chosen: "avx512, 2 threads"; owned by the backend */
     const struct ops *ops;
     struct stream *stream;
-    bool lost;      /* after sync() or a move failed: the device, with all that it held */
+    bool lost;      /* after wait(), sync() or a move failed: the device, with all that it held */
     bool bf16_rows; /* its operations know y_bf16 and x_bf16 (ops.h), and gain by them */
+    bool follows;   /* it computes beside the host, and a batch may follow draws (ops.h) */
 
     /* Sizes of decode steps that are recorded and replayed, ascending and ended by 0; a step
      * in between is filled up to the next. NULL: the backend records nothing. */
@@ -66,7 +67,7 @@ struct backend {
 
     /* Moves: copies between host memory and the backend's, beside what is enqueued. They happen
      * in order, behind every upload(), copy() and zero() so far, and have nothing to do with the
-     * operations since the last sync(), which must not touch their memory. The host's side is
+     * operations that were not waited for, which must not touch their memory. The host's side is
      * in use until the move is done if it is alloc_host's; any other is free on return. Returned
      * is its number, above those before; 0: it is done. */
     uint64_t (*move_in)(struct backend *be, void *dst, const void *src, size_t bytes);
@@ -91,8 +92,8 @@ struct backend {
     /* A step, or any operations on a batch: begin() takes in what the host knows of it and
      * returns the batch to enqueue with, until end(). That is `in`, or one of more rows whose
      * first are those of `in`. NULL: the step was recorded before and has been enqueued whole.
-     * Only tokens, slots, positions and the row limits of `in` may differ from the time of the
-     * recording. */
+     * Only tokens, slots, positions, what it follows and the row limits of `in` may differ from the
+     * time of the recording. */
     const struct batch *(*begin)(struct backend *be, const struct step_key *key,
                                  const struct batch *in);
     void (*end)(struct backend *be);
@@ -101,9 +102,14 @@ struct backend {
      * which take tenths of a second while nothing else runs. 0: no room to measure. */
     double (*ceiling)(struct backend *be, enum ceiling which);
 
-    /* Whether sync() would wait, but for moves. */
-    bool (*busy)(struct backend *be);
-    /* Everything enqueued has happened. false and ERR_DEVICE if any of it failed, or a move. */
+    /* A place in what is enqueued, above or at those before. */
+    uint64_t (*mark)(struct backend *be);
+    /* Whether wait() would wait. */
+    bool (*busy)(struct backend *be, uint64_t mark);
+    /* Everything enqueued before the mark has happened, and the results of its draws are there.
+     * false and ERR_DEVICE if any of it failed, or a move. */
+    bool (*wait)(struct backend *be, uint64_t mark, struct error *err);
+    /* The same of everything enqueued. */
     bool (*sync)(struct backend *be, struct error *err);
     void (*destroy)(struct backend *be);
 };
@@ -121,7 +127,7 @@ struct backend_module {
     unsigned interface;
     struct backend *(*open)(const struct backend_options *options, struct error *err);
 };
-#define BACKEND_MODULE_INTERFACE 9u
+#define BACKEND_MODULE_INTERFACE 10u
 #define BACKEND_MODULE_SYMBOL    "eddy_backend_module"
 
 #endif

@@ -47,6 +47,11 @@ struct batch {
     /* [S] tokens in each state before this batch, modulo 2^32, or NULL: none. Read by the rounding
      * of bf16 states alone. */
     const uint32_t *position;
+    /* [S], or NULL: none. Of a sequence of one row, the row of the last sample whose draw it takes
+     * in, whatever its token says, or -1. A draw that ends its sequence (sample_row) is not taken
+     * in: that sequence is like one without a slot, and what is drawn for it means nothing. Only
+     * where the backend `follows`. */
+    const int *follows;
 };
 
 /* One field of every session's record: slot s has it at base + s * stride numbers. A large state
@@ -281,6 +286,9 @@ struct sample_row {
     const int32_t *banned; /* never drawn at this position (stop ids before min_tokens) */
     int banned_count;
     uint64_t seed, position;
+    const int32_t *stop; /* ids that end the sequence, as an output that is not finite does: a batch
+                          * does not take them in (batch.follows) */
+    int stops;
     int top;    /* how many alternatives to report, 0 to SAMPLE_TOP_MAX */
     int forced; /* a token id to score instead of drawing one, or -1 */
 };
@@ -299,7 +307,7 @@ struct sample {
     int rows;
     int vocab; /* ids from here on exist in the matrix but not in the tokenizer: never drawn */
     const struct sample_row *row; /* [rows], host memory */
-    struct sample_result *out;    /* [rows], host memory, valid after backend_sync() */
+    struct sample_result *out;    /* [rows], host memory, valid when it was waited for */
 };
 
 struct ops {

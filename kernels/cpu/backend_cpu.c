@@ -261,9 +261,16 @@ static double cpu_ceiling(struct backend *be, enum ceiling which)
     return 0;
 }
 
-static bool cpu_busy(struct backend *be)
+static uint64_t cpu_mark(struct backend *be)
 {
     (void)be;
+    return 0;
+}
+
+static bool cpu_busy(struct backend *be, uint64_t mark)
+{
+    (void)be;
+    (void)mark;
     return false;
 }
 
@@ -272,6 +279,12 @@ static bool cpu_sync(struct backend *be, struct error *err)
     if (pool_take_fault(be->stream))
         return error_set(err, ERR_DEVICE, "cpu: out of memory inside an operation");
     return true;
+}
+
+static bool cpu_wait(struct backend *be, uint64_t mark, struct error *err)
+{
+    (void)mark;
+    return cpu_sync(be, err);
 }
 
 static void cpu_destroy(struct backend *be)
@@ -379,7 +392,9 @@ struct backend *backend_open_cpu(const struct backend_options *options, struct e
         .begin = cpu_begin,
         .end = cpu_end,
         .ceiling = cpu_ceiling,
+        .mark = cpu_mark,
         .busy = cpu_busy,
+        .wait = cpu_wait,
         .sync = cpu_sync,
         .destroy = cpu_destroy,
     };

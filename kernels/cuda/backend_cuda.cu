@@ -174,8 +174,15 @@ static double cuda_ceiling(struct backend *be, enum ceiling which)
     return ceiling_cuda(&here(be)->stream, which);
 }
 
-static bool cuda_busy(struct backend *be)
+static uint64_t cuda_mark(struct backend *be)
 {
+    (void)be;
+    return 0;
+}
+
+static bool cuda_busy(struct backend *be, uint64_t mark)
+{
+    (void)mark;
     const bool busy = cudaStreamQuery(here(be)->stream.cuda) == cudaErrorNotReady;
 
     if (busy)
@@ -195,6 +202,12 @@ static bool cuda_sync(struct backend *be, struct error *err)
     }
     sampling_deliver(q);
     return true;
+}
+
+static bool cuda_wait(struct backend *be, uint64_t mark, struct error *err)
+{
+    (void)mark;
+    return cuda_sync(be, err);
 }
 
 void *stream_workspace(struct stream *q, size_t bytes, const char *where)
@@ -336,7 +349,9 @@ static struct backend *open_cuda(const struct backend_options *options, struct e
     c->base.begin = cuda_begin;
     c->base.end = cuda_end;
     c->base.ceiling = cuda_ceiling;
+    c->base.mark = cuda_mark;
     c->base.busy = cuda_busy;
+    c->base.wait = cuda_wait;
     c->base.sync = cuda_sync;
     c->base.destroy = cuda_destroy;
     c->memory = found.totalGlobalMem;

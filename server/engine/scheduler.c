@@ -472,7 +472,7 @@ static bool computes(const struct engine *e)
     for (int i = 0; i < e->devices->count; i++) {
         struct backend *backend = e->devices->at[i].backend;
 
-        if (e->step[i].batch.T && backend->busy(backend))
+        if (e->step[i].batch.T && backend->busy(backend, 0))
             return true;
     }
     return false;

@@ -149,10 +149,12 @@ static void end(struct backend *be)
     l->busy = (int)below(l, BUSY_MAX);
 }
 
-static bool busy(struct backend *be)
+static bool busy(struct backend *be, uint64_t mark)
 {
     struct late *l = of(be);
     const bool held = atomic_load(&l->hold_step);
+
+    (void)mark;
 
     atomic_store(&l->held, held);
     return held || l->busy-- > 0;
