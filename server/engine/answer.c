@@ -92,6 +92,11 @@ static bool is_stop_id(const struct job *job, int32_t id)
     return false;
 }
 
+bool sequence_ends_with(const struct sequence *s, const struct sample_result *r)
+{
+    return !r->finite || is_stop_id(s->job, r->token);
+}
+
 static void count_token(struct engine *e, struct sequence *s)
 {
     double now = engine_clock(), since = s->sampled ? s->newest_token : s->job->arrived;

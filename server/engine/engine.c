@@ -185,6 +185,7 @@ static void turn_loop(struct engine *e, bool busy)
 /* What was answered is kept, and whoever waits for the store hears of it. */
 static void close_down(struct engine *e)
 {
+    scheduler_settle(e);
     e->closing = true;
     scheduler_fail_all(e, PROBLEM_SHUTTING_DOWN, "the server is stopping");
     while (journal_busy(e) || e->leaving) {

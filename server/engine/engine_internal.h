@@ -108,6 +108,9 @@ struct sequence {
     struct detokenizer detokenizer;
     struct stop_match match;
     int sampled;         /* tokens drawn so far */
+    size_t ahead;        /* rows in steps that are on their way: nobody else touches its slot */
+    int draws;           /* which they make */
+    struct pick *newest; /* its part in the last of them; NULL before any */
     double newest_token; /* monotonic seconds */
     /* Its state is on its way to the slot, and is counted here when it comes; NULL: it is not. */
     struct engine_histogram *arriving;
@@ -121,11 +124,12 @@ struct tally {
     int device, host, store, empty;
 };
 
-/* What one sequence does in the step that is being built. */
+/* What one sequence does in a step. */
 struct pick {
-    struct sequence *sequence;
+    struct sequence *sequence; /* NULL: it ended with the step before */
     size_t rows;
     int first_logit, logits;
+    bool draws; /* the last of its logits is for its next token */
 };
 
 /* One device's part of a step. */
@@ -135,11 +139,22 @@ struct step {
     int *begin;                   /* [max_batch + 1] */
     int *slot;                    /* [max_batch] */
     uint32_t *position;           /* [max_batch] */
+    int *follows;                 /* [max_batch] */
     int *logit_row;               /* [max_logits] */
     struct pick *pick;            /* [max_batch] */
     struct sample_row *row;       /* [max_logits] */
     struct sample_result *result; /* [max_logits] */
+    uint64_t mark;                /* of its end */
 };
+
+/* A step. */
+struct flight {
+    struct step *step; /* [devices] */
+    int rows;
+    double began; /* monotonic seconds: when it was planned */
+};
+
+enum { FLIGHTS = 2 };
 
 struct engine {
     const struct devices *devices;     /* borrowed */
@@ -169,7 +184,9 @@ struct engine {
     bool any_over;             /* queued ones, since the queue was last searched for them */
     struct sequence **running; /* [max_batch of every device], oldest first */
     int running_count;
-    struct step *step;                      /* [devices] */
+    struct flight flight[FLIGHTS]; /* a ring: `aloft` from `oldest` on are on their way */
+    int oldest, aloft;
+    double landed;                          /* monotonic: when the last one came */
     struct command *leaving, **leaving_end; /* exports that are not in host memory yet */
 
     struct engine_counters counters;  /* the engine's */
@@ -275,6 +292,8 @@ uint64_t sequence_covers(const struct sequence *s); /* tokens in the state of it
 void sequence_score_first(struct engine *e, struct sequence *s);
 void sequence_scored(struct engine *e, struct sequence *s, const struct sample_result *r);
 void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_result *r);
+/* Nothing comes behind the draw, and a step that follows it does not take it in. */
+bool sequence_ends_with(const struct sequence *s, const struct sample_result *r);
 /* No token comes after this: what was held back is text. */
 void sequence_finish_text(struct engine *e, struct sequence *s);
 
@@ -315,12 +334,26 @@ bool anchor_ask(struct engine *e, struct command *c, struct checkpoint *anchor);
 /* rollback.c: the job's ids are in. */
 void rollback_end(struct engine *e, struct sequence *q);
 
+/* flight.c */
+bool flights_init(struct engine *e, int max_logits);
+void flights_finish(struct engine *e);
+/* A step may start while another is on its way. */
+bool flights_overlap(const struct engine *e);
+/* Plans a step and enqueues it. false: no sequence has a row for one that could start now. */
+bool flight_start(struct engine *e);
+/* Waits for the oldest on its way, and hands out what it brings. false: *err. */
+bool flight_land(struct engine *e, struct error *err);
+/* A device failed: nothing runs on any when this returns, and what was on its way is lost. */
+void flights_abandon(struct engine *e);
+
 /* scheduler.c */
 bool scheduler_init(struct engine *e, int max_logits);
 void scheduler_finish(struct engine *e);
 void scheduler_enqueue(struct engine *e, struct sequence *s, bool front);
 /* Admits, runs one step and handles its results. false: there was nothing to run. */
 bool scheduler_step(struct engine *e);
+/* No step is on its way when it returns. */
+void scheduler_settle(struct engine *e);
 void scheduler_fail_all(struct engine *e, enum problem_code what, const char *message);
 
 /* copies.c */

@@ -98,7 +98,7 @@ no_memory:
 
 bool sequence_scores(const struct sequence *s)
 {
-    return s->job->command->turn.score && !s->choice && !s->sampled;
+    return s->job->command->turn.score && !s->choice && !s->sampled && !s->draws;
 }
 
 uint64_t sequence_covers(const struct sequence *s)

@@ -395,11 +395,16 @@ void sequence_end(struct engine *e, struct sequence *s)
         job_end(e, job);
 }
 
+static bool is_marked(const struct sequence *s)
+{
+    return atomic_load(&s->job->command->cancelled) && s->finish == FINISH_NONE;
+}
+
 static void end_marked(struct engine *e, struct sequence *s)
 {
     const struct command *c = s->job->command;
 
-    if (!atomic_load(&c->cancelled) || s->finish != FINISH_NONE)
+    if (!is_marked(s))
         return;
     if (!atomic_load(&c->cut) || !s->sampled) {
         cancel(e, s);
@@ -412,6 +417,12 @@ static void end_marked(struct engine *e, struct sequence *s)
 
 void turn_cancel_marked(struct engine *e)
 {
+    bool flies = false;
+
+    for (int i = 0; i < e->running_count; i++)
+        flies |= e->running[i]->ahead && is_marked(e->running[i]);
+    if (flies) /* what is kept of it has all that its state took in */
+        scheduler_settle(e);
     for (struct sequence *s = e->queue; s; s = s->next)
         end_marked(e, s);
     for (int i = 0; i < e->running_count; i++)

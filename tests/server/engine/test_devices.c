@@ -296,8 +296,9 @@ static void devices_step_together(void **unused)
 
 static atomic_bool broken;
 
-static bool break_down(struct backend *be, struct error *err)
+static bool break_down(struct backend *be, uint64_t mark, struct error *err)
 {
+    (void)mark;
     if (!atomic_load(&broken))
         return true;
     be->lost = true;
@@ -315,7 +316,7 @@ static void one_lost_device_ends_all_and_is_named(void **unused)
         atomic_store(&broken, false);
         rig_open_on(&r, "cpu,cpu", model, &roomy, 2);
         rig_do(&r, COMMAND_SESSION_CREATE, "a");
-        r.devices.at[lost].backend->sync = break_down;
+        r.devices.at[lost].backend->wait = break_down;
         atomic_store(&broken, true);
         for (int i = 0; i < 2; i++) { /* the first runs until the other one's device has failed */
             c[i] = rig_turn(i ? "" : "a", prompt, PROMPT, 1 << 24);

@@ -460,7 +460,7 @@ static void nothing_was_missing(void **unused)
 {
     (void)unused;
     assert_true(forks + rollbacks >= steps());
-    assert_true(hits && subtrees && partial && crossed && late_moves());
+    assert_true(hits && subtrees && partial && crossed && late_moves() && late_followed());
 }
 
 int main(int argc, char **argv)

@@ -179,12 +179,12 @@ static void scores_without_alternatives_name_none(void **unused)
 }
 
 static atomic_bool broken, lost;
-static bool (*sync_device)(struct backend *be, struct error *err);
+static bool (*wait_for_device)(struct backend *be, uint64_t mark, struct error *err);
 
-static bool sync_or_break(struct backend *be, struct error *err)
+static bool wait_or_break(struct backend *be, uint64_t mark, struct error *err)
 {
     if (!atomic_load(&broken))
-        return sync_device(be, err);
+        return wait_for_device(be, mark, err);
     be->lost = atomic_load(&lost);
     return error_set(err, ERR_DEVICE, "pulled out");
 }
@@ -197,8 +197,8 @@ static void a_device_fault_fails_every_turn_and_moves_no_session(void **unused)
 
     (void)unused;
     rig_open(&r, model, &roomy, 1);
-    sync_device = r.devices.at[0].backend->sync;
-    r.devices.at[0].backend->sync = sync_or_break;
+    wait_for_device = r.devices.at[0].backend->wait;
+    r.devices.at[0].backend->wait = wait_or_break;
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
     out = rig_run_turn(&r, rig_turn("a", prompt, PROMPT, 0));
     assert_int_equal(out->problem.what, PROBLEM_NONE);
@@ -232,8 +232,8 @@ static void a_lost_device_ends_turns_and_refuses_what_comes(void **unused)
 
     (void)unused;
     rig_open(&r, model, &roomy, 1);
-    sync_device = r.devices.at[0].backend->sync;
-    r.devices.at[0].backend->sync = sync_or_break;
+    wait_for_device = r.devices.at[0].backend->wait;
+    r.devices.at[0].backend->wait = wait_or_break;
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
     assert_null(engine_counters(r.engine).lost);
     atomic_store(&lost, true);

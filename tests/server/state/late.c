@@ -10,9 +10,17 @@
 
 #include <cmocka.h>
 
+#include "config/error.h"
 #include "kernels/backend.h"
 
-enum { PENDING_MAX = 256, BLOCKS_MAX = 4096, GARBAGE = 0xa5, BUSY_MAX = 4 };
+enum {
+    PENDING_MAX = 256,
+    BLOCKS_MAX = 4096,
+    GARBAGE = 0xa5,
+    BUSY_MAX = 4,
+    ROWS_MAX = 256,
+    SAMPLES_MAX = 4
+};
 
 struct move {
     void *dst;
@@ -20,9 +28,26 @@ struct move {
     size_t bytes;
 };
 
+/* Draws that were made, and are not to be seen yet. */
+struct drawn {
+    struct sample_result *to, result[ROWS_MAX];
+    int rows;
+    uint64_t mark; /* they come with what is waited for from this on */
+};
+
 /* What is added to a backend. */
 struct late {
     struct backend *be, was;
+    struct ops ops;
+    struct drawn drawn[SAMPLES_MAX]; /* a ring: so many samples end with the newest */
+    uint64_t samples, seen, marks;
+    int token[ROWS_MAX]; /* what the newest draw; -1: it ends its sequence */
+    int kept[ROWS_MAX];  /* of the batch's draws those that were computed */
+    int kepts;
+    struct batch in; /* without the sequences that have ended */
+    int32_t in_token[ROWS_MAX];
+    int in_begin[ROWS_MAX + 1], in_slot[ROWS_MAX], in_logit[ROWS_MAX];
+    uint32_t in_position[ROWS_MAX];
     struct move pending[PENDING_MAX]; /* a ring: number n is at n % PENDING_MAX */
     uint64_t newest, done;            /* the moves done + 1 to newest are pending */
     uint64_t random;
@@ -31,7 +56,7 @@ struct late {
 };
 
 static struct late all[LATE_MAX];
-static uint64_t moves;
+static uint64_t moves, followed, ended;
 
 /* Of all of them: what is fast memory for one is so for the others. Any thread asks for it. */
 static pthread_mutex_t lending = PTHREAD_MUTEX_INITIALIZER;
@@ -141,6 +166,134 @@ static void follow(struct backend *be, uint64_t number)
     happen_until(of(be), number);
 }
 
+static bool has_ended(const struct late *l, const struct batch *in, int s)
+{
+    const int row = in->follows ? in->follows[s] : -1;
+
+    if (row < 0)
+        return false;
+    assert_int_equal(in->begin[s + 1] - in->begin[s], 1);
+    assert_true(l->samples > 0);
+    assert_true(row < l->drawn[(l->samples - 1) % SAMPLES_MAX].rows);
+    followed++;
+    ended += l->token[row] < 0;
+    return l->token[row] < 0;
+}
+
+/* One sequence of the batch joins those that are computed, or does not. */
+static void add_sequence(struct late *l, const struct batch *from, int s, int *logit)
+{
+    struct batch *in = &l->in;
+    const bool ended = has_ended(l, from, s);
+    const int first = from->begin[s], rows = from->begin[s + 1] - first;
+
+    for (; *logit < from->L && from->logit_row[*logit] < first + rows; ++*logit) {
+        if (ended)
+            continue;
+        l->in_logit[in->L++] = from->logit_row[*logit] - first + in->T;
+        l->kept[l->kepts++] = *logit;
+    }
+    if (ended)
+        return;
+    l->in_begin[in->S] = in->T;
+    l->in_slot[in->S] = from->slot[s];
+    l->in_position[in->S] = from->position ? from->position[s] : 0;
+    memcpy(l->in_token + in->T, from->token + first, (size_t)rows * sizeof(*l->in_token));
+    if (from->follows && from->follows[s] >= 0)
+        l->in_token[in->T] = l->token[from->follows[s]];
+    in->T += rows;
+    l->in_begin[++in->S] = in->T;
+}
+
+/* Follows what was drawn: this device has computed it already. */
+static const struct batch *begin(struct backend *be, const struct step_key *key,
+                                 const struct batch *in)
+{
+    struct late *l = of(be);
+    int logit = 0;
+
+    assert_true(in->T <= ROWS_MAX && in->L <= ROWS_MAX);
+    l->in = (struct batch){ .token = l->in_token,
+                            .begin = l->in_begin,
+                            .slot = l->in_slot,
+                            .logit_row = l->in_logit,
+                            .position = in->position ? l->in_position : NULL };
+    l->kepts = 0;
+    for (int s = 0; s < in->S; s++)
+        add_sequence(l, in, s, &logit);
+    return l->in.T ? l->was.begin(be, key, &l->in) : NULL;
+}
+
+static bool is_end(const struct sample_row *row, const struct sample_result *r)
+{
+    bool ends = !r->finite;
+
+    for (int i = 0; i < row->stops; i++)
+        ends |= row->stop[i] == r->token;
+    return ends;
+}
+
+static void show(struct late *l, uint64_t mark)
+{
+    for (; l->seen < l->samples; l->seen++) {
+        const struct drawn *d = &l->drawn[l->seen % SAMPLES_MAX];
+
+        if (d->mark > mark)
+            return;
+        memcpy(d->to, d->result, (size_t)d->rows * sizeof(*d->to));
+    }
+}
+
+/* Of the logits that were computed; the results of others are garbage. */
+static void sample(struct stream *q, const struct sample *p)
+{
+    struct late *l = all;
+    struct sample_row row[ROWS_MAX];
+    struct sample_result result[ROWS_MAX];
+    struct sample kept = *p;
+    struct drawn *d;
+
+    while (!l->be || l->was.stream != q)
+        assert_true(++l < all + LATE_MAX);
+    assert_true(l->samples - l->seen < SAMPLES_MAX);
+    d = &l->drawn[l->samples++ % SAMPLES_MAX];
+    *d = (struct drawn){ .to = p->out, .rows = p->rows, .mark = l->marks + 1 };
+    memset(d->result, GARBAGE, sizeof(d->result));
+    memset(p->out, GARBAGE, (size_t)p->rows * sizeof(*p->out));
+    for (int i = 0; i < l->kepts; i++)
+        row[i] = p->row[l->kept[i]];
+    kept.row = row;
+    kept.out = result;
+    kept.rows = l->kepts;
+    if (l->kepts)
+        l->was.ops->sample(q, &kept);
+    for (int i = 0; i < p->rows; i++)
+        l->token[i] = -1;
+    for (int i = 0; i < l->kepts; i++) {
+        d->result[l->kept[i]] = result[i];
+        l->token[l->kept[i]] = is_end(&row[i], &result[i]) ? -1 : result[i].token;
+    }
+}
+
+static uint64_t mark(struct backend *be)
+{
+    return ++of(be)->marks;
+}
+
+static bool wait_for(struct backend *be, uint64_t number, struct error *err)
+{
+    struct late *l = of(be);
+    const bool ok = l->was.sync(be, err);
+
+    show(l, number);
+    return ok;
+}
+
+static bool sync_all(struct backend *be, struct error *err)
+{
+    return wait_for(be, UINT64_MAX, err);
+}
+
 static void end(struct backend *be)
 {
     struct late *l = of(be);
@@ -149,12 +302,12 @@ static void end(struct backend *be)
     l->busy = (int)below(l, BUSY_MAX);
 }
 
-static bool busy(struct backend *be, uint64_t mark)
+static bool busy(struct backend *be, uint64_t number)
 {
     struct late *l = of(be);
     const bool held = atomic_load(&l->hold_step);
 
-    (void)mark;
+    (void)number;
 
     atomic_store(&l->held, held);
     return held || l->busy-- > 0;
@@ -220,8 +373,16 @@ void late_make(struct backend *be, uint64_t seed)
     be->move_out = move_out;
     be->moved = moved;
     be->follow = follow;
+    be->follows = true;
+    be->begin = begin;
     be->end = end;
+    be->mark = mark;
     be->busy = busy;
+    be->wait = wait_for;
+    be->sync = sync_all;
+    l->ops = *be->ops;
+    l->ops.sample = sample;
+    be->ops = &l->ops;
     be->free = free_memory;
     be->alloc_host = alloc_host;
     be->free_host = free_host;
@@ -231,6 +392,16 @@ void late_make(struct backend *be, uint64_t seed)
 uint64_t late_moves(void)
 {
     return moves;
+}
+
+uint64_t late_followed(void)
+{
+    return followed;
+}
+
+uint64_t late_ended(void)
+{
+    return ended;
 }
 
 void late_hold_moves(struct backend *be, bool held)

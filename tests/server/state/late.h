@@ -1,7 +1,8 @@
-/* late.h - a CPU whose moves are late, as a GPU's are.
+/* late.h - a CPU whose moves and draws are late, as a GPU's are.
  *
  * They happen when somebody waits for them or asks often enough, and not before something that
- * comes behind them; until then what they bring is not there, but garbage is. A step takes a while.
+ * comes behind them; until then what they bring is not there, but garbage is. A step takes a while,
+ * what it draws is not there before somebody has waited, and the next one may follow it.
  * So who uses memory too early, or gives it away too early, is found out by what is in it.
  * Like a GPU, it takes its time only over memory that alloc_host() gave. */
 #ifndef TESTS_SERVER_STATE_LATE_H
@@ -16,7 +17,11 @@ struct backend;
  * same delays. */
 enum { LATE_MAX = 8 };
 void late_make(struct backend *be, uint64_t seed);
-uint64_t late_moves(void); /* so many moves were late since the program began */
+/* Since the program began: moves that were late, rows that followed a draw before it was known, and
+ * those of them whose draw had ended the sequence. */
+uint64_t late_moves(void);
+uint64_t late_followed(void);
+uint64_t late_ended(void);
 
 /* From another thread. While held, no move happens that nobody waits for, and no step ends. */
 void late_hold_moves(struct backend *be, bool held);

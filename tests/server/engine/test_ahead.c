@@ -1,0 +1,230 @@
+/* Steps that start before the one in front has come: turns are what they are without, whatever ends
+ * them, and only what the host has to see keeps a step back. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "tests/server/engine/rig.h"
+#include "tests/server/state/late.h"
+
+static const char model[] = "tests/data/mamba2-tiny";
+enum { PROMPT = 6, LONG = 60, TOKENS = 24 };
+
+static const struct engine_options options = { .slots = 24,
+                                               .max_batch = 16,
+                                               .row_budget = 24,
+                                               .max_queue = 32,
+                                               .max_sessions = 32,
+                                               .host_bytes = 1 << 26 };
+
+enum kind {
+    GREEDY,
+    DRAWN,   /* and scored */
+    STOPPED, /* by an id that it draws */
+    LATER,   /* by that, which min_tokens forbids at first */
+    CHOICES,
+    LONG_PROMPT,
+    SCORED, /* its prompt, too */
+    ONE,
+    TWO,
+    FOLLOWERS, /* the host has to see what these draw: */
+    PENALISED = FOLLOWERS,
+    STOP_STRING,
+    KINDS
+};
+
+/* GREEDY's, for the kinds whose ends depend on what is drawn. */
+static int32_t drawn[TOKENS];
+
+static struct command *make(enum kind kind, bool session)
+{
+    int32_t prompt[LONG];
+    char name[16] = "";
+    struct command *c;
+    struct turn *t;
+
+    for (int i = 0; i < LONG; i++)
+        prompt[i] = 5 + i * 7 % 40;
+    if (session && kind != CHOICES)
+        snprintf(name, sizeof(name), "s%d", (int)kind);
+    c = rig_turn(name, prompt, kind == LONG_PROMPT ? LONG : PROMPT,
+                 kind == ONE   ? 1
+                 : kind == TWO ? 2
+                               : TOKENS);
+    t = &c->turn;
+    t->ignore_eos = true;
+    t->no_cache = true;
+    if (kind == DRAWN || kind == CHOICES || kind == LONG_PROMPT || kind == SCORED) {
+        t->sampling.temperature = 1;
+        t->logprobs = kind == DRAWN ? 3 : 0;
+        t->sampling.seeded = true;
+        t->sampling.seed = 77;
+    }
+    t->choices = kind == CHOICES ? 3 : 1;
+    t->score = kind == SCORED;
+    if (kind == STOPPED || kind == LATER) {
+        t->stop_id = malloc(sizeof(*t->stop_id));
+        assert_non_null(t->stop_id);
+        t->stop_id[0] = drawn[kind == STOPPED ? 6 : 2];
+        t->stop_ids = 1;
+        t->min_tokens = kind == LATER ? 5 : 0;
+    }
+    if (kind == PENALISED) {
+        t->sampling.repetition = 1.3f;
+        t->sampling.frequency = 0.5f;
+    }
+    if (kind == STOP_STRING) {
+        t->stop = calloc(1, sizeof(*t->stop));
+        assert_non_null(t->stop);
+        strcpy(t->stop[0], "\x01\x02\x03");
+        t->stops = 1;
+    }
+    return c;
+}
+
+static void create_sessions(struct rig *r)
+{
+    for (int i = 0; i < KINDS; i++) {
+        char name[16];
+
+        snprintf(name, sizeof(name), "s%d", i);
+        rig_do(r, COMMAND_SESSION_CREATE, name);
+    }
+}
+
+/* Two turns of each of the first `kinds`, the second one going on where the first ended. */
+static void run_all(struct rig *r, int kinds, struct outcome *out)
+{
+    for (int round = 0; round < 2; round++) {
+        struct command *c[KINDS];
+
+        for (int i = 0; i < kinds; i++)
+            c[i] = make((enum kind)i, true);
+        rig_run(r, c, kinds, out + round * kinds);
+        for (int i = 0; i < kinds; i++)
+            command_free(c[i]);
+    }
+}
+
+static void assert_same(const struct outcome *a, const struct outcome *b)
+{
+    assert_int_equal(a->problem.what, PROBLEM_NONE);
+    assert_int_equal(b->problem.what, PROBLEM_NONE);
+    assert_int_equal(a->completion_tokens, b->completion_tokens);
+    for (int i = 0; i < RIG_CHOICES_MAX; i++) {
+        assert_int_equal(a->choice[i].tokens, b->choice[i].tokens);
+        assert_int_equal(a->choice[i].finish, b->choice[i].finish);
+        assert_int_equal(a->choice[i].scored, b->choice[i].scored);
+        assert_memory_equal(a->choice[i].id, b->choice[i].id, sizeof(a->choice[i].id));
+        assert_memory_equal(a->choice[i].logprob, b->choice[i].logprob,
+                            sizeof(a->choice[i].logprob));
+        assert_memory_equal(a->choice[i].scored_logprob, b->choice[i].scored_logprob,
+                            sizeof(a->choice[i].scored_logprob));
+        assert_string_equal(a->choice[i].text, b->choice[i].text);
+    }
+}
+
+static void learn_what_is_drawn(void)
+{
+    struct rig r;
+    struct outcome *out;
+
+    rig_open(&r, model, &options, 1);
+    out = rig_run_turn(&r, make(GREEDY, false));
+    assert_int_equal(out->choice[0].tokens, TOKENS);
+    memcpy(drawn, out->choice[0].id, sizeof(drawn));
+    free(out);
+    rig_close(&r);
+}
+
+static void turns_are_what_they_are_without(void **unused)
+{
+    struct outcome *out = calloc(2 * 2 * KINDS, sizeof(*out));
+
+    (void)unused;
+    assert_non_null(out);
+    for (int kinds = FOLLOWERS; kinds <= KINDS; kinds += KINDS - FOLLOWERS) {
+        const uint64_t followed = late_followed(), ended = late_ended();
+        struct rig plain, ahead;
+
+        rig_open(&plain, model, &options, 1);
+        rig_open_late(&ahead, "cpu", model, &options, 1);
+        create_sessions(&plain);
+        create_sessions(&ahead);
+        run_all(&plain, kinds, out);
+        assert_int_equal(late_followed(), followed);
+        run_all(&ahead, kinds, out + 2 * kinds);
+        for (int i = 0; i < 2 * kinds; i++)
+            assert_same(&out[i], &out[2 * kinds + i]);
+        for (int i = 0; i < kinds; i++) {
+            char name[16];
+
+            snprintf(name, sizeof(name), "s%d", i);
+            rig_assert_same_state(&plain, name, &ahead, name);
+        }
+        assert_true(out[STOPPED].choice[0].finish == FINISH_STOP);
+        assert_true(kinds == KINDS || late_followed() - followed > TOKENS * KINDS);
+        assert_true(kinds == KINDS || late_ended() > ended);
+        rig_close(&plain);
+        rig_close(&ahead);
+    }
+    free(out);
+}
+
+/* While its first step is on its way, the next one has started if it can. */
+static uint64_t starts_behind(enum kind kind)
+{
+    const uint64_t followed = late_followed();
+    struct command *c = make(kind, false);
+    bool over = false;
+    struct event *e;
+    struct rig r;
+    uint64_t seen;
+
+    rig_open_late(&r, "cpu", model, &options, 1);
+    late_hold_step(r.devices.at[0].backend, true);
+    assert_true(engine_send(r.engine, c));
+    while (!late_is_held(r.devices.at[0].backend))
+        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    seen = late_followed() - followed;
+    assert_int_equal(engine_counters(r.engine).steps, 0);
+    late_hold_step(r.devices.at[0].backend, false);
+    while (!over)
+        if ((e = engine_receive(r.engine))) {
+            over = e->kind == EVENT_ANSWER;
+            event_free(e);
+        }
+    assert_int_equal(c->problem.what, PROBLEM_NONE);
+    command_free(c);
+    rig_close(&r);
+    return seen;
+}
+
+static void only_what_the_host_has_to_see_keeps_a_step_back(void **unused)
+{
+    (void)unused;
+    assert_int_equal(starts_behind(GREEDY), 1);
+    assert_int_equal(starts_behind(STOPPED), 1);
+    assert_int_equal(starts_behind(ONE), 0);
+    assert_int_equal(starts_behind(PENALISED), 0);
+    assert_int_equal(starts_behind(STOP_STRING), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(turns_are_what_they_are_without),
+        cmocka_unit_test(only_what_the_host_has_to_see_keeps_a_step_back),
+    };
+
+    learn_what_is_drawn();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
