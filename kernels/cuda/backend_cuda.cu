@@ -12,14 +12,15 @@
 #include "kernels/cuda/sampling.cuh"
 #include "kernels/cuda/steps.cuh"
 
-enum { WORKSPACE_BYTES = 32 << 20 };
+enum { WORKSPACE_BYTES = 32 << 20, MARKS = 4 };
 
 struct backend_cuda {
     struct backend base;
     struct stream stream;
     struct steps *steps;
     struct copies *copies;
-    size_t memory; /* bytes of the device */
+    cudaEvent_t marked[MARKS]; /* a mark's is recorded again by the one that many later */
+    size_t memory;             /* bytes of the device */
     char detail[320];
 };
 
@@ -176,38 +177,46 @@ static double cuda_ceiling(struct backend *be, enum ceiling which)
 
 static uint64_t cuda_mark(struct backend *be)
 {
-    (void)be;
-    return 0;
+    struct backend_cuda *c = here(be);
+    struct stream *q = &c->stream;
+
+    q->marks++;
+    stream_note(q, cudaEventRecord(c->marked[q->marks % MARKS], q->cuda), "mark");
+    return q->marks;
 }
 
 static bool cuda_busy(struct backend *be, uint64_t mark)
 {
-    (void)mark;
-    const bool busy = cudaStreamQuery(here(be)->stream.cuda) == cudaErrorNotReady;
+    const bool busy = cudaEventQuery(here(be)->marked[mark % MARKS]) == cudaErrorNotReady;
 
     if (busy)
         cudaGetLastError(); /* it is an answer, and no fault */
     return busy;
 }
 
-static bool cuda_sync(struct backend *be, struct error *err)
+/* What the host was told when it had waited up to a mark. */
+static bool settle(struct backend *be, cudaError_t told, uint64_t mark, struct error *err)
 {
-    struct stream *q = &here(be)->stream;
+    struct stream *q = be->stream;
 
-    stream_note(q, cudaStreamSynchronize(q->cuda), "step");
+    stream_note(q, told, "step");
     if (q->fault != cudaSuccess) {
         be->lost = true;
         return error_set(err, ERR_DEVICE, "%s: %s: %s", be->detail, q->where,
                          cudaGetErrorString(q->fault));
     }
-    sampling_deliver(q);
+    sampling_deliver(q, mark);
     return true;
 }
 
 static bool cuda_wait(struct backend *be, uint64_t mark, struct error *err)
 {
-    (void)mark;
-    return cuda_sync(be, err);
+    return settle(be, cudaEventSynchronize(here(be)->marked[mark % MARKS]), mark, err);
+}
+
+static bool cuda_sync(struct backend *be, struct error *err)
+{
+    return settle(be, cudaStreamSynchronize(here(be)->stream.cuda), UINT64_MAX, err);
 }
 
 void *stream_workspace(struct stream *q, size_t bytes, const char *where)
@@ -248,6 +257,9 @@ static void cuda_destroy(struct backend *be)
     cudaFree(q->branch_workspace);
     cudaFree(q->arrived);
     copies_destroy(c->copies);
+    for (int i = 0; i < MARKS; i++)
+        if (c->marked[i])
+            cudaEventDestroy(c->marked[i]);
     if (q->branched)
         cudaEventDestroy(q->branched);
     if (q->branch)
@@ -298,6 +310,8 @@ static bool open_stream(struct backend_cuda *c, struct error *err)
         e = cudaStreamCreateWithFlags(&q->branch, cudaStreamNonBlocking);
     if (e == cudaSuccess)
         e = cudaEventCreateWithFlags(&q->branched, cudaEventDisableTiming);
+    for (int i = 0; i < MARKS && e == cudaSuccess; i++)
+        e = cudaEventCreateWithFlags(&c->marked[i], cudaEventDisableTiming);
     if (e == cudaSuccess)
         e = cudaMalloc(&q->arrived, ARRIVALS * sizeof(*q->arrived));
     if (e == cudaSuccess)

@@ -19,7 +19,7 @@ struct asked {
     float temperature, top_p, min_p, typical_p;
     float repetition, presence, frequency;
     int top_k, top, forced;
-    int seen, biases, banned;
+    int seen, biases, banned, stops;
     unsigned first;
     uint64_t seed, position;
 };
@@ -50,6 +50,14 @@ struct choose_shared {
 static __device__ __forceinline__ uint64_t mass_of(float p)
 {
     return (uint64_t)(p * 0x1p44f);
+}
+
+/* What follows of the row in `words`: seen ids, their weights, biased ids, their biases, banned
+ * ids, and these. */
+static __device__ __forceinline__ const int32_t *stops_of(const struct asked &ask,
+                                                          const int32_t *words)
+{
+    return words + ask.first + 2 * ask.seen + 2 * ask.biases + ask.banned;
 }
 
 /* Orders like the number: the largest is the best. */

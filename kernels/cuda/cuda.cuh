@@ -61,6 +61,7 @@ struct stream {
     bool recording;
     bool row_each;     /* every sequence of this step has one row */
     bool replayed;     /* this step is recorded, or will be when its size comes again */
+    uint64_t marks;    /* how many places were marked: backend.h */
     cudaError_t fault; /* the first, or cudaSuccess */
     const char *where; /* the operation it came from */
     /* branch.cu's */

@@ -1,7 +1,9 @@
-/* sample.cu - sampling without a word from the host: it sends what is asked of each row, and
- * finds the tokens in pinned memory when the stream has been waited for.
+/* sample.cu - sampling without a word from the host: it lays out what is asked of each row in
+ * pinned memory, and finds the tokens there when the stream has been waited for. Two samples may be
+ * on their way; the tokens of the last stay on the device as well, for a batch that follows.
  *
- * First a row is measured in CHUNKS pieces, each by a block. Where every row wants its largest
+ * First a row is measured in CHUNKS pieces, each by a block, beside blocks that bring what is
+ * asked: a copy by the device would take microseconds of its own. Where every row wants its largest
  * logit or a given token, a warp a row then finishes; else a block a row, see choose.cuh. Where all
  * tokens may be drawn, each piece is weighed by a block as well, and the draw walks one of them. */
 #include "kernels/cuda/choose.cuh"
@@ -10,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNKS = 16, MEASURE_THREADS = 256, ROWS_A_BLOCK = 4 };
+enum { CHUNKS = 16, MEASURE_THREADS = 256, ROWS_A_BLOCK = 4, PLACES = 2 };
 
 /* One chunk of a row. */
 struct chunk {
@@ -25,10 +27,31 @@ struct buffer {
     size_t bytes;
 };
 
+/* Of a sample on its way; they are used in turns. */
+struct place {
+    struct buffer asked, results; /* pinned */
+    struct sample_result *out;    /* the caller's */
+    int rows;                     /* 0: they were delivered */
+    uint64_t mark;                /* the first behind it */
+};
+
 struct sampling {
-    struct buffer asked_host, asked, chunks, masses, scratch, results_host;
-    struct sample_result *out; /* the caller's, until they are delivered */
-    int rows;
+    struct place place[PLACES];
+    int next;
+    struct buffer asked, chunks, masses, scratch, drawn; /* the device's */
+};
+
+/* What is asked, a unit each thread. */
+struct bringing {
+    const int4 *from; /* host memory */
+    int4 *to;
+    unsigned units, blocks; /* blocks a row of the sample */
+};
+
+/* Where the tokens go. */
+struct answers {
+    struct sample_result *out; /* [rows], host memory */
+    int32_t *drawn;            /* [rows], sampling_drawn() */
 };
 
 /* The ids of a chunk. */
@@ -37,18 +60,35 @@ static __device__ __forceinline__ int chunk_size(int vocab)
     return (vocab + CHUNKS - 1) / CHUNKS;
 }
 
+static __device__ void bring(const struct bringing &b)
+{
+    const unsigned block = blockIdx.y * gridDim.x + blockIdx.x;
+    const unsigned i = block * MEASURE_THREADS + threadIdx.x;
+    const int4 unit = i < b.units ? __ldcv(b.from + i) : int4{};
+
+    wait_for_inputs(); /* the sample in front may still read what was asked of it */
+    if (i < b.units)
+        b.to[i] = unit;
+}
+
+/* The first blocks of a row bring, the others have a chunk each. */
 static __global__ void measure_chunks(const float *logits, size_t ld, int vocab,
-                                      struct chunk *chunks)
+                                      const struct bringing asked, struct chunk *chunks)
 {
     __shared__ float values[WARPS_MAX];
     __shared__ int ids[WARPS_MAX];
     __shared__ double sums[WARPS_MAX];
-    const int each = chunk_size(vocab), first = blockIdx.y * each, end = min(first + each, vocab);
+    const int chunk = (int)blockIdx.y - (int)asked.blocks, each = chunk_size(vocab);
+    const int first = chunk * each, end = min(first + each, vocab);
     const float *x = logits + blockIdx.x * ld;
     float max = -INFINITY, sum = 0.0f;
     int best = INT32_MAX, bad = 0;
 
     let_next_start();
+    if (chunk < 0) {
+        bring(asked);
+        return;
+    }
     wait_for_inputs();
     for (int i = first + threadIdx.x; i < end; i += MEASURE_THREADS) {
         bad |= !(x[i] < INFINITY);
@@ -69,7 +109,7 @@ static __global__ void measure_chunks(const float *logits, size_t ld, int vocab,
     const double total = block_sum((double)sum, sums);
 
     if (threadIdx.x == 0)
-        chunks[blockIdx.x * CHUNKS + blockIdx.y] = { total, max, best, bad != 0 };
+        chunks[blockIdx.x * CHUNKS + chunk] = { total, max, best, bad != 0 };
 }
 
 /* In every lane of a warp. */
@@ -136,19 +176,31 @@ static __device__ float logprob_of(const struct measured &m, float logit)
     return (float)((double)logit - (double)m.max - m.log_sum);
 }
 
-/* One thread's word on a row; the lists of alternatives are written apart. */
-static __device__ void answer(struct sample_result *out, const struct measured &m, const float *x,
+/* A warp's word on a row; the lists of alternatives are written apart. */
+static __device__ void answer(const struct answers &to, int row, const struct asked &ask,
+                              const int32_t *stop, const struct measured &m, const float *x,
                               int token)
 {
-    out->finite = m.finite && token >= 0;
-    out->token = out->finite ? token : -1;
-    if (out->finite)
+    const int lane = threadIdx.x % WARP;
+    const bool finite = m.finite && token >= 0;
+    struct sample_result *out = &to.out[row];
+    int ends = !finite;
+
+    for (int i = lane; i < ask.stops; i += WARP)
+        ends |= stop[i] == token;
+    ends = __any_sync(0xffffffffu, ends);
+    if (lane > 0)
+        return;
+    out->finite = finite;
+    out->token = finite ? token : -1;
+    if (finite)
         out->logprob = logprob_of(m, x[token]);
+    to.drawn[row] = ends ? -1 : token;
 }
 
 static __global__ void answer_rows(const float *logits, size_t ld, int rows,
                                    const struct chunk *chunks, const struct asked *asked,
-                                   struct sample_result *out)
+                                   const int32_t *words, const struct answers to)
 {
     const int row = blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP;
 
@@ -157,11 +209,11 @@ static __global__ void answer_rows(const float *logits, size_t ld, int rows,
     if (row >= rows)
         return;
 
+    const struct asked &ask = asked[row];
     const struct measured m = join_chunks(chunks, row);
 
-    if (threadIdx.x % WARP == 0)
-        answer(&out[row], m, logits + row * ld,
-               asked[row].forced >= 0 ? asked[row].forced : m.best);
+    answer(to, row, ask, stops_of(ask, words), m, logits + row * ld,
+           ask.forced >= 0 ? ask.forced : m.best);
 }
 
 /* The `top` largest logits, one after the other. */
@@ -250,7 +302,7 @@ static __device__ int choose(const struct asked &ask, const int32_t *words, cons
 static __global__ void __launch_bounds__(CHOOSE_THREADS, 1)
     choose_rows(const float *logits, size_t ld, int rows, int vocab, const struct chunk *chunks,
                 const struct asked *asked, const int32_t *words, const uint64_t *masses,
-                struct candidate *candidates, float *adjusted, struct sample_result *out)
+                struct candidate *candidates, float *adjusted, const struct answers to)
 {
     __shared__ struct choose_shared s;
 
@@ -267,20 +319,22 @@ static __global__ void __launch_bounds__(CHOOSE_THREADS, 1)
         if (m.finite) {
             token =
                 choose(ask, words, x, vocab, m, masses + row * CHUNKS, candidates, adjusted, &s);
-            report_top(x, vocab, ask.top, m, &out[row], &s);
+            report_top(x, vocab, ask.top, m, &to.out[row], &s);
         }
-        if (threadIdx.x == 0)
-            answer(&out[row], m, x, token);
+        if (threadIdx.x < WARP)
+            answer(to, row, ask, stops_of(ask, words), m, x, token);
         __syncthreads();
     }
 }
 
-/* Pinned or device memory of at least `bytes`; what was in it is lost. */
+/* Pinned or device memory of at least `bytes`; what was in it is lost. What is on its way may still
+ * use the old. */
 static void *grow(struct stream *q, struct buffer *b, size_t bytes, bool pinned)
 {
     if (bytes <= b->bytes)
         return b->memory;
     bytes += bytes / 2;
+    stream_note(q, cudaStreamSynchronize(q->cuda), "sample");
     stream_note(q, pinned ? cudaFreeHost(b->memory) : cudaFree(b->memory), "sample");
     *b = { NULL, 0 };
     stream_note(q, pinned ? cudaMallocHost(&b->memory, bytes) : cudaMalloc(&b->memory, bytes),
@@ -291,7 +345,8 @@ static void *grow(struct stream *q, struct buffer *b, size_t bytes, bool pinned)
 
 static size_t words_of(const struct sample_row *row)
 {
-    return 2 * (size_t)row->seen + 2 * (size_t)row->biases + (size_t)row->banned_count;
+    return 2 * (size_t)row->seen + 2 * (size_t)row->biases + (size_t)row->banned_count +
+           (size_t)row->stops;
 }
 
 static int32_t *put(int32_t *at, const void *from, int n)
@@ -304,52 +359,56 @@ static int32_t *put(int32_t *at, const void *from, int n)
 /* Writes a row and its lists, in the order in which choose.cuh finds them. */
 static int32_t *pack_row(struct asked *a, const struct sample_row *row, int32_t *words, int32_t *at)
 {
-    *a = { row->temperature,  row->top_p,
-           row->min_p,        row->typical_p,
-           row->repetition,   row->presence,
-           row->frequency,    row->top_k,
-           row->top,          row->forced,
-           row->seen,         row->biases,
-           row->banned_count, (unsigned)(at - words),
+    *a = { row->temperature,  row->top_p,      row->min_p,
+           row->typical_p,    row->repetition, row->presence,
+           row->frequency,    row->top_k,      row->top,
+           row->forced,       row->seen,       row->biases,
+           row->banned_count, row->stops,      (unsigned)(at - words),
            row->seed,         row->position };
     at = put(at, row->seen_id, row->seen);
     at = put(at, row->seen_weight, row->seen);
     at = put(at, row->bias_id, row->biases);
     at = put(at, row->bias, row->biases);
-    return put(at, row->banned, row->banned_count);
+    at = put(at, row->banned, row->banned_count);
+    return put(at, row->stop, row->stops);
 }
 
 /* The largest logit or a given token, and nothing to adjust or to list. */
 static bool is_plain(const struct sample_row *row)
 {
-    return row->top == 0 && (row->forced >= 0 || (row->temperature <= 0.0f && words_of(row) == 0));
+    return row->top == 0 && (row->forced >= 0 || (row->temperature <= 0.0f && row->seen == 0 &&
+                                                  row->biases == 0 && row->banned_count == 0));
 }
 
-/* Brings what is asked to the device; NULL when there is no memory. */
-static const struct asked *bring(struct stream *q, struct sampling *s, const struct sample *p)
+/* Lays out what is asked; false when there is no memory. */
+static bool pack(struct stream *q, struct sampling *s, struct place *place, const struct sample *p,
+                 struct bringing *b)
 {
-    size_t bytes = (size_t)p->rows * sizeof(struct asked);
+    const size_t rows = (size_t)p->rows;
+    size_t bytes = rows * sizeof(struct asked);
 
     for (int i = 0; i < p->rows; i++)
         bytes += words_of(&p->row[i]) * sizeof(int32_t);
 
-    struct asked *host = (struct asked *)grow(q, &s->asked_host, bytes, true);
-    struct asked *device = (struct asked *)grow(q, &s->asked, bytes, false);
+    const size_t units = (bytes + sizeof(int4) - 1) / sizeof(int4);
+    struct asked *host = (struct asked *)grow(q, &place->asked, units * sizeof(int4), true);
+    void *device = grow(q, &s->asked, units * sizeof(int4), false);
 
     if (!host || !device)
-        return NULL;
+        return false;
 
-    int32_t *words = (int32_t *)(host + p->rows), *at = words;
+    int32_t *words = (int32_t *)(host + rows), *at = words;
 
     for (int i = 0; i < p->rows; i++)
         at = pack_row(&host[i], &p->row[i], words, at);
-    stream_note(q, cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, q->cuda), "sample");
-    return device;
+    *b = { (const int4 *)host, (int4 *)device, (unsigned)units,
+           (unsigned)((units - 1) / (rows * MEASURE_THREADS) + 1) };
+    return true;
 }
 
 static void choose_all(struct stream *q, struct sampling *s, const struct sample *p,
                        const struct chunk *chunks, const struct asked *asked,
-                       struct sample_result *out)
+                       const struct answers &to)
 {
     const int blocks = p->rows < q->sms ? p->rows : q->sms;
     const size_t candidates = (size_t)blocks * (size_t)p->vocab;
@@ -364,7 +423,7 @@ static void choose_all(struct stream *q, struct sampling *s, const struct sample
            p->vocab, chunks, asked, masses);
     launch(q, "sample", choose_rows, blocks, CHOOSE_THREADS, 0, p->logits, p->ld, p->rows, p->vocab,
            chunks, asked, (const int32_t *)(asked + p->rows), (const uint64_t *)masses, scratch,
-           (float *)(scratch + candidates), out);
+           (float *)(scratch + candidates), to);
 }
 
 void sample_cuda(struct stream *q, const struct sample *p)
@@ -379,42 +438,60 @@ void sample_cuda(struct stream *q, const struct sample *p)
     }
 
     struct sampling *s = q->sampling;
+    struct place *place = &s->place[s->next];
+    const size_t rows = (size_t)p->rows;
 
-    if (s->rows) { /* whose results are still on the way, in the only place for them */
+    s->next = (s->next + 1) % PLACES;
+    if (place->rows) { /* its results were not asked for yet */
         stream_note(q, cudaStreamSynchronize(q->cuda), "sample");
-        sampling_deliver(q);
+        sampling_deliver(q, UINT64_MAX);
     }
 
-    const struct asked *asked = bring(q, s, p);
     struct chunk *chunks =
-        (struct chunk *)grow(q, &s->chunks, (size_t)p->rows * CHUNKS * sizeof(*chunks), false);
-    struct sample_result *out =
-        (struct sample_result *)grow(q, &s->results_host, (size_t)p->rows * sizeof(*out), true);
+        (struct chunk *)grow(q, &s->chunks, rows * CHUNKS * sizeof(*chunks), false);
+    const struct answers to = {
+        (struct sample_result *)grow(q, &place->results, rows * sizeof(*to.out), true),
+        (int32_t *)grow(q, &s->drawn, rows * sizeof(*to.drawn), false),
+    };
+    struct bringing b;
 
-    if (!asked || !chunks || !out)
+    if (!chunks || !to.out || !to.drawn || !pack(q, s, place, p, &b))
         return;
+
+    const struct asked *asked = (const struct asked *)b.to;
+
     for (int i = 0; i < p->rows; i++)
         plain = plain && is_plain(&p->row[i]);
-    launch(q, "sample", measure_chunks, dim3(p->rows, CHUNKS), MEASURE_THREADS, 0, p->logits, p->ld,
-           p->vocab, chunks);
+    launch(q, "sample", measure_chunks, dim3(p->rows, b.blocks + CHUNKS), MEASURE_THREADS, 0,
+           p->logits, p->ld, p->vocab, b, chunks);
     if (plain)
         launch(q, "sample", answer_rows, (p->rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK,
                ROWS_A_BLOCK * WARP, 0, p->logits, p->ld, p->rows, (const struct chunk *)chunks,
-               asked, out);
+               asked, (const int32_t *)(asked + rows), to);
     else
-        choose_all(q, s, p, chunks, asked, out);
-    s->out = p->out;
-    s->rows = p->rows;
+        choose_all(q, s, p, chunks, asked, to);
+    place->out = p->out;
+    place->rows = p->rows;
+    place->mark = q->marks + 1;
 }
 
-void sampling_deliver(struct stream *q)
+void sampling_deliver(struct stream *q, uint64_t mark)
 {
     struct sampling *s = q->sampling;
 
-    if (!s || !s->rows)
-        return;
-    memcpy(s->out, s->results_host.memory, (size_t)s->rows * sizeof(*s->out));
-    s->rows = 0;
+    for (int i = 0; s && i < PLACES; i++) {
+        struct place *place = &s->place[i];
+
+        if (!place->rows || place->mark > mark)
+            continue;
+        memcpy(place->out, place->results.memory, (size_t)place->rows * sizeof(*place->out));
+        place->rows = 0;
+    }
+}
+
+const int32_t *sampling_drawn(const struct stream *q)
+{
+    return q->sampling ? (const int32_t *)q->sampling->drawn.memory : NULL;
 }
 
 void sampling_finish(struct stream *q)
@@ -423,8 +500,11 @@ void sampling_finish(struct stream *q)
 
     if (!s)
         return;
-    cudaFreeHost(s->asked_host.memory);
-    cudaFreeHost(s->results_host.memory);
+    for (int i = 0; i < PLACES; i++) {
+        cudaFreeHost(s->place[i].asked.memory);
+        cudaFreeHost(s->place[i].results.memory);
+    }
+    cudaFree(s->drawn.memory);
     cudaFree(s->asked.memory);
     cudaFree(s->chunks.memory);
     cudaFree(s->masses.memory);
