@@ -345,6 +345,7 @@ static struct backend *open_cuda(const struct backend_options *options, struct e
     c->base.ops = &ops_cuda;
     c->base.stream = &c->stream;
     c->base.bf16_rows = true;
+    c->base.follows = true;
     c->base.sizes = steps_sizes;
     c->base.alloc = cuda_alloc;
     c->base.free = cuda_free;

@@ -14,8 +14,9 @@
  * Kernels overlap: launch() lets a kernel start while the one before it still runs, up to its
  * wait_for_inputs(), which every kernel calls in every thread before it reads or writes memory
  * that another kernel touches. Weights and constants may be read before, and so may the batch and a
- * state that no other kernel of the step touches: the copy with which begin() starts a step comes
- * after all that is in front of it, and before all that follows. This is for Hopper alone, as
+ * state that no other kernel of the step touches: the kernel with which begin() brings the batch
+ * starts when all that is in front of it has ended, and what follows starts when its last block has
+ * ended, which has made what it wrote visible (steps.cu). This is for Hopper alone, as
  * clusters are: other devices, newer ones too, run what was compiled for compute_80, where nothing
  * waits, so that there every kernel starts at the end of the one in front. */
 #ifndef KERNELS_CUDA_CUDA_CUH
@@ -120,7 +121,7 @@ static void launch(struct stream *q, const char *where, void (*kernel)(P...), di
 }
 
 /* For few blocks that take long: started early they would crowd on the multiprocessors that
- * the kernel in front happens to leave first. */
+ * the kernel in front happens to leave first. And for what all in front must have ended for. */
 template <typename... P, typename... A>
 static void launch_apart(struct stream *q, const char *where, void (*kernel)(P...), dim3 grid,
                          dim3 block, size_t shared, A... args)

@@ -1,18 +1,22 @@
 /* steps.cu - what the device knows of a batch, and recorded decode steps.
  *
- * The arrays of a batch are laid out tightly, one behind the other, so that one copy brings
- * them all and their addresses follow from the sizes alone. A decode step (one row and one
- * draw for each sequence) is filled up to one of a few sizes. The first of a size runs as it
- * is, the second is recorded, and from then on it is one launch. */
+ * The arrays of a batch are laid out tightly, one behind the other, so that their addresses follow
+ * from the sizes alone. A kernel brings them all from pinned memory, and puts in what sequences
+ * follow; so a step is recorded, and replayed, as if the host had known it. A decode step (one row
+ * and one draw for each sequence) is filled up to one of a few sizes. The first of a size runs as
+ * it is, the second is recorded, and from then on it is one launch. */
 #include "kernels/cuda/steps.cuh"
 
+#include "kernels/cuda/sampling.cuh"
+
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 const int steps_sizes[] = { 1,   2,   4,   8,   16,  24,  32,   48,   64,   96, 128,
                             160, 192, 256, 384, 512, 768, 1024, 1536, 2048, 0 };
 
-enum { STAGES = 2, ARRAYS = 6, FIRST_BYTES = 1 << 20 };
+enum { STAGES = 2, ARRAYS = 7, FIRST_BYTES = 1 << 20, THREADS = 256 };
 
 struct recorded {
     struct step_key key;
@@ -20,10 +24,20 @@ struct recorded {
     cudaGraphExec_t graph; /* NULL until it was recorded */
 };
 
-/* One of the places where batches wait for their copy, in turns. */
+/* One of the places where batches wait to be brought, in turns. */
 struct stage {
     char *host; /* pinned */
-    cudaEvent_t copied;
+    cudaEvent_t brought;
+};
+
+/* A batch in a stage. A token below 0 is ~row of the draw that the sequence follows. */
+struct laid {
+    const int32_t *host;
+    int32_t *device;
+    const int32_t *drawn; /* sampling_drawn() */
+    int numbers;          /* that the device gets */
+    int T, S;
+    int slot, follows; /* where these arrays begin; the second stays with the host */
 };
 
 struct steps {
@@ -65,7 +79,7 @@ struct steps *steps_create(struct stream *q)
     bool ok = s != NULL;
 
     for (int i = 0; i < STAGES && ok; i++)
-        ok = cudaEventCreateWithFlags(&s->stage[i].copied, cudaEventDisableTiming) == cudaSuccess;
+        ok = cudaEventCreateWithFlags(&s->stage[i].brought, cudaEventDisableTiming) == cudaSuccess;
     if (ok && make_buffers(s, FIRST_BYTES)) {
         s->q = q;
         return s;
@@ -74,8 +88,19 @@ struct steps *steps_create(struct stream *q)
     return NULL;
 }
 
+/* One of them may be running. */
+static void await_graphs(struct steps *s)
+{
+    for (int i = 0; i < s->count; i++)
+        if (s->list[i].graph) {
+            stream_note(s->q, cudaStreamSynchronize(s->q->cuda), "recorded step");
+            return;
+        }
+}
+
 void steps_forget(struct steps *s)
 {
+    await_graphs(s);
     for (int i = 0; i < s->count; i++)
         if (s->list[i].graph)
             cudaGraphExecDestroy(s->list[i].graph);
@@ -89,8 +114,8 @@ void steps_destroy(struct steps *s)
     steps_forget(s);
     free_buffers(s);
     for (int i = 0; i < STAGES; i++)
-        if (s->stage[i].copied)
-            cudaEventDestroy(s->stage[i].copied);
+        if (s->stage[i].brought)
+            cudaEventDestroy(s->stage[i].brought);
     free(s->list);
     free(s);
 }
@@ -151,12 +176,12 @@ static int32_t *lay(int32_t *at, const int32_t *from, int n, int most, int fill)
 }
 
 /* Lays the batch out in the stage, filled up to `rows` if that is above its own. */
-static size_t lay_batch(struct steps *s, int32_t *host, const struct batch *in, int rows)
+static struct laid lay_batch(struct steps *s, int32_t *host, const struct batch *in, int rows)
 {
     const int more = rows > in->T ? rows - in->T : 0;
     struct batch *b = &s->batch;
     int32_t *at = host;
-    const int32_t *device = (const int32_t *)s->device;
+    int32_t *device = (int32_t *)s->device;
     struct device_batch *d = &s->q->in;
 
     *b = *in;
@@ -165,6 +190,11 @@ static size_t lay_batch(struct steps *s, int32_t *host, const struct batch *in, 
     b->L += in->L ? more : 0;
     b->token = at;
     at = lay(at, in->token, in->T, b->T, 0);
+    for (int i = 0; in->follows && i < in->S; i++)
+        if (in->follows[i] >= 0) {
+            assert(in->begin[i + 1] == in->begin[i] + 1);
+            host[in->begin[i]] = ~in->follows[i];
+        }
     b->begin = at;
     at = lay(at, in->begin, in->S + 1, b->S + 1, 0);
     for (int i = 1; i <= more; i++)
@@ -182,6 +212,8 @@ static size_t lay_batch(struct steps *s, int32_t *host, const struct batch *in, 
         at[i - b->L] = in->T + i - in->L;
     b->position = (const uint32_t *)at;
     at = lay(at, (const int32_t *)in->position, in->S, b->S, 0);
+    int32_t *follows = at;
+    lay(at, in->follows, in->S, b->S, -1);
 
     d->token = device;
     d->begin = device + (b->begin - host);
@@ -189,14 +221,48 @@ static size_t lay_batch(struct steps *s, int32_t *host, const struct batch *in, 
     d->row_seq = device + (row_seq - host);
     d->logit_row = device + (b->logit_row - host);
     d->position = (const uint32_t *)device + (b->position - (const uint32_t *)host);
-    return (size_t)(at - host) * sizeof(*at);
+    return { .host = host,
+             .device = device,
+             .drawn = sampling_drawn(s->q),
+             .numbers = (int)(follows - host),
+             .T = b->T,
+             .S = b->S,
+             .slot = (int)(b->slot - host),
+             .follows = (int)(follows - host) };
+}
+
+/* -1: the sequence ended, or there was no room for a draw, and the stream has that fault. */
+static __device__ __forceinline__ int32_t drawn_in(const struct laid &l, int row)
+{
+    return l.drawn ? l.drawn[row] : -1;
+}
+
+/* A number a thread. What it reads of the host's memory takes a microsecond, and nothing that it
+ * reads there depends on something read there before. Kernels behind this one read the batch
+ * without a wait for it (cuda.cuh). They start when all blocks have ended, as none lets them start
+ * before, and by then each has made what it wrote visible to the device. */
+static __global__ void __launch_bounds__(THREADS) bring_batch(const struct laid l)
+{
+    const int i = (int)(blockIdx.x * THREADS + threadIdx.x), seq = i - l.slot;
+
+    if (i < l.numbers) {
+        int32_t x = __ldcv(l.host + i);
+        const int32_t row = seq >= 0 && seq < l.S ? __ldcv(l.host + l.follows + seq) : -1;
+
+        if (i < l.T && x < 0)
+            x = max(drawn_in(l, ~x), 0);
+        if (row >= 0 && drawn_in(l, row) < 0)
+            x = SLOT_NONE;
+        l.device[i] = x;
+    }
+    __threadfence();
 }
 
 static bool bring(struct steps *s, const struct batch *in, int rows)
 {
     const size_t more = rows > in->T ? (size_t)(rows - in->T) : 0;
     const size_t room =
-        (2 * (size_t)in->T + 3 * (size_t)in->S + 1 + (size_t)in->L + ARRAYS * more) *
+        (2 * (size_t)in->T + 4 * (size_t)in->S + 1 + (size_t)in->L + ARRAYS * more) *
         sizeof(int32_t);
     struct stage *stage;
 
@@ -204,14 +270,12 @@ static bool bring(struct steps *s, const struct batch *in, int rows)
         return false;
     stage = &s->stage[s->next];
     s->next = (s->next + 1) % STAGES;
-    stream_note(s->q, cudaEventSynchronize(stage->copied), "batch");
+    stream_note(s->q, cudaEventSynchronize(stage->brought), "batch");
 
-    const size_t bytes = lay_batch(s, (int32_t *)stage->host, in, rows);
+    const struct laid l = lay_batch(s, (int32_t *)stage->host, in, rows);
 
-    stream_note(s->q,
-                cudaMemcpyAsync(s->device, stage->host, bytes, cudaMemcpyHostToDevice, s->q->cuda),
-                "batch");
-    stream_note(s->q, cudaEventRecord(stage->copied, s->q->cuda), "batch");
+    launch_apart(s->q, "batch", bring_batch, (l.numbers + THREADS - 1) / THREADS, THREADS, 0, l);
+    stream_note(s->q, cudaEventRecord(stage->brought, s->q->cuda), "batch");
     return true;
 }
 
