@@ -4,7 +4,8 @@
  * The floor of a decode step is phased: weights read once at the bandwidth of a stream that is
  * only read (or multiplied at the matrix units' rate, if that takes longer), then every state
  * read and written at the bandwidth of a copy. A step's logits are drawn from, greedily, and the
- * host waits for the tokens, as the engine does. */
+ * host waits for the tokens: where the backend `follows`, with the next step enqueued, as the
+ * engine does. */
 #include "server/cli/bench.h"
 
 #include <stdio.h>
@@ -30,7 +31,8 @@ struct step {
     int32_t token[ROWS];
     int begin[BENCH_SESSIONS_MAX + 1], place[BENCH_SESSIONS_MAX];
     struct sample_row row[BENCH_SESSIONS_MAX];
-    struct sample_result result[BENCH_SESSIONS_MAX];
+    struct sample_result result[2][BENCH_SESSIONS_MAX]; /* of steps in turns */
+    uint64_t mark[2];
 };
 
 static struct step *make_step(int n)
@@ -56,15 +58,32 @@ static struct step *make_step(int n)
     return s;
 }
 
-static bool wait(struct bench *b)
+static bool wait(struct bench *b, uint64_t mark)
 {
     struct backend *be = b->local.parts.backend;
     struct error err;
 
-    if (be->sync(be, &err))
+    if (be->wait(be, mark, &err))
         return true;
     fprintf(stderr, "eddy: %s\n", err.message);
     return false;
+}
+
+/* Waits for the tokens of step k. */
+static bool take(struct bench *b, struct step *s, int k)
+{
+    if (!wait(b, s->mark[k % 2]))
+        return false;
+    for (int i = 0; i < s->in.S; i++) {
+        const struct sample_result *result = &s->result[k % 2][i];
+
+        if (!result->finite) {
+            fprintf(stderr, "eddy: the logits of sequence %d are no numbers\n", i);
+            return false;
+        }
+        s->token[i] = result->token;
+    }
+    return true;
 }
 
 /* Seconds of one of `count` steps, each of which goes on with the tokens of the one before; or
@@ -73,9 +92,11 @@ static double time_steps(struct bench *b, void *records, struct step *s, int cou
 {
     struct backend *be = b->local.parts.backend;
     const int n = s->in.S, vocab = model_info(b->local.parts.model)->vocab;
+    const int ahead = draws && be->follows;
     const double began = bench_clock();
 
     for (int k = 0; k < count; k++) {
+        s->in.follows = ahead && k ? s->place : NULL;
         model_step(b->local.parts.model, records, &s->in);
         if (!draws)
             continue;
@@ -84,18 +105,14 @@ static double time_steps(struct bench *b, void *records, struct step *s, int cou
                                                       .rows = n,
                                                       .vocab = vocab,
                                                       .row = s->row,
-                                                      .out = s->result });
-        if (!wait(b))
+                                                      .out = s->result[k % 2] });
+        s->mark[k % 2] = be->mark(be);
+        if (k >= ahead && !take(b, s, k - ahead))
             return -1;
-        for (int i = 0; i < n; i++) {
-            if (!s->result[i].finite) {
-                fprintf(stderr, "eddy: the logits of sequence %d are no numbers\n", i);
-                return -1;
-            }
-            s->token[i] = s->result[i].token;
-        }
     }
-    return wait(b) ? (bench_clock() - began) / count : -1;
+    if (ahead ? !take(b, s, count - 1) : !wait(b, be->mark(be)))
+        return -1;
+    return (bench_clock() - began) / count;
 }
 
 static double decode_floor(const struct bench *b, int n)
@@ -184,6 +201,7 @@ static bool decode_all(struct bench *b)
 /* Seconds to take in a prompt in steps of ROWS tokens and draw the first token, or -1. */
 static double time_prompt(struct bench *b, void *records, struct step *s, size_t tokens)
 {
+    struct backend *be = b->local.parts.backend;
     const double began = bench_clock();
 
     for (size_t at = 0, n; at < tokens; at += n) {
@@ -204,7 +222,7 @@ static double time_prompt(struct bench *b, void *records, struct step *s, size_t
 
         model_step(b->local.parts.model, records, &in);
     }
-    return wait(b) ? bench_clock() - began : -1;
+    return wait(b, be->mark(be)) ? bench_clock() - began : -1;
 }
 
 static bool prefill(struct bench *b, void *records, struct step *s, size_t tokens)
