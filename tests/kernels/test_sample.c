@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/error.h"
 #include "kernels/cpu/philox.h"
 
 enum { VOCAB = 48, DRAWS = 6000 };
@@ -500,6 +501,174 @@ static void every_backend_chooses_and_scores_alike(void **state)
     }
 }
 
+static void enqueue_rows(struct backend *be, const float *logits, int vocab, int rows,
+                         const struct sample_row *row, struct sample_result *out)
+{
+    memset(out, 0x5a, (size_t)rows * sizeof(*out));
+    be->ops->sample(be->stream, &(struct sample){ .logits = logits,
+                                                  .ld = (size_t)vocab,
+                                                  .rows = rows,
+                                                  .vocab = vocab,
+                                                  .row = row,
+                                                  .out = out });
+}
+
+static void check_alike(const struct sample_result *a, const struct sample_result *b, int rows)
+{
+    for (int i = 0; i < rows; i++) {
+        assert_true(a[i].finite && b[i].finite);
+        assert_int_equal(a[i].token, b[i].token);
+        assert_memory_equal(&a[i].logprob, &b[i].logprob, sizeof(a[i].logprob));
+    }
+}
+
+/* Rows of every kind, or none but greedy and forced ones. */
+static void make_rows(struct sample_row *row, int rows, bool plain)
+{
+    for (int i = 0; i < rows; i++) {
+        row[i] = plain || i % 3 == 0 ? neutral : random_filters();
+        row[i].temperature = plain ? 0.0f : row[i].temperature;
+        row[i].forced = i % 7 == 6 ? i % VOCAB : -1;
+        row[i].seed = (uint64_t)i;
+        row[i].position = (uint64_t)check_int(0, 1 << 30);
+    }
+}
+
+/* Not even where the draw is one of them, and beside lists of other kinds. */
+static void stop_ids_change_no_draw(void **state)
+{
+    enum { ROWS = 40, STOPS = 70 };
+    struct backend *be = check_backend_of(state);
+    const float *logits = check_floats((size_t)ROWS * VOCAB, -3, 3);
+    const int32_t banned[] = { 3, 4 }, seen[] = { 1, 2, 40 };
+    const float weight[] = { 1, 0, 2 };
+    struct sample_row row[ROWS];
+    struct sample_result without[ROWS], with[ROWS];
+    int32_t stop[STOPS];
+
+    if (!be)
+        return;
+    for (int i = 0; i < STOPS; i++)
+        stop[i] = (i * 5) % VOCAB;
+    for (int plain = 0; plain <= 1; plain++) {
+        make_rows(row, ROWS, plain);
+        for (int i = 0; i < ROWS && !plain; i += 5) {
+            row[i].banned = banned;
+            row[i].banned_count = 2;
+            row[i].seen_id = seen;
+            row[i].seen_weight = weight;
+            row[i].seen = 3;
+            row[i].presence = 0.5f;
+        }
+        sample_rows(be, logits, VOCAB, VOCAB, ROWS, row, without);
+        for (int i = 0; i < ROWS; i++) {
+            row[i].stop = stop;
+            row[i].stops = i % 9 == 8 ? STOPS : i % 9;
+        }
+        sample_rows(be, logits, VOCAB, VOCAB, ROWS, row, with);
+        check_alike(with, without, ROWS);
+    }
+}
+
+/* Of other sizes, each larger than what the one before found room in, and of both kinds. */
+static void many_samples_may_be_on_their_way(void **state)
+{
+    enum { MANY = 7, MOST = 300 };
+    const int rows_of[MANY] = { 1, 40, 7, 300, 40, 299, 2 };
+    struct backend *be = check_backend_of(state);
+    const float *logits = check_floats((size_t)MOST * VOCAB, -3, 3), *there;
+    struct sample_row *row = check_memory(MANY * MOST * sizeof(*row));
+    struct sample_result *out = check_memory(MANY * MOST * sizeof(*out));
+    struct sample_result *alone = check_memory(MOST * sizeof(*alone));
+
+    if (!be)
+        return;
+    there = check_show(be, logits, (size_t)MOST * VOCAB * sizeof(*logits));
+    for (int k = 0; k < MANY; k++) {
+        make_rows(row + (size_t)k * MOST, MOST, k % 2);
+        enqueue_rows(be, there, VOCAB, rows_of[k], row + (size_t)k * MOST, out + (size_t)k * MOST);
+    }
+    check_return(be);
+    for (int k = 0; k < MANY; k++) {
+        sample_rows(be, logits, VOCAB, VOCAB, rows_of[k], row + (size_t)k * MOST, alone);
+        check_alike(out + (size_t)k * MOST, alone, rows_of[k]);
+    }
+}
+
+static void results_are_there_when_a_mark_behind_them_was_waited_for(void **state)
+{
+    enum { ROUNDS = 12 };
+    struct backend *be = check_backend_of(state);
+    const float *logits = check_floats(VOCAB, -3, 3), *there;
+    struct sample_result out[2], alone;
+    uint64_t mark[2], last = 0;
+    struct error err;
+
+    if (!be)
+        return;
+    alone = sample_one(be, logits, VOCAB, &neutral);
+    there = check_show(be, logits, VOCAB * sizeof(*logits));
+    for (int k = 0; k < ROUNDS; k++) {
+        const uint64_t before = be->mark(be);
+
+        for (int i = 0; i < 2; i++) {
+            enqueue_rows(be, there, VOCAB, 1, &neutral, &out[i]);
+            mark[i] = be->mark(be);
+            assert_true(mark[i] >= last);
+            last = mark[i];
+        }
+        assert_true(be->wait(be, before, &err));
+        if (be->follows)
+            assert_int_equal(out[0].token, 0x5a5a5a5a);
+        assert_true(be->wait(be, mark[0], &err));
+        assert_false(be->busy(be, mark[0]));
+        check_alike(&out[0], &alone, 1);
+        if (be->follows)
+            assert_int_equal(out[1].token, 0x5a5a5a5a);
+        assert_true(be->wait(be, mark[1], &err));
+        check_alike(&out[1], &alone, 1);
+    }
+    check_return(be);
+}
+
+/* Seen in the embeddings, which are the tokens themselves. A draw of a stop id is not taken in, and
+ * the token 0 stands for it. */
+static void a_batch_takes_in_what_was_drawn(void **state)
+{
+    enum { ROWS = 5 };
+    struct backend *be = check_backend_of(state);
+    const int begin[] = { 0, 1, 4, 5 }, slot[] = { 2, 0, 1 }, follows[] = { 3, -1, 1 };
+    const int32_t token[ROWS] = { 1 << 30, 7, 8, 9, 1 << 30 }, stop[] = { 40, 31 };
+    const struct batch in = {
+        .S = 3, .T = ROWS, .token = token, .begin = begin, .slot = slot, .follows = follows
+    };
+    struct sample_row row[4] = { neutral, neutral, neutral, neutral };
+    struct sample_result out[4];
+    float *logits = check_floats(4 * VOCAB, -1, 1), table[VOCAB], x[ROWS];
+    struct matrix m;
+    struct error err;
+
+    if (!be || !be->follows)
+        return;
+    for (int i = 0; i < VOCAB; i++)
+        table[i] = (float)i;
+    assert_true(be->pack_matrix(be, &m, DTYPE_F32, VOCAB, 1, table, &err));
+    for (int i = 0; i < 4; i++) {
+        logits[i * VOCAB + 30 + i] = 5;
+        row[i].temperature = 0;
+        row[i].stop = stop;
+        row[i].stops = 2;
+    }
+    enqueue_rows(be, check_show(be, logits, 4 * VOCAB * sizeof(*logits)), VOCAB, 4, row, out);
+    be->ops->embed(be->stream, check_begin(be, &in), check_lend(be, x, sizeof(x)), &m);
+    check_end(be);
+    check_return(be);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(out[i].token, 30 + i);
+    check_equal("followed", x, (const float[]){ 33, 7, 8, 9, 0 }, ROWS);
+    be->free(be, m.data);
+}
+
 /* The known answers of the reference implementation (Random123, kat_vectors). */
 static void philox_gives_the_published_numbers(void **state)
 {
@@ -528,6 +697,10 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(a_draw_depends_on_seed_and_position_only, check_release),
         cmocka_unit_test_teardown(a_long_row_is_cut_as_the_contract_says, check_release),
         cmocka_unit_test_teardown(every_backend_chooses_and_scores_alike, check_release),
+        ON_BOTH(stop_ids_change_no_draw),
+        ON_BOTH(many_samples_may_be_on_their_way),
+        ON_BOTH(results_are_there_when_a_mark_behind_them_was_waited_for),
+        ON_BOTH(a_batch_takes_in_what_was_drawn),
         cmocka_unit_test(philox_gives_the_published_numbers),
     };
 
