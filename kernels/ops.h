@@ -48,9 +48,9 @@ struct batch {
      * of bf16 states alone. */
     const uint32_t *position;
     /* [S], or NULL: none. Of a sequence of one row, the row of the last sample whose draw it takes
-     * in, whatever its token says, or -1. A draw that ends its sequence (sample_row) is not taken
-     * in: that sequence is like one without a slot, and what is drawn for it means nothing. Only
-     * where the backend `follows`. */
+     * in, whatever its token says, or -1. A draw that is held (sample_row), or not finite, is not
+     * taken in: that sequence is like one without a slot, and what is drawn for it means nothing.
+     * Only where the backend `follows`. */
     const int *follows;
 };
 
@@ -286,9 +286,9 @@ struct sample_row {
     const int32_t *banned; /* never drawn at this position (stop ids before min_tokens) */
     int banned_count;
     uint64_t seed, position;
-    const int32_t *stop; /* ids that end the sequence, as an output that is not finite does: a batch
-                          * does not take them in (batch.follows) */
-    int stops;
+    const int32_t *hold; /* ids that a batch which follows the draw does not take in: the host has
+                          * to see them before, as they end the sequence, or may */
+    int holds;
     int top;    /* how many alternatives to report, 0 to SAMPLE_TOP_MAX */
     int forced; /* a token id to score instead of drawing one, or -1 */
 };

@@ -19,7 +19,7 @@ struct asked {
     float temperature, top_p, min_p, typical_p;
     float repetition, presence, frequency;
     int top_k, top, forced;
-    int seen, biases, banned, stops;
+    int seen, biases, banned, holds;
     unsigned first;
     uint64_t seed, position;
 };
@@ -54,7 +54,7 @@ static __device__ __forceinline__ uint64_t mass_of(float p)
 
 /* What follows of the row in `words`: seen ids, their weights, biased ids, their biases, banned
  * ids, and these. */
-static __device__ __forceinline__ const int32_t *stops_of(const struct asked &ask,
+static __device__ __forceinline__ const int32_t *holds_of(const struct asked &ask,
                                                           const int32_t *words)
 {
     return words + ask.first + 2 * ask.seen + 2 * ask.biases + ask.banned;

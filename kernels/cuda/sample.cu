@@ -178,24 +178,24 @@ static __device__ float logprob_of(const struct measured &m, float logit)
 
 /* A warp's word on a row; the lists of alternatives are written apart. */
 static __device__ void answer(const struct answers &to, int row, const struct asked &ask,
-                              const int32_t *stop, const struct measured &m, const float *x,
+                              const int32_t *hold, const struct measured &m, const float *x,
                               int token)
 {
     const int lane = threadIdx.x % WARP;
     const bool finite = m.finite && token >= 0;
     struct sample_result *out = &to.out[row];
-    int ends = !finite;
+    int held = !finite;
 
-    for (int i = lane; i < ask.stops; i += WARP)
-        ends |= stop[i] == token;
-    ends = __any_sync(0xffffffffu, ends);
+    for (int i = lane; i < ask.holds; i += WARP)
+        held |= hold[i] == token;
+    held = __any_sync(0xffffffffu, held);
     if (lane > 0)
         return;
     out->finite = finite;
     out->token = finite ? token : -1;
     if (finite)
         out->logprob = logprob_of(m, x[token]);
-    to.drawn[row] = ends ? -1 : token;
+    to.drawn[row] = held ? -1 : token;
 }
 
 static __global__ void answer_rows(const float *logits, size_t ld, int rows,
@@ -212,7 +212,7 @@ static __global__ void answer_rows(const float *logits, size_t ld, int rows,
     const struct asked &ask = asked[row];
     const struct measured m = join_chunks(chunks, row);
 
-    answer(to, row, ask, stops_of(ask, words), m, logits + row * ld,
+    answer(to, row, ask, holds_of(ask, words), m, logits + row * ld,
            ask.forced >= 0 ? ask.forced : m.best);
 }
 
@@ -322,7 +322,7 @@ static __global__ void __launch_bounds__(CHOOSE_THREADS, 1)
             report_top(x, vocab, ask.top, m, &to.out[row], &s);
         }
         if (threadIdx.x < WARP)
-            answer(to, row, ask, stops_of(ask, words), m, x, token);
+            answer(to, row, ask, holds_of(ask, words), m, x, token);
         __syncthreads();
     }
 }
@@ -346,7 +346,7 @@ static void *grow(struct stream *q, struct buffer *b, size_t bytes, bool pinned)
 static size_t words_of(const struct sample_row *row)
 {
     return 2 * (size_t)row->seen + 2 * (size_t)row->biases + (size_t)row->banned_count +
-           (size_t)row->stops;
+           (size_t)row->holds;
 }
 
 static int32_t *put(int32_t *at, const void *from, int n)
@@ -363,14 +363,14 @@ static int32_t *pack_row(struct asked *a, const struct sample_row *row, int32_t 
            row->typical_p,    row->repetition, row->presence,
            row->frequency,    row->top_k,      row->top,
            row->forced,       row->seen,       row->biases,
-           row->banned_count, row->stops,      (unsigned)(at - words),
+           row->banned_count, row->holds,      (unsigned)(at - words),
            row->seed,         row->position };
     at = put(at, row->seen_id, row->seen);
     at = put(at, row->seen_weight, row->seen);
     at = put(at, row->bias_id, row->biases);
     at = put(at, row->bias, row->biases);
     at = put(at, row->banned, row->banned_count);
-    return put(at, row->stop, row->stops);
+    return put(at, row->hold, row->holds);
 }
 
 /* The largest logit or a given token, and nothing to adjust or to list. */

@@ -10,7 +10,7 @@
 /* Hands the results of every sample_cuda() in front of the mark to whoever asked; after the
  * stream was waited for up to there. */
 void sampling_deliver(struct stream *q, uint64_t mark);
-/* Device memory: what each row of the last sample_cuda() drew, or -1 where that ends its sequence.
+/* Device memory: what each row of the last sample_cuda() drew, or -1 where that is held.
  * NULL: there was no room for it. */
 const int32_t *sampling_drawn(const struct stream *q);
 void sampling_finish(struct stream *q); /* takes a stream that never sampled */

@@ -231,7 +231,7 @@ static struct laid lay_batch(struct steps *s, int32_t *host, const struct batch 
              .follows = (int)(follows - host) };
 }
 
-/* -1: the sequence ended, or there was no room for a draw, and the stream has that fault. */
+/* -1: it is held, or there was no room for a draw, and the stream has that fault. */
 static __device__ __forceinline__ int32_t drawn_in(const struct laid &l, int row)
 {
     return l.drawn ? l.drawn[row] : -1;

@@ -84,17 +84,17 @@ static bool feed_add(struct sequence *s, int32_t id)
     return true;
 }
 
-static bool is_stop_id(const struct job *job, int32_t id)
+static bool is_among(const int32_t *ids, int n, int32_t id)
 {
-    for (int i = 0; i < job->stop_ids; i++)
-        if (job->stop_id[i] == id)
+    for (int i = 0; i < n; i++)
+        if (ids[i] == id)
             return true;
     return false;
 }
 
-bool sequence_ends_with(const struct sequence *s, const struct sample_result *r)
+bool sequence_is_held(const struct sequence *s, const struct sample_result *r)
 {
-    return !r->finite || is_stop_id(s->job, r->token);
+    return !r->finite || is_among(s->job->stop_id, s->job->holds, r->token);
 }
 
 static void count_token(struct engine *e, struct sequence *s)
@@ -160,7 +160,7 @@ void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_
         job_fail(e, s->job, PROBLEM_STATE_NOT_FINITE, "the model's output is not finite");
         return;
     }
-    if (is_stop_id(s->job, r->token)) { /* not part of the context */
+    if (is_among(s->job->stop_id, s->job->stop_ids, r->token)) { /* not part of the context */
         s->stop = r->token;
         s->finish = FINISH_STOP;
         sequence_finish_text(e, s);

@@ -11,6 +11,7 @@
 #include "models/model.h"
 #include "models/text/tokenizer.h"
 #include "server/engine/engine_internal.h"
+#include "server/engine/holds.h"
 #include "server/engine/share.h"
 #include "server/state/prefix.h"
 #include "server/state/reader.h"
@@ -240,6 +241,9 @@ static bool start(struct engine *e, struct error *err)
                                            .lost = lost,
                                            .arg = e };
 
+    e->holds = holds_create(e->tokenizer);
+    if (!e->holds)
+        return error_set(err, ERR_NOMEM, "no memory for the engine");
     e->tiers = tiers_create(devices, &options, err);
     if (!e->tiers)
         return false;
@@ -318,6 +322,7 @@ void engine_destroy(struct engine *e)
     scheduler_finish(e);
     prefix_destroy(e->prefix);
     tiers_destroy(e->tiers);
+    holds_destroy(e->holds);
     pthread_mutex_destroy(&e->counters_lock);
     free(e);
 }

@@ -68,8 +68,10 @@ struct job {
     int open;                /* sequences not finished, and the change that ends the turn */
     int32_t *bias_id;        /* the command's logit_bias, as the sampler wants it */
     float *bias;
-    int32_t *stop_id; /* the model's and the request's */
-    int stop_ids;
+    int32_t
+        *stop_id; /* the model's and the request's; then those that may complete a stop string */
+    int stop_ids, holds; /* of them all, no step follows a draw */
+    bool waits;          /* any token may complete one */
     uint64_t seed;
     bool failed;    /* command->problem says why; the other choices end too */
     size_t cached;  /* ids of the feed that its origin holds: a state that others left */
@@ -172,6 +174,7 @@ struct engine {
     atomic_bool stopping;
 
     struct tiers *tiers;
+    struct holds *holds;
     struct prefix *prefix;   /* NULL: no state is kept to spare work */
     struct journal *journal; /* NULL: no store */
     const char *lost; /* the device that failed: commands are refused, nothing runs any more */
@@ -292,8 +295,8 @@ uint64_t sequence_covers(const struct sequence *s); /* tokens in the state of it
 void sequence_score_first(struct engine *e, struct sequence *s);
 void sequence_scored(struct engine *e, struct sequence *s, const struct sample_result *r);
 void sequence_sampled(struct engine *e, struct sequence *s, const struct sample_result *r);
-/* Nothing comes behind the draw, and a step that follows it does not take it in. */
-bool sequence_ends_with(const struct sequence *s, const struct sample_result *r);
+/* A step that follows the draw does not take it in: it ends the sequence, or may. */
+bool sequence_is_held(const struct sequence *s, const struct sample_result *r);
 /* No token comes after this: what was held back is text. */
 void sequence_finish_text(struct engine *e, struct sequence *s);
 

@@ -8,9 +8,9 @@
  * all of them before any is waited for.
  *
  * Where devices let a batch follow draws, the next step is enqueued before the one on its way is
- * waited for: what the host does then, the devices do not wait for. A sequence that the draw ends
- * stays where it is, as the device sees that itself; where the host alone can tell whether it ends,
- * or what its next row is, no step starts ahead. */
+ * waited for: what the host does then, the devices do not wait for. A sequence whose draw ends it,
+ * or may complete a stop string (holds.h), stays where it is, as the device sees that itself; where
+ * the host alone can tell what its next row is, no step starts ahead. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -180,12 +180,11 @@ static bool goes_on(const struct sequence *s)
     return s->draws ? s->sampled + s->draws < turn->max_tokens : !sequence_scores(s);
 }
 
-/* Whether the draw alone says how it goes on: what the host has to see before is text that may hold
- * a stop string, the tokens that penalties are for, and the place where a state is kept. */
+/* Whether a draw that is not held says how it goes on: what the host has to see before is the
+ * tokens that penalties are for, and the place where a state is kept. */
 static bool can_follow(const struct sequence *s)
 {
-    return !s->job->command->turn.stops && !s->penalties && reach(s) != s->cut &&
-           reach(s) != s->anchor_at;
+    return !s->job->waits && !s->penalties && reach(s) != s->cut && reach(s) != s->anchor_at;
 }
 
 /* Whether a step can be planned now: none is on its way, or it can start behind that. */
@@ -243,8 +242,8 @@ static void ask(const struct sequence *s, int32_t forced, struct sample_row *row
         .biases = how->biases,
         .seed = s->job->seed + (uint64_t)s->choice,
         .position = s->position + (uint64_t)s->draws,
-        .stop = s->job->stop_id,
-        .stops = s->job->stop_ids,
+        .hold = s->job->stop_id,
+        .holds = s->job->holds,
         .top = turn->logprobs > 0 ? turn->logprobs : 0,
         .forced = forced,
     };
@@ -331,7 +330,7 @@ static void build(const struct engine *e, struct step *step, int n)
     in->S = used;
 }
 
-/* The devices saw that the draw ends it, and left it where it was in the step behind. */
+/* The devices saw that the draw is held, and left it where it was in the step behind. */
 static void withdraw(struct sequence *s)
 {
     s->newest->sequence = NULL;
@@ -349,8 +348,7 @@ static void handle(struct engine *e, const struct step *step, const struct pick 
     s->ahead -= p->rows;
     s->draws -= p->draws;
     s->slice++;
-    if (p->draws && s->ahead &&
-        sequence_ends_with(s, &step->result[p->first_logit + p->logits - 1]))
+    if (p->draws && s->ahead && sequence_is_held(s, &step->result[p->first_logit + p->logits - 1]))
         withdraw(s);
     if (s->job->failed)
         return;

@@ -3,9 +3,11 @@
  * It is made of its command, promised room for the state that it leaves, failed, and answered
  * when nothing of it is left to do. What it runs is sequence.c's, and how that ends turns.c's. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "models/model.h"
 #include "server/engine/engine_internal.h"
+#include "server/engine/holds.h"
 #include "server/state/tiers.h"
 
 void job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message)
@@ -58,14 +60,25 @@ static bool split_biases(struct job *job, const struct sampling *how)
 static bool gather_stops(struct engine *e, struct job *job, const struct turn *turn)
 {
     const struct model_info *info = model_info(e->model);
+    const int32_t *hold = NULL;
+    int holds = 0;
 
-    job->stop_id = malloc((size_t)(turn->stop_ids + info->stops + 1) * sizeof(*job->stop_id));
+    job->waits =
+        turn->stops && !holds_find(e->holds, (const char(*)[LIMIT_STOP_BYTES + 1]) turn->stop,
+                                   turn->stops, &hold, &holds);
+    if (job->waits)
+        holds = 0;
+    job->stop_id =
+        malloc((size_t)(turn->stop_ids + info->stops + holds + 1) * sizeof(*job->stop_id));
     if (!job->stop_id)
         return false;
     for (int i = 0; i < info->stops && !turn->ignore_eos; i++)
         job->stop_id[job->stop_ids++] = info->stop[i];
     for (int i = 0; i < turn->stop_ids; i++)
         job->stop_id[job->stop_ids++] = turn->stop_id[i];
+    if (holds)
+        memcpy(job->stop_id + job->stop_ids, hold, (size_t)holds * sizeof(*hold));
+    job->holds = job->stop_ids + holds;
     return true;
 }
 

@@ -562,8 +562,8 @@ static void stop_ids_change_no_draw(void **state)
         }
         sample_rows(be, logits, VOCAB, VOCAB, ROWS, row, without);
         for (int i = 0; i < ROWS; i++) {
-            row[i].stop = stop;
-            row[i].stops = i % 9 == 8 ? STOPS : i % 9;
+            row[i].hold = stop;
+            row[i].holds = i % 9 == 8 ? STOPS : i % 9;
         }
         sample_rows(be, logits, VOCAB, VOCAB, ROWS, row, with);
         check_alike(with, without, ROWS);
@@ -656,8 +656,8 @@ static void a_batch_takes_in_what_was_drawn(void **state)
     for (int i = 0; i < 4; i++) {
         logits[i * VOCAB + 30 + i] = 5;
         row[i].temperature = 0;
-        row[i].stop = stop;
-        row[i].stops = 2;
+        row[i].hold = stop;
+        row[i].holds = 2;
     }
     enqueue_rows(be, check_show(be, logits, 4 * VOCAB * sizeof(*logits)), VOCAB, 4, row, out);
     be->ops->embed(be->stream, check_begin(be, &in), check_lend(be, x, sizeof(x)), &m);

@@ -71,8 +71,8 @@ static struct sample_row ask(const struct run *u, int i, int k)
                                 .repetition = 1,
                                 .seed = (uint64_t)i,
                                 .position = (uint64_t)k,
-                                .stop = &u->stop[i],
-                                .stops = u->stop[i] >= 0,
+                                .hold = &u->stop[i],
+                                .holds = u->stop[i] >= 0,
                                 .forced = -1 };
 }
 

@@ -41,10 +41,10 @@ struct late {
     struct ops ops;
     struct drawn drawn[SAMPLES_MAX]; /* a ring: so many samples end with the newest */
     uint64_t samples, seen, marks;
-    int token[ROWS_MAX]; /* what the newest draw; -1: it ends its sequence */
+    int token[ROWS_MAX]; /* what the newest draw; -1: it is held */
     int kept[ROWS_MAX];  /* of the batch's draws those that were computed */
     int kepts;
-    struct batch in; /* without the sequences that have ended */
+    struct batch in; /* without the sequences whose draw is held */
     int32_t in_token[ROWS_MAX];
     int in_begin[ROWS_MAX + 1], in_slot[ROWS_MAX], in_logit[ROWS_MAX];
     uint32_t in_position[ROWS_MAX];
@@ -56,7 +56,7 @@ struct late {
 };
 
 static struct late all[LATE_MAX];
-static uint64_t moves, followed, ended;
+static uint64_t moves, followed, held_back;
 
 /* Of all of them: what is fast memory for one is so for the others. Any thread asks for it. */
 static pthread_mutex_t lending = PTHREAD_MUTEX_INITIALIZER;
@@ -166,7 +166,7 @@ static void follow(struct backend *be, uint64_t number)
     happen_until(of(be), number);
 }
 
-static bool has_ended(const struct late *l, const struct batch *in, int s)
+static bool is_held(const struct late *l, const struct batch *in, int s)
 {
     const int row = in->follows ? in->follows[s] : -1;
 
@@ -176,7 +176,7 @@ static bool has_ended(const struct late *l, const struct batch *in, int s)
     assert_true(l->samples > 0);
     assert_true(row < l->drawn[(l->samples - 1) % SAMPLES_MAX].rows);
     followed++;
-    ended += l->token[row] < 0;
+    held_back += l->token[row] < 0;
     return l->token[row] < 0;
 }
 
@@ -184,16 +184,16 @@ static bool has_ended(const struct late *l, const struct batch *in, int s)
 static void add_sequence(struct late *l, const struct batch *from, int s, int *logit)
 {
     struct batch *in = &l->in;
-    const bool ended = has_ended(l, from, s);
+    const bool held = is_held(l, from, s);
     const int first = from->begin[s], rows = from->begin[s + 1] - first;
 
     for (; *logit < from->L && from->logit_row[*logit] < first + rows; ++*logit) {
-        if (ended)
+        if (held)
             continue;
         l->in_logit[in->L++] = from->logit_row[*logit] - first + in->T;
         l->kept[l->kepts++] = *logit;
     }
-    if (ended)
+    if (held)
         return;
     l->in_begin[in->S] = in->T;
     l->in_slot[in->S] = from->slot[s];
@@ -224,13 +224,13 @@ static const struct batch *begin(struct backend *be, const struct step_key *key,
     return l->in.T ? l->was.begin(be, key, &l->in) : NULL;
 }
 
-static bool is_end(const struct sample_row *row, const struct sample_result *r)
+static bool is_to_hold(const struct sample_row *row, const struct sample_result *r)
 {
-    bool ends = !r->finite;
+    bool held = !r->finite;
 
-    for (int i = 0; i < row->stops; i++)
-        ends |= row->stop[i] == r->token;
-    return ends;
+    for (int i = 0; i < row->holds; i++)
+        held |= row->hold[i] == r->token;
+    return held;
 }
 
 static void show(struct late *l, uint64_t mark)
@@ -271,7 +271,7 @@ static void sample(struct stream *q, const struct sample *p)
         l->token[i] = -1;
     for (int i = 0; i < l->kepts; i++) {
         d->result[l->kept[i]] = result[i];
-        l->token[l->kept[i]] = is_end(&row[i], &result[i]) ? -1 : result[i].token;
+        l->token[l->kept[i]] = is_to_hold(&row[i], &result[i]) ? -1 : result[i].token;
     }
 }
 
@@ -399,9 +399,9 @@ uint64_t late_followed(void)
     return followed;
 }
 
-uint64_t late_ended(void)
+uint64_t late_held_back(void)
 {
-    return ended;
+    return held_back;
 }
 
 void late_hold_moves(struct backend *be, bool held)

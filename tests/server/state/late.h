@@ -18,10 +18,10 @@ struct backend;
 enum { LATE_MAX = 8 };
 void late_make(struct backend *be, uint64_t seed);
 /* Since the program began: moves that were late, rows that followed a draw before it was known, and
- * those of them whose draw had ended the sequence. */
+ * those of them whose draw was held. */
 uint64_t late_moves(void);
 uint64_t late_followed(void);
-uint64_t late_ended(void);
+uint64_t late_held_back(void);
 
 /* From another thread. While held, no move happens that nobody waits for, and no step ends. */
 void late_hold_moves(struct backend *be, bool held);
