@@ -403,7 +403,7 @@ struct checkpoint *session_empty_head(struct engine *e, uint64_t owner);
 /* "empty", "device", "host" or "disk". */
 const char *checkpoint_tier(const struct checkpoint *c);
 /* Adds a session of the command's owner that stands on `head` (kept here, with its past), or
- * on nothing. No id: a new one. NULL: c->problem. */
+ * on nothing. No id: a new one. NULL: c->problem, also where the head is not of this model. */
 struct session *session_add(struct engine *e, struct command *c, const struct id *id,
                             struct checkpoint *head, struct past *past);
 /* Deletes it, here when it is in the store. c: who asked for it and is answered then, or NULL.

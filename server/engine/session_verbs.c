@@ -3,7 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "models/model.h"
 #include "server/engine/engine_internal.h"
+#include "server/state/format.h"
 #include "server/state/tiers.h"
 
 static bool answer(struct engine *e, struct command *c, const struct session *s)
@@ -225,7 +227,8 @@ bool obey_session_restore(struct engine *e, struct command *c)
     struct snapshot *from = snapshot_find(e, c, &c->problem);
     struct session *s, next;
 
-    if (!from || !session_claim(e, c, &s, &c->problem) || !session_prepare(c, s->metadata))
+    if (!from || !format_fits(from->checkpoint, model_info(e->model), &c->problem) ||
+        !session_claim(e, c, &s, &c->problem) || !session_prepare(c, s->metadata))
         return false;
     next = *s;
     next.head = tiers_keep(from->checkpoint);

@@ -5,6 +5,7 @@
 
 #include "models/model.h"
 #include "server/engine/engine_internal.h"
+#include "server/state/format.h"
 #include "server/state/tiers.h"
 
 enum { SWEEP_PIECE = 1024 }; /* sessions looked at in one go */
@@ -200,7 +201,7 @@ struct session *session_add(struct engine *e, struct command *c, const struct id
     struct problem *p = &c->problem;
     struct session *s;
 
-    if (!owner_has_room(e, c->owner, p))
+    if ((head && !format_fits(head, model_info(e->model), p)) || !owner_has_room(e, c->owner, p))
         return NULL;
     if (e->options.owner_sessions &&
         id_map_count(&e->sessions, c->owner) >= (size_t)e->options.owner_sessions) {

@@ -270,27 +270,52 @@ static bool check_frame(const struct header *h, const unsigned char *file, size_
     return true;
 }
 
-static bool check_model(const struct header *h, const struct model_info *model, struct problem *p)
+/* Of the model, in either number format. */
+static bool check_layout(const uint8_t fingerprint[16], uint64_t layout,
+                         const struct model_info *model, const struct state_layout *other,
+                         struct problem *p)
 {
-    const struct state_layout other = format_other_layout(&model->layout);
     char theirs[33], ours[33];
 
-    if (memcmp(h->fingerprint, model->fingerprint, sizeof(h->fingerprint)) != 0) {
-        hex(theirs, h->fingerprint, 16);
+    if (memcmp(fingerprint, model->fingerprint, sizeof(model->fingerprint)) != 0) {
+        hex(theirs, fingerprint, 16);
         hex(ours, model->fingerprint, 16);
         return problem_set(p, PROBLEM_MODEL_MISMATCH, NULL,
                            "the snapshot is of the model with fingerprint %s; this is %s (%s)",
                            theirs, ours, model->name);
     }
-    if (h->layout != model->layout.id && h->layout != other.id)
+    if (layout != model->layout.id && layout != other->id)
         return problem_set(p, PROBLEM_MODEL_MISMATCH, NULL,
                            "the snapshot has state layout %016llx; this model's is %016llx",
-                           (unsigned long long)h->layout, (unsigned long long)model->layout.id);
+                           (unsigned long long)layout, (unsigned long long)model->layout.id);
+    return true;
+}
+
+static bool refuse_numbers(uint32_t numbers, const struct model_info *model, struct problem *p)
+{
+    return problem_set(
+        p, PROBLEM_NUMBERS_MISMATCH, NULL, "the snapshot's numbers are %s; here they are %s",
+        format_numbers_name(numbers), format_numbers_name(format_numbers_of(&model->layout)));
+}
+
+bool format_fits(const struct checkpoint *c, const struct model_info *model, struct problem *p)
+{
+    const struct state_layout other = format_other_layout(&model->layout);
+
+    if (c->damaged) /* then this may be, too */
+        return true;
+    return check_layout(c->fingerprint, c->layout, model, &other, p) &&
+           (c->layout == model->layout.id || refuse_numbers(format_numbers_of(&other), model, p));
+}
+
+static bool check_model(const struct header *h, const struct model_info *model, struct problem *p)
+{
+    const struct state_layout other = format_other_layout(&model->layout);
+
+    if (!check_layout(h->fingerprint, h->layout, model, &other, p))
+        return false;
     if (h->layout != model->layout.id || h->numbers != format_numbers_of(&model->layout))
-        return problem_set(p, PROBLEM_NUMBERS_MISMATCH, NULL,
-                           "the snapshot's numbers are %s; here they are %s",
-                           format_numbers_name(h->numbers),
-                           format_numbers_name(format_numbers_of(&model->layout)));
+        return refuse_numbers(h->numbers, model, p);
     if (h->record_len != (h->position ? model->layout.bytes : 0))
         return problem_set(p, PROBLEM_SNAPSHOT_SHAPE, NULL,
                            "the snapshot's state has %llu bytes; at position %llu this model's "

@@ -89,6 +89,8 @@ static struct command *command(struct scene *s, enum command_kind kind)
     if (kind == COMMAND_SESSION_IMPORT || kind == COMMAND_SNAPSHOT_IMPORT) {
         c->checkpoint = checkpoint_create();
         c->checkpoint->position = s->file->position;
+        c->checkpoint->layout = s->file->layout;
+        memcpy(c->checkpoint->fingerprint, s->file->fingerprint, sizeof(s->file->fingerprint));
         c->checkpoint->record = record_create(1 << 20);
         memset(c->checkpoint->record, 0, 1 << 20);
     }

@@ -659,6 +659,41 @@ static void states_of_another_model_are_reported_and_stay(void **unused)
     rig_close(&r);
 }
 
+/* Nothing could go on from there: a session that works is not moved to it, nor is one made. */
+static void no_session_comes_to_stand_on_what_is_not_of_this_model(void **unused)
+{
+    const struct engine_options o = store_options(4, 1 << 20);
+    enum problem_code no;
+    struct id ours, empty;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, store_model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    empty = take_snapshot(&r, "a", "of any model");
+    free(rig_run_turn(&r, store_turn("a", 0, 4)));
+    ours = take_snapshot(&r, "a", "of this one");
+    rig_close(&r);
+    for (int narrow = 0; narrow < 2; narrow++) {
+        no = narrow ? PROBLEM_NUMBERS_MISMATCH : PROBLEM_MODEL_MISMATCH;
+        if (narrow)
+            rig_open_narrow(&r, store_model, &o, 1);
+        else
+            rig_open(&r, "tests/data/mamba-tiny", &o, 1);
+        rig_do(&r, COMMAND_SESSION_CREATE, "b");
+        free(rig_run_turn(&r, store_turn("b", 0, 4)));
+        assert_int_equal(store_ask(&r, COMMAND_SESSION_RESTORE, "b", ours.text), no);
+        assert_int_equal(store_describe(&r, "b")->version, 1);
+        assert_int_equal(store_ask(&r, COMMAND_SESSION_CREATE, "c", ours.text), no);
+        assert_int_equal(store_ask(&r, COMMAND_SESSION_FORK, "b", ours.text), no);
+        assert_int_equal(store_ask(&r, COMMAND_SESSION_FORK, "a", NULL), no);
+        assert_int_equal(engine_counters(r.engine).sessions, 2);
+        assert_int_equal(store_ask(&r, COMMAND_SESSION_RESTORE, "b", empty.text), PROBLEM_NONE);
+        assert_int_equal(store_ask(&r, COMMAND_SESSION_DELETE, "b", NULL), PROBLEM_NONE);
+        rig_close(&r);
+    }
+}
+
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, store_setup, folder_remove)
 
 int main(void)
@@ -677,6 +712,7 @@ int main(void)
         IN_FOLDER(a_slow_disk_holds_back_the_answer_alone),
         IN_FOLDER(what_expires_leaves_the_disk_to_others),
         IN_FOLDER(states_of_another_model_are_reported_and_stay),
+        IN_FOLDER(no_session_comes_to_stand_on_what_is_not_of_this_model),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
