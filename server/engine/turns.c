@@ -373,6 +373,7 @@ void sequence_end(struct engine *e, struct sequence *s)
     const struct turn *turn = &job->command->turn;
     int choice = s->choice;
 
+    assert(!s->ahead);
     if (job->aim) {
         if (!job->failed && job->session && job_reserve_room(e, job, 1))
             rollback_end(e, s);

@@ -1,5 +1,6 @@
 /* Steps that start before the one in front has come: turns are what they are without, whatever ends
  * them, and only what the host has to see keeps a step back. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -12,6 +13,8 @@
 
 #include <cmocka.h>
 
+#include "config/error.h"
+#include "kernels/backend.h"
 #include "tests/server/engine/rig.h"
 #include "tests/server/state/late.h"
 
@@ -246,10 +249,192 @@ static void only_what_the_host_has_to_see_keeps_a_step_back(void **unused)
     assert_int_equal(starts_behind(ANY_STOP), 0);
 }
 
+/* Turns of every kind at random, on few slots: also such as make way, and wait for others. */
+static struct command *make_any(unsigned *seed, int i, bool session)
+{
+    static const int lengths[] = { 1, 2, 6, 30, LONG };
+    int32_t prompt[LONG];
+    char name[16] = "";
+    struct command *c;
+    struct turn *t;
+
+    for (int k = 0; k < LONG; k++)
+        prompt[k] = 5 + rand_r(seed) % 40;
+    if (session)
+        snprintf(name, sizeof(name), "s%d", i);
+    c = rig_turn(name, prompt, (size_t)lengths[rand_r(seed) % 5], rand_r(seed) % 8);
+    t = &c->turn;
+    t->ignore_eos = rand_r(seed) % 2;
+    t->no_cache = true;
+    t->sampling.temperature = rand_r(seed) % 2 ? 1 : 0;
+    t->sampling.seeded = true;
+    t->sampling.seed = (uint64_t)rand_r(seed);
+    t->logprobs = rand_r(seed) % 4;
+    t->choices = session ? 1 : 1 + rand_r(seed) % 3;
+    t->score = rand_r(seed) % 3 == 0;
+    if (rand_r(seed) % 2) {
+        t->stop_id = malloc(8 * sizeof(*t->stop_id));
+        assert_non_null(t->stop_id);
+        for (t->stop_ids = 0; t->stop_ids < 8; t->stop_ids++)
+            t->stop_id[t->stop_ids] = drawn[rand_r(seed) % TOKENS];
+        t->min_tokens = rand_r(seed) % 3;
+        if (t->min_tokens > t->max_tokens)
+            t->min_tokens = t->max_tokens;
+    }
+    if (rand_r(seed) % 3 == 0)
+        add_stop(t, (char[]){ (char)('!' + rand_r(seed) % 94), '\0' });
+    if (rand_r(seed) % 8 == 0)
+        t->sampling.repetition = 1.3f;
+    return c;
+}
+
+enum { ANY = 8, ROUNDS = 40 };
+
+static void run_any(struct rig *r, struct outcome *out)
+{
+    unsigned seed = 7;
+
+    create_sessions(r);
+    for (int round = 0; round < ROUNDS; round++) {
+        struct command *c[ANY];
+
+        for (int i = 0; i < ANY; i++)
+            c[i] = make_any(&seed, i, i % 2);
+        rig_run(r, c, ANY, out + round * ANY);
+        for (int i = 0; i < ANY; i++)
+            command_free(c[i]);
+    }
+}
+
+static void any_turns_are_what_they_are_without(void **unused)
+{
+    struct outcome *out = calloc((size_t)2 * ROUNDS * ANY, sizeof(*out));
+    struct engine_options o = options;
+
+    (void)unused;
+    assert_non_null(out);
+    for (int how = 0; how < 4; how++) {
+        struct rig plain, ahead;
+        const uint64_t followed = late_followed(), held = late_held_back();
+
+        o.max_batch = how ? 3 : 16;
+        o.slots = how ? 3 : 24;
+        o.quantum = how == 1 ? 2 : 0;
+        rig_open(&plain, model, &o, 1);
+        run_any(&plain, out);
+        rig_open_late(&ahead, how == 3 ? "cpu,cpu" : "cpu", model, &o, 1);
+        run_any(&ahead, out + ROUNDS * ANY);
+        for (int i = 0; i < ROUNDS * ANY; i++)
+            assert_same(&out[i], &out[ROUNDS * ANY + i]);
+        for (int i = 0; i < ANY; i++) {
+            char name[16];
+
+            snprintf(name, sizeof(name), "s%d", i);
+            rig_assert_same_state(&plain, name, &ahead, name);
+        }
+        assert_true(late_followed() > followed && late_held_back() > held);
+        assert_true(!o.quantum || engine_counters(ahead.engine).slices > ROUNDS);
+        rig_close(&plain);
+        rig_close(&ahead);
+    }
+    free(out);
+}
+
+static void wait_until_held(struct rig *r)
+{
+    while (!late_is_held(r->devices.at[0].backend))
+        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+}
+
+/* What came of each is in its problem. */
+static void await_answers(struct rig *r, int n)
+{
+    struct event *e;
+
+    while (n)
+        if ((e = engine_receive(r->engine))) {
+            n -= e->kind == EVENT_ANSWER;
+            event_free(e);
+        }
+}
+
+static atomic_bool broken, lost;
+static bool (*wait_for_device)(struct backend *be, uint64_t mark, struct error *err);
+
+static bool wait_or_break(struct backend *be, uint64_t mark, struct error *err)
+{
+    if (!atomic_load(&broken))
+        return wait_for_device(be, mark, err);
+    be->lost = atomic_load(&lost);
+    return error_set(err, ERR_DEVICE, "pulled out");
+}
+
+static void a_fault_ends_both_steps_that_are_on_their_way(void **unused)
+{
+    (void)unused;
+    for (int gone = 0; gone < 2; gone++) {
+        struct command *c = make(GREEDY, true), *next = make(GREEDY, true);
+        struct outcome *out = calloc(1, sizeof(*out));
+        struct backend *be;
+        struct rig r;
+
+        assert_non_null(out);
+        rig_open_late(&r, "cpu", model, &options, 1);
+        create_sessions(&r);
+        be = r.devices.at[0].backend;
+        wait_for_device = be->wait;
+        be->wait = wait_or_break;
+        late_hold_step(be, true);
+        assert_true(engine_send(r.engine, c));
+        wait_until_held(&r);
+        atomic_store(&lost, gone);
+        atomic_store(&broken, true);
+        late_hold_step(be, false);
+        await_answers(&r, 1);
+        assert_int_equal(c->problem.what, PROBLEM_DEVICE_ERROR);
+        atomic_store(&broken, false);
+        rig_run(&r, &next, 1, out);
+        assert_int_equal(next->problem.what, gone ? PROBLEM_DEVICE_ERROR : PROBLEM_NONE);
+        if (!gone)
+            assert_memory_equal(out->choice[0].id, drawn, sizeof(drawn));
+        command_free(c);
+        command_free(next);
+        free(out);
+        rig_close(&r);
+    }
+}
+
+static void *let_go(void *backend)
+{
+    nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+    late_hold_step(backend, false);
+    return NULL;
+}
+
+static void an_engine_ends_with_steps_on_their_way(void **unused)
+{
+    struct command *c = make(GREEDY, true);
+    pthread_t thread;
+    struct rig r;
+
+    (void)unused;
+    rig_open_late(&r, "cpu", model, &options, 1);
+    create_sessions(&r);
+    late_hold_step(r.devices.at[0].backend, true);
+    assert_true(engine_send(r.engine, c));
+    wait_until_held(&r);
+    assert_int_equal(pthread_create(&thread, NULL, let_go, r.devices.at[0].backend), 0);
+    rig_close(&r);
+    pthread_join(thread, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(turns_are_what_they_are_without),
+        cmocka_unit_test(any_turns_are_what_they_are_without),
+        cmocka_unit_test(a_fault_ends_both_steps_that_are_on_their_way),
+        cmocka_unit_test(an_engine_ends_with_steps_on_their_way),
         cmocka_unit_test(only_what_the_host_has_to_see_keeps_a_step_back),
     };
 

@@ -19,7 +19,8 @@ enum {
     GARBAGE = 0xa5,
     BUSY_MAX = 4,
     ROWS_MAX = 256,
-    SAMPLES_MAX = 4
+    SAMPLES_MAX = 4,
+    STEPS_MAX = 4
 };
 
 struct move {
@@ -35,6 +36,13 @@ struct drawn {
     uint64_t mark; /* they come with what is waited for from this on */
 };
 
+/* A step that nobody has waited for: no move may touch the states that it works on. */
+struct flying {
+    const char *records;
+    int slot[ROWS_MAX], slots;
+    uint64_t mark;
+};
+
 /* What is added to a backend. */
 struct late {
     struct backend *be, was;
@@ -48,6 +56,8 @@ struct late {
     int32_t in_token[ROWS_MAX];
     int in_begin[ROWS_MAX + 1], in_slot[ROWS_MAX], in_logit[ROWS_MAX];
     uint32_t in_position[ROWS_MAX];
+    struct flying flying[STEPS_MAX]; /* a ring, as the marks are */
+    uint64_t steps, landed;
     struct move pending[PENDING_MAX]; /* a ring: number n is at n % PENDING_MAX */
     uint64_t newest, done;            /* the moves done + 1 to newest are pending */
     uint64_t random;
@@ -133,8 +143,20 @@ static bool overlaps_pending(const struct late *l, const void *dst, size_t bytes
     return false;
 }
 
+/* Moves are of whole records. */
+static void check_landed(const struct late *l, const void *record, size_t bytes)
+{
+    for (uint64_t n = l->landed; n < l->steps; n++) {
+        const struct flying *f = &l->flying[n % STEPS_MAX];
+
+        for (int i = 0; i < f->slots; i++)
+            assert_true(record != f->records + (size_t)f->slot[i] * bytes);
+    }
+}
+
 static uint64_t move_in(struct backend *be, void *dst, const void *src, size_t bytes)
 {
+    check_landed(of(be), dst, bytes);
     if (overlaps_pending(of(be), dst, bytes))
         happen_until(of(be), of(be)->newest);
     return add(be, dst, src, bytes, is_fast(src));
@@ -142,6 +164,7 @@ static uint64_t move_in(struct backend *be, void *dst, const void *src, size_t b
 
 static uint64_t move_out(struct backend *be, void *dst, const void *src, size_t bytes)
 {
+    check_landed(of(be), src, bytes);
     if (overlaps_pending(of(be), dst, bytes))
         happen_until(of(be), of(be)->newest);
     return add(be, dst, src, bytes, is_fast(dst));
@@ -205,6 +228,15 @@ static void add_sequence(struct late *l, const struct batch *from, int s, int *l
     l->in_begin[++in->S] = in->T;
 }
 
+static void take_off(struct late *l, const void *records)
+{
+    struct flying *f = &l->flying[l->steps++ % STEPS_MAX];
+
+    assert_true(l->steps - l->landed <= STEPS_MAX);
+    *f = (struct flying){ .records = records, .slots = l->in.S, .mark = l->marks + 1 };
+    memcpy(f->slot, l->in_slot, (size_t)l->in.S * sizeof(*f->slot));
+}
+
 /* Follows what was drawn: this device has computed it already. */
 static const struct batch *begin(struct backend *be, const struct step_key *key,
                                  const struct batch *in)
@@ -221,6 +253,7 @@ static const struct batch *begin(struct backend *be, const struct step_key *key,
     l->kepts = 0;
     for (int s = 0; s < in->S; s++)
         add_sequence(l, in, s, &logit);
+    take_off(l, key->records);
     return l->in.T ? l->was.begin(be, key, &l->in) : NULL;
 }
 
@@ -286,6 +319,8 @@ static bool wait_for(struct backend *be, uint64_t number, struct error *err)
     const bool ok = l->was.sync(be, err);
 
     show(l, number);
+    while (l->landed < l->steps && l->flying[l->landed % STEPS_MAX].mark <= number)
+        l->landed++;
     return ok;
 }
 
