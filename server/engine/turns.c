@@ -405,7 +405,7 @@ static void end_marked(struct engine *e, struct sequence *s)
 {
     const struct command *c = s->job->command;
 
-    if (!is_marked(s))
+    if (!is_marked(s) || s->ahead) /* marked just now: the nudge for it is still to come */
         return;
     if (!atomic_load(&c->cut) || !s->sampled) {
         cancel(e, s);

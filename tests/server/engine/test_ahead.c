@@ -18,6 +18,8 @@
 #include "tests/server/engine/rig.h"
 #include "tests/server/state/late.h"
 
+struct job;
+
 static const char model[] = "tests/data/mamba2-tiny";
 enum { PROMPT = 6, LONG = 60, TOKENS = 24 };
 
@@ -358,6 +360,75 @@ static void await_answers(struct rig *r, int n)
         }
 }
 
+/* The loop may mark another turn when the engine has already looked at it: at the first one that
+ * fails here. */
+static struct {
+    struct command *next;
+    struct engine *engine;
+    bool cut;
+} marking;
+
+void __real_job_fail(struct engine *e, struct job *job, enum problem_code what,
+                     const char *message);
+void __wrap_job_fail(struct engine *e, struct job *job, enum problem_code what,
+                     const char *message);
+
+void __wrap_job_fail(struct engine *e, struct job *job, enum problem_code what, const char *message)
+{
+    struct command *c = marking.next;
+
+    marking.next = NULL;
+    if (c) {
+        atomic_store(&c->cut, marking.cut);
+        atomic_store(&c->cancelled, true);
+        engine_nudge(marking.engine);
+    }
+    __real_job_fail(e, job, what, message);
+}
+
+static void what_is_kept_of_a_turn_is_all_that_its_state_took_in(void **unused)
+{
+    struct engine_options o = options;
+
+    (void)unused;
+    o.max_batch = 1;
+    for (int cut = 0; cut < 2; cut++) {
+        struct command *kept, *other = make(GREEDY, false);
+        struct rig plain, ahead;
+
+        rig_open(&plain, model, &o, 1);
+        rig_open_late(&ahead, "cpu", model, &o, 1);
+        create_sessions(&plain);
+        create_sessions(&ahead);
+        kept = make(GREEDY, true);
+        kept->turn.commit_partial = true;
+        late_hold_step(ahead.devices.at[0].backend, true);
+        assert_true(engine_send(ahead.engine, kept));
+        wait_until_held(&ahead);
+        assert_true(engine_send(ahead.engine, other));
+        rig_do(&ahead, COMMAND_SESSION_CREATE, "behind it"); /* it is in the queue */
+        marking.engine = ahead.engine;
+        marking.cut = cut;
+        marking.next = kept;
+        atomic_store(&other->cancelled, true);
+        engine_nudge(ahead.engine);
+        late_hold_step(ahead.devices.at[0].backend, false);
+        await_answers(&ahead, 2);
+        assert_int_equal(other->problem.what, PROBLEM_CANCELLED);
+        assert_int_equal(kept->problem.what, cut ? PROBLEM_NONE : PROBLEM_CANCELLED);
+        assert_true(kept->turn.committed);
+        assert_in_range(kept->turn.completion_tokens, 1, TOKENS - 1);
+        command_free(other);
+        other = make(GREEDY, true);
+        other->turn.max_tokens = (int)kept->turn.completion_tokens;
+        free(rig_run_turn(&plain, other));
+        rig_assert_same_state(&plain, "s0", &ahead, "s0");
+        command_free(kept);
+        rig_close(&plain);
+        rig_close(&ahead);
+    }
+}
+
 static atomic_bool broken, lost;
 static bool (*wait_for_device)(struct backend *be, uint64_t mark, struct error *err);
 
@@ -433,6 +504,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(turns_are_what_they_are_without),
         cmocka_unit_test(any_turns_are_what_they_are_without),
+        cmocka_unit_test(what_is_kept_of_a_turn_is_all_that_its_state_took_in),
         cmocka_unit_test(a_fault_ends_both_steps_that_are_on_their_way),
         cmocka_unit_test(an_engine_ends_with_steps_on_their_way),
         cmocka_unit_test(only_what_the_host_has_to_see_keeps_a_step_back),
