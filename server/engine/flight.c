@@ -180,11 +180,18 @@ static bool goes_on(const struct sequence *s)
     return s->draws ? s->sampled + s->draws < turn->max_tokens : !sequence_scores(s);
 }
 
+/* A state is kept there when the step has come. The sequence is left out of the one behind: to hold
+ * that back for all would cost more. */
+static bool is_at_cut(const struct sequence *s)
+{
+    return reach(s) == s->cut || reach(s) == s->anchor_at;
+}
+
 /* Whether a draw that is not held says how it goes on: what the host has to see before is the
- * tokens that penalties are for, and the place where a state is kept. */
+ * tokens that penalties are for. */
 static bool can_follow(const struct sequence *s)
 {
-    return !s->job->waits && !s->penalties && reach(s) != s->cut && reach(s) != s->anchor_at;
+    return !s->job->waits && !s->penalties;
 }
 
 /* Whether a step can be planned now: none is on its way, or it can start behind that. */
@@ -216,7 +223,7 @@ static int plan(struct engine *e, struct step *step, int device)
         struct sequence *s = e->running[i];
 
         if (tiers_place(e->tiers, s->slot).device != device || is_away(e, s) ||
-            (s->ahead && !goes_on(s)))
+            (s->ahead && (!goes_on(s) || is_at_cut(s))))
             continue;
         pick[n++] = (struct pick){ .sequence = s, .rows = is_decoding(s) };
         budget -= is_decoding(s);

@@ -429,6 +429,37 @@ static void what_is_kept_of_a_turn_is_all_that_its_state_took_in(void **unused)
     }
 }
 
+/* A state is kept where the host has seen it; the others do not wait for that. */
+static void a_place_that_is_kept_holds_back_its_own_turn_alone(void **unused)
+{
+    enum { STRIDE = 7, ANCHORS = (PROMPT + TOKENS - 2) / STRIDE };
+    struct engine_options o = options;
+    const uint64_t followed = late_followed();
+    struct command *both[2] = { make(GREEDY, true), make(GREEDY, false) };
+    struct rig plain, ahead;
+
+    (void)unused;
+    o.history_tokens = 2 * (STRIDE + 1);
+    o.spare_bytes = 1 << 24;
+    rig_open(&plain, model, &o, 1);
+    rig_open_late(&ahead, "cpu", model, &o, 1);
+    create_sessions(&plain);
+    create_sessions(&ahead);
+    free(rig_run_turn(&plain, make(GREEDY, true)));
+    rig_run(&ahead, both, 2, NULL);
+    assert_int_equal(late_followed() - followed, 2 * (TOKENS - 1) - ANCHORS);
+    rig_assert_same_state(&plain, "s0", &ahead, "s0");
+    for (uint64_t at = PROMPT + TOKENS - 1; at > PROMPT + TOKENS - 14; at--) {
+        assert_int_equal(rig_roll_back(&plain, "s0", 0, at), PROBLEM_NONE);
+        assert_int_equal(rig_roll_back(&ahead, "s0", 0, at), PROBLEM_NONE);
+        rig_assert_same_state(&plain, "s0", &ahead, "s0");
+    }
+    for (int i = 0; i < 2; i++)
+        command_free(both[i]);
+    rig_close(&plain);
+    rig_close(&ahead);
+}
+
 static atomic_bool broken, lost;
 static bool (*wait_for_device)(struct backend *be, uint64_t mark, struct error *err);
 
@@ -505,6 +536,7 @@ int main(void)
         cmocka_unit_test(turns_are_what_they_are_without),
         cmocka_unit_test(any_turns_are_what_they_are_without),
         cmocka_unit_test(what_is_kept_of_a_turn_is_all_that_its_state_took_in),
+        cmocka_unit_test(a_place_that_is_kept_holds_back_its_own_turn_alone),
         cmocka_unit_test(a_fault_ends_both_steps_that_are_on_their_way),
         cmocka_unit_test(an_engine_ends_with_steps_on_their_way),
         cmocka_unit_test(only_what_the_host_has_to_see_keeps_a_step_back),
