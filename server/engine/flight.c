@@ -126,7 +126,7 @@ static const struct sequence *choose_scorer(const struct engine *e, const struct
             chosen = s;
     }
     if (chosen)
-        chosen->scored = e->counters.steps;
+        chosen->scored = e->counters.steps + (uint64_t)e->aloft;
     return chosen;
 }
 
@@ -170,14 +170,14 @@ bool flights_overlap(const struct engine *e)
 }
 
 /* Whether a sequence has a part in the step behind the one that it is in, if a draw does not end
- * it. A row whose token is to be scored is not drawn behind. */
+ * it. */
 static bool goes_on(const struct sequence *s)
 {
     const struct turn *turn = &s->job->command->turn;
 
     if (s->job->failed || s->finish != FINISH_NONE)
         return false;
-    return s->draws ? s->sampled + s->draws < turn->max_tokens : !sequence_scores(s);
+    return !s->draws || s->sampled + s->draws < turn->max_tokens;
 }
 
 /* A state is kept there when the step has come. The sequence is left out of the one behind: to hold

@@ -460,6 +460,27 @@ static void a_place_that_is_kept_holds_back_its_own_turn_alone(void **unused)
     rig_close(&ahead);
 }
 
+/* It gets half of the three rows that the other one leaves in each, rounded up. */
+static void a_scored_prompt_has_a_part_in_every_step(void **unused)
+{
+    struct command *both[2] = { make(GREEDY, false), make(LONG_PROMPT, false) };
+    struct engine_options o = options;
+    struct rig r;
+
+    (void)unused;
+    both[1]->turn.score = true;
+    both[1]->turn.max_tokens = 1;
+    o.max_batch = 2;
+    o.row_budget = 4;
+    rig_open_late(&r, "cpu", model, &o, 1);
+    assert_true(engine_send_all(r.engine, both, 2));
+    await_answers(&r, 2);
+    assert_in_range(engine_counters(r.engine).steps, LONG / 2, LONG / 2 + 2);
+    for (int i = 0; i < 2; i++)
+        command_free(both[i]);
+    rig_close(&r);
+}
+
 static atomic_bool broken, lost;
 static bool (*wait_for_device)(struct backend *be, uint64_t mark, struct error *err);
 
@@ -537,6 +558,7 @@ int main(void)
         cmocka_unit_test(any_turns_are_what_they_are_without),
         cmocka_unit_test(what_is_kept_of_a_turn_is_all_that_its_state_took_in),
         cmocka_unit_test(a_place_that_is_kept_holds_back_its_own_turn_alone),
+        cmocka_unit_test(a_scored_prompt_has_a_part_in_every_step),
         cmocka_unit_test(a_fault_ends_both_steps_that_are_on_their_way),
         cmocka_unit_test(an_engine_ends_with_steps_on_their_way),
         cmocka_unit_test(only_what_the_host_has_to_see_keeps_a_step_back),
