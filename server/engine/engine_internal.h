@@ -68,9 +68,8 @@ struct job {
     int open;                /* sequences not finished, and the change that ends the turn */
     int32_t *bias_id;        /* the command's logit_bias, as the sampler wants it */
     float *bias;
-    int32_t
-        *stop_id; /* the model's and the request's; then those that may complete a stop string */
-    int stop_ids, holds; /* of them all, no step follows a draw */
+    int32_t *stop_id;    /* the model's and the request's; then what may complete a stop string */
+    int stop_ids, holds; /* how many are the former, and how many both: no step follows those */
     bool waits;          /* any token may complete one */
     uint64_t seed;
     bool failed;    /* command->problem says why; the other choices end too */
