@@ -47,6 +47,7 @@ struct backend {
     bool lost;      /* after wait(), sync() or a move failed: the device, with all that it held */
     bool bf16_rows; /* its operations know y_bf16 and x_bf16 (ops.h), and gain by them */
     bool follows;   /* it computes beside the host, and a batch may follow draws (ops.h) */
+    int log_steps;  /* 1: it keeps no logs (ops.h, state_log), and has no settle() */
 
     /* Sizes of decode steps that are recorded and replayed, ascending and ended by 0; a step
      * in between is filled up to the next. NULL: the backend records nothing. */
@@ -77,6 +78,13 @@ struct backend {
     bool (*moved)(struct backend *be, uint64_t move, bool wait);
     /* What is enqueued from now on happens behind this move. */
     void (*follow)(struct backend *be, uint64_t move);
+
+    /* The numbers of one layer's log, a multiple of 16; 0: it keeps none of such states. Of `log`
+     * only the sizes are read. */
+    size_t (*log_numbers)(struct backend *be, const struct state_log *log);
+    /* A move (see there) that brings the steps in a slot's log, `logged` of them, into its states:
+     * the log is empty then. */
+    uint64_t (*settle)(struct backend *be, const struct state_log *log, int slot, int logged);
 
     /* Host memory that moves take from and bring to without a detour; its content is undefined.
      * alloc_host is NULL where any memory is as good; it returns NULL when there is no room. Any
@@ -127,7 +135,7 @@ struct backend_module {
     unsigned interface;
     struct backend *(*open)(const struct backend_options *options, struct error *err);
 };
-#define BACKEND_MODULE_INTERFACE 10u
+#define BACKEND_MODULE_INTERFACE 11u
 #define BACKEND_MODULE_SYMBOL    "eddy_backend_module"
 
 #endif

@@ -52,6 +52,9 @@ struct batch {
      * taken in: that sequence is like one without a slot, and what is drawn for it means nothing.
      * Only where the backend `follows`. */
     const int *follows;
+    /* [S] steps in the log of each slot (struct state_log), or NULL: none, and this batch leaves
+     * none there. */
+    const int *logged;
 };
 
 /* One field of every session's record: slot s has it at base + s * stride numbers. A large state
@@ -61,6 +64,7 @@ struct field {
     size_t stride;
     uint16_t *bf16;
     uint32_t place; /* of its first bf16 number in a record, a multiple of 4: rounding.h */
+    float *log;     /* slot s has its log at log + s * stride, or NULL */
 };
 
 /* A weight [rows, cols] for y = W x, in a layout of the backend's own choosing. */
@@ -182,6 +186,22 @@ struct matrix_state {
     bool w_per_head;
     int H, V, K, k_heads;
     struct field state; /* [H, V, K], of either format */
+};
+
+/* The logs of a model's matrix states, where a backend keeps such (backend.h): what the last steps
+ * did to a state, at most log_steps - 1 of them, waits there until it is written with theirs. A
+ * state is read by every step of a session, but written by one of log_steps.
+ *
+ * A sequence of one row of a batch with `logged` = n, where n steps are in its log, has n + 1 there
+ * afterwards, or, if that is log_steps, none, and its state is written. One of several rows has
+ * none afterwards. All that is computed, and a state with all of its log, is to the last bit what
+ * it would be without logs. A state that has a log is known only to the operations. */
+struct state_log {
+    int H, V, K, k_heads; /* as in matrix_state */
+    bool w_per_head, delta;
+    int layers;
+    struct field state;                  /* of layer 0 */
+    size_t state_distance, log_distance; /* from layer to layer, in float32 numbers */
 };
 
 /* Step sizes of a scalar-decay state (Mamba-2): dt = clamp(softplus(raw + bias), lo, hi),

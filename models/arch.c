@@ -6,12 +6,14 @@ struct field arch_state(const struct arch_step *a, int i, int layer)
 
     const size_t at = f->offset + (size_t)layer * f->layer_bytes, size = dtype_size(f->dtype);
     void *first = a->records + at;
+    const bool logs = f->large && a->log->layers;
 
     return (struct field){
         .base = f->dtype == DTYPE_F32 ? first : NULL,
-        .stride = a->layout->bytes / size,
+        .stride = a->slot_bytes / size,
         .bf16 = f->dtype == DTYPE_BF16 ? first : NULL,
         .place = (uint32_t)(at / size),
+        .log = logs ? a->log->state.log + (size_t)layer * a->log->log_distance : NULL,
     };
 }
 

@@ -93,7 +93,9 @@ struct arch_step {
     float *x; /* [T, HIDDEN], the residual stream: left for the last norm */
     const struct state_layout *layout;
     char *records;
-    bool bf16_rows; /* what products read is bf16, see ops.h */
+    size_t slot_bytes;           /* from one record to the next */
+    const struct state_log *log; /* layers 0: none */
+    bool bf16_rows;              /* what products read is bf16, see ops.h */
 };
 
 struct model_arch {
@@ -111,7 +113,9 @@ struct model_arch {
                       const struct weights *w, struct hyper *h, struct error *err);
     const struct weight_row *weights; /* ended by a row without a name */
     size_t model_size, layer_size;
-    const struct state_row *state;     /* ended by a row without a name */
+    const struct state_row *state; /* ended by a row without a name */
+    /* The sizes of its matrix state, which is the one large field. NULL: it has none. */
+    void (*log)(const struct hyper *h, struct state_log *log);
     const struct scratch_row *scratch; /* ended by a row without columns */
     size_t scratch_size;
     void (*step)(const struct arch_step *s);

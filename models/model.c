@@ -30,7 +30,8 @@ struct model {
     float *normed; /* the same for the head */
     float *logits; /* [max_logits, VOCAB] */
     int max_rows, max_logits;
-    bool bf16_rows; /* products take their inputs as bf16 */
+    bool bf16_rows;       /* products take their inputs as bf16 */
+    struct state_log log; /* but for the places of a pool; layers 0: there is none */
 };
 
 /* The files while they are looked at. */
@@ -86,6 +87,40 @@ static void read_layout(struct state_layout *layout, const struct model_arch *ar
         }
     }
     state_layout_pack(layout, large);
+}
+
+/* What the backend keeps of the large field, the last one, which is float32. */
+static void read_log(struct model *m, bool wanted)
+{
+    const struct state_layout *layout = &m->info.layout;
+    const struct state_field *f = &layout->field[layout->fields - 1];
+    struct state_log log = { .layers = f->layers,
+                             .state_distance = f->layer_bytes / sizeof(float) };
+
+    m->info.log_steps = 1;
+    if (!wanted || !m->arch->log || m->be->log_steps < 2 || f->dtype != DTYPE_F32)
+        return;
+    m->arch->log(&m->hyper, &log);
+    log.log_distance = m->be->log_numbers(m->be, &log);
+    if (!log.log_distance)
+        return;
+    m->log = log;
+    m->info.log_steps = m->be->log_steps;
+    m->info.log_bytes = log.log_distance * sizeof(float) * (size_t)log.layers;
+}
+
+/* The same with the places of a pool. */
+static struct state_log log_of(const struct model *m, char *records)
+{
+    const struct state_layout *layout = &m->info.layout;
+    struct state_log log = m->log;
+
+    log.state = (struct field){
+        .base = (float *)(records + layout->field[layout->fields - 1].offset),
+        .stride = model_slot_bytes(m) / sizeof(float),
+        .log = (float *)(records + layout->bytes),
+    };
+    return log;
 }
 
 static void read_name(struct model_info *info, const char *path)
@@ -242,6 +277,7 @@ struct model *model_open(const char *path, struct backend *be, const struct mode
         m->arch = s.arch;
         m->hyper = s.hyper;
         m->bf16_rows = be->bf16_rows && s.bindings.one_dtype && m->info.dtype == DTYPE_BF16;
+        read_log(m, options->logs);
         ok = load_weights(m, &s, err) && allocate_scratch(m, err) && be->sync(be, err);
     }
     source_finish(&s);
@@ -269,6 +305,18 @@ const struct model_info *model_info(const struct model *m)
     return &m->info;
 }
 
+size_t model_slot_bytes(const struct model *m)
+{
+    return m->info.layout.bytes + m->info.log_bytes;
+}
+
+uint64_t model_settle(const struct model *m, void *records, int slot, int logged)
+{
+    const struct state_log log = log_of(m, records);
+
+    return m->be->settle(m->be, &log, slot, logged);
+}
+
 /* Last norm and head, of the wanted rows only. */
 static void read_out(const struct model *m, struct arch_step a)
 {
@@ -290,6 +338,7 @@ static void read_out(const struct model *m, struct arch_step a)
 /* What a step is, but for its batch: the backend may record it and not ask again. */
 static void enqueue(struct model *m, void *records, const struct batch *in)
 {
+    const struct state_log log = log_of(m, records);
     const struct arch_step a = {
         .ops = m->be->ops,
         .stream = m->be->stream,
@@ -302,6 +351,8 @@ static void enqueue(struct model *m, void *records, const struct batch *in)
         .x = m->x,
         .layout = &m->info.layout,
         .records = records,
+        .slot_bytes = model_slot_bytes(m),
+        .log = &log,
         .bf16_rows = m->bf16_rows,
     };
 

@@ -1,8 +1,9 @@
 /* model.h - a loaded model: weights on a backend, a state layout, and one forward step.
  *
- * The model owns its weights and scratch memory, never the states: those lie in a pool of
- * equal records that the caller hands to model_step(). A record of zero bytes is the empty
- * state of every architecture. One thread (the engine's) after loading. */
+ * The model owns its weights and scratch memory, never the states: those lie in a pool of slots
+ * that the caller hands to model_step(), each of them a record and, where the device keeps logs of
+ * steps, the log behind it. A record of zero bytes is the empty state of every architecture. A
+ * record is complete while its slot's log is empty. One thread (the engine's) after loading. */
 #ifndef MODELS_MODEL_H
 #define MODELS_MODEL_H
 
@@ -55,12 +56,15 @@ struct model_info {
     int stops;
     uint8_t fingerprint[16]; /* XXH3-128 over architecture, sizes and every weight's bytes */
     struct state_layout layout;
+    size_t log_bytes; /* behind each record of a pool */
+    int log_steps;    /* a slot's log has fewer (ops.h, state_log); 1: there are none */
 };
 
 struct model_options {
     int max_rows;           /* T of the largest step */
     int max_logits;         /* L of the largest step */
     enum dtype state_dtype; /* F32 or BF16: of the large fields of a record */
+    bool logs;              /* the caller counts what is in them (batch.logged), and settles */
 };
 
 /* path as in weights_open(). The backend is borrowed and must outlive the model. NULL and
@@ -76,11 +80,18 @@ bool model_describe(const char *path, struct model_info *info, struct error *err
 
 const struct model_info *model_info(const struct model *m);
 
+/* Of one slot of a pool: record and log. */
+size_t model_slot_bytes(const struct model *m);
+
 /* Enqueues one step: T tokens of S sequences go through the network, the records of their
  * slots advance, and logits [L, vocab] of the wanted rows are left in model_logits().
  * records: slot 0's record, backend memory; in: host arrays. in->T <= max_rows, in->L <=
  * max_logits. Follow with backend_sync(). */
 void model_step(struct model *m, void *records, const struct batch *in);
+
+/* The `logged` steps in the log of a slot come into its record: a move of the backend, whose number
+ * it returns. */
+uint64_t model_settle(const struct model *m, void *records, int slot, int logged);
 
 /* Gets decode steps of up to `most` sequences ready on these records, which stay as they are:
  * a backend that records steps has recorded them when this returns, and has seen prompts of

@@ -382,6 +382,7 @@ struct backend *backend_open_cpu(const struct backend_options *options, struct e
         .download = cpu_copy,
         .copy = cpu_copy,
         .zero = cpu_zero,
+        .log_steps = 1,
         .move_in = cpu_move,
         .move_out = cpu_move,
         .moved = cpu_moved,

@@ -346,6 +346,7 @@ static struct backend *open_cuda(const struct backend_options *options, struct e
     c->base.stream = &c->stream;
     c->base.bf16_rows = true;
     c->base.follows = true;
+    c->base.log_steps = 1;
     c->base.sizes = steps_sizes;
     c->base.alloc = cuda_alloc;
     c->base.free = cuda_free;

@@ -38,6 +38,7 @@ struct device_batch {
     const int *row_seq;       /* [T] the sequence of each row */
     const int *logit_row;     /* [L] */
     const uint32_t *position; /* [S] */
+    const int *logged;        /* [S] steps in the log of each slot, or -1: this one leaves none */
 };
 
 struct linear_plans; /* linear*.cu's: what was chosen for each shape */

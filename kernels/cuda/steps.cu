@@ -16,7 +16,7 @@
 const int steps_sizes[] = { 1,   2,   4,   8,   16,  24,  32,   48,   64,   96, 128,
                             160, 192, 256, 384, 512, 768, 1024, 1536, 2048, 0 };
 
-enum { STAGES = 2, ARRAYS = 7, FIRST_BYTES = 1 << 20, THREADS = 256 };
+enum { STAGES = 2, ARRAYS = 8, FIRST_BYTES = 1 << 20, THREADS = 256 };
 
 struct recorded {
     struct step_key key;
@@ -212,6 +212,8 @@ static struct laid lay_batch(struct steps *s, int32_t *host, const struct batch 
         at[i - b->L] = in->T + i - in->L;
     b->position = (const uint32_t *)at;
     at = lay(at, (const int32_t *)in->position, in->S, b->S, 0);
+    b->logged = at;
+    at = lay(at, in->logged, in->S, b->S, -1);
     int32_t *follows = at;
     lay(at, in->follows, in->S, b->S, -1);
 
@@ -221,6 +223,7 @@ static struct laid lay_batch(struct steps *s, int32_t *host, const struct batch 
     d->row_seq = device + (row_seq - host);
     d->logit_row = device + (b->logit_row - host);
     d->position = (const uint32_t *)device + (b->position - (const uint32_t *)host);
+    d->logged = device + (b->logged - host);
     return { .host = host,
              .device = device,
              .drawn = sampling_drawn(s->q),
@@ -262,7 +265,7 @@ static bool bring(struct steps *s, const struct batch *in, int rows)
 {
     const size_t more = rows > in->T ? (size_t)(rows - in->T) : 0;
     const size_t room =
-        (2 * (size_t)in->T + 4 * (size_t)in->S + 1 + (size_t)in->L + ARRAYS * more) *
+        (2 * (size_t)in->T + 5 * (size_t)in->S + 1 + (size_t)in->L + ARRAYS * more) *
         sizeof(int32_t);
     struct stage *stage;
 

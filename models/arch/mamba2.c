@@ -153,6 +153,15 @@ static const struct state_row state[] = {
     { NULL, { 0 }, false },
 };
 
+static void read_log(const struct hyper *h, struct state_log *log)
+{
+    log->H = h->dim[HEADS];
+    log->V = h->dim[HEAD_DIM];
+    log->K = h->dim[STATE];
+    log->k_heads = h->dim[GROUPS];
+    log->w_per_head = true;
+}
+
 struct mamba2_scratch {
     float *xn;         /* [T, HIDDEN] */
     float *in;         /* [T, IN_ROWS]: z, c, r */
@@ -269,6 +278,7 @@ const struct model_arch arch_mamba2 = {
     .model_size = sizeof(struct mamba2),
     .layer_size = sizeof(struct mamba2_layer),
     .state = state,
+    .log = read_log,
     .scratch = scratch,
     .scratch_size = sizeof(struct mamba2_scratch),
     .step = step,

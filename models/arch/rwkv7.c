@@ -141,6 +141,13 @@ static const struct state_row state[] = {
     { NULL, { 0 }, false },
 };
 
+static void read_log(const struct hyper *h, struct state_log *log)
+{
+    log->H = log->k_heads = h->dim[HEADS];
+    log->V = log->K = h->dim[HEAD_DIM];
+    log->delta = true;
+}
+
 struct rwkv7_scratch {
     float *xn;         /* [T, HIDDEN]; behind the state y for W_o, if that takes bf16 */
     float *mix[MIXES]; /* [T, HIDDEN] */
@@ -325,6 +332,7 @@ const struct model_arch arch_rwkv7 = {
     .model_size = sizeof(struct rwkv7),
     .layer_size = sizeof(struct rwkv7_layer),
     .state = state,
+    .log = read_log,
     .scratch = scratch,
     .scratch_size = sizeof(struct rwkv7_scratch),
     .step = step,
