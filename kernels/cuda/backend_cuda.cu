@@ -10,6 +10,7 @@
 #include "kernels/cuda/ceiling.cuh"
 #include "kernels/cuda/copies.cuh"
 #include "kernels/cuda/sampling.cuh"
+#include "kernels/cuda/state_log.cuh"
 #include "kernels/cuda/steps.cuh"
 
 enum { WORKSPACE_BYTES = 32 << 20, MARKS = 4 };
@@ -136,6 +137,17 @@ static bool cuda_moved(struct backend *be, uint64_t move, bool wait)
 
     be->lost |= c->stream.fault != cudaSuccess;
     return moved || be->lost;
+}
+
+static size_t cuda_log_numbers(struct backend *be, const struct state_log *log)
+{
+    (void)be;
+    return log_numbers_cuda(log);
+}
+
+static uint64_t cuda_settle(struct backend *be, const struct state_log *log, int slot, int logged)
+{
+    return copies_move_logged(here(be)->copies, log, slot, logged);
 }
 
 static void cuda_follow(struct backend *be, uint64_t move)
@@ -346,7 +358,9 @@ static struct backend *open_cuda(const struct backend_options *options, struct e
     c->base.stream = &c->stream;
     c->base.bf16_rows = true;
     c->base.follows = true;
-    c->base.log_steps = 1;
+    c->base.log_steps = LOG_STEPS;
+    c->base.log_numbers = cuda_log_numbers;
+    c->base.settle = cuda_settle;
     c->base.sizes = steps_sizes;
     c->base.alloc = cuda_alloc;
     c->base.free = cuda_free;

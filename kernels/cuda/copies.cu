@@ -6,6 +6,8 @@
  * carries, so a large piece is cut among several. */
 #include "kernels/cuda/copies.cuh"
 
+#include "kernels/cuda/state_log.cuh"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -237,13 +239,30 @@ void copies_settle(struct copies *c)
     stream_note(c->q, cudaEventRecord(c->settled, c->q->cuda), "moves");
 }
 
-static uint64_t move(struct copies *c, void *dst, const void *src, size_t bytes, bool in)
+static void begin_move(struct copies *c)
 {
     stream_note(c->q, cudaStreamWaitEvent(c->moves, c->settled, 0), "moves");
-    copy(c, c->moves, dst, src, bytes, in);
+}
+
+static uint64_t end_move(struct copies *c)
+{
     c->newest++;
     stream_note(c->q, cudaEventRecord(c->moved[c->newest % MOVES], c->moves), "moves");
     return c->newest;
+}
+
+static uint64_t move(struct copies *c, void *dst, const void *src, size_t bytes, bool in)
+{
+    begin_move(c);
+    copy(c, c->moves, dst, src, bytes, in);
+    return end_move(c);
+}
+
+uint64_t copies_move_logged(struct copies *c, const struct state_log *log, int slot, int logged)
+{
+    begin_move(c);
+    settle_slot(c->q, c->moves, log, slot, logged);
+    return end_move(c);
 }
 
 uint64_t copies_move_in(struct copies *c, void *dst, const void *src, size_t bytes)

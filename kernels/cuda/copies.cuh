@@ -23,6 +23,7 @@ void copies_download(struct copies *c, void *dst, const void *src, size_t bytes)
 void copies_settle(struct copies *c);
 uint64_t copies_move_in(struct copies *c, void *dst, const void *src, size_t bytes);
 uint64_t copies_move_out(struct copies *c, void *dst, const void *src, size_t bytes);
+uint64_t copies_move_logged(struct copies *c, const struct state_log *log, int slot, int logged);
 bool copies_moved(struct copies *c, uint64_t move, bool wait);
 void copies_follow(struct copies *c, uint64_t move);
 

@@ -62,6 +62,7 @@ struct stream {
     bool overlaps;       /* a Hopper: kernels start before the one in front ends, or in clusters */
     bool recording;
     bool row_each;     /* every sequence of this step has one row */
+    bool settles;      /* a sequence of several rows of this step has steps in its log */
     bool replayed;     /* this step is recorded, or will be when its size comes again */
     uint64_t marks;    /* how many places were marked: backend.h */
     cudaError_t fault; /* the first, or cudaSuccess */

@@ -6,9 +6,10 @@
  * next state is on its way to shared memory meanwhile, and the first one before the kernel in front
  * has ended. A fifth warp goes ahead of them and comes behind: it makes of the next token's rows
  * what its state takes, and of the last one's outputs what leaves the block. What the parts would
- * write for one another stays here. */
+ * write for one another stays here. The steps in a state's log come with it. */
 #include "kernels/cuda/gates.cuh"
-#include "kernels/cuda/matrix_state.cuh"
+#include "kernels/cuda/matrix_rows.cuh"
+#include "kernels/cuda/state_log.cuh"
 
 enum {
     K = 64,
@@ -23,56 +24,26 @@ enum {
     TOKENS = 4  /* the last one's rows, this one's, the next one's, and those on their way */
 };
 
-/* A token's rows, as they come and as the state takes them. */
-enum { RAW, RATE, KEY, QUERY, VALUE, TARGET, MIX, GATE, INPUTS };
+/* A token's rows, as they come and as the state takes them: the first are those of a step. */
+enum { RAW, RATE, KEY, VALUE, TARGET, TAKEN_IN, QUERY = TAKEN_IN, MIX, GATE, INPUTS };
 enum { DECAY = RAW, DELTA = RATE, REMOVAL = TARGET };
 
 typedef float token_rows[INPUTS][K];
+typedef float step_rows[TAKEN_IN][K];
+typedef step_rows logged_steps[LOG_STEPS - 1];
 
 struct inputs {
     const float *of[INPUTS]; /* [T, H * K]; those of TARGET and MIX may be NULL */
 };
 
-struct columns {
-    float v[2 * RUN];
-};
-
-static __device__ __forceinline__ columns load_columns(const float *p, int lane)
-{
-    const floats<RUN> lo = load<RUN>(p + RUN * lane), hi = load<RUN>(p + K / 2 + RUN * lane);
-
-    return { { lo.v[0], lo.v[1], lo.v[2], lo.v[3], hi.v[0], hi.v[1], hi.v[2], hi.v[3] } };
-}
-
-static __device__ __forceinline__ float dot(const columns &x, const columns &y)
-{
-    float even = 0.0f, odd = 0.0f;
-
-    for (int j = 0; j < 2 * RUN; j += 2) {
-        even += x.v[j] * y.v[j];
-        odd += x.v[j + 1] * y.v[j + 1];
-    }
-    return even + odd;
-}
-
-/* Sums over the threads of a row, in every one of them. */
-static __device__ __forceinline__ void sum_rows(floats<ROWS> &x)
-{
-#pragma unroll
-    for (int distance = LANES / 2; distance; distance /= 2)
-#pragma unroll
-        for (int r = 0; r < ROWS; r++)
-            x.v[r] += __shfl_xor_sync(0xffffffffu, x.v[r], distance);
-}
-
-/* The same, of row lane / 2 alone. */
-static __device__ __forceinline__ float sum_own_row(const floats<ROWS> &x, int lane)
+/* Sums over the threads of a row, of row lane / 2 alone. */
+static __device__ __forceinline__ float sum_own_row(const float (&x)[ROWS], int lane)
 {
     const bool lower = lane & 4, odd = lane & 2;
-    float a = lower ? x.v[2] : x.v[0], b = lower ? x.v[3] : x.v[1];
+    float a = lower ? x[2] : x[0], b = lower ? x[3] : x[1];
 
-    a += __shfl_xor_sync(0xffffffffu, lower ? x.v[0] : x.v[2], 4);
-    b += __shfl_xor_sync(0xffffffffu, lower ? x.v[1] : x.v[3], 4);
+    a += __shfl_xor_sync(0xffffffffu, lower ? x[0] : x[2], 4);
+    b += __shfl_xor_sync(0xffffffffu, lower ? x[1] : x[3], 4);
     a = (odd ? b : a) + __shfl_xor_sync(0xffffffffu, odd ? a : b, 2);
     return a + __shfl_xor_sync(0xffffffffu, a, 1);
 }
@@ -110,32 +81,53 @@ static __device__ __forceinline__ columns load_row(const stage &from, bool narro
     return { { lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w } };
 }
 
-static __device__ __forceinline__ void store_row(const kept_state &s, bool narrow, int r, int lane,
-                                                 const columns &x)
+static __device__ __forceinline__ struct log_shape sizes_of(int H)
 {
-    store_kept4<true>(s, narrow, place_of(2 * r, lane),
-                      make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
-    store_kept4<true>(s, narrow, place_of(2 * r + 1, lane),
-                      make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
+    return { H, K, K, H, false, true };
 }
 
-/* One token; returns the sum of row lane / 2. */
-static __device__ __forceinline__ float advance(columns (&S)[ROWS], const token_rows &token,
-                                                const floats<ROWS> &v, int lane)
+/* The rows of this head in a log on their way, a piece of a row for each thread. */
+static __device__ __forceinline__ void fetch_steps(logged_steps &to, const struct kept_log &log,
+                                                   int H)
 {
-    const columns b = load_columns(token[REMOVAL], lane), decay = load_columns(token[DECAY], lane);
-    const columns k = load_columns(token[KEY], lane), a = load_columns(token[DELTA], lane);
-    const columns q = load_columns(token[QUERY], lane);
-    floats<ROWS> u, y;
+    enum { PIECES = K / RUN };
+    const int n = log.count * TAKEN_IN * PIECES;
+
+    for (int i = (int)threadIdx.x; i < n; i += STATE_THREADS) {
+        const int run = i % PIECES * RUN, row = i / PIECES % TAKEN_IN, step = i / PIECES / TAKEN_IN;
+        const struct log_entry e = find_entry(sizes_of(H), log.at, step, (int)blockIdx.x);
+        const float *from = row == DECAY   ? e.w
+                            : row == KEY   ? e.k
+                            : row == VALUE ? e.v
+                            : row == DELTA ? e.a
+                                           : e.b;
+
+        copy_async<16>(&to[step][row][run], from + run);
+    }
+}
+
+/* One step, of a log or of a token. */
+static __device__ __forceinline__ void take_in(columns (&S)[ROWS], const float (*step)[K], int row,
+                                               int lane)
+{
+    const step_columns c = { load_columns<K, true>(step[DECAY], lane),
+                             load_columns<K, true>(step[KEY], lane),
+                             load_columns<K, true>(step[DELTA], lane),
+                             load_columns<K, true>(step[REMOVAL], lane) };
+    const floats<ROWS> v = load<ROWS>(step[VALUE] + row);
+
+    take_in<LANES, true>(S, c, v.v);
+}
+
+/* What leaves the state: the sum of row lane / 2. */
+static __device__ __forceinline__ float look_up(const columns (&S)[ROWS], const token_rows &token,
+                                                int lane)
+{
+    const columns q = load_columns<K, true>(token[QUERY], lane);
+    float y[ROWS];
 
     for (int r = 0; r < ROWS; r++)
-        u.v[r] = dot(S[r], b);
-    sum_rows(u);
-    for (int r = 0; r < ROWS; r++) {
-        for (int j = 0; j < 2 * RUN; j++)
-            S[r].v[j] = S[r].v[j] * decay.v[j] + v.v[r] * k.v[j] + u.v[r] * a.v[j];
-        y.v[r] = dot(S[r], q);
-    }
+        y[r] = dot(S[r], q);
     return sum_own_row(y, lane);
 }
 
@@ -208,7 +200,7 @@ static __device__ __forceinline__ int sequence_of(int i)
 template <bool NARROW>
 static __device__ __forceinline__ void
 go_through_states(const struct delta_state &p, const struct device_batch &in, int count,
-                  stage *ring, const token_rows *tokens, float (&y)[2][K])
+                  stage *ring, logged_steps *logged, const token_rows *tokens, float (&y)[2][K])
 {
     const int lane = (int)threadIdx.x % LANES, row = (int)threadIdx.x / LANES * ROWS;
     const size_t first = ((size_t)blockIdx.x * K + row) * K;
@@ -216,13 +208,19 @@ go_through_states(const struct delta_state &p, const struct device_batch &in, in
         return i < count ? load_kept(in, p.state.state, NARROW, sequence_of(i)).from(NARROW, first)
                          : kept_state{};
     };
+    const auto log_of = [&](int i) {
+        return i < count ? load_log(in, p.state.state, sequence_of(i)) : kept_log{};
+    };
     struct kept_state state = state_of(0), next = state_of(1);
+    struct kept_log log = log_of(0);
 
     fetch_state(ring[0], state, NARROW, lane);
+    fetch_steps(logged[0], log, p.out.H);
     copies_commit();
 #pragma unroll 1
     for (int i = 0; i < count; i++) {
         const struct kept_state after = state_of(i + 2);
+        const struct kept_log next_log = log_of(i + 1);
         columns S[ROWS];
 
         if (i + 1 < count)
@@ -231,28 +229,53 @@ go_through_states(const struct delta_state &p, const struct device_batch &in, in
         copies_wait<1>();
         for (int r = 0; r < ROWS; r++)
             S[r] = load_row(ring[i % STAGES], NARROW, r);
-        __syncthreads(); /* the token's rows are ready */
+        __syncthreads(); /* the token's rows are ready, the log's are here, and the last one's free
+                          */
+        fetch_steps(logged[(i + 1) % STAGES], next_log, p.out.H);
+        copies_commit();
+#pragma unroll 1
+        for (int step = 0; step < log.count; step++)
+            take_in(S, logged[i % STAGES][step], row, lane);
+        take_in(S, tokens[i % TOKENS], row, lane);
 
-        const floats<ROWS> v = load<ROWS>(tokens[i % TOKENS][VALUE] + row);
-        const float sum = advance(S, tokens[i % TOKENS], v, lane);
+        const float sum = look_up(S, tokens[i % TOKENS], lane);
 
         if (lane % 2 == 0)
             y[i % 2][row + lane / 2] = sum;
-        for (int r = 0; state.at && r < ROWS; r++)
-            store_row(state, NARROW, r, lane, S[r]);
+        for (int r = 0; log.writes && r < ROWS; r++)
+            store_row<K, true>(state, NARROW, r, lane, S[r]);
         state = next;
         next = after;
+        log = next_log;
     }
     __syncthreads();
 }
 
+/* The token becomes an entry of the log, this lane's columns. */
+static __device__ __forceinline__ void keep_rows(const struct kept_log &log,
+                                                 const token_rows &token, int H, int own)
+{
+    if (!log.at || log.writes)
+        return;
+
+    const struct log_entry e = find_entry(sizes_of(H), log.at, log.count, (int)blockIdx.x);
+
+    store<PAIR>(e.w + own, load<PAIR>(token[DECAY] + own));
+    store<PAIR>(e.k + own, load<PAIR>(token[KEY] + own));
+    store<PAIR>(e.v + own, load<PAIR>(token[VALUE] + own));
+    store<PAIR>(e.a + own, load<PAIR>(token[DELTA] + own));
+    store<PAIR>(e.b + own, load<PAIR>(token[REMOVAL] + own));
+}
+
 /* What the fifth one does. */
 static __device__ __forceinline__ void go_ahead_and_behind(const struct delta_state &p,
-                                                           const struct inputs &inputs, int count,
+                                                           const struct inputs &inputs,
+                                                           const struct device_batch &in, int count,
                                                            token_rows *tokens,
                                                            const float (&y)[2][K])
 {
     const int channel = (int)blockIdx.x * K, lane = (int)threadIdx.x % WARP, own = lane * PAIR;
+    const auto log_of = [&](int i) { return load_log(in, p.state.state, sequence_of(i)); };
     const size_t width = (size_t)p.out.H * K;
     const head_weights w = { load<PAIR>(p.gates.k_k + channel + own),
                              load<PAIR>(p.gates.k_a + channel + own),
@@ -272,6 +295,7 @@ static __device__ __forceinline__ void go_ahead_and_behind(const struct delta_st
         }
         copies_commit();
     };
+    struct kept_log log = log_of(0);
     float last = 0.0f, bonus;
 
     wait_for_inputs();
@@ -287,6 +311,10 @@ static __device__ __forceinline__ void go_ahead_and_behind(const struct delta_st
             put_out(p.out, tokens[(i - 1) % TOKENS], w, y[(i - 1) % 2], last,
                     sequence_of(i - 1) * width + channel, own);
         last = bonus;
+        if (i < count)
+            keep_rows(log, tokens[i % TOKENS], p.out.H, own);
+        if (i + 1 < count)
+            log = log_of(i + 1);
         fetch_rows(i + 2);
         copies_wait<1>();
         __syncwarp();
@@ -308,12 +336,13 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     const int count = (sequences - (int)blockIdx.y + (int)gridDim.y - 1) / (int)gridDim.y;
     stage *const ring = (stage *)shared;
     token_rows *const tokens = (token_rows *)(ring + min(most, (int)STAGES));
+    logged_steps *const logged = (logged_steps *)(tokens + min(most, (int)TOKENS));
 
     let_next_start();
     if (threadIdx.x < STATE_THREADS)
-        go_through_states<NARROW>(p, in, count, ring, tokens, y);
+        go_through_states<NARROW>(p, in, count, ring, logged, tokens, y);
     else
-        go_ahead_and_behind(p, inputs, count, tokens, y);
+        go_ahead_and_behind(p, inputs, in, count, tokens, y);
 }
 
 /* Whether each part reads what the one before it writes, in rows without gaps. */
@@ -349,13 +378,15 @@ void delta_state_cuda(struct stream *q, const struct batch *in, const struct del
     if (fit && q->row_each) {
         const int most = max(q->sms * BLOCKS_OF_AN_SM / p->out.H, 1); /* blocks of a head */
         const int each = ceil_div(in->S, most);
-        const struct inputs inputs = { { p->gates.w, p->gates.a, p->gates.k, p->out.r, p->state.v,
-                                         p->v.n ? p->v.target : NULL, p->v.n ? p->v.mix : NULL,
-                                         p->out.g } };
+        const size_t logged = p->state.state.log ? STAGES * sizeof(logged_steps) : 0;
+        const struct inputs inputs = { { p->gates.w, p->gates.a, p->gates.k, p->state.v,
+                                         p->v.n ? p->v.target : NULL, p->out.r,
+                                         p->v.n ? p->v.mix : NULL, p->out.g } };
 
         launch(q, "delta_state", is_narrow(p->state.state) ? decode<true> : decode<false>,
                dim3((unsigned)p->out.H, (unsigned)ceil_div(in->S, each)), THREADS,
-               min(each, (int)STAGES) * sizeof(stage) + min(each, (int)TOKENS) * sizeof(token_rows),
+               min(each, (int)STAGES) * sizeof(stage) +
+                   min(each, (int)TOKENS) * sizeof(token_rows) + logged,
                *p, inputs, q->in, in->S);
         return;
     }

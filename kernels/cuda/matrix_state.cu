@@ -1,55 +1,23 @@
 /* matrix_state.cu - the matrix state token by token (definition: cpu/matrix_state.c).
  *
  * For K = 64 and 128 a row of the state lies in the registers of K / 8 neighbouring threads.
- * A decode step takes its vectors straight from memory and has all of the state on its way at
- * once; longer sequences take them through shared memory, the next tokens' on their way while
- * one is worked on. Any other K takes a warp a row with the state in memory. */
-#include "kernels/cuda/matrix_state.cuh"
+ * A sequence of one row takes its vectors straight from memory, has all of the state on its way at
+ * once, and the steps in its log; longer sequences take them through shared memory, the next
+ * tokens' on their way while one is worked on. Any other K takes a warp a row with the state in
+ * memory. */
+#include "kernels/cuda/matrix_rows.cuh"
+#include "kernels/cuda/state_log.cuh"
 
 enum { THREADS = 128 };
 
-/* Of the K columns a thread has two runs of four: from 4 * lane and from K / 2 + 4 * lane. */
 template <int K> struct shape {
-    enum { OWN = 8, LANES = K / OWN, GROUPS = THREADS / LANES };
+    enum { LANES = K / 8, GROUPS = THREADS / LANES };
 };
-
-struct columns {
-    float v[8];
-};
-
-template <int K, bool ALIGNED>
-static __device__ __forceinline__ columns load_columns(const float *p, int lane)
-{
-    const float4 lo = load4<ALIGNED>(p + 4 * lane), hi = load4<ALIGNED>(p + K / 2 + 4 * lane);
-
-    return { { lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w } };
-}
-
-/* The same of row `row` of a state. */
-template <int K, bool ALIGNED>
-static __device__ __forceinline__ columns load_row(const kept_state &s, bool narrow, int row,
-                                                   int lane)
-{
-    const size_t at = (size_t)(row * K + 4 * lane);
-    const float4 lo = load_kept4<ALIGNED>(s, narrow, at);
-    const float4 hi = load_kept4<ALIGNED>(s, narrow, at + K / 2);
-
-    return { { lo.x, lo.y, lo.z, lo.w, hi.x, hi.y, hi.z, hi.w } };
-}
-
-template <int K, bool ALIGNED>
-static __device__ __forceinline__ void store_row(const kept_state &s, bool narrow, int row,
-                                                 int lane, const columns &x)
-{
-    const size_t at = (size_t)(row * K + 4 * lane);
-
-    store_kept4<ALIGNED>(s, narrow, at, make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
-    store_kept4<ALIGNED>(s, narrow, at + K / 2, make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
-}
 
 /* One token's vectors, a thread's columns of them. */
 struct token_columns {
-    columns w, a, b, k, q; /* w: one value in all if it is per head */
+    step_columns in;
+    columns q;
 };
 
 template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED>
@@ -57,39 +25,9 @@ static __device__ __forceinline__ token_columns load_token(const struct head_vec
 {
     token_columns c;
 
-    c.k = load_columns<K, ALIGNED>(h.k, lane);
+    c.in = load_step<K, DELTA, PER_HEAD, ALIGNED>(h.k, h.a, h.b, h.w, lane);
     c.q = load_columns<K, ALIGNED>(h.q, lane);
-    if (PER_HEAD)
-        for (int j = 0; j < 8; j++)
-            c.w.v[j] = *h.w;
-    else
-        c.w = load_columns<K, ALIGNED>(h.w, lane);
-    if (DELTA) {
-        c.a = load_columns<K, ALIGNED>(h.a, lane);
-        c.b = load_columns<K, ALIGNED>(h.b, lane);
-    }
     return c;
-}
-
-static __device__ __forceinline__ float dot(const columns &x, const columns &y)
-{
-    float even = 0.0f, odd = 0.0f;
-
-    for (int j = 0; j < 8; j += 2) {
-        even += x.v[j] * y.v[j];
-        odd += x.v[j + 1] * y.v[j + 1];
-    }
-    return even + odd;
-}
-
-/* Sums over the threads of a row, in every one of them. */
-template <int LANES, int ROWS> static __device__ __forceinline__ void sum_rows(float (&x)[ROWS])
-{
-#pragma unroll
-    for (int d = LANES / 2; d > 0; d /= 2)
-#pragma unroll
-        for (int r = 0; r < ROWS; r++)
-            x[r] += __shfl_xor_sync(0xffffffffu, x[r], d);
 }
 
 /* One token of ROWS rows: v is scaled, y without the skip. */
@@ -97,74 +35,12 @@ template <int K, bool DELTA, int ROWS>
 static __device__ __forceinline__ void step(columns (&S)[ROWS], const token_columns &c,
                                             const float (&v)[ROWS], float (&y)[ROWS])
 {
-    float u[ROWS];
-
-    if (DELTA) {
-        for (int r = 0; r < ROWS; r++)
-            u[r] = dot(S[r], c.b);
-        sum_rows<shape<K>::LANES>(u);
-    }
-    for (int r = 0; r < ROWS; r++) {
-        for (int j = 0; j < 8; j++) {
-            float next = S[r].v[j] * c.w.v[j] + v[r] * c.k.v[j];
-
-            if (DELTA)
-                next += u[r] * c.a.v[j];
-            S[r].v[j] = next;
-        }
+    take_in<shape<K>::LANES, DELTA>(S, c.in, v);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
         y[r] = dot(S[r], c.q);
-    }
     sum_rows<shape<K>::LANES>(y);
 }
-
-/* Block (x, y, z) has rows of head y of sequence z; a thread's are GROUPS apart. */
-template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED, bool NARROW, int ROWS>
-static __global__ void __launch_bounds__(THREADS)
-    decode(const struct matrix_state p, const struct device_batch in)
-{
-    enum { LANES = shape<K>::LANES, GROUPS = shape<K>::GROUPS };
-    const int lane = (int)threadIdx.x % LANES, head = (int)blockIdx.y;
-    const int first = (int)blockIdx.x * GROUPS * ROWS + (int)threadIdx.x / LANES;
-    const float skip = p.skip ? p.skip[head] : 0.0f;
-    columns S[ROWS] = {};
-
-    let_next_start();
-    wait_for_inputs();
-
-    const struct kept_state state = head_state(p, in, NARROW, (int)blockIdx.z, head);
-
-    for (int r = 0; r < ROWS; r++)
-        if (state.at && first + r * GROUPS < p.V)
-            S[r] = load_row<K, ALIGNED>(state, NARROW, first + r * GROUPS, lane);
-    for (int t = in.begin[blockIdx.z], end = in.begin[blockIdx.z + 1]; t < end; t++) {
-        const struct head_vectors h = find_vectors(p, t, head);
-        const token_columns c = load_token<K, DELTA, PER_HEAD, ALIGNED>(h, lane);
-        const float scale = p.v_scale ? p.v_scale[(size_t)t * p.w_ld + (size_t)head] : 1.0f;
-        float *out = p.y + (size_t)t * p.y_ld + (size_t)head * (size_t)p.V;
-        float raw[ROWS], v[ROWS], y[ROWS];
-
-        for (int r = 0; r < ROWS; r++) {
-            raw[r] = first + r * GROUPS < p.V ? h.v[first + r * GROUPS] : 0.0f;
-            v[r] = raw[r] * scale;
-        }
-        step<K, DELTA>(S, c, v, y);
-        for (int r = 0; r < ROWS; r++)
-            if (lane == 0 && first + r * GROUPS < p.V)
-                out[first + r * GROUPS] = y[r] + skip * raw[r];
-    }
-    for (int r = 0; r < ROWS; r++)
-        if (state.at && first + r * GROUPS < p.V)
-            store_row<K, ALIGNED>(state, NARROW, first + r * GROUPS, lane, S[r]);
-}
-
-/* Some tokens of one head in shared memory, with the values of a block's rows. */
-template <int K, bool DELTA, bool PER_HEAD> struct alignas(16) stage {
-    enum { TOKENS = 1024 / K, ROWS = shape<K>::GROUPS };
-    float k[TOKENS][K], q[TOKENS][K];
-    float w[TOKENS][PER_HEAD ? 4 : K]; /* 4: the rows stay aligned */
-    float a[TOKENS][DELTA ? K : 4], b[TOKENS][DELTA ? K : 4];
-    float v[TOKENS][ROWS], scale[TOKENS];
-};
 
 /* One row of `width` floats on its way. */
 template <bool ALIGNED>
@@ -176,6 +52,143 @@ static __device__ __forceinline__ void fetch(float *to, const float *from, int w
     for (int i = thread * RUN; i < width; i += threads * RUN)
         copy_async<4 * RUN>(to + i, from + i);
 }
+
+/* A step of a log, of one head and the values of a block's rows. */
+template <int K, bool DELTA, bool PER_HEAD, int ROWS> struct alignas(16) logged_step {
+    float k[K], w[PER_HEAD ? 4 : K]; /* 4: the rows stay aligned */
+    float a[DELTA ? K : 4], b[DELTA ? K : 4];
+    float v[ROWS];
+};
+
+template <int K, bool DELTA, bool PER_HEAD, int ROWS>
+static __device__ __forceinline__ void fetch_step(logged_step<K, DELTA, PER_HEAD, ROWS> &to,
+                                                  const struct log_entry &e, int V, int row)
+{
+    const int thread = (int)threadIdx.x;
+
+    fetch<true>(to.k, e.k, K, thread, THREADS);
+    fetch<!PER_HEAD>(to.w, e.w, PER_HEAD ? 1 : K, thread, THREADS);
+    if (DELTA) {
+        fetch<true>(to.a, e.a, K, thread, THREADS);
+        fetch<true>(to.b, e.b, K, thread, THREADS);
+    }
+    fetch<true>(to.v, e.v + row, min(V - row, ROWS), thread, THREADS);
+}
+
+static __device__ __forceinline__ void store_columns(float *p, int half, int lane, const columns &x)
+{
+    store4<true>(p + 4 * lane, make_float4(x.v[0], x.v[1], x.v[2], x.v[3]));
+    store4<true>(p + half + 4 * lane, make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
+}
+
+/* What does not depend on the row. */
+template <int K, bool DELTA, bool PER_HEAD>
+static __device__ __forceinline__ void put_step(const struct log_entry &e, const step_columns &c,
+                                                bool first_of_k, int lane)
+{
+    if (first_of_k)
+        store_columns(e.k, K / 2, lane, c.k);
+    if (!PER_HEAD)
+        store_columns(e.w, K / 2, lane, c.w);
+    else if (lane == 0)
+        *e.w = c.w.v[0];
+    if (DELTA) {
+        store_columns(e.a, K / 2, lane, c.a);
+        store_columns(e.b, K / 2, lane, c.b);
+    }
+}
+
+/* Block (x, y, z) has rows of head y of sequence z, if that has one row in the batch; a thread's
+ * rows are GROUPS apart. */
+template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED, bool NARROW, int ROWS>
+static __global__ void __launch_bounds__(THREADS)
+    decode(const struct matrix_state p, const struct device_batch in)
+{
+    enum { LANES = shape<K>::LANES, GROUPS = shape<K>::GROUPS };
+    __shared__ logged_step<K, DELTA, PER_HEAD, GROUPS * ROWS> logged[LOG_STEPS - 1];
+    const int lane = (int)threadIdx.x % LANES, head = (int)blockIdx.y, s = (int)blockIdx.z;
+    const int group = (int)threadIdx.x / LANES, row = (int)blockIdx.x * GROUPS * ROWS;
+    const float skip = p.skip ? p.skip[head] : 0.0f;
+    const struct log_shape sizes = { p.H, p.V, K, p.k_heads, PER_HEAD, DELTA };
+    columns S[ROWS] = {};
+    float raw[ROWS] = {}, v[ROWS], y[ROWS];
+
+    let_next_start();
+    wait_for_inputs();
+
+    const int t = in.begin[s];
+
+    if (in.begin[s + 1] - t != 1)
+        return;
+
+    const struct kept_state state = head_state(p, in, NARROW, s, head);
+    const struct kept_log log = load_log(in, p.state, s);
+
+    for (int e = 0; e < log.count; e++)
+        fetch_step(logged[e], find_entry(sizes, log.at, e, head), p.V, row);
+    copies_commit();
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+        if (state.at && row + group + r * GROUPS < p.V)
+            S[r] = load_row<K, ALIGNED>(state, NARROW, row + group + r * GROUPS, lane);
+
+    const struct head_vectors h = find_vectors(p, t, head);
+    const token_columns c = load_token<K, DELTA, PER_HEAD, ALIGNED>(h, lane);
+    const float scale = p.v_scale ? p.v_scale[(size_t)t * p.w_ld + (size_t)head] : 1.0f;
+    float *out = p.y + (size_t)t * p.y_ld + (size_t)head * (size_t)p.V;
+
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+        if (row + group + r * GROUPS < p.V)
+            raw[r] = h.v[row + group + r * GROUPS];
+    if (log.count > 0) {
+        copies_wait<0>();
+        __syncthreads();
+    }
+#pragma unroll 1
+    for (int e = 0; e < log.count; e++) {
+        const auto &from = logged[e];
+        const step_columns step =
+            load_step<K, DELTA, PER_HEAD, true>(from.k, from.a, from.b, from.w, lane);
+
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            v[r] = row + group + r * GROUPS < p.V ? from.v[group + r * GROUPS] : 0.0f;
+        take_in<LANES, DELTA>(S, step, v);
+    }
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+        v[r] = raw[r] * scale;
+    step<K, DELTA>(S, c, v, y);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+        if (lane == 0 && row + group + r * GROUPS < p.V)
+            out[row + group + r * GROUPS] = y[r] + skip * raw[r];
+    if (log.writes) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            if (row + group + r * GROUPS < p.V)
+                store_row<K, ALIGNED>(state, NARROW, row + group + r * GROUPS, lane, S[r]);
+    } else if (log.at) {
+        const struct log_entry e = find_entry(sizes, log.at, log.count, head);
+
+        if (row + group == 0)
+            put_step<K, DELTA, PER_HEAD>(e, c.in, head % (p.H / p.k_heads) == 0, lane);
+#pragma unroll
+        for (int r = 0; r < ROWS; r++)
+            if (lane == 0 && row + group + r * GROUPS < p.V)
+                e.v[row + group + r * GROUPS] = v[r];
+    }
+}
+
+/* Some tokens of one head in shared memory, with the values of a block's rows. */
+template <int K, bool DELTA, bool PER_HEAD> struct alignas(16) stage {
+    enum { TOKENS = 1024 / K, ROWS = shape<K>::GROUPS };
+    float k[TOKENS][K], q[TOKENS][K];
+    float w[TOKENS][PER_HEAD ? 4 : K]; /* 4: the rows stay aligned */
+    float a[TOKENS][DELTA ? K : 4], b[TOKENS][DELTA ? K : 4];
+    float v[TOKENS][ROWS], scale[TOKENS];
+};
 
 /* A warp fetches a token. */
 template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED>
@@ -205,7 +218,7 @@ static __device__ __forceinline__ void fetch_stage(const struct matrix_state &p,
     }
 }
 
-/* As decode() with one row a thread, for sequences of at most `longest` rows. */
+/* As decode() with one row a thread, for sequences of 2 to `longest` rows. */
 template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED>
 static __global__ void __launch_bounds__(THREADS)
     walk(const struct matrix_state p, const struct device_batch in, int longest)
@@ -228,7 +241,7 @@ static __global__ void __launch_bounds__(THREADS)
     const bool narrow = is_narrow(p.state);
     const struct kept_state state = head_state(p, in, narrow, (int)blockIdx.z, head);
 
-    if (end - begin > longest)
+    if (end - begin < 2 || end - begin > longest)
         return;
     if (state.at && mine)
         S[0] = load_row<K, ALIGNED>(state, narrow, row + group, lane);
@@ -345,9 +358,9 @@ static void run_walk(struct stream *q, const struct batch *in, const struct matr
 template <int K, bool DELTA, bool PER_HEAD, bool ALIGNED>
 static void run(struct stream *q, const struct batch *in, const struct matrix_state *p, int longest)
 {
-    if (in->T > in->S)
+    if (!q->row_each)
         run_walk<K, DELTA, PER_HEAD, ALIGNED>(q, in, p, longest);
-    else if (is_narrow(p->state))
+    if (is_narrow(p->state))
         run_decode<K, DELTA, PER_HEAD, ALIGNED, true>(q, in, p);
     else
         run_decode<K, DELTA, PER_HEAD, ALIGNED, false>(q, in, p);
@@ -384,8 +397,10 @@ static void run_columns(struct stream *q, const struct batch *in, const struct m
 void matrix_state_cuda(struct stream *q, const struct batch *in, const struct matrix_state *p)
 {
     const dim3 any((unsigned)ceil_div(p->V * 32, THREADS), (unsigned)p->H, (unsigned)in->S);
-    const int longest = p->a ? matrix_state_delta(q, in, p) : matrix_state_scalar(q, in, p);
+    int longest;
 
+    settle_rows(q, in, p);
+    longest = p->a ? matrix_state_delta(q, in, p) : matrix_state_scalar(q, in, p);
     if (in->S == 1 && in->T > longest)
         return;
     if (p->K == 64)

@@ -5,6 +5,7 @@
  * to sum up what they have of U. Four more warps bring the factors some chunks ahead, sum up Y and
  * write it. */
 #include "kernels/cuda/matrix_state_delta.cuh"
+#include "kernels/cuda/state_log.cuh"
 
 #include <limits.h>
 
@@ -369,5 +370,8 @@ int matrix_state_delta(struct stream *q, const struct batch *in, const struct ma
 
 bool matrix_state_gated(struct stream *q, const struct batch *in, const struct delta_state *p)
 {
-    return in->S == 1 && in->T > LONGEST && fits(&p->state) && run_waves(q, in, p, true);
+    if (in->S != 1 || in->T <= LONGEST || !fits(&p->state))
+        return false;
+    settle_rows(q, in, &p->state);
+    return run_waves(q, in, p, true);
 }

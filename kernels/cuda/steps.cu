@@ -146,6 +146,14 @@ static bool is_row_each(const struct batch *in)
     return true;
 }
 
+static bool has_logs_to_settle(const struct batch *in)
+{
+    for (int i = 0; in->logged && i < in->S; i++)
+        if (in->logged[i] > 0 && in->begin[i + 1] - in->begin[i] > 1)
+            return true;
+    return false;
+}
+
 /* One draw for each row, in order. */
 static bool is_draw_each(const struct batch *in)
 {
@@ -312,6 +320,7 @@ const struct batch *steps_begin(struct steps *s, const struct step_key *key, con
     s->open = NULL;
     s->q->replayed = false;
     s->q->row_each = row_each;
+    s->q->settles = has_logs_to_settle(in);
     if (!bring(s, in, decode ? padded(key, in->T) : 0))
         return NULL;
     r = decode ? find(s, key, s->batch.T) : NULL;

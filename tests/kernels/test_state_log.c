@@ -1,0 +1,288 @@
+/* test_state_log.c - a backend that keeps the last steps of a state in a log computes what it would
+ * without, to the last bit: rows of sequences that decode, prompts among them, and states once
+ * their logs have come into them. */
+#include "check.h"
+
+#include <string.h>
+
+enum { SLOTS = 48, STEPS = 14, INPUTS = 7, OUTPUTS = 6, LONG = 150, ROWS_MAX = 600 };
+
+enum op { MATRIX, SCALAR, DELTA, OPS };
+
+/* An operation and its sizes. */
+struct kind {
+    enum op op;
+    struct state_log log; /* its sizes, and one layer */
+    float *c[5];          /* constants of each column */
+};
+
+/* A batch, and the rows that it brings. */
+struct turn {
+    struct batch in;
+    int begin[SLOTS + 1], slot[SLOTS], logged[SLOTS];
+    float *x[INPUTS], *y[OUTPUTS];
+    size_t row; /* numbers of one in each array */
+};
+
+/* A pool of slots, and how many steps are in each log. */
+struct pool {
+    struct field state;
+    int logged[SLOTS];
+};
+
+static struct kind any_kind(enum op op)
+{
+    const int k_heads = check_int(1, 2), H = k_heads * check_int(1, 3);
+    const int V[] = { 64, 128, 60, 4 };
+    struct kind k = { .op = op,
+                      .log = { .H = H,
+                               .V = op == MATRIX ? V[check_int(0, 3)] : 64,
+                               .K = op == DELTA || check_int(0, 1) ? 64 : 128,
+                               .k_heads = op == DELTA ? H : k_heads,
+                               .layers = 1 } };
+
+    k.log.delta = op == DELTA || (op == MATRIX && check_int(0, 1));
+    k.log.w_per_head = !k.log.delta;
+    for (int i = 0; i < 5; i++)
+        k.c[i] = check_floats((size_t)(H * 128), i == 1 ? -0.9 : 0.1, i == 1 ? -0.1 : 0.9);
+    return k;
+}
+
+/* Sequences that all have one row, or prompts among them. */
+static struct turn any_turn(const struct kind *k, bool decode)
+{
+    const int last = SLOTS - 1, first = check_int(0, last), step = check_int(0, 1) ? 5 : 7;
+    struct turn t = { .in = { .S = check_int(1, decode && check_int(0, 1) ? SLOTS : 12) },
+                      .row = (size_t)(k->log.H * 128) };
+
+    for (int s = 0; s < t.in.S; s++) {
+        const int most = check_int(0, 3) ? 9 : LONG;
+        const int left = ROWS_MAX - t.begin[s] - (t.in.S - s), several = check_int(0, most);
+        const int rows = decode || check_int(0, 1) ? 1 : several < left ? several : left;
+
+        t.slot[s] = (first + s * step) % SLOTS;
+        t.begin[s + 1] = t.begin[s] + rows;
+    }
+    t.in.T = t.begin[t.in.S];
+    for (int i = 0; i < INPUTS; i++)
+        t.x[i] = check_floats((size_t)t.in.T * t.row, i == 0 ? 0.4 : -0.15, i == 0 ? 0.7 : 0.15);
+    for (int i = 0; i < OUTPUTS; i++)
+        t.y[i] = check_floats((size_t)t.in.T * t.row, -0.15, 0.15);
+    return t;
+}
+
+static struct matrix_state matrix_state_of(const struct kind *k, const float *x[INPUTS],
+                                           float *y[OUTPUTS], struct field state)
+{
+    const struct state_log *l = &k->log;
+
+    return (struct matrix_state){ .y = y[0],
+                                  .w = x[0],
+                                  .a = l->delta ? x[1] : NULL,
+                                  .b = l->delta ? x[2] : NULL,
+                                  .k = x[3],
+                                  .q = x[4],
+                                  .v = x[5],
+                                  .y_ld = (size_t)(l->H * l->V),
+                                  .w_ld = (size_t)(l->w_per_head ? l->H : l->H * l->K),
+                                  .ab_ld = (size_t)(l->H * l->K),
+                                  .kq_ld = (size_t)(l->k_heads * l->K),
+                                  .v_ld = (size_t)(l->H * l->V),
+                                  .v_scale = l->w_per_head ? x[6] : NULL,
+                                  .w_per_head = l->w_per_head,
+                                  .H = l->H,
+                                  .V = l->V,
+                                  .K = l->K,
+                                  .k_heads = l->k_heads,
+                                  .state = state };
+}
+
+static void run_scalar(const struct kind *k, struct backend *be, const struct batch *in,
+                       struct matrix_state p, float *const *y, const float *const *c)
+{
+    const struct decay_gates gates = { .dt = y[1],
+                                       .decay = y[2],
+                                       .raw = p.w,
+                                       .raw_ld = p.w_ld,
+                                       .bias = c[0],
+                                       .A = c[1],
+                                       .T = in->T,
+                                       .H = k->log.H,
+                                       .lo = 0,
+                                       .hi = 10 };
+
+    p.w = gates.decay;
+    p.v_scale = gates.dt;
+    p.skip = c[2];
+    be->ops->scalar_state(be->stream, in, &(struct scalar_state){ .gates = gates, .state = p });
+}
+
+static void run_delta(const struct kind *k, struct backend *be, const struct batch *in,
+                      struct matrix_state p, float *const *y, const float *const *c)
+{
+    const int H = k->log.H, K = k->log.K;
+    const struct delta_gates gates = { .decay = y[3],
+                                       .a_out = y[4],
+                                       .b = y[5],
+                                       .k = y[1],
+                                       .w = p.w,
+                                       .a = p.a,
+                                       .k_k = c[0],
+                                       .k_a = c[1],
+                                       .T = in->T,
+                                       .H = H,
+                                       .K = K };
+    const struct lerp blend = { .y = y[2], .target = p.k, .mix = p.b, .n = (size_t)in->T * p.v_ld };
+
+    const float *const g = p.v;
+
+    p.w = gates.decay;
+    p.a = gates.a_out;
+    p.b = gates.b;
+    p.k = gates.k;
+    p.v = blend.y;
+    be->ops->delta_state(be->stream, in,
+                         &(struct delta_state){ .v = blend,
+                                                .gates = gates,
+                                                .state = p,
+                                                .out = { .y = p.y,
+                                                         .r = p.q,
+                                                         .k = p.k,
+                                                         .v = p.v,
+                                                         .g = g,
+                                                         .r_k = c[2],
+                                                         .weight = c[3],
+                                                         .bias = c[4],
+                                                         .T = in->T,
+                                                         .H = H,
+                                                         .V = K,
+                                                         .eps = 64e-5f } });
+}
+
+/* The operation on a pool; returns its outputs. */
+static float *run(const struct kind *k, struct backend *be, const struct turn *t,
+                  struct field state, const int *logged)
+{
+    const size_t bytes = (size_t)t->in.T * t->row * sizeof(float);
+    struct batch in = t->in;
+    const float *x[INPUTS], *c[5];
+    float *own[OUTPUTS], *y[OUTPUTS];
+    struct matrix_state p;
+    const struct batch *at;
+
+    for (int i = 0; i < INPUTS; i++)
+        x[i] = check_show(be, t->x[i], bytes);
+    for (int i = 0; i < 5; i++)
+        c[i] = check_show(be, k->c[i], (size_t)(k->log.H * 128) * sizeof(float));
+    for (int i = 0; i < OUTPUTS; i++) {
+        own[i] = memcpy(check_memory(bytes), t->y[i], bytes);
+        y[i] = check_lend(be, own[i], bytes);
+    }
+    in.begin = t->begin;
+    in.slot = t->slot;
+    in.logged = logged;
+    at = check_begin(be, &in);
+    p = matrix_state_of(k, x, y, state);
+    if (k->op == MATRIX)
+        be->ops->matrix_state(be->stream, at, &p);
+    else if (k->op == SCALAR)
+        run_scalar(k, be, at, p, y, c);
+    else
+        run_delta(k, be, at, p, y, (const float *[]){ c[0], c[1], c[2], c[3], c[4] });
+    check_end(be);
+    check_return(be);
+    return own[0];
+}
+
+static void settle(const struct kind *k, struct backend *be, struct pool *p, int slot)
+{
+    struct state_log log = k->log;
+
+    log.state = p->state;
+    if (p->logged[slot])
+        assert_true(be->moved(be, be->settle(be, &log, slot, p->logged[slot]), true));
+    p->logged[slot] = 0;
+}
+
+/* What the operation leaves in the logs. */
+static void count(struct backend *be, struct pool *p, const struct turn *t)
+{
+    for (int s = 0; s < t->in.S; s++) {
+        const int rows = t->begin[s + 1] - t->begin[s];
+        int *n = &p->logged[t->slot[s]];
+
+        *n = rows == 0 ? *n : rows == 1 ? (*n + 1) % be->log_steps : 0;
+    }
+}
+
+static float *states_of(struct backend *be, const struct pool *p)
+{
+    const size_t bytes = SLOTS * p->state.stride * sizeof(float);
+    float *all = check_memory(bytes);
+
+    be->download(be, all, p->state.base, bytes);
+    return all;
+}
+
+static void check_kind(struct backend *be, const struct kind *k)
+{
+    const size_t state = (size_t)(k->log.H * k->log.V * k->log.K);
+    const size_t log = be->log_numbers(be, &k->log), stride = (state + 15) / 16 * 16 + log;
+    const size_t bytes = SLOTS * stride * sizeof(float);
+    float *const first = check_floats(SLOTS * stride, -1, 1);
+    float *const a = be->alloc(be, bytes), *const b = be->alloc(be, bytes);
+    struct pool plain = { .state = { .base = a, .stride = stride } };
+    struct pool logs = { .state = { .base = b, .stride = stride, .log = b + stride - log } };
+
+    assert_true(a && b && log);
+    be->upload(be, a, first, bytes);
+    be->upload(be, b, first, bytes);
+    for (int i = 0; i < STEPS; i++) {
+        struct turn t = any_turn(k, check_int(0, 3) > 0);
+        const float *want, *got;
+
+        for (int s = 0; s < t.in.S; s++)
+            t.logged[s] = logs.logged[t.slot[s]];
+        want = run(k, be, &t, plain.state, NULL);
+        got = run(k, be, &t, logs.state, t.logged);
+        for (int row = 0; row < t.in.T; row++)
+            check_equal("a row", got + row * k->log.H * k->log.V, want + row * k->log.H * k->log.V,
+                        (size_t)(k->log.H * k->log.V));
+        count(be, &logs, &t);
+        settle(k, be, &logs, check_int(0, SLOTS - 1));
+    }
+    for (int slot = 0; slot < SLOTS; slot++)
+        settle(k, be, &logs, slot);
+
+    const float *want = states_of(be, &plain), *got = states_of(be, &logs);
+
+    for (int slot = 0; slot < SLOTS; slot++)
+        check_equal("a state", got + (size_t)slot * stride, want + (size_t)slot * stride, state);
+    be->free(be, a);
+    be->free(be, b);
+}
+
+static void a_log_is_invisible(void **state)
+{
+    (void)state;
+    for (int i = 0; check_backends[i]; i++) {
+        for (int n = 0; n < 24; n++) {
+            struct backend *be = check_backend(check_backends[i], 1);
+            const struct kind k = any_kind((enum op)(n % OPS));
+
+            if (be && be->log_steps > 1)
+                check_kind(be, &k);
+            check_release(NULL);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(a_log_is_invisible, check_release),
+    };
+
+    check_seed(argc, argv);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
