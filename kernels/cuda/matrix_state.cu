@@ -81,21 +81,26 @@ static __device__ __forceinline__ void store_columns(float *p, int half, int lan
     store4<true>(p + half + 4 * lane, make_float4(x.v[4], x.v[5], x.v[6], x.v[7]));
 }
 
-/* What does not depend on the row. */
-template <int K, bool DELTA, bool PER_HEAD>
+/* The step becomes an entry: what does not depend on the row comes from the block's first row. */
+template <int K, bool DELTA, bool PER_HEAD, int ROWS>
 static __device__ __forceinline__ void put_step(const struct log_entry &e, const step_columns &c,
+                                                const float (&v)[ROWS], int V, int row,
                                                 bool first_of_k, int lane)
 {
-    if (first_of_k)
+    if (row == 0 && first_of_k)
         store_columns(e.k, K / 2, lane, c.k);
-    if (!PER_HEAD)
+    if (row == 0 && !PER_HEAD)
         store_columns(e.w, K / 2, lane, c.w);
-    else if (lane == 0)
+    if (row == 0 && PER_HEAD && lane == 0)
         *e.w = c.w.v[0];
-    if (DELTA) {
+    if (row == 0 && DELTA) {
         store_columns(e.a, K / 2, lane, c.a);
         store_columns(e.b, K / 2, lane, c.b);
     }
+#pragma unroll
+    for (int r = 0; r < ROWS; r++)
+        if (lane == 0 && row + r * shape<K>::GROUPS < V)
+            e.v[row + r * shape<K>::GROUPS] = v[r];
 }
 
 /* Block (x, y, z) has rows of head y of sequence z, if that has one row in the batch; a thread's
@@ -170,14 +175,8 @@ static __global__ void __launch_bounds__(THREADS)
             if (row + group + r * GROUPS < p.V)
                 store_row<K, ALIGNED>(state, NARROW, row + group + r * GROUPS, lane, S[r]);
     } else if (log.at) {
-        const struct log_entry e = find_entry(sizes, log.at, log.count, head);
-
-        if (row + group == 0)
-            put_step<K, DELTA, PER_HEAD>(e, c.in, head % (p.H / p.k_heads) == 0, lane);
-#pragma unroll
-        for (int r = 0; r < ROWS; r++)
-            if (lane == 0 && row + group + r * GROUPS < p.V)
-                e.v[row + group + r * GROUPS] = v[r];
+        put_step<K, DELTA, PER_HEAD>(find_entry(sizes, log.at, log.count, head), c.in, v, p.V,
+                                     row + group, head % (p.H / p.k_heads) == 0, lane);
     }
 }
 
