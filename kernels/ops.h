@@ -188,7 +188,7 @@ struct matrix_state {
     struct field state; /* [H, V, K], of either format */
 };
 
-/* The logs of a model's matrix states, where a backend keeps such (backend.h): what the last steps
+/* The logs of a model's large states, where a backend keeps such (backend.h): what the last steps
  * did to a state, at most log_steps - 1 of them, waits there until it is written with theirs. A
  * state is read by every step of a session, but written by one of log_steps.
  *
@@ -197,8 +197,10 @@ struct matrix_state {
  * none afterwards. All that is computed, and a state with all of its log, is to the last bit what
  * it would be without logs. A state that has a log is known only to the operations. */
 struct state_log {
-    int H, V, K, k_heads; /* as in matrix_state */
+    int H, V, K, k_heads; /* of matrix states, as in matrix_state */
     bool w_per_head, delta;
+    int dim, N;            /* of diagonal ones, as in diagonal_scan; else 0 */
+    const float *const *A; /* [layers], backend memory, as is what they point to */
     int layers;
     struct field state;                  /* of layer 0 */
     size_t state_distance, log_distance; /* from layer to layer, in float32 numbers */

@@ -114,8 +114,9 @@ struct model_arch {
     const struct weight_row *weights; /* ended by a row without a name */
     size_t model_size, layer_size;
     const struct state_row *state; /* ended by a row without a name */
-    /* The sizes of its matrix state, which is the one large field. NULL: it has none. */
+    /* The sizes of its large field, which is the last one, for logs. */
     void (*log)(const struct hyper *h, struct state_log *log);
+    size_t rates; /* A of a diagonal state, in the layer struct: const float * */
     const struct scratch_row *scratch; /* ended by a row without columns */
     size_t scratch_size;
     void (*step)(const struct arch_step *s);

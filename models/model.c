@@ -31,6 +31,7 @@ struct model {
     float *logits; /* [max_logits, VOCAB] */
     int max_rows, max_logits;
     bool bf16_rows;       /* products take their inputs as bf16 */
+    const float **rates;  /* the backend's, as state_log's; NULL: none */
     struct state_log log; /* but for the places of a pool; layers 0: there is none */
 };
 
@@ -89,8 +90,28 @@ static void read_layout(struct state_layout *layout, const struct model_arch *ar
     state_layout_pack(layout, large);
 }
 
+/* The rates of a diagonal state, of all layers, as its log is settled with. */
+static bool gather_rates(struct model *m, struct state_log *log, struct error *err)
+{
+    const size_t bytes = (size_t)log->layers * sizeof(*m->rates);
+    const float **of = malloc(bytes);
+
+    m->rates = m->be->alloc(m->be, bytes);
+    if (!of || !m->rates) {
+        free(of);
+        return error_set(err, ERR_NOMEM, "out of memory for the rates of %d layers", log->layers);
+    }
+    for (int l = 0; l < log->layers; l++)
+        memcpy(&of[l], m->bound.layers + (size_t)l * m->arch->layer_size + m->arch->rates,
+               sizeof(*of));
+    m->be->upload(m->be, m->rates, of, bytes);
+    free(of);
+    log->A = m->rates;
+    return true;
+}
+
 /* What the backend keeps of the large field, the last one, which is float32. */
-static void read_log(struct model *m, bool wanted)
+static bool read_log(struct model *m, bool wanted, struct error *err)
 {
     const struct state_layout *layout = &m->info.layout;
     const struct state_field *f = &layout->field[layout->fields - 1];
@@ -98,15 +119,18 @@ static void read_log(struct model *m, bool wanted)
                              .state_distance = f->layer_bytes / sizeof(float) };
 
     m->info.log_steps = 1;
-    if (!wanted || !m->arch->log || m->be->log_steps < 2 || f->dtype != DTYPE_F32)
-        return;
+    if (!wanted || m->be->log_steps < 2 || f->dtype != DTYPE_F32)
+        return true;
     m->arch->log(&m->hyper, &log);
     log.log_distance = m->be->log_numbers(m->be, &log);
     if (!log.log_distance)
-        return;
+        return true;
+    if (log.dim && !gather_rates(m, &log, err))
+        return false;
     m->log = log;
     m->info.log_steps = m->be->log_steps;
     m->info.log_bytes = log.log_distance * sizeof(float) * (size_t)log.layers;
+    return true;
 }
 
 /* The same with the places of a pool. */
@@ -277,8 +301,8 @@ struct model *model_open(const char *path, struct backend *be, const struct mode
         m->arch = s.arch;
         m->hyper = s.hyper;
         m->bf16_rows = be->bf16_rows && s.bindings.one_dtype && m->info.dtype == DTYPE_BF16;
-        read_log(m, options->logs);
-        ok = load_weights(m, &s, err) && allocate_scratch(m, err) && be->sync(be, err);
+        ok = load_weights(m, &s, err) && read_log(m, options->logs, err) &&
+             allocate_scratch(m, err) && be->sync(be, err);
     }
     source_finish(&s);
     if (ok)
@@ -293,6 +317,7 @@ void model_close(struct model *m)
         return;
     if (m->bound.model && m->bound.layers)
         bind_release(&m->bound, m->arch, &m->hyper, m->be);
+    m->be->free(m->be, m->rates);
     m->be->free(m->be, m->memory);
     free(m->scratch);
     free(m->bound.layers);

@@ -21,9 +21,9 @@ enum {
 /* Row t, of which this lane brings and finishes channel c. raw: dt is what a softplus makes a step
  * size of. */
 template <bool ALIGNED>
-static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p, bool raw,
-                                                  quarters &h, const quarters &A, int t, int c,
-                                                  float D)
+static __device__ __forceinline__ struct row_inputs
+decode_row(const struct diagonal_scan &p, bool raw, quarters &h, const quarters &A, int t, int c,
+           float D)
 {
     const size_t row = (size_t)t;
     const unsigned lane = threadIdx.x % SHARED;
@@ -42,10 +42,25 @@ static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p,
 
     if (inside)
         store_numbers<1>(p.y, p.y_bf16, row * p.y_ld + c, { p.z ? gated(y, r.z) : y });
+    return r;
 }
 
-/* Block (x, y): 32 channels a warp of `each` sequences, the first of which is read before the
- * wait with its states (cuda.cuh). */
+/* The steps of a log, of channel c and of the others whose states this lane shares. */
+static __device__ __forceinline__ void take_log_in(const struct diagonal_scan &p, quarters &h,
+                                                   const quarters &A, const struct kept_log &log,
+                                                   int c)
+{
+    for (int i = 0; i < log.count; i++) {
+        const struct scan_entry e = find_scan_entry(p.dim, N, log.at, i);
+        struct step_inputs s = { e.time[c], e.add[c], {} };
+
+        unpack(s.B, load4<true>(e.B + threadIdx.x % SHARED * OWN));
+        take_in(h, A, s);
+    }
+}
+
+/* Block (x, y): 32 channels a warp of those of `each` sequences that have one row, the first of
+ * which is read before the wait with its states (cuda.cuh). */
 template <bool ALIGNED, bool NARROW>
 static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
     scan_decode(const struct diagonal_scan p, bool raw, const struct device_batch in, int S,
@@ -70,9 +85,20 @@ static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
     load_states<ALIGNED>(h, kept, NARROW, held);
     wait_for_inputs();
     for (;;) {
-        for (int t = in.begin[i], last = in.begin[i + 1]; t < last; t++)
-            decode_row<ALIGNED>(p, raw, h, A, t, own, D);
-        store_states<ALIGNED>(h, kept, NARROW, held);
+        const int t = in.begin[i];
+
+        if (in.begin[i + 1] - t == 1) {
+            const struct kept_log log = load_log(in, p.state, i);
+
+            take_log_in(p, h, A, log, own);
+
+            const struct row_inputs r = decode_row<ALIGNED>(p, raw, h, A, t, own, D);
+
+            if (log.writes)
+                store_states<ALIGNED>(h, kept, NARROW, held);
+            else if (log.at)
+                put_step(find_scan_entry(p.dim, N, log.at, log.count), r, own, thread < SHARED);
+        }
         if (++i >= end)
             break;
         kept = load_kept(in, p.state, NARROW, i).from(NARROW, at);
@@ -184,7 +210,7 @@ static __global__ void __launch_bounds__(WARPS * 32)
     const bool narrow = is_narrow(p.state);
     const struct kept_state kept = load_kept(in, p.state, narrow, (int)blockIdx.y).from(narrow, at);
 
-    if (end - begin > longest)
+    if (end - begin < 2 || end - begin > longest)
         return;
     if (kept.at && c < p.dim)
         for (int n = 0; n < OWN; n++)
@@ -322,27 +348,31 @@ static bool is_aligned(const struct diagonal_scan *p)
             off_grid(p->state)) == 0;
 }
 
-bool diagonal_scan_takes_raw(const struct batch *in, const struct diagonal_scan *p)
+bool diagonal_scan_takes_raw(const struct stream *q, const struct batch *in,
+                             const struct diagonal_scan *p)
 {
-    return (in->T == in->S && p->N == N) || diagonal_segments_take(in, p);
+    return (q->row_each && p->N == N) || diagonal_segments_take(in, p);
 }
 
 void diagonal_scan_of(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
                       bool raw)
 {
     const bool aligned = is_aligned(p);
-    const int longest = in->T == in->S ? INT_MAX : diagonal_segments(q, in, p, raw);
+    int longest;
 
+    settle_scans(q, in, p);
+    longest = q->row_each ? INT_MAX : diagonal_segments(q, in, p, raw);
     if (in->S == 1 && in->T > longest)
         return;
     if (p->N != N)
         launch(q, "diagonal_scan", scan_any,
                dim3((unsigned)ceil_div(p->dim * 32, THREADS), (unsigned)in->S), THREADS,
                is_narrow(p->state) ? THREADS / 32 * (size_t)p->N * sizeof(float) : 0, *p, q->in);
-    else if (in->T == in->S)
-        aligned ? launch_decode<true>(q, in, p, raw) : launch_decode<false>(q, in, p, raw);
-    else
+    if (p->N != N)
+        return;
+    if (!q->row_each)
         aligned ? scan<true>(q, in, p, longest) : scan<false>(q, in, p, longest);
+    aligned ? launch_decode<true>(q, in, p, raw) : launch_decode<false>(q, in, p, raw);
 }
 
 void diagonal_scan_cuda(struct stream *q, const struct batch *in, const struct diagonal_scan *p)

@@ -5,12 +5,20 @@
 
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/state.cuh"
+#include "kernels/cuda/state_log.cuh"
 
 enum { N = 16 };
 
 static const float LOG2_E = 1.44269504f;
 
-/* OWN states of one channel; the decay is 2^(dt A). */
+/* A state takes a token in; the decay is 2^(dt A). As of matrix states (matrix_rows.cuh), a step
+ * that waits in a log leaves the bits of one that does not. */
+static __device__ __forceinline__ float scanned(float h, float A, float dt, float dx, float B)
+{
+    return __fmaf_rn(fast_exp2(__fmul_rn(dt, A)), h, __fmul_rn(dx, B));
+}
+
+/* OWN states of one channel. */
 template <int OWN>
 static __device__ __forceinline__ float advance(float (&h)[OWN], const float (&A)[OWN], float dt,
                                                 float dx, const float *B, const float *C)
@@ -19,7 +27,7 @@ static __device__ __forceinline__ float advance(float (&h)[OWN], const float (&A
 
 #pragma unroll
     for (int n = 0; n < OWN; n++) {
-        h[n] = fast_exp2(dt * A[n]) * h[n] + dx * B[n];
+        h[n] = scanned(h[n], A[n], dt, dx, B[n]);
         y += h[n] * C[n];
     }
     return y;
@@ -90,11 +98,41 @@ static __device__ __forceinline__ void load_rates(quarters &A, const float *from
         unpack(A[k], k < n ? load4<ALIGNED>(from + k * APART * N) : float4{});
 }
 
+/* A logged step as a lane brings it: two numbers of its own channel (state_log.cuh), B of its
+ * quarter of the states. */
+struct step_inputs {
+    float time, add, B[OWN];
+};
+
+static __device__ __forceinline__ void take_in(quarters &h, const quarters &A,
+                                               const struct step_inputs &s)
+{
+#pragma unroll
+    for (int k = 0; k < SHARED; k++) {
+        const float time = __shfl_sync(0xffffffffu, s.time, k, SHARED);
+        const float add = __shfl_sync(0xffffffffu, s.add, k, SHARED);
+
+#pragma unroll
+        for (int n = 0; n < OWN; n++)
+            h[k][n] = scanned(h[k][n], A[k][n], time, add, s.B[n]);
+    }
+}
+
 /* A row as a lane brings it: step size, input and gate of its own channel, B and C of its
  * quarter of the states. */
 struct row_inputs {
     float dt, x, z, B[OWN], C[OWN];
 };
+
+/* It becomes an entry of the log; of B `its` lanes' part. */
+static __device__ __forceinline__ void put_step(const struct scan_entry &e,
+                                                const struct row_inputs &r, int channel, bool its)
+{
+    e.time[channel] = r.dt * LOG2_E;
+    e.add[channel] = r.dt * r.x;
+    if (its)
+        store4<true>(e.B + threadIdx.x % SHARED * OWN, make_float4(r.B[0], r.B[1], r.B[2], r.B[3]));
+}
 
 /* The row's output of the lane's own channel, without the gate. */
 static __device__ __forceinline__ float advance_row(quarters &h, const quarters &A,
@@ -121,6 +159,7 @@ bool diagonal_segments_take(const struct batch *in, const struct diagonal_scan *
 /* Any batch; and whether it is one whose dt may be raw. */
 void diagonal_scan_of(struct stream *q, const struct batch *in, const struct diagonal_scan *p,
                       bool raw);
-bool diagonal_scan_takes_raw(const struct batch *in, const struct diagonal_scan *p);
+bool diagonal_scan_takes_raw(const struct stream *q, const struct batch *in,
+                             const struct diagonal_scan *p);
 
 #endif

@@ -150,11 +150,14 @@ static __device__ __forceinline__ float4 widen(float4 x)
     return x;
 }
 
-/* What a warp needs of a sequence and of its first row in the window: each lane brings its own
- * states, input and gate, some lanes B and C. */
+/* What a warp needs of a sequence and of its row, if that is in the window: each lane brings its
+ * own states, input and gate, some lanes B and C; and of the steps in its log. */
 template <bool KEPT_NARROW> struct stage {
     typename kept_quarter<KEPT_NARROW>::type h[SHARED][32];
     float x[32], z[32], B[N], C[N];
+    struct {
+        float time[32], add[32], B[N];
+    } logged[KEPT_NARROW ? 1 : LOG_STEPS - 1];
 };
 
 /* The block's part of the scan, as one lane sees it. */
@@ -164,7 +167,7 @@ struct scan_lane {
     int own;   /* its channel */
     size_t at; /* of its quarters in a state */
     /* Of the warp's sequence whose number is the lane's. */
-    int count, begin, end, slot;
+    int count, begin, end, slot, logged;
     uint32_t key;
 };
 
@@ -172,6 +175,7 @@ struct scan_lane {
 struct turn {
     int begin, end;
     struct kept_state state; /* its quarters */
+    struct kept_log log;
 };
 
 template <bool KEPT_NARROW>
@@ -182,22 +186,37 @@ find_turn(const struct diagonal_scan &p, const struct scan_lane &l, int k, int t
     const int end = __shfl_sync(0xffffffffu, l.end, k);
     const int slot = __shfl_sync(0xffffffffu, l.slot, k);
     const size_t at = (size_t)slot * p.state.stride + l.at;
-    struct turn turn = { max(begin, top), min(end, stop), {} };
+    struct turn turn = { max(begin, top), min(end, stop), {}, {} };
 
     if (KEPT_NARROW) {
         turn.state.key = __shfl_sync(0xffffffffu, l.key, k);
         turn.state.place = p.state.place + (uint32_t)l.at;
     }
+    turn.log = find_log(p.state, slot, __shfl_sync(0xffffffffu, l.logged, k));
     if (slot != SLOT_NONE)
         turn.state.at = KEPT_NARROW ? (void *)(p.state.bf16 + at) : (void *)(p.state.base + at);
     return turn;
 }
 
 template <bool KEPT_NARROW>
-static __device__ __forceinline__ void fetch_states(const struct turn &turn, stage<KEPT_NARROW> &to)
+static __device__ __forceinline__ void fetch_states(const struct diagonal_scan &p,
+                                                    const struct scan_lane &l,
+                                                    const struct turn &turn, stage<KEPT_NARROW> &to)
 {
+    const int lane = (int)threadIdx.x % 32;
+
     if (!turn.state.at)
         return;
+#pragma unroll
+    for (int i = 0; i < LOG_STEPS - 1; i++)
+        if (!KEPT_NARROW && i < turn.log.count) {
+            const struct scan_entry e = find_scan_entry(p.dim, N, turn.log.at, i);
+
+            copy_async<4>(&to.logged[i].time[lane], e.time + l.own);
+            copy_async<4>(&to.logged[i].add[lane], e.add + l.own);
+            if (lane < SHARED)
+                copy_async<16>(&to.logged[i].B[lane * OWN], e.B + lane * OWN);
+        }
 #pragma unroll
     for (int j = 0; j < SHARED; j++)
         copy_async<sizeof(to.h[0][0])>(&to.h[j][threadIdx.x % 32],
@@ -222,19 +241,7 @@ static __device__ __forceinline__ void fetch_row(const struct diagonal_scan &p,
         copy_async<16>(&to.C[quarter], p.C + row * p.bc_ld + quarter);
 }
 
-/* The lane's part of a row that did not come through a stage. */
-static __device__ __forceinline__ void
-load_row(const struct diagonal_scan &p, const struct scan_lane &l, int t, struct row_inputs &r)
-{
-    const size_t row = (size_t)t, quarter = threadIdx.x % SHARED * OWN;
-
-    r.x = p.x[row * p.x_ld + l.own];
-    r.z = p.z ? p.z[row * p.z_ld + l.own] : 0.0f;
-    unpack(r.B, load4<true>(p.B + row * p.bc_ld + quarter));
-    unpack(r.C, load4<true>(p.C + row * p.bc_ld + quarter));
-}
-
-/* The rows of a turn in the window from `top` on. */
+/* The row of a turn, if it is in the window from `top` on. */
 template <bool KEPT_NARROW>
 static __device__ __forceinline__ void
 take_turn(const struct diagonal_scan &p, const struct scan_lane &l, const row_steps *steps, int top,
@@ -245,6 +252,8 @@ take_turn(const struct diagonal_scan &p, const struct scan_lane &l, const row_st
     struct row_inputs r;
     quarters h;
 
+    if (turn.begin >= turn.end)
+        return;
     r.x = from.x[lane];
     r.z = from.z[lane];
     unpack(r.B, *(const float4 *)&from.B[quarter]);
@@ -253,16 +262,23 @@ take_turn(const struct diagonal_scan &p, const struct scan_lane &l, const row_st
     for (int j = 0; j < SHARED; j++)
         unpack(h[j], turn.state.at ? widen(from.h[j][lane]) : float4{});
 #pragma unroll 1
-    for (int t = turn.begin; t < turn.end; t++) {
-        if (t > turn.begin)
-            load_row(p, l, t, r);
-        r.dt = steps[t - top][c];
+    for (int i = 0; !KEPT_NARROW && i < turn.log.count; i++) {
+        struct step_inputs step = { from.logged[i].time[lane], from.logged[i].add[lane], {} };
 
-        const float y = advance_row(h, l.A, r, l.D);
-
-        store_numbers<1>(p.y, p.y_bf16, (size_t)t * p.y_ld + l.own, { p.z ? gated(y, r.z) : y });
+        unpack(step.B, *(const float4 *)&from.logged[i].B[quarter]);
+        take_in(h, l.A, step);
     }
-    store_states<true>(h, turn.state, KEPT_NARROW, turn.begin < turn.end ? SHARED : 0);
+    r.dt = steps[turn.begin - top][c];
+
+    const size_t t = (size_t)turn.begin;
+    const float y = advance_row(h, l.A, r, l.D);
+
+    store_numbers<1>(p.y, p.y_bf16, t * p.y_ld + l.own, { p.z ? gated(y, r.z) : y });
+    if (turn.log.writes)
+        store_states<true>(h, turn.state, KEPT_NARROW, SHARED);
+    else if (turn.log.at)
+        put_step(find_scan_entry(p.dim, N, turn.log.at, turn.log.count), r, l.own,
+                 blockIdx.x == 0 && lane < SHARED);
 }
 
 /* The turns of a warp in a window, the first AHEAD of which have their states on the way. */
@@ -281,7 +297,7 @@ static __device__ __forceinline__ void take_turns(const struct diagonal_scan &p,
         if (k + AHEAD < l.count) {
             const struct turn next = find_turn<KEPT_NARROW>(p, l, k + AHEAD, top, stop);
 
-            fetch_states(next, ring[ahead]);
+            fetch_states(p, l, next, ring[ahead]);
             fetch_row(p, l, next, ring[ahead]);
         }
         copies_commit();
@@ -337,6 +353,7 @@ static __global__ void __launch_bounds__(THREADS, blocks_of(CHUNKS))
     l.begin = i < end ? in.begin[i] : 0;
     l.end = i < end ? in.begin[i + 1] : 0;
     l.slot = i < end ? in.slot[i] : SLOT_NONE;
+    l.logged = i < end ? in.logged[i] : -1;
     if (KEPT_NARROW)
         l.key = i < end ? rounding_key(in.position[i] + (uint32_t)(l.end - l.begin)) : 0;
     load_rates<true>(l.A, p.A + l.at, SHARED);
@@ -348,7 +365,7 @@ static __global__ void __launch_bounds__(THREADS, blocks_of(CHUNKS))
 
         load_lane_weights(d, first, w);
         for (int k = 0; k < AHEAD && k < l.count; k++)
-            fetch_states(find_turn<KEPT_NARROW>(p, l, k, t, stop), ring[k]);
+            fetch_states(p, l, find_turn<KEPT_NARROW>(p, l, k, t, stop), ring[k]);
         wait_for_inputs();
         for (int k = 0; k < AHEAD; k++) {
             if (k < l.count)
@@ -362,7 +379,8 @@ static __global__ void __launch_bounds__(THREADS, blocks_of(CHUNKS))
     }
 }
 
-static bool fits(const struct batch *in, const struct linear *d, const struct diagonal_scan *p)
+static bool fits(const struct stream *q, const struct batch *in, const struct linear *d,
+                 const struct diagonal_scan *p)
 {
     const uintptr_t off = off_grid(p->B, p->bc_ld) | off_grid(p->C, p->bc_ld) | off_grid(p->A, 0) |
                           off_grid(p->state) | off_grid(d->x, d->x_ld) |
@@ -371,7 +389,7 @@ static bool fits(const struct batch *in, const struct linear *d, const struct di
     /* A narrow state is rounded once: all its rows are in one window. */
     const int most = is_narrow(p->state) ? WINDOW : SEQUENCES_MAX;
 
-    return in->T == in->S && in->S <= most && p->N == N && p->dim % CHANNELS == 0 &&
+    return q->row_each && in->S <= most && p->N == N && p->dim % CHANNELS == 0 &&
            d->w->rows == p->dim && d->w->dtype == DTYPE_BF16 && d->w->cols % 8 == 0 &&
            d->w->cols <= MANY_CHUNKS * CHUNK && d->act == ACT_SOFTPLUS && !d->add && off == 0;
 }
@@ -397,20 +415,25 @@ static void launch_products(struct stream *q, const struct batch *in, const stru
     const struct room room = room_for(in->S, each);
     const size_t stages = (size_t)room.warps * room.stages;
 
-    launch(q, "dt_scan",
-           narrow        ? kept_narrow ? scan_products<true, true, CHUNKS>
-                                       : scan_products<true, false, CHUNKS>
-                  : kept_narrow ? scan_products<false, true, CHUNKS>
-                         : scan_products<false, false, CHUNKS>,
-           dim3((unsigned)columns, (unsigned)ceil_div(in->S, each)), THREADS,
-           room.rows * sizeof(row_steps) +
-               stages * (kept_narrow ? sizeof(stage<true>) : sizeof(stage<false>)),
-           p->scan, sizes, q->in, in->S, each);
+    const size_t bytes = room.rows * sizeof(row_steps) +
+                         stages * (kept_narrow ? sizeof(stage<true>) : sizeof(stage<false>));
+    void (*const kernel)(const struct diagonal_scan, const struct step_sizes,
+                         const struct device_batch, int, int) =
+        narrow
+            ? kept_narrow ? scan_products<true, true, CHUNKS> : scan_products<true, false, CHUNKS>
+        : kept_narrow ? scan_products<false, true, CHUNKS>
+                      : scan_products<false, false, CHUNKS>;
+
+    stream_note(
+        q, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+        "dt_scan");
+    launch(q, "dt_scan", kernel, dim3((unsigned)columns, (unsigned)ceil_div(in->S, each)), THREADS,
+           bytes, p->scan, sizes, q->in, in->S, each);
 }
 
 void dt_scan_cuda(struct stream *q, const struct batch *in, const struct dt_scan *p)
 {
-    if (fits(in, &p->dt, &p->scan)) {
+    if (fits(q, in, &p->dt, &p->scan)) {
         if (p->dt.w->cols <= FEW_CHUNKS * CHUNK)
             launch_products<FEW_CHUNKS>(q, in, p);
         else
@@ -419,7 +442,7 @@ void dt_scan_cuda(struct stream *q, const struct batch *in, const struct dt_scan
     }
 
     const bool raw =
-        p->dt.act == ACT_SOFTPLUS && !p->dt.add && diagonal_scan_takes_raw(in, &p->scan);
+        p->dt.act == ACT_SOFTPLUS && !p->dt.add && diagonal_scan_takes_raw(q, in, &p->scan);
     struct linear dt = p->dt;
 
     if (raw)

@@ -398,7 +398,7 @@ void matrix_state_cuda(struct stream *q, const struct batch *in, const struct ma
     const dim3 any((unsigned)ceil_div(p->V * 32, THREADS), (unsigned)p->H, (unsigned)in->S);
     int longest;
 
-    settle_rows(q, in, p);
+    settle_matrices(q, in, p);
     longest = p->a ? matrix_state_delta(q, in, p) : matrix_state_scalar(q, in, p);
     if (in->S == 1 && in->T > longest)
         return;

@@ -372,6 +372,6 @@ bool matrix_state_gated(struct stream *q, const struct batch *in, const struct d
 {
     if (in->S != 1 || in->T <= LONGEST || !fits(&p->state))
         return false;
-    settle_rows(q, in, &p->state);
+    settle_matrices(q, in, &p->state);
     return run_waves(q, in, p, true);
 }

@@ -1,6 +1,7 @@
 /* state_log.cu - steps that wait in logs come into their states (state_log.cuh). */
 #include "kernels/cuda/state_log.cuh"
 
+#include "kernels/cuda/diagonal_scan.cuh"
 #include "kernels/cuda/matrix_rows.cuh"
 
 enum { THREADS = 128, ROWS = 4 }; /* ROWS: of a thread */
@@ -9,8 +10,11 @@ enum { THREADS = 128, ROWS = 4 }; /* ROWS: of a thread */
 struct settling {
     struct device_batch in;
     bool rows;
-    struct log_shape sizes;
-    struct field state; /* of layer 0 */
+    struct log_shape sizes;    /* of matrix states */
+    int dim;                   /* of diagonal ones */
+    const float *A;            /* [dim, N] of the batch's layer */
+    const float *const *rates; /* of each layer */
+    struct field state;        /* of layer 0 */
     int slot, logged;
     size_t state_distance, log_distance;
 };
@@ -69,6 +73,35 @@ static __global__ void __launch_bounds__(THREADS) settle(const struct settling p
             store_row<K, true>(state, false, first + r * GROUPS, lane, S[r]);
 }
 
+/* Four numbers of a diagonal state a thread; block (x, y) has some of sequence or layer y. */
+static __global__ void __launch_bounds__(THREADS) settle_scan(const struct settling p)
+{
+    const int i = (int)(blockIdx.x * THREADS + threadIdx.x), c = i / SHARED,
+              part = i % SHARED * OWN;
+
+    let_next_start();
+    wait_for_inputs();
+
+    const struct pending at = find_pending(p, (int)blockIdx.y);
+
+    if (at.count <= 0 || c >= p.dim)
+        return;
+
+    const size_t first = (size_t)c * N + part;
+    float h[OWN], A[OWN];
+
+    unpack(A, load4<true>((p.rows ? p.A : p.rates[blockIdx.y]) + first));
+    unpack(h, load4<true>(at.state + first));
+    for (int k = 0; k < at.count; k++) {
+        const struct scan_entry e = find_scan_entry(p.dim, N, at.log, k);
+
+#pragma unroll
+        for (int n = 0; n < OWN; n++)
+            h[n] = scanned(h[n], A[n], e.time[c], e.add[c], e.B[part + n]);
+    }
+    store4<true>(at.state + first, make_float4(h[0], h[1], h[2], h[3]));
+}
+
 typedef void (*settle_kernel)(const struct settling);
 
 /* NULL: no log is kept of such states. */
@@ -93,24 +126,54 @@ static struct log_shape shape_of(const struct state_log *log)
     return { log->H, log->V, log->K, log->k_heads, log->w_per_head, log->delta };
 }
 
+static bool keeps_scan(const struct state_log *log)
+{
+    return log->N == N && log->dim % 32 == 0;
+}
+
 size_t log_numbers_cuda(const struct state_log *log)
 {
     const struct log_shape sizes = shape_of(log);
 
+    if (log->dim)
+        return keeps_scan(log) ? (LOG_STEPS - 1) * scan_entry_numbers(log->dim, log->N) : 0;
     return kernel_of(sizes) ? (LOG_STEPS - 1) * log_entry_numbers(sizes) : 0;
 }
 
-void settle_rows(struct stream *q, const struct batch *in, const struct matrix_state *p)
+static dim3 grid_of(int dim, int n)
 {
-    struct settling of = {};
+    return dim3((unsigned)ceil_div(dim * SHARED, THREADS), (unsigned)n);
+}
 
-    if (!q->settles || !p->state.log)
+/* false: there is nothing to bring. */
+static bool has_rows_to_settle(struct stream *q, const struct field &state, struct settling *of)
+{
+    *of = {};
+    of->in = q->in;
+    of->rows = true;
+    of->state = state;
+    return q->settles && state.log;
+}
+
+void settle_matrices(struct stream *q, const struct batch *in, const struct matrix_state *p)
+{
+    struct settling of;
+
+    if (!has_rows_to_settle(q, p->state, &of))
         return;
-    of.in = q->in;
-    of.rows = true;
     of.sizes = shape_of(*p);
-    of.state = p->state;
     launch(q, "settle", kernel_of(of.sizes), grid_of(of.sizes, in->S), THREADS, 0, of);
+}
+
+void settle_scans(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
+{
+    struct settling of;
+
+    if (!has_rows_to_settle(q, p->state, &of))
+        return;
+    of.dim = p->dim;
+    of.A = p->A;
+    launch(q, "settle", settle_scan, grid_of(p->dim, in->S), THREADS, 0, of);
 }
 
 void settle_slot(struct stream *q, cudaStream_t on, const struct state_log *log, int slot,
@@ -119,11 +182,16 @@ void settle_slot(struct stream *q, cudaStream_t on, const struct state_log *log,
     struct settling of = {};
 
     of.sizes = shape_of(log);
+    of.dim = log->dim;
+    of.rates = log->A;
     of.state = log->state;
     of.slot = slot;
     of.logged = logged;
     of.state_distance = log->state_distance;
     of.log_distance = log->log_distance;
-    kernel_of(of.sizes)<<<grid_of(of.sizes, log->layers), THREADS, 0, on>>>(of);
+    if (log->dim)
+        settle_scan<<<grid_of(log->dim, log->layers), THREADS, 0, on>>>(of);
+    else
+        kernel_of(of.sizes)<<<grid_of(of.sizes, log->layers), THREADS, 0, on>>>(of);
     stream_note(q, cudaGetLastError(), "settle");
 }

@@ -113,6 +113,12 @@ static const struct state_row state[] = {
     { NULL, { 0 }, false },
 };
 
+static void read_log(const struct hyper *h, struct state_log *log)
+{
+    log->dim = h->dim[INNER];
+    log->N = h->dim[STATE];
+}
+
 struct mamba_scratch {
     float *xn;       /* [T, HIDDEN] */
     float *c_in, *z; /* [T, INNER] */
@@ -235,6 +241,8 @@ const struct model_arch arch_mamba = {
     .model_size = sizeof(struct mamba),
     .layer_size = sizeof(struct mamba_layer),
     .state = state,
+    .log = read_log,
+    .rates = L(A),
     .scratch = scratch,
     .scratch_size = sizeof(struct mamba_scratch),
     .step = step,
@@ -251,6 +259,8 @@ const struct model_arch arch_falcon_mamba = {
     .model_size = sizeof(struct mamba),
     .layer_size = sizeof(struct mamba_layer),
     .state = state,
+    .log = read_log,
+    .rates = L(A),
     .scratch = scratch,
     .scratch_size = sizeof(struct mamba_scratch),
     .step = step,

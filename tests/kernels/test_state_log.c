@@ -5,15 +5,23 @@
 
 #include <string.h>
 
+#include "config/dtype.h"
+#include "config/error.h"
+
 enum { SLOTS = 48, STEPS = 14, INPUTS = 7, OUTPUTS = 6, LONG = 150, ROWS_MAX = 600 };
 
-enum op { MATRIX, SCALAR, DELTA, OPS };
+enum op { MATRIX, SCALAR, DELTA, SCAN, DT_SCAN, OPS };
 
 /* An operation and its sizes. */
 struct kind {
     enum op op;
     struct state_log log; /* its sizes, and one layer */
+    int width;            /* of a row of outputs */
+    size_t numbers;       /* of a state */
     float *c[5];          /* constants of each column */
+    float *A;             /* rates of diagonal states */
+    int rank;             /* of the step sizes */
+    uint16_t *W;          /* [width, rank], bf16 */
 };
 
 /* A batch, and the rows that it brings. */
@@ -27,10 +35,28 @@ struct turn {
 /* A pool of slots, and how many steps are in each log. */
 struct pool {
     struct field state;
+    const float *A, **rates; /* of diagonal states, and the list of its one layer */
     int logged[SLOTS];
 };
 
-static struct kind any_kind(enum op op)
+static struct kind any_scan(enum op op)
+{
+    const int dim = 32 * check_int(1, 6), rank = 8 * check_int(1, 20);
+    struct kind k = { .op = op,
+                      .log = { .dim = dim, .N = 16, .layers = 1 },
+                      .width = dim,
+                      .numbers = (size_t)dim * 16,
+                      .A = check_floats((size_t)dim * 16, -3, -0.1),
+                      .rank = rank,
+                      .W = check_memory((size_t)(dim * rank) * sizeof(*k.W)) };
+
+    for (int i = 0; i < dim * rank; i++)
+        k.W[i] = f32_to_bf16((float)check_uniform(-0.5, 0.5));
+    k.c[0] = check_floats((size_t)dim, -1, 1);
+    return k;
+}
+
+static struct kind any_matrix(enum op op)
 {
     const int k_heads = check_int(1, 2), H = k_heads * check_int(1, 3);
     const int V[] = { 64, 128, 60, 4 };
@@ -43,6 +69,8 @@ static struct kind any_kind(enum op op)
 
     k.log.delta = op == DELTA || (op == MATRIX && check_int(0, 1));
     k.log.w_per_head = !k.log.delta;
+    k.width = H * k.log.V;
+    k.numbers = (size_t)(H * k.log.V * k.log.K);
     for (int i = 0; i < 5; i++)
         k.c[i] = check_floats((size_t)(H * 128), i == 1 ? -0.9 : 0.1, i == 1 ? -0.1 : 0.9);
     return k;
@@ -53,7 +81,7 @@ static struct turn any_turn(const struct kind *k, bool decode)
 {
     const int last = SLOTS - 1, first = check_int(0, last), step = check_int(0, 1) ? 5 : 7;
     struct turn t = { .in = { .S = check_int(1, decode && check_int(0, 1) ? SLOTS : 12) },
-                      .row = (size_t)(k->log.H * 128) };
+                      .row = (size_t)(k->log.dim ? k->log.dim + 160 : k->log.H * 128) };
 
     for (int s = 0; s < t.in.S; s++) {
         const int most = check_int(0, 3) ? 9 : LONG;
@@ -159,6 +187,52 @@ static void run_delta(const struct kind *k, struct backend *be, const struct bat
                                                          .eps = 64e-5f } });
 }
 
+static struct diagonal_scan scan_of(const struct kind *k, struct backend *be,
+                                    const float *x[INPUTS], float *y[OUTPUTS], struct field state)
+{
+    const size_t dim = (size_t)k->log.dim;
+
+    return (struct diagonal_scan){
+        .y = y[0],
+        .x = x[1],
+        .dt = x[0],
+        .z = x[2],
+        .B = x[3],
+        .C = x[4],
+        .y_ld = dim,
+        .x_ld = dim,
+        .dt_ld = dim,
+        .z_ld = dim,
+        .bc_ld = 16,
+        .A = check_show(be, k->A, dim * 16 * sizeof(float)),
+        .D = check_show(be, k->c[0], dim * sizeof(float)),
+        .dim = k->log.dim,
+        .N = 16,
+        .state = state,
+    };
+}
+
+static void run_dt_scan(const struct kind *k, struct backend *be, const struct batch *in,
+                        struct diagonal_scan scan, const float *r, float *dt)
+{
+    struct matrix W;
+    struct error err;
+
+    assert_true(be->pack_matrix(be, &W, DTYPE_BF16, k->log.dim, k->rank, k->W, &err));
+    scan.dt = dt;
+    be->ops->dt_scan(be->stream, in,
+                     &(struct dt_scan){ .dt = { .y = dt,
+                                                .x = r,
+                                                .y_ld = scan.dt_ld,
+                                                .x_ld = (size_t)k->rank,
+                                                .w = &W,
+                                                .act = ACT_SOFTPLUS,
+                                                .T = in->T },
+                                        .scan = scan });
+    assert_true(be->sync(be, &err));
+    be->free(be, W.data);
+}
+
 /* The operation on a pool; returns its outputs. */
 static float *run(const struct kind *k, struct backend *be, const struct turn *t,
                   struct field state, const int *logged)
@@ -168,12 +242,14 @@ static float *run(const struct kind *k, struct backend *be, const struct turn *t
     const float *x[INPUTS], *c[5];
     float *own[OUTPUTS], *y[OUTPUTS];
     struct matrix_state p;
+    struct diagonal_scan scan;
     const struct batch *at;
 
     for (int i = 0; i < INPUTS; i++)
         x[i] = check_show(be, t->x[i], bytes);
     for (int i = 0; i < 5; i++)
-        c[i] = check_show(be, k->c[i], (size_t)(k->log.H * 128) * sizeof(float));
+        c[i] =
+            k->log.dim ? NULL : check_show(be, k->c[i], (size_t)(k->log.H * 128) * sizeof(float));
     for (int i = 0; i < OUTPUTS; i++) {
         own[i] = memcpy(check_memory(bytes), t->y[i], bytes);
         y[i] = check_lend(be, own[i], bytes);
@@ -181,14 +257,20 @@ static float *run(const struct kind *k, struct backend *be, const struct turn *t
     in.begin = t->begin;
     in.slot = t->slot;
     in.logged = logged;
+    if (k->log.dim)
+        scan = scan_of(k, be, x, y, state);
     at = check_begin(be, &in);
     p = matrix_state_of(k, x, y, state);
     if (k->op == MATRIX)
         be->ops->matrix_state(be->stream, at, &p);
     else if (k->op == SCALAR)
         run_scalar(k, be, at, p, y, c);
+    else if (k->op == DELTA)
+        run_delta(k, be, at, p, y, c);
+    else if (k->op == SCAN)
+        be->ops->diagonal_scan(be->stream, at, &scan);
     else
-        run_delta(k, be, at, p, y, (const float *[]){ c[0], c[1], c[2], c[3], c[4] });
+        run_dt_scan(k, be, at, scan, x[5], y[1]);
     check_end(be);
     check_return(be);
     return own[0];
@@ -199,6 +281,7 @@ static void settle(const struct kind *k, struct backend *be, struct pool *p, int
     struct state_log log = k->log;
 
     log.state = p->state;
+    log.A = p->rates;
     if (p->logged[slot])
         assert_true(be->moved(be, be->settle(be, &log, slot, p->logged[slot]), true));
     p->logged[slot] = 0;
@@ -224,9 +307,21 @@ static float *states_of(struct backend *be, const struct pool *p)
     return all;
 }
 
+static void lend_rates(struct backend *be, const struct kind *k, struct pool *p)
+{
+    const size_t bytes = k->numbers * sizeof(float);
+    float *A = be->alloc(be, bytes);
+
+    p->A = A;
+    p->rates = be->alloc(be, sizeof(*p->rates));
+    assert_true(A && p->rates);
+    be->upload(be, A, k->A, bytes);
+    be->upload(be, p->rates, &p->A, sizeof(p->A));
+}
+
 static void check_kind(struct backend *be, const struct kind *k)
 {
-    const size_t state = (size_t)(k->log.H * k->log.V * k->log.K);
+    const size_t state = k->numbers;
     const size_t log = be->log_numbers(be, &k->log), stride = (state + 15) / 16 * 16 + log;
     const size_t bytes = SLOTS * stride * sizeof(float);
     float *const first = check_floats(SLOTS * stride, -1, 1);
@@ -237,6 +332,8 @@ static void check_kind(struct backend *be, const struct kind *k)
     assert_true(a && b && log);
     be->upload(be, a, first, bytes);
     be->upload(be, b, first, bytes);
+    if (k->A)
+        lend_rates(be, k, &logs);
     for (int i = 0; i < STEPS; i++) {
         struct turn t = any_turn(k, check_int(0, 3) > 0);
         const float *want, *got;
@@ -260,15 +357,18 @@ static void check_kind(struct backend *be, const struct kind *k)
         check_equal("a state", got + (size_t)slot * stride, want + (size_t)slot * stride, state);
     be->free(be, a);
     be->free(be, b);
+    be->free(be, (void *)logs.A);
+    be->free(be, logs.rates);
 }
 
 static void a_log_is_invisible(void **state)
 {
     (void)state;
     for (int i = 0; check_backends[i]; i++) {
-        for (int n = 0; n < 24; n++) {
+        for (int n = 0; n < 40; n++) {
+            const enum op op = (enum op)(n % OPS);
             struct backend *be = check_backend(check_backends[i], 1);
-            const struct kind k = any_kind((enum op)(n % OPS));
+            const struct kind k = op < SCAN ? any_matrix(op) : any_scan(op);
 
             if (be && be->log_steps > 1)
                 check_kind(be, &k);
