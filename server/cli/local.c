@@ -11,7 +11,8 @@ bool local_open(struct local *l, const struct options *o, const struct engine_op
                 struct error *err)
 {
     const struct model_options sizes = { .max_rows = limits->row_budget,
-                                         .max_logits = engine_max_logits(limits) };
+                                         .max_logits = engine_max_logits(limits),
+                                         .logs = true };
 
     l->engine = NULL;
     l->limits = *limits;

@@ -36,26 +36,39 @@ static void scaled(char *text, size_t size, double n)
     snprintf(text, size, n < 9.95 && i > 0 ? "%.1f %s" : "%.0f %s", n, unit[i]);
 }
 
+/* 1.7 MB; or, where there is a log behind the state, 1.7 MB and 0.2 MB of log. */
+static void name_slot(char *text, size_t size, const struct model_info *m)
+{
+    char state[32], log[32];
+
+    scaled(state, sizeof(state), (double)m->layout.bytes);
+    scaled(log, sizeof(log), (double)m->log_bytes);
+    if (m->log_bytes)
+        snprintf(text, size, "%sB and %sB of log", state, log);
+    else
+        snprintf(text, size, "%sB", state);
+}
+
 /* Where a device's memory goes. */
 static void announce_memory(const struct options *o, const struct devices *devices, int number)
 {
     const struct device *d = &devices->at[number];
     const struct model_info *m = model_info(d->model);
     const size_t left = d->backend->room(d->backend);
-    char of[32] = "", weights[32], slot[32], slots[32], work[32], room[32];
+    char of[32] = "", weights[32], slot[96], slots[32], work[32], room[32];
 
     if (devices->count > 1)
         snprintf(of, sizeof(of), " of device %d", number);
     scaled(weights, sizeof(weights), (double)m->weight_bytes);
-    scaled(slot, sizeof(slot), (double)m->layout.bytes);
-    scaled(slots, sizeof(slots), (double)m->layout.bytes * o->slots);
+    name_slot(slot, sizeof(slot), m);
+    scaled(slots, sizeof(slots), (double)model_slot_bytes(d->model) * o->slots);
     scaled(work, sizeof(work), (double)m->scratch_bytes);
     scaled(room, sizeof(room), (double)left);
     if (o->log_json)
         log_line(LOG_INFO, "memory", "device", d->backend->detail, "weights", weights, "slots",
                  slots, "workspace", work, "free", left ? room : "unknown", NULL);
     else
-        printf("memory%s: %sB of weights, %d slots of %sB are %sB, %sB of workspace%s%s%s\n", of,
+        printf("memory%s: %sB of weights, %d slots of %s are %sB, %sB of workspace%s%s%s\n", of,
                weights, o->slots, slot, slots, work, left ? ", " : "", left ? room : "",
                left ? "B left" : "");
     fflush(stdout);
@@ -108,7 +121,8 @@ static bool load(void *arg, struct server_parts *to, struct error *err)
     const struct want *w = arg;
     const struct options *o = w->options;
     const struct model_options sizes = { .max_rows = o->row_budget,
-                                         .max_logits = o->max_batch + ENGINE_SCORE_ROWS };
+                                         .max_logits = o->max_batch + ENGINE_SCORE_ROWS,
+                                         .logs = true };
 
     if (!loaded_init(w->loaded, o, &sizes, err))
         return false;

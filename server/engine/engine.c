@@ -231,6 +231,8 @@ static bool start(struct engine *e, struct error *err)
     const struct engine_options *o = &e->options;
     const struct devices *devices = e->devices;
     const struct tiers_options options = { .record_bytes = info->layout.bytes,
+                                           .log_bytes = info->log_bytes,
+                                           .log_steps = info->log_steps,
                                            .slots = o->slots,
                                            .at_once = o->max_batch,
                                            .host_bytes = o->host_bytes,

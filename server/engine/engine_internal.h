@@ -140,6 +140,7 @@ struct step {
     int *begin;                   /* [max_batch + 1] */
     int *slot;                    /* [max_batch] */
     uint32_t *position;           /* [max_batch] */
+    int *logged;                  /* [max_batch] */
     int *follows;                 /* [max_batch] */
     int *logit_row;               /* [max_logits] */
     struct pick *pick;            /* [max_batch] */

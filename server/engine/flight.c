@@ -31,12 +31,13 @@ static bool step_init(struct step *p, size_t batch, size_t rows, int max_logits)
     p->slot = calloc(batch, sizeof(*p->slot));
     p->position = calloc(batch, sizeof(*p->position));
     p->follows = calloc(batch, sizeof(*p->follows));
+    p->logged = calloc(batch, sizeof(*p->logged));
     p->logit_row = calloc((size_t)max_logits, sizeof(*p->logit_row));
     p->pick = calloc(batch, sizeof(*p->pick));
     p->row = calloc((size_t)max_logits, sizeof(*p->row));
     p->result = calloc((size_t)max_logits, sizeof(*p->result));
-    return p->token && p->begin && p->slot && p->position && p->follows && p->logit_row &&
-           p->pick && p->row && p->result;
+    return p->token && p->begin && p->slot && p->position && p->follows && p->logged &&
+           p->logit_row && p->pick && p->row && p->result;
 }
 
 static void step_finish(struct step *p)
@@ -46,6 +47,7 @@ static void step_finish(struct step *p)
     free(p->slot);
     free(p->position);
     free(p->follows);
+    free(p->logged);
     free(p->logit_row);
     free(p->pick);
     free(p->row);
@@ -311,7 +313,8 @@ static void build(const struct engine *e, struct step *step, int n)
                           .begin = step->begin,
                           .slot = step->slot,
                           .logit_row = step->logit_row,
-                          .position = step->position };
+                          .position = step->position,
+                          .logged = step->logged };
     for (int i = 0; i < n; i++) {
         struct pick *p = &step->pick[used];
         struct sequence *s;
@@ -323,6 +326,7 @@ static void build(const struct engine *e, struct step *step, int n)
         step->begin[used] = in->T;
         step->slot[used] = tiers_place(e->tiers, s->slot).index;
         step->position[used] = (uint32_t)(sequence_covers(s) + s->ahead);
+        step->logged[used] = tiers_advance(e->tiers, s->slot, (int)p->rows);
         step->follows[used] = feed_rows(step, p);
         if (step->follows[used] >= 0)
             in->follows = step->follows;
@@ -338,9 +342,10 @@ static void build(const struct engine *e, struct step *step, int n)
 }
 
 /* The devices saw that the draw is held, and left it where it was in the step behind. */
-static void withdraw(struct sequence *s)
+static void withdraw(const struct engine *e, struct sequence *s)
 {
     s->newest->sequence = NULL;
+    tiers_withdraw(e->tiers, s->slot);
     s->ahead = 0;
     s->draws = 0;
 }
@@ -356,7 +361,7 @@ static void handle(struct engine *e, const struct step *step, const struct pick 
     s->draws -= p->draws;
     s->slice++;
     if (p->draws && s->ahead && sequence_is_held(s, &step->result[p->first_logit + p->logits - 1]))
-        withdraw(s);
+        withdraw(e, s);
     if (s->job->failed)
         return;
     if (s->fed == s->cut)

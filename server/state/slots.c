@@ -2,10 +2,12 @@
 
 #include <assert.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "config/error.h"
 #include "kernels/backend.h"
+#include "models/model.h"
 #include "server/devices.h"
 #include "server/state/record.h"
 
@@ -13,9 +15,12 @@
 enum { RESERVE_BYTES = 512 << 20 };
 
 struct pool {
-    struct backend *backend; /* borrowed */
+    struct backend *backend;   /* borrowed */
+    const struct model *model; /* the same; NULL: there are no logs */
     unsigned char *records;
-    uint64_t *move;  /* [count] the newest that touches it and may not be done; 0: none */
+    uint64_t *move;  /* [count] the newest that touches it and may not be done; 0: none, or what
+                      * is enqueued from now on comes behind it */
+    int *logged;     /* [count] steps in its log, those on their way included */
     int *free_index; /* a stack */
     int available;
 };
@@ -23,8 +28,10 @@ struct pool {
 struct slots {
     struct pool pool[DEVICES_MAX];
     int devices, count; /* count: of each pool */
-    size_t bytes;
-    bool late; /* moves are not done when they return */
+    int log_steps;
+    size_t bytes;  /* of a record */
+    size_t stride; /* from one to the next */
+    bool late;     /* moves are not done when they return */
     uint64_t zeroed;
 };
 
@@ -36,28 +43,38 @@ static size_t room_for_slots(struct backend *backend)
     return room > RESERVE_BYTES ? room - RESERVE_BYTES : 0;
 }
 
-static bool refuse(struct backend *backend, size_t record_bytes, int count, struct error *err)
+static bool refuse(const struct slots *s, struct backend *backend, struct error *err)
 {
+    char log[48] = "";
+
+    if (s->stride > s->bytes)
+        snprintf(log, sizeof(log), " and logs of %zu", s->stride - s->bytes);
     if (backend->room(backend))
-        return error_set(
-            err, ERR_NOMEM, "%d state slots of %zu bytes do not fit into the memory of %s: %zu do",
-            count, record_bytes, backend->detail, room_for_slots(backend) / record_bytes);
-    return error_set(err, ERR_NOMEM, "%d state slots of %zu bytes do not fit into %s memory", count,
-                     record_bytes, backend->name);
+        return error_set(err, ERR_NOMEM,
+                         "%d state slots of %zu bytes%s do not fit into the memory of %s: %zu do",
+                         s->count, s->bytes, log, backend->detail,
+                         room_for_slots(backend) / s->stride);
+    return error_set(err, ERR_NOMEM, "%d state slots of %zu bytes%s do not fit into %s memory",
+                     s->count, s->bytes, log, backend->name);
 }
 
-static bool fill(struct pool *p, struct backend *backend, size_t record_bytes, int count,
+static bool fill(const struct slots *s, struct pool *p, const struct device *device,
                  struct error *err)
 {
+    struct backend *backend = device->backend;
+    const size_t count = (size_t)s->count;
+
     p->backend = backend;
-    p->free_index = calloc((size_t)count, sizeof(*p->free_index));
-    p->move = calloc((size_t)count, sizeof(*p->move));
-    if (backend->room(backend) && room_for_slots(backend) / record_bytes < (size_t)count)
-        return refuse(backend, record_bytes, count, err);
-    p->records = backend->alloc(backend, record_bytes * (size_t)count);
-    if (!p->free_index || !p->move || !p->records)
-        return refuse(backend, record_bytes, count, err);
-    for (int i = count - 1; i >= 0; i--)
+    p->model = device->model;
+    p->free_index = calloc(count, sizeof(*p->free_index));
+    p->move = calloc(count, sizeof(*p->move));
+    p->logged = calloc(count, sizeof(*p->logged));
+    if (backend->room(backend) && room_for_slots(backend) / s->stride < count)
+        return refuse(s, backend, err);
+    p->records = backend->alloc(backend, s->stride * count);
+    if (!p->free_index || !p->move || !p->logged || !p->records)
+        return refuse(s, backend, err);
+    for (int i = s->count - 1; i >= 0; i--)
         p->free_index[p->available++] = i;
     return true;
 }
@@ -70,7 +87,7 @@ static bool moves_take_time(struct backend *backend)
     return backend->move_out(backend, &nothing, &nothing, 0) != 0;
 }
 
-struct slots *slots_create(const struct devices *devices, size_t record_bytes, int count,
+struct slots *slots_create(const struct devices *devices, const struct slots_options *options,
                            struct error *err)
 {
     struct slots *s = calloc(1, sizeof(*s));
@@ -79,11 +96,13 @@ struct slots *slots_create(const struct devices *devices, size_t record_bytes, i
         error_set(err, ERR_NOMEM, "no memory for the state slots");
         return NULL;
     }
-    s->bytes = record_bytes;
-    s->count = count;
+    s->bytes = options->record_bytes;
+    s->stride = options->record_bytes + options->log_bytes;
+    s->log_steps = options->log_steps;
+    s->count = options->count;
     s->late = moves_take_time(devices->at[0].backend);
     for (; s->devices < devices->count; s->devices++)
-        if (!fill(&s->pool[s->devices], devices->at[s->devices].backend, record_bytes, count, err))
+        if (!fill(s, &s->pool[s->devices], &devices->at[s->devices], err))
             goto fail;
     return s;
 
@@ -100,6 +119,7 @@ void slots_destroy(struct slots *s)
         p->backend->free(p->backend, p->records);
         free(p->free_index);
         free(p->move);
+        free(p->logged);
     }
     free(s);
 }
@@ -112,7 +132,7 @@ struct slot_place slots_place(const struct slots *s, int slot)
 
 static unsigned char *record(struct slots *s, struct slot_place at)
 {
-    return s->pool[at.device].records + (size_t)at.index * s->bytes;
+    return s->pool[at.device].records + (size_t)at.index * s->stride;
 }
 
 int slots_acquire(struct slots *s, int device)
@@ -131,6 +151,25 @@ static void follow(struct slots *s, struct slot_place at)
 
     if (p->move[at.index])
         p->backend->follow(p->backend, p->move[at.index]);
+    p->move[at.index] = 0;
+}
+
+/* The record is complete for the moves that come, and for whoever follows them. */
+static void settle(struct slots *s, struct slot_place at)
+{
+    struct pool *p = &s->pool[at.device];
+    int *logged = &p->logged[at.index];
+
+    if (*logged)
+        p->move[at.index] = model_settle(p->model, p->records, at.index, *logged);
+    *logged = 0;
+}
+
+/* For all of a record to be overwritten: with it goes what is in the log. */
+static unsigned char *anew(struct slots *s, struct slot_place at)
+{
+    s->pool[at.device].logged[at.index] = 0;
+    return record(s, at);
 }
 
 void slots_clear(struct slots *s, int slot)
@@ -139,8 +178,13 @@ void slots_clear(struct slots *s, int slot)
     struct backend *backend = s->pool[at.device].backend;
 
     follow(s, at);
-    backend->zero(backend, record(s, at), s->bytes);
+    backend->zero(backend, anew(s, at), s->bytes);
     s->zeroed++;
+}
+
+void slots_settle(struct slots *s, int slot)
+{
+    settle(s, slots_place(s, slot));
 }
 
 bool slots_ready(struct slots *s, int slot)
@@ -152,6 +196,24 @@ bool slots_ready(struct slots *s, int slot)
     if (*move && p->backend->moved(p->backend, *move, false))
         *move = 0;
     return !*move;
+}
+
+int slots_advance(struct slots *s, int slot, int rows)
+{
+    struct slot_place at = slots_place(s, slot);
+    int *logged = &s->pool[at.device].logged[at.index], before = *logged;
+
+    *logged = rows == 1 && before + 1 < s->log_steps ? before + 1 : 0;
+    return before;
+}
+
+void slots_withdraw(struct slots *s, int slot)
+{
+    struct slot_place at = slots_place(s, slot);
+    int *logged = &s->pool[at.device].logged[at.index];
+
+    if (s->log_steps > 1)
+        *logged = (*logged ? *logged : s->log_steps) - 1;
 }
 
 void slots_release(struct slots *s, int slot)
@@ -174,9 +236,10 @@ bool slots_copy(struct slots *s, int to, int from, void *by)
     struct backend *backend = s->pool[a.device].backend;
 
     if (a.device == b.device) {
+        settle(s, b);
         follow(s, a);
         follow(s, b);
-        backend->copy(backend, record(s, a), record(s, b), s->bytes);
+        backend->copy(backend, anew(s, a), record(s, b), s->bytes);
         return true;
     }
     slots_fetch(s, from, by);
@@ -207,7 +270,7 @@ bool slots_bring(struct slots *s, int to, void *host)
 
     if (!wait_for_others(s, newest, at.device))
         return false;
-    p->move[at.index] = p->backend->move_in(p->backend, record(s, at), host, s->bytes);
+    p->move[at.index] = p->backend->move_in(p->backend, anew(s, at), host, s->bytes);
     *newest = (struct record_move){ p->move[at.index], at.device };
     return true;
 }
@@ -219,6 +282,7 @@ void slots_fetch(struct slots *s, int from, void *host)
     struct record_move *newest = record_newest_move(host);
 
     wait_for_others(s, newest, at.device);
+    settle(s, at);
     p->move[at.index] = p->backend->move_out(p->backend, host, record(s, at), s->bytes);
     *newest = (struct record_move){ p->move[at.index], at.device };
 }
@@ -241,7 +305,7 @@ void slots_upload(struct slots *s, int to, const void *host)
     struct slot_place at = slots_place(s, to);
     struct backend *backend = s->pool[at.device].backend;
 
-    backend->moved(backend, backend->move_in(backend, record(s, at), host, s->bytes), true);
+    backend->moved(backend, backend->move_in(backend, anew(s, at), host, s->bytes), true);
 }
 
 bool slots_download(struct slots *s, int from, void *host)
@@ -249,6 +313,7 @@ bool slots_download(struct slots *s, int from, void *host)
     struct slot_place at = slots_place(s, from);
     struct backend *backend = s->pool[at.device].backend;
 
+    settle(s, at);
     backend->moved(backend, backend->move_out(backend, host, record(s, at), s->bytes), true);
     return !backend->lost;
 }

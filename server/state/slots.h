@@ -1,9 +1,14 @@
 /* slots.h - the pools of state records, one on each device.
  *
- * A pool is `count` equal records in one piece of its backend's memory, so that an operation
+ * A pool is `count` equal slots in one piece of its backend's memory, so that an operation
  * finds a session's state by base and stride. Slots are numbered over all devices, the first
  * device's first. A slot that is acquired still holds what another left: whoever takes it clears
  * it, or has all of it overwritten, before anything else (promise P4).
+ *
+ * A slot is a record and, where the device keeps logs of steps (model.h), the log behind it. Only
+ * records are copied, fetched and overwritten: what is in the log comes into the record before it
+ * is read, and goes when it is overwritten. Whoever has it read waited for the steps that worked in
+ * it.
  *
  * Records go to host memory and come from there beside the operations (moves, backend.h). All
  * that is done to slots and records in here happens in the order of the calls; a slot is ready for
@@ -25,9 +30,15 @@ struct slot_place {
     int device, index;
 };
 
-/* count: on each of the devices, which are borrowed. NULL and ERR_NOMEM, with the number of bytes
- * it asked for and, where the backend knows its room, how many slots fit. */
-struct slots *slots_create(const struct devices *devices, size_t record_bytes, int count,
+struct slots_options {
+    size_t record_bytes, log_bytes;
+    int log_steps; /* a log has fewer (model.h); 1, or 0: there are none */
+    int count;     /* on each device */
+};
+
+/* The devices are borrowed, and have their models if there are logs. NULL and ERR_NOMEM, with the
+ * number of bytes it asked for and, where the backend knows its room, how many slots fit. */
+struct slots *slots_create(const struct devices *devices, const struct slots_options *options,
                            struct error *err);
 void slots_destroy(struct slots *s); /* takes NULL */
 
@@ -38,6 +49,13 @@ void slots_release(struct slots *s, int slot);
 struct slot_place slots_place(const struct slots *s, int slot);
 void *slots_records(struct slots *s, int device); /* its first record */
 bool slots_ready(struct slots *s, int slot);      /* a step may work in it */
+/* A step takes so many rows in there: returned is how many are in its log before. */
+int slots_advance(struct slots *s, int slot, int rows);
+/* It did not take the one row in that it was to, and was the newest. */
+void slots_withdraw(struct slots *s, int slot);
+/* No step works in it any more: what is in its log comes into the record now, so that nobody waits
+ * for that when the record is read. */
+void slots_settle(struct slots *s, int slot);
 /* Whole records; between devices by two moves, to a record of the pool and from there. The first is
  * waited for. What was in that record is lost, and it may serve the next copy at once. false: the
  * device that has `from` failed, and `to` is not what that held. */

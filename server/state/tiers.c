@@ -56,7 +56,12 @@ struct tiers *tiers_create(const struct devices *devices, const struct tiers_opt
     }
     t->options = *options;
     t->devices = devices->count;
-    t->slots = slots_create(devices, options->record_bytes, options->slots, err);
+    t->slots = slots_create(devices,
+                            &(struct slots_options){ .record_bytes = options->record_bytes,
+                                                     .log_bytes = options->log_bytes,
+                                                     .log_steps = options->log_steps,
+                                                     .count = options->slots },
+                            err);
     if (!t->slots) {
         tiers_destroy(t);
         return NULL;
@@ -392,6 +397,16 @@ bool tiers_ready(struct tiers *t, int slot)
     return slots_ready(t->slots, slot);
 }
 
+int tiers_advance(struct tiers *t, int slot, int rows)
+{
+    return slots_advance(t->slots, slot, rows);
+}
+
+void tiers_withdraw(struct tiers *t, int slot)
+{
+    slots_withdraw(t->slots, slot);
+}
+
 void *tiers_take_landing(struct tiers *t)
 {
     void *record = slots_are_late(t->slots) ? record_take(t->pool) : NULL;
@@ -427,6 +442,7 @@ static void reside(struct tiers *t, struct checkpoint *c, int slot)
 void tiers_commit(struct tiers *t, struct checkpoint *c, int slot)
 {
     assert(c->refs);
+    slots_settle(t->slots, slot);
     reside(t, c, slot);
     t->checkpoints++;
 }

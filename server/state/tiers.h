@@ -29,6 +29,8 @@ struct tiers;
 
 struct tiers_options {
     size_t record_bytes;
+    size_t log_bytes;     /* on a device, behind each record */
+    int log_steps;        /* as in slots.h */
     int slots;            /* on each device */
     int at_once;          /* of those, worked in */
     size_t host_bytes;    /* of records in host memory */
@@ -60,6 +62,9 @@ int tiers_start(struct tiers *t, struct checkpoint *from);
 /* A working slot may be on its way from or to host memory: it is not for a step until it is
  * ready. */
 bool tiers_ready(struct tiers *t, int slot);
+/* slots_advance(), slots_withdraw(). */
+int tiers_advance(struct tiers *t, int slot, int rows);
+void tiers_withdraw(struct tiers *t, int slot);
 /* The working slot takes on a record that was read from the store, beside the steps of others if
  * it was copied to a landing, which is released with record_release() whenever its owner likes.
  * take: NULL: there is none, and mostly no gain by it. */
