@@ -18,6 +18,7 @@
 #include "server/state/checkpoint.h"
 #include "server/state/format.h"
 #include "tests/server/state/late.h"
+#include "tests/server/state/logging.h"
 
 static pthread_mutex_t cutting = PTHREAD_MUTEX_INITIALIZER;
 
@@ -65,7 +66,8 @@ static void load(struct rig *r, const char *model, const struct engine_options *
 {
     const struct model_options sizes = { .max_rows = options->row_budget,
                                          .max_logits = engine_max_logits(options),
-                                         .state_dtype = state };
+                                         .state_dtype = state,
+                                         .logs = true };
     struct error err = { 0 };
 
     if (!devices_load(&r->devices, model, &sizes, &err))
@@ -77,11 +79,24 @@ static void load(struct rig *r, const char *model, const struct engine_options *
     start_engine(r, options);
 }
 
+static void change_cpus(struct rig *r, const struct rig_cpus *to)
+{
+    for (int i = 0; i < r->devices.count; i++) {
+        if (to->log_steps)
+            logging_make(r->devices.at[i].backend, to->log_steps);
+        if (to->late)
+            late_make(r->devices.at[i].backend, (uint64_t)i + 1);
+    }
+}
+
 static void open_with(struct rig *r, const char *devices, const char *model,
                       const struct engine_options *options, const struct backend_options *with,
                       enum dtype state)
 {
+    const char *log_steps = getenv("EDDY_TEST_LOG_STEPS");
+
     open_devices(r, devices, with);
+    change_cpus(r, &(struct rig_cpus){ .log_steps = log_steps ? atoi(log_steps) : 0 });
     load(r, model, options, state);
 }
 
@@ -92,13 +107,19 @@ void rig_open_on(struct rig *r, const char *devices, const char *model,
               &(struct backend_options){ .threads = threads, .isa = "auto" }, DTYPE_F32);
 }
 
+void rig_open_as(struct rig *r, const char *devices, const char *model,
+                 const struct engine_options *options, int threads, const struct rig_cpus *cpus)
+{
+    open_devices(r, devices, &(struct backend_options){ .threads = threads, .isa = "auto" });
+    change_cpus(r, cpus);
+    load(r, model, options, DTYPE_F32);
+}
+
 void rig_open_late(struct rig *r, const char *devices, const char *model,
                    const struct engine_options *options, int threads)
 {
-    open_devices(r, devices, &(struct backend_options){ .threads = threads, .isa = "auto" });
-    for (int i = 0; i < r->devices.count; i++)
-        late_make(r->devices.at[i].backend, (uint64_t)i + 1);
-    load(r, model, options, DTYPE_F32);
+    rig_open_as(r, devices, model, options, threads,
+                &(struct rig_cpus){ .late = true, .log_steps = 4 });
 }
 
 void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads)

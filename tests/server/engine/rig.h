@@ -21,12 +21,20 @@ struct rig {
     struct command *cut; /* to be cancelled when its first events come */
 };
 
-/* Asserts on failure. threads: of the CPU. */
+/* Asserts on failure. threads: of the CPU. Where EDDY_TEST_LOG_STEPS says 4, its CPUs and those of
+ * rig_open_on() keep logs of fewer (logging.h). */
 void rig_open(struct rig *r, const char *model, const struct engine_options *options, int threads);
 /* On these devices in place of one CPU, as devices_open() takes them. */
 void rig_open_on(struct rig *r, const char *devices, const char *model,
                  const struct engine_options *options, int threads);
-/* The same with CPUs whose moves are late (late.h). */
+/* The same with CPUs that do as GPUs do. */
+struct rig_cpus {
+    bool late;     /* their moves and draws are (late.h) */
+    int log_steps; /* they keep logs of fewer (logging.h); 0: none */
+};
+void rig_open_as(struct rig *r, const char *devices, const char *model,
+                 const struct engine_options *options, int threads, const struct rig_cpus *cpus);
+/* Both. */
 void rig_open_late(struct rig *r, const char *devices, const char *model,
                    const struct engine_options *options, int threads);
 /* With activations that the CPU rounds to bf16. */

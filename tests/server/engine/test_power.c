@@ -178,6 +178,7 @@ static int cut_once(enum disk_mode durability, uint64_t seed)
 {
     const struct disk_io io = power_io();
     const struct world_plan plan = { .model = "tests/data/rwkv7-tiny-hf",
+                                     .cpus = { .log_steps = seed % 2 ? 4 : 0 },
                                      .slots = 2,
                                      .parked = 1 + (int)(seed % 3),
                                      .on_disk = 60,

@@ -12,6 +12,7 @@
 
 #include "tests/server/engine/world.h"
 #include "tests/server/state/late.h"
+#include "tests/server/state/logging.h"
 
 enum { AT_ONCE = 4, EXTRAS = 4, CHECK_EVERY = 200, STEPS = 1000, PATIENCE = 10 };
 
@@ -308,6 +309,7 @@ static const struct world_plan plans[] = {
       .parked = 3,
       .seed = 88172645463325252u },
     { .name = "and_with_spares",
+      .cpus = { .log_steps = 4 },
       .model = mamba2,
       .slots = 3,
       .parked = 6,
@@ -316,6 +318,7 @@ static const struct world_plan plans[] = {
       .threads = 2,
       .seed = 1181783497276652981u },
     { .name = "and_in_slices",
+      .cpus = { .log_steps = 3 },
       .model = rwkv,
       .slots = 3,
       .parked = 4,
@@ -361,6 +364,7 @@ static const struct world_plan plans[] = {
       .owner_states = 6,
       .seed = 3935559000370003845u },
     { .name = "and_with_one_slot_and_no_memory",
+      .cpus = { .log_steps = 3 },
       .model = rwkv,
       .slots = 1,
       .spares = 2,
@@ -368,6 +372,7 @@ static const struct world_plan plans[] = {
       .durability = DISK_NONE,
       .seed = 2862933555777941757u },
     { .name = "and_on_two_devices",
+      .cpus = { .log_steps = 4 },
       .model = mamba2,
       .devices = "cpu,cpu",
       .slots = 2,
@@ -396,7 +401,7 @@ static const struct world_plan plans[] = {
       .seed = 4101842887655102017u },
     { .name = "so_is_one_whose_moves_are_late",
       .model = mamba2,
-      .late = true,
+      .cpus = { .late = true, .log_steps = 4 },
       .slots = 2,
       .parked = 9,
       .spares = 4,
@@ -405,7 +410,7 @@ static const struct world_plan plans[] = {
       .seed = 7046029254386353131u },
     { .name = "and_one_with_a_disk",
       .model = rwkv,
-      .late = true,
+      .cpus = { .late = true, .log_steps = 3 },
       .slots = 3,
       .parked = 4,
       .spares = 3,
@@ -416,7 +421,7 @@ static const struct world_plan plans[] = {
       .seed = 1181783497276652981u },
     { .name = "and_one_on_three_devices",
       .model = mamba,
-      .late = true,
+      .cpus = { .late = true },
       .devices = "cpu,cpu,cpu",
       .slots = 1,
       .parked = 5,
@@ -461,6 +466,7 @@ static void nothing_was_missing(void **unused)
     (void)unused;
     assert_true(forks + rollbacks >= steps());
     assert_true(hits && subtrees && partial && crossed && late_moves() && late_followed());
+    assert_true(logging_rows() && logging_settled());
 }
 
 int main(int argc, char **argv)

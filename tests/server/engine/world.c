@@ -81,9 +81,8 @@ void world_open(struct world *w, const struct world_plan *plan)
     w->reference = reference_open(model);
     w->record_bytes = reference_info(w->reference)->layout.bytes;
     set_options(w);
-    (plan->late ? rig_open_late : rig_open_on)(&w->rig, plan->devices ? plan->devices : "cpu",
-                                               model, &w->options,
-                                               plan->threads ? plan->threads : 1);
+    rig_open_as(&w->rig, plan->devices ? plan->devices : "cpu", model, &w->options,
+                plan->threads ? plan->threads : 1, &plan->cpus);
 }
 
 /* Bytes of the checkpoints' files; what else there is counts as strange. */

@@ -40,7 +40,7 @@ struct world_plan {
     int quantum;         /* steps of a turn before it makes room */
     int cache_every;     /* tokens of a prompt from one spare to the next; 0: one near its end */
     int threads;         /* of the CPU; 0: one */
-    bool late;           /* moves are (late.h) */
+    struct rig_cpus cpus;
     enum disk_mode durability;
     const struct disk_io *io; /* borrowed; NULL: the system's */
     uint64_t seed;

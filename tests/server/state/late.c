@@ -12,6 +12,7 @@
 
 #include "config/error.h"
 #include "kernels/backend.h"
+#include "models/model.h"
 
 enum {
     PENDING_MAX = 256,
@@ -27,6 +28,9 @@ struct move {
     void *dst;
     const void *src;
     size_t bytes;
+    int logged; /* above 0: src and dst are a slot, with so many steps in this log */
+    struct state_log log;
+    int slot;
 };
 
 /* Draws that were made, and are not to be seen yet. */
@@ -39,6 +43,7 @@ struct drawn {
 /* A step that nobody has waited for: no move may touch the states that it works on. */
 struct flying {
     const char *records;
+    size_t stride;
     int slot[ROWS_MAX], slots;
     uint64_t mark;
 };
@@ -56,6 +61,7 @@ struct late {
     int32_t in_token[ROWS_MAX];
     int in_begin[ROWS_MAX + 1], in_slot[ROWS_MAX], in_logit[ROWS_MAX];
     uint32_t in_position[ROWS_MAX];
+    int in_logged[ROWS_MAX];
     struct flying flying[STEPS_MAX]; /* a ring, as the marks are */
     uint64_t steps, landed;
     struct move pending[PENDING_MAX]; /* a ring: number n is at n % PENDING_MAX */
@@ -98,7 +104,10 @@ static void happen_until(struct late *l, uint64_t number)
     while (l->done < number) {
         const struct move *m = &l->pending[++l->done % PENDING_MAX];
 
-        memcpy(m->dst, m->src, m->bytes);
+        if (m->logged)
+            l->was.settle(l->be, &m->log, m->slot, m->logged);
+        else
+            memcpy(m->dst, m->src, m->bytes);
     }
 }
 
@@ -114,13 +123,18 @@ static bool is_fast(const void *host)
     return fast;
 }
 
+static void push(struct late *l, const struct move *m)
+{
+    if (l->newest - l->done == PENDING_MAX - 1)
+        happen_until(l, l->done + 1);
+    l->pending[++l->newest % PENDING_MAX] = *m;
+}
+
 static uint64_t add(struct backend *be, void *dst, const void *src, size_t bytes, bool fast)
 {
     struct late *l = of(be);
 
-    if (l->newest - l->done == PENDING_MAX - 1)
-        happen_until(l, l->done + 1);
-    l->pending[++l->newest % PENDING_MAX] = (struct move){ dst, src, bytes };
+    push(l, &(struct move){ .dst = dst, .src = src, .bytes = bytes });
     if (fast) {
         memset(dst, GARBAGE, bytes);
         moves++;
@@ -144,19 +158,19 @@ static bool overlaps_pending(const struct late *l, const void *dst, size_t bytes
 }
 
 /* Moves are of whole records. */
-static void check_landed(const struct late *l, const void *record, size_t bytes)
+static void check_landed(const struct late *l, const void *record)
 {
     for (uint64_t n = l->landed; n < l->steps; n++) {
         const struct flying *f = &l->flying[n % STEPS_MAX];
 
         for (int i = 0; i < f->slots; i++)
-            assert_true(record != f->records + (size_t)f->slot[i] * bytes);
+            assert_true(record != f->records + (size_t)f->slot[i] * f->stride);
     }
 }
 
 static uint64_t move_in(struct backend *be, void *dst, const void *src, size_t bytes)
 {
-    check_landed(of(be), dst, bytes);
+    check_landed(of(be), dst);
     if (overlaps_pending(of(be), dst, bytes))
         happen_until(of(be), of(be)->newest);
     return add(be, dst, src, bytes, is_fast(src));
@@ -164,10 +178,29 @@ static uint64_t move_in(struct backend *be, void *dst, const void *src, size_t b
 
 static uint64_t move_out(struct backend *be, void *dst, const void *src, size_t bytes)
 {
-    check_landed(of(be), src, bytes);
+    check_landed(of(be), src);
     if (overlaps_pending(of(be), dst, bytes))
         happen_until(of(be), of(be)->newest);
     return add(be, dst, src, bytes, is_fast(dst));
+}
+
+/* Nothing is spoilt before: what is in a slot until then is not the state. */
+static uint64_t settle(struct backend *be, const struct state_log *log, int slot, int logged)
+{
+    struct late *l = of(be);
+    const struct flying *f = &l->flying[(l->steps - 1) % STEPS_MAX]; /* there is one pool */
+    char *record = (char *)f->records + (size_t)slot * f->stride;
+
+    assert_true(l->steps > 0 && logged > 0);
+    check_landed(l, record);
+    push(l, &(struct move){ .dst = record,
+                            .src = record,
+                            .bytes = f->stride,
+                            .logged = logged,
+                            .log = *log,
+                            .slot = slot });
+    moves++;
+    return l->newest;
 }
 
 static bool moved(struct backend *be, uint64_t number, bool wait)
@@ -221,6 +254,7 @@ static void add_sequence(struct late *l, const struct batch *from, int s, int *l
     l->in_begin[in->S] = in->T;
     l->in_slot[in->S] = from->slot[s];
     l->in_position[in->S] = from->position ? from->position[s] : 0;
+    l->in_logged[in->S] = from->logged ? from->logged[s] : 0;
     memcpy(l->in_token + in->T, from->token + first, (size_t)rows * sizeof(*l->in_token));
     if (from->follows && from->follows[s] >= 0)
         l->in_token[in->T] = l->token[from->follows[s]];
@@ -228,12 +262,15 @@ static void add_sequence(struct late *l, const struct batch *from, int s, int *l
     l->in_begin[++in->S] = in->T;
 }
 
-static void take_off(struct late *l, const void *records)
+static void take_off(struct late *l, const struct step_key *key)
 {
     struct flying *f = &l->flying[l->steps++ % STEPS_MAX];
 
     assert_true(l->steps - l->landed <= STEPS_MAX);
-    *f = (struct flying){ .records = records, .slots = l->in.S, .mark = l->marks + 1 };
+    *f = (struct flying){ .records = key->records,
+                          .stride = model_slot_bytes(key->model),
+                          .slots = l->in.S,
+                          .mark = l->marks + 1 };
     memcpy(f->slot, l->in_slot, (size_t)l->in.S * sizeof(*f->slot));
 }
 
@@ -249,11 +286,12 @@ static const struct batch *begin(struct backend *be, const struct step_key *key,
                             .begin = l->in_begin,
                             .slot = l->in_slot,
                             .logit_row = l->in_logit,
-                            .position = in->position ? l->in_position : NULL };
+                            .position = in->position ? l->in_position : NULL,
+                            .logged = in->logged ? l->in_logged : NULL };
     l->kepts = 0;
     for (int s = 0; s < in->S; s++)
         add_sequence(l, in, s, &logit);
-    take_off(l, key->records);
+    take_off(l, key);
     return l->in.T ? l->was.begin(be, key, &l->in) : NULL;
 }
 
@@ -408,6 +446,7 @@ void late_make(struct backend *be, uint64_t seed)
     be->move_out = move_out;
     be->moved = moved;
     be->follow = follow;
+    be->settle = settle;
     be->follows = true;
     be->begin = begin;
     be->end = end;
