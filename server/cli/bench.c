@@ -194,6 +194,40 @@ bool bench_sessions(struct bench *b, enum command_kind kind, const char *prefix,
     return true;
 }
 
+/* One row each of the slots that are not where they should be. */
+static bool stagger_once(const struct bench *b, void *records, int *logged, int n)
+{
+    const int log_steps = model_info(b->local.parts.model)->log_steps;
+    int32_t token[BENCH_SESSIONS_MAX] = { 0 };
+    int begin[BENCH_SESSIONS_MAX + 1] = { 0 }, slot[BENCH_SESSIONS_MAX], steps[BENCH_SESSIONS_MAX];
+    struct batch in = { .token = token, .begin = begin, .slot = slot, .logged = steps };
+
+    for (int i = 0; i < n; i++) {
+        if (logged[i] == i % log_steps)
+            continue;
+        slot[in.S] = i;
+        steps[in.S++] = logged[i];
+        begin[in.S] = in.S;
+        logged[i] = (logged[i] + 1) % log_steps;
+    }
+    in.T = in.S;
+    if (in.S)
+        model_step(b->local.parts.model, records, &in);
+    return in.S > 0;
+}
+
+void bench_stagger(const struct bench *b, void *records, int *logged, int n)
+{
+    while (stagger_once(b, records, logged, n))
+        ;
+}
+
+void bench_logged(const struct bench *b, int *logged, int n)
+{
+    for (int i = 0; i < n; i++)
+        logged[i] = (logged[i] + 1) % model_info(b->local.parts.model)->log_steps;
+}
+
 /* A matrix that a step multiplies with has two sizable sides; A_log and r_k have not. */
 static bool is_matrix(const struct tensor *t)
 {
@@ -232,9 +266,17 @@ static bool read_cost(struct bench *b, const char *path, struct error *err)
     return true;
 }
 
+/* Two a session, one to work in; not for states that would not fit. */
+static int choose_slots(const struct bench *b, int sessions)
+{
+    const size_t slots = ((size_t)SLOT_BYTES_GIB << 30) / model_slot_bytes(b->local.parts.model);
+    const size_t most = 2 * (size_t)sessions + 2;
+
+    return (int)(slots > most ? most : slots < 4 ? 4 : slots);
+}
+
 bool bench_open(struct bench *b, const struct options *o, struct error *err)
 {
-    struct model_info info;
     const int sessions = b->sessions ? b->sessions : 64;
     struct engine_options limits = { .max_batch = sessions,
                                      .row_budget = b->rows ? b->rows : o->row_budget,
@@ -246,20 +288,13 @@ bool bench_open(struct bench *b, const struct options *o, struct error *err)
     b->local.engine = NULL;
     if (strchr(o->device, ','))
         return error_set(err, ERR_INPUT, "one device is measured at a time, not \"%s\"", o->device);
-    if (!model_describe(model_path(o), &info, err))
-        return false;
-    state_layout_pack(&info.layout, chosen_dtype(o->state_dtype));
-    /* Two slots a session, one to work in; not for states that would not fit. */
-    size_t slots = ((size_t)SLOT_BYTES_GIB << 30) / info.layout.bytes;
-    const size_t most = 2 * (size_t)sessions + 2;
-
-    limits.slots = (int)(slots > most ? most : slots < 4 ? 4 : slots);
     if (limits.row_budget <= limits.max_batch)
         limits.row_budget = limits.max_batch + 1;
     if (!local_open(&b->local, o, &limits, err) || !read_cost(b, model_path(o), err)) {
         local_close(&b->local);
         return false;
     }
+    b->local.limits.slots = choose_slots(b, sessions);
     if (b->read_bandwidth == 0) {
         b->read_bandwidth = bench_ceiling(b, CEILING_READ);
         b->copy_bandwidth = bench_ceiling(b, CEILING_COPY);

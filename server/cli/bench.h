@@ -67,6 +67,13 @@ struct turns {
     int tokens;         /* to generate */
 };
 
+/* Of steps that a suite takes by itself, on records of its own, each of model_slot_bytes(): n slots
+ * are brought to different places in their logs (batch.logged), as those of sessions are that came
+ * at different times, so that steps are alike. logged: [n], at first 0. Both may be done again, and
+ * do nothing where there are no logs. */
+void bench_stagger(const struct bench *b, void *records, int *logged, int n);
+void bench_logged(const struct bench *b, int *logged, int n); /* a step of a row each was taken */
+
 /* Sends the turns and does not wait: how many went. */
 int bench_send(struct bench *b, const struct turns *t);
 /* Takes the answers of `sent` turns; false when one of them failed, with the problem printed. */

@@ -13,26 +13,44 @@
 #define RUN_SECONDS 0.3 /* one run of one row */
 enum { ROUNDS = 9, STEPS_MIN = 4, STEPS_MAX = 256, BATCH_MAX = 64, ROWS_MAX = 8 };
 
+/* The slots that steps are taken in without the engine. */
+struct slots {
+    void *records;
+    int logged[BATCH_MAX];
+};
+
 /* Seconds of one of `steps` steps with one row for each of n sequences, or -1. */
-static double time_steps(struct bench *b, void *records, int n, int steps)
+static double time_steps(struct bench *b, struct slots *slots, int n, int steps)
 {
     struct backend *be = b->local.parts.backend;
     int32_t token[BATCH_MAX];
     int begin[BATCH_MAX + 1], index[BATCH_MAX];
-    const struct batch in = {
-        .S = n, .T = n, .L = n, .token = token, .begin = begin, .slot = index, .logit_row = index
-    };
+    const struct batch in = { .S = n,
+                              .T = n,
+                              .L = n,
+                              .token = token,
+                              .begin = begin,
+                              .slot = index,
+                              .logit_row = index,
+                              .logged = slots->logged };
     struct error err;
-    double began = bench_clock();
+    double began;
 
     for (int i = 0; i <= n; i++)
         begin[i] = i;
+    bench_stagger(b, slots->records, slots->logged, n);
+    if (!be->sync(be, &err)) {
+        fprintf(stderr, "eddy: %s\n", err.message);
+        return -1;
+    }
+    began = bench_clock();
     for (int k = 0; k < steps; k++) {
         for (int i = 0; i < n; i++) {
             token[i] = bench_token(b, (size_t)(k * n + i));
             index[i] = i;
         }
-        model_step(b->local.parts.model, records, &in);
+        model_step(b->local.parts.model, slots->records, &in);
+        bench_logged(b, slots->logged, n);
         if (!be->sync(be, &err)) {
             fprintf(stderr, "eddy: %s\n", err.message);
             return -1;
@@ -49,11 +67,11 @@ static int steps_for(double seconds)
 }
 
 /* One run of every row: steps[i] steps of row i, seconds[i] each. */
-static bool time_model(struct bench *b, void *records, const struct decode_row *row, int rows,
+static bool time_model(struct bench *b, struct slots *slots, const struct decode_row *row, int rows,
                        const int *steps, double *seconds)
 {
     for (int i = 0; i < rows; i++) {
-        seconds[i] = time_steps(b, records, row[i].sessions, steps[i]);
+        seconds[i] = time_steps(b, slots, row[i].sessions, steps[i]);
         if (seconds[i] < 0)
             return false;
     }
@@ -101,7 +119,7 @@ static double bytes_a_step(const struct bench *b)
 
 /* A round is short, and every ratio is of one round: a host's other guests come and go. The
  * read bandwidth of a round is the mean of one before and one after it. */
-static bool measure(struct bench *b, void *records, struct decode_row *row, int rows)
+static bool measure(struct bench *b, struct slots *slots, struct decode_row *row, int rows)
 {
     double model[ROWS_MAX], engine[ROWS_MAX], before, after = bench_ceiling(b, CEILING_READ);
     int steps[ROWS_MAX];
@@ -109,12 +127,12 @@ static bool measure(struct bench *b, void *records, struct decode_row *row, int 
     assert(rows <= ROWS_MAX && row[0].sessions == 1);
     /* The longest row first: the first steps with a state fault its memory in. */
     for (int i = rows; i-- > 0;) {
-        time_steps(b, records, row[i].sessions, 2);
-        steps[i] = steps_for(time_steps(b, records, row[i].sessions, 2));
+        time_steps(b, slots, row[i].sessions, 2);
+        steps[i] = steps_for(time_steps(b, slots, row[i].sessions, 2));
     }
     for (int k = 0; k < ROUNDS; k++) {
         before = after;
-        if (!time_model(b, records, row, rows, steps, model) ||
+        if (!time_model(b, slots, row, rows, steps, model) ||
             !time_engine(b, row, rows, steps, engine))
             return false;
         after = bench_ceiling(b, CEILING_READ);
@@ -164,19 +182,19 @@ static void print(struct bench *b, struct decode_row *row, int rows)
 bool bench_decode(struct bench *b, struct decode_row *row, int rows)
 {
     struct backend *be = b->local.parts.backend;
-    void *records;
+    struct slots slots = { 0 };
     bool ok;
 
     while (rows > 1 && 2 * row[rows - 1].sessions + 1 > b->local.limits.slots)
         rows--; /* states too large for that many */
-    records = be->alloc(be, model_info(b->local.parts.model)->layout.bytes *
-                                (size_t)row[rows - 1].sessions);
-    if (!records) {
+    slots.records =
+        be->alloc(be, model_slot_bytes(b->local.parts.model) * (size_t)row[rows - 1].sessions);
+    if (!slots.records) {
         fprintf(stderr, "eddy: no memory for %d states\n", row[rows - 1].sessions);
         return false;
     }
-    ok = measure(b, records, row, rows);
-    be->free(be, records);
+    ok = measure(b, &slots, row, rows);
+    be->free(be, slots.records);
     if (ok)
         print(b, row, rows);
     fflush(stdout);

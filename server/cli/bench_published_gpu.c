@@ -29,7 +29,7 @@ static const size_t prompts[] = { 512, 4096, 32768 };
 struct step {
     struct batch in;
     int32_t token[ROWS];
-    int begin[BENCH_SESSIONS_MAX + 1], place[BENCH_SESSIONS_MAX];
+    int begin[BENCH_SESSIONS_MAX + 1], place[BENCH_SESSIONS_MAX], logged[BENCH_SESSIONS_MAX];
     struct sample_row row[BENCH_SESSIONS_MAX];
     struct sample_result result[2][BENCH_SESSIONS_MAX]; /* of steps in turns */
     uint64_t mark[2];
@@ -47,7 +47,8 @@ static struct step *make_step(int n)
                             .token = s->token,
                             .begin = s->begin,
                             .slot = s->place,
-                            .logit_row = s->place };
+                            .logit_row = s->place,
+                            .logged = s->logged };
     for (int i = 0; i < n; i++) {
         s->begin[i + 1] = i + 1;
         s->place[i] = i;
@@ -93,11 +94,17 @@ static double time_steps(struct bench *b, void *records, struct step *s, int cou
     struct backend *be = b->local.parts.backend;
     const int n = s->in.S, vocab = model_info(b->local.parts.model)->vocab;
     const int ahead = draws && be->follows;
-    const double began = bench_clock();
+    double began;
+
+    bench_stagger(b, records, s->logged, n);
+    if (!wait(b, be->mark(be)))
+        return -1;
+    began = bench_clock();
 
     for (int k = 0; k < count; k++) {
         s->in.follows = ahead && k ? s->place : NULL;
         model_step(b->local.parts.model, records, &s->in);
+        bench_logged(b, s->logged, n);
         if (!draws)
             continue;
         be->ops->sample(be->stream, &(struct sample){ .logits = model_logits(b->local.parts.model),
@@ -115,18 +122,34 @@ static double time_steps(struct bench *b, void *records, struct step *s, int cou
     return (bench_clock() - began) / count;
 }
 
-static double decode_floor(const struct bench *b, int n)
+static double floor_with(const struct bench *b, int n, double state_bytes)
 {
     const double read = b->cost.weight_bytes / b->read_bandwidth;
     const double multiply = n * (b->cost.body_flops + b->cost.head_flops) / b->bf16_rate;
 
-    return (read > multiply ? read : multiply) + n * b->cost.state_bytes / b->copy_bandwidth;
+    return (read > multiply ? read : multiply) + n * state_bytes / b->copy_bandwidth;
 }
 
-static bool decode(struct bench *b, int n)
+static double decode_floor(const struct bench *b, int n)
+{
+    return floor_with(b, n, b->cost.state_bytes);
+}
+
+/* The same with states that are written with one step of log_steps, and nothing for the logs. */
+static double log_floor(const struct bench *b, int n)
+{
+    const struct model_info *info = model_info(b->local.parts.model);
+    const struct state_field *f = &info->layout.field[info->layout.fields - 1];
+    const double large = (double)f->layer_bytes * f->layers;
+
+    return floor_with(b, n, b->cost.state_bytes - large * (1 - 1.0 / info->log_steps));
+}
+
+/* *step: seconds of one, or 0. */
+static bool decode(struct bench *b, int n, double *step)
 {
     struct backend *be = b->local.parts.backend;
-    void *records = be->alloc(be, model_info(b->local.parts.model)->layout.bytes * (size_t)n);
+    void *records = be->alloc(be, model_slot_bytes(b->local.parts.model) * (size_t)n);
     struct step *s = make_step(n);
     struct samples drawn = { 0 }, alone = { 0 };
     const double floor = decode_floor(b, n);
@@ -150,6 +173,7 @@ static bool decode(struct bench *b, int n)
                samples_median(&drawn) * 1e6, floor * 1e6, 100 * floor / samples_median(&drawn),
                100 * floor / samples_median(&alone));
     fflush(stdout);
+    *step = ok ? samples_median(&drawn) : 0;
     free(s);
     be->free(be, records);
     return ok;
@@ -161,7 +185,7 @@ static bool fits(const struct bench *b, int slots)
     const size_t reserve = (size_t)1 << 30, room = be->room(be);
 
     return room > reserve &&
-           (room - reserve) / model_info(b->local.parts.model)->layout.bytes >= (size_t)slots;
+           (room - reserve) / model_slot_bytes(b->local.parts.model) >= (size_t)slots;
 }
 
 /* The next number of a list like "1,8", which moves behind it; 0: there is none. */
@@ -186,15 +210,28 @@ static bool is_batches(const char *list)
 static bool decode_all(struct bench *b)
 {
     const char *list = b->options->sessions ? b->options->sessions : batches;
+    const int log_steps = model_info(b->local.parts.model)->log_steps;
+    char shares[256] = "";
+    size_t at = 0;
 
     printf("\n| decode: sessions | tokens/s | us a step | floor, us | of the floor | without draws "
            "and waits |\n|---|---|---|---|---|---|\n");
     for (int n = next_batch(&list); n; n = next_batch(&list)) {
+        double step = 0;
+
         if (!fits(b, n))
             printf("| %d | does not fit | | %.0f | | |\n", n, decode_floor(b, n) * 1e6);
-        else if (!decode(b, n))
+        else if (!decode(b, n, &step))
             return false;
+        if (step > 0 && at < sizeof(shares))
+            at += (size_t)snprintf(shares + at, sizeof(shares) - at, "%s%.0f %% (%d)",
+                                   at ? ", " : "", 100 * log_floor(b, n) / step, n);
     }
+    if (log_steps > 1)
+        printf(
+            "\nA state is written by one step of %d, by way of a log. Of a floor with those bytes "
+            "alone, and none of\nthe log: %s.\n",
+            log_steps, shares);
     return true;
 }
 
@@ -250,7 +287,7 @@ static bool prefill(struct bench *b, void *records, struct step *s, size_t token
 static bool prefill_all(struct bench *b)
 {
     struct backend *be = b->local.parts.backend;
-    void *records = be->alloc(be, model_info(b->local.parts.model)->layout.bytes);
+    void *records = be->alloc(be, model_slot_bytes(b->local.parts.model));
     struct step *s = make_step(1);
     bool ok = records && s;
 
