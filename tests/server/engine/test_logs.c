@@ -16,7 +16,8 @@
 
 enum { PROMPT = 6, PHASES = 7, CONTEXT = 24, STRIDE = 7, LONG = 30, SEEN_MAX = 1 << 25 };
 
-static const char *const models[] = { "tests/data/mamba2-tiny", "tests/data/rwkv7-tiny-hf" };
+static const char *const models[] = { "tests/data/mamba-tiny", "tests/data/mamba2-tiny",
+                                      "tests/data/rwkv7-tiny-hf" };
 
 static const struct rig_cpus cpus[] = { { .log_steps = 3 },
                                         { .log_steps = 4 },

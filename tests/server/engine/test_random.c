@@ -421,7 +421,7 @@ static const struct world_plan plans[] = {
       .seed = 1181783497276652981u },
     { .name = "and_one_on_three_devices",
       .model = mamba,
-      .cpus = { .late = true },
+      .cpus = { .late = true, .log_steps = 2 },
       .devices = "cpu,cpu,cpu",
       .slots = 1,
       .parked = 5,

@@ -67,72 +67,95 @@ static void close_log(float *log, float *state, size_t n, int logged)
     rows++;
 }
 
-static size_t size_of(const struct matrix_state *p)
+static void open_all(const struct batch *in, const struct field *f, size_t n)
 {
-    return (size_t)p->H * (size_t)p->V * (size_t)p->K;
-}
-
-static void open_all(const struct batch *in, const struct matrix_state *p)
-{
-    const struct field *f = &p->state;
-
     for (int s = 0; f->log && s < in->S; s++) {
         const size_t at = (size_t)in->slot[s] * f->stride;
 
-        open_log(f->log + at, f->base + at, size_of(p), in->logged ? in->logged[s] : 0);
+        open_log(f->log + at, f->base + at, n, in->logged ? in->logged[s] : 0);
     }
 }
 
-static void close_all(const struct logging *l, const struct batch *in, const struct matrix_state *p)
+static void close_all(const struct logging *l, const struct batch *in, const struct field *f,
+                      size_t n)
 {
-    const struct field *f = &p->state;
-
     for (int s = 0; f->log && in->logged && s < in->S; s++) {
         const size_t at = (size_t)in->slot[s] * f->stride;
 
         if (in->begin[s + 1] - in->begin[s] == 1 && in->logged[s] + 1 < l->be->log_steps)
-            close_log(f->log + at, f->base + at, size_of(p), in->logged[s] + 1);
+            close_log(f->log + at, f->base + at, n, in->logged[s] + 1);
     }
+}
+
+static size_t matrix_size(const struct matrix_state *p)
+{
+    return (size_t)p->H * (size_t)p->V * (size_t)p->K;
+}
+
+static size_t diagonal_size(const struct diagonal_scan *p)
+{
+    return (size_t)p->dim * (size_t)p->N;
+}
+
+static void diagonal_scan(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
+{
+    const struct logging *l = of(q);
+
+    open_all(in, &p->state, diagonal_size(p));
+    l->was.ops->diagonal_scan(q, in, p);
+    close_all(l, in, &p->state, diagonal_size(p));
+}
+
+static void dt_scan(struct stream *q, const struct batch *in, const struct dt_scan *p)
+{
+    const struct logging *l = of(q);
+
+    open_all(in, &p->scan.state, diagonal_size(&p->scan));
+    l->was.ops->dt_scan(q, in, p);
+    close_all(l, in, &p->scan.state, diagonal_size(&p->scan));
 }
 
 static void matrix_state(struct stream *q, const struct batch *in, const struct matrix_state *p)
 {
     const struct logging *l = of(q);
 
-    open_all(in, p);
+    open_all(in, &p->state, matrix_size(p));
     l->was.ops->matrix_state(q, in, p);
-    close_all(l, in, p);
+    close_all(l, in, &p->state, matrix_size(p));
 }
 
 static void scalar_state(struct stream *q, const struct batch *in, const struct scalar_state *p)
 {
     const struct logging *l = of(q);
 
-    open_all(in, &p->state);
+    open_all(in, &p->state.state, matrix_size(&p->state));
     l->was.ops->scalar_state(q, in, p);
-    close_all(l, in, &p->state);
+    close_all(l, in, &p->state.state, matrix_size(&p->state));
 }
 
 static void delta_state(struct stream *q, const struct batch *in, const struct delta_state *p)
 {
     const struct logging *l = of(q);
 
-    open_all(in, &p->state);
+    open_all(in, &p->state.state, matrix_size(&p->state));
     l->was.ops->delta_state(q, in, p);
-    close_all(l, in, &p->state);
+    close_all(l, in, &p->state.state, matrix_size(&p->state));
+}
+
+static size_t size_of(const struct state_log *log)
+{
+    return (size_t)log->H * (size_t)log->V * (size_t)log->K + (size_t)log->dim * (size_t)log->N;
 }
 
 static size_t log_numbers(struct backend *be, const struct state_log *log)
 {
-    const size_t n = (size_t)log->H * (size_t)log->V * (size_t)log->K;
-
     (void)be;
-    return FRONT + (n + 15) / 16 * 16;
+    return FRONT + (size_of(log) + 15) / 16 * 16;
 }
 
 static uint64_t settle(struct backend *be, const struct state_log *log, int slot, int logged)
 {
-    const size_t n = (size_t)log->H * (size_t)log->V * (size_t)log->K;
+    const size_t n = size_of(log);
     const size_t at = (size_t)slot * log->state.stride;
 
     (void)be;
@@ -162,6 +185,8 @@ void logging_make(struct backend *be, int log_steps)
     }
     assert_true(log_steps > 1);
     *l = (struct logging){ .be = be, .was = *be, .ops = *be->ops };
+    l->ops.diagonal_scan = diagonal_scan;
+    l->ops.dt_scan = dt_scan;
     l->ops.matrix_state = matrix_state;
     l->ops.scalar_state = scalar_state;
     l->ops.delta_state = delta_state;
