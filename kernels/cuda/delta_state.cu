@@ -51,24 +51,29 @@ static __device__ __forceinline__ float sum_own_row(const float (&x)[ROWS], int 
 /* A state on its way, each thread's pieces: rows four of them, in two runs each. */
 typedef uint4 stage[2 * ROWS][STATE_THREADS]; /* half of each, if the state is narrow */
 
-static __device__ __forceinline__ int place_of(int i, int lane)
+/* Of piece i, from the thread's first number. */
+static __device__ __forceinline__ int place_of(int i)
 {
-    return i / 2 * K + i % 2 * (K / 2) + RUN * lane;
+    return i / 2 * K + i % 2 * (K / 2);
 }
 
-static __device__ __forceinline__ void fetch_state(stage &to, const kept_state &s, bool narrow,
-                                                   int lane)
+/* s begins with the thread's first number. */
+static __device__ __forceinline__ void fetch_state(stage &to, const kept_state &s, bool narrow)
 {
+    uint4 *const piece = &to[0][threadIdx.x];
+
+    if (!s.at) {
+#pragma unroll
+        for (int i = 0; i < 2 * ROWS; i++)
+            piece[i * STATE_THREADS] = { 0, 0, 0, 0 };
+        return;
+    }
 #pragma unroll
     for (int i = 0; i < 2 * ROWS; i++) {
-        uint4 *piece = &to[i][threadIdx.x];
-
-        if (!s.at)
-            *piece = { 0, 0, 0, 0 };
-        else if (narrow)
-            copy_async<8>(piece, (const uint16_t *)s.at + place_of(i, lane));
+        if (narrow)
+            copy_async<8>(piece + i * STATE_THREADS, (const uint16_t *)s.at + place_of(i));
         else
-            copy_async<16>(piece, (const float *)s.at + place_of(i, lane));
+            copy_async<16>(piece + i * STATE_THREADS, (const float *)s.at + place_of(i));
     }
 }
 
@@ -196,43 +201,60 @@ static __device__ __forceinline__ int sequence_of(int i)
     return (int)blockIdx.y + i * (int)gridDim.y;
 }
 
+/* The sequences of a block as the batch has them, before anything is made of that: it is loaded
+ * two ahead, so that nobody waits for it. */
+struct sequence_slot {
+    int slot, logged;
+    uint32_t position;
+};
+
+static __device__ __forceinline__ struct sequence_slot slot_of(const struct device_batch &in,
+                                                               bool narrow, int i, int count)
+{
+    if (i >= count)
+        return { SLOT_NONE, -1, 0 };
+    return { in.slot[sequence_of(i)], in.logged[sequence_of(i)],
+             narrow ? in.position[sequence_of(i)] : 0 };
+}
+
 /* What the four warps do. */
 template <bool NARROW>
 static __device__ __forceinline__ void
 go_through_states(const struct delta_state &p, const struct device_batch &in, int count,
                   stage *ring, logged_steps *logged, const token_rows *tokens, float (&y)[2][K])
 {
+    const struct field &field = p.state.state;
     const int lane = (int)threadIdx.x % LANES, row = (int)threadIdx.x / LANES * ROWS;
-    const size_t first = ((size_t)blockIdx.x * K + row) * K;
-    const auto state_of = [&](int i) {
-        return i < count ? load_kept(in, p.state.state, NARROW, sequence_of(i)).from(NARROW, first)
-                         : kept_state{};
+    const size_t first = ((size_t)blockIdx.x * K + row) * K + RUN * lane;
+    const auto state_of = [&](const struct sequence_slot &s) {
+        return find_kept(field, NARROW, s.slot, s.position + 1).from(NARROW, first);
     };
-    const auto log_of = [&](int i) {
-        return i < count ? load_log(in, p.state.state, sequence_of(i)) : kept_log{};
+    const auto log_of = [&](const struct sequence_slot &s) {
+        return find_log(field, s.slot, s.logged);
     };
-    struct kept_state state = state_of(0), next = state_of(1);
-    struct kept_log log = log_of(0);
+    struct sequence_slot now = slot_of(in, NARROW, 0, count), next = slot_of(in, NARROW, 1, count);
 
-    fetch_state(ring[0], state, NARROW, lane);
-    fetch_steps(logged[0], log, p.out.H);
+    fetch_state(ring[0], state_of(now), NARROW);
+    fetch_steps(logged[0], log_of(now), p.out.H);
     copies_commit();
 #pragma unroll 1
     for (int i = 0; i < count; i++) {
-        const struct kept_state after = state_of(i + 2);
-        const struct kept_log next_log = log_of(i + 1);
+        const struct sequence_slot after = slot_of(in, NARROW, i + 2, count);
         columns S[ROWS];
 
         if (i + 1 < count)
-            fetch_state(ring[(i + 1) % STAGES], next, NARROW, lane);
+            fetch_state(ring[(i + 1) % STAGES], state_of(next), NARROW);
         copies_commit();
         copies_wait<1>();
         for (int r = 0; r < ROWS; r++)
             S[r] = load_row(ring[i % STAGES], NARROW, r);
         __syncthreads(); /* the token's rows are ready, the log's are here, and the last one's free
                           */
-        fetch_steps(logged[(i + 1) % STAGES], next_log, p.out.H);
+        fetch_steps(logged[(i + 1) % STAGES], log_of(next), p.out.H);
         copies_commit();
+
+        const struct kept_log log = log_of(now);
+
 #pragma unroll 1
         for (int step = 0; step < log.count; step++)
             take_in(S, logged[i % STAGES][step], row, lane);
@@ -242,11 +264,15 @@ go_through_states(const struct delta_state &p, const struct device_batch &in, in
 
         if (lane % 2 == 0)
             y[i % 2][row + lane / 2] = sum;
-        for (int r = 0; log.writes && r < ROWS; r++)
-            store_row<K, true>(state, NARROW, r, lane, S[r]);
-        state = next;
+        if (log.writes) {
+            const struct kept_state state = state_of(now);
+
+#pragma unroll
+            for (int r = 0; r < ROWS; r++)
+                store_row<K, true>(state, NARROW, r, 0, S[r]);
+        }
+        now = next;
         next = after;
-        log = next_log;
     }
     __syncthreads();
 }
@@ -275,7 +301,6 @@ static __device__ __forceinline__ void go_ahead_and_behind(const struct delta_st
                                                            const float (&y)[2][K])
 {
     const int channel = (int)blockIdx.x * K, lane = (int)threadIdx.x % WARP, own = lane * PAIR;
-    const auto log_of = [&](int i) { return load_log(in, p.state.state, sequence_of(i)); };
     const size_t width = (size_t)p.out.H * K;
     const head_weights w = { load<PAIR>(p.gates.k_k + channel + own),
                              load<PAIR>(p.gates.k_a + channel + own),
@@ -295,7 +320,7 @@ static __device__ __forceinline__ void go_ahead_and_behind(const struct delta_st
         }
         copies_commit();
     };
-    struct kept_log log = log_of(0);
+    struct sequence_slot slot = slot_of(in, false, 0, count);
     float last = 0.0f, bonus;
 
     wait_for_inputs();
@@ -312,9 +337,9 @@ static __device__ __forceinline__ void go_ahead_and_behind(const struct delta_st
                     sequence_of(i - 1) * width + channel, own);
         last = bonus;
         if (i < count)
-            keep_rows(log, tokens[i % TOKENS], p.out.H, own);
-        if (i + 1 < count)
-            log = log_of(i + 1);
+            keep_rows(find_log(p.state.state, slot.slot, slot.logged), tokens[i % TOKENS], p.out.H,
+                      own);
+        slot = slot_of(in, false, i + 1, count);
         fetch_rows(i + 2);
         copies_wait<1>();
         __syncwarp();

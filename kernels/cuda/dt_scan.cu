@@ -309,12 +309,7 @@ static __device__ __forceinline__ void take_turns(const struct diagonal_scan &p,
 }
 
 enum { FEW_CHUNKS = 5, MANY_CHUNKS = 8 }; /* of the rank */
-
-/* On a multiprocessor: as many as there are registers for. */
-static constexpr int blocks_of(int chunks)
-{
-    return chunks == FEW_CHUNKS ? 4 : 3;
-}
+enum { BLOCKS_OF_AN_SM = 3 };
 
 /* What a block of `each` of S sequences, which have S rows, needs of shared memory: the less, the
  * earlier it finds a multiprocessor. */
@@ -331,7 +326,7 @@ static __host__ __device__ __forceinline__ struct room room_for(int S, int each)
 /* Block (x, y): 32 channels of `each` sequences, which are read before the wait with the first
  * states (cuda.cuh). */
 template <bool NARROW, bool KEPT_NARROW, int CHUNKS>
-static __global__ void __launch_bounds__(THREADS, blocks_of(CHUNKS))
+static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     scan_products(const struct diagonal_scan p, const struct step_sizes d,
                   const struct device_batch in, int S, int each)
 {
@@ -407,7 +402,7 @@ static void launch_products(struct stream *q, const struct batch *in, const stru
                                       d->bias,
                                       d->w->cols };
     const int columns = p->scan.dim / CHANNELS;
-    const int fit = max(1, blocks_of(CHUNKS) * q->sms / columns);
+    const int fit = max(1, BLOCKS_OF_AN_SM * q->sms / columns);
     const int waves = ceil_div(in->S, fit * WINDOW);
     const int each = min(in->S, max((int)ROWS, ceil_div(in->S, fit * waves)));
 

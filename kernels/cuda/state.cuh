@@ -118,10 +118,10 @@ static __host__ __device__ __forceinline__ bool is_narrow(const struct field &st
     return state.bf16 != nullptr;
 }
 
+/* In this slot, after so many tokens. */
 static __device__ __forceinline__ struct kept_state
-load_kept(const struct device_batch &in, const struct field &state, bool narrow, int s)
+find_kept(const struct field &state, bool narrow, int slot, uint32_t position)
 {
-    const int slot = in.slot[s];
     const size_t first = (size_t)slot * state.stride;
     struct kept_state kept = {};
 
@@ -129,10 +129,18 @@ load_kept(const struct device_batch &in, const struct field &state, bool narrow,
         return kept;
     kept.at = narrow ? (void *)(state.bf16 + first) : (void *)(state.base + first);
     if (narrow) {
-        kept.key = rounding_key(in.position[s] + (uint32_t)(in.begin[s + 1] - in.begin[s]));
+        kept.key = rounding_key(position);
         kept.place = state.place;
     }
     return kept;
+}
+
+static __device__ __forceinline__ struct kept_state
+load_kept(const struct device_batch &in, const struct field &state, bool narrow, int s)
+{
+    const uint32_t rows = narrow ? (uint32_t)(in.begin[s + 1] - in.begin[s]) : 0;
+
+    return find_kept(state, narrow, in.slot[s], narrow ? in.position[s] + rows : 0);
 }
 
 static __device__ __forceinline__ float4 widen(uint2 x)
