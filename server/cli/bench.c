@@ -254,12 +254,15 @@ static bool read_cost(struct bench *b, const char *path, struct error *err)
             body += elements;
     }
     weights_close(w);
+    const struct state_field *last = &info->layout.field[info->layout.fields - 1];
+    const double large = (double)last->layer_bytes * last->layers;
     /* A stored head that the model does not use is not among its parameters. */
     const bool untied = ends > 1 && all - (double)info->parameters < table / 2;
     b->cost = (struct cost){
         .weight_bytes =
             (double)info->weight_bytes - (untied ? table * (double)dtype_size(info->dtype) : 0),
         .state_bytes = 2 * (double)info->layout.bytes,
+        .moved_bytes = 2 * (double)info->layout.bytes - large * (1 - 1.0 / info->log_steps),
         .body_flops = 2 * body,
         .head_flops = 2 * table,
     };

@@ -34,6 +34,8 @@ struct cost {
     double weight_bytes; /* read for one token: all of them, but for a table of embeddings
                           * that is not the head too */
     double state_bytes;  /* of a session, read and written: twice the record */
+    double moved_bytes;  /* the same, with large states that one step of log_steps writes; of logs
+                          * nothing */
     double body_flops;   /* of one row: 2 for each element of a matrix of the layers */
     double head_flops;   /* of one row of logits */
 };

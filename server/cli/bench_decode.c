@@ -114,7 +114,7 @@ static bool time_engine(struct bench *b, const struct decode_row *row, int rows,
 
 static double bytes_a_step(const struct bench *b)
 {
-    return b->cost.weight_bytes + b->cost.state_bytes;
+    return b->cost.weight_bytes + b->cost.moved_bytes;
 }
 
 /* A round is short, and every ratio is of one round: a host's other guests come and go. The
@@ -173,7 +173,7 @@ static void print(struct bench *b, struct decode_row *row, int rows)
            "engine, %.0f %% (%.0f to %.0f) in\nmodel_step alone.\n",
            bytes_a_step(b) / 1e6, b->cost.weight_bytes / 1e6,
            "each once, without a table of embeddings that is not the head too",
-           b->cost.state_bytes / 1e6, bytes_a_step(b) / samples_median(&row->engine) / 1e9,
+           b->cost.moved_bytes / 1e6, bytes_a_step(b) / samples_median(&row->engine) / 1e9,
            100 * samples_median(&row->engine_share), 100 * samples_least(&row->engine_share),
            100 * samples_most(&row->engine_share), 100 * samples_median(&row->step_share),
            100 * samples_least(&row->step_share), 100 * samples_most(&row->step_share));

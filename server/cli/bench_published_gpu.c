@@ -135,14 +135,9 @@ static double decode_floor(const struct bench *b, int n)
     return floor_with(b, n, b->cost.state_bytes);
 }
 
-/* The same with states that are written with one step of log_steps, and nothing for the logs. */
 static double log_floor(const struct bench *b, int n)
 {
-    const struct model_info *info = model_info(b->local.parts.model);
-    const struct state_field *f = &info->layout.field[info->layout.fields - 1];
-    const double large = (double)f->layer_bytes * f->layers;
-
-    return floor_with(b, n, b->cost.state_bytes - large * (1 - 1.0 / info->log_steps));
+    return floor_with(b, n, b->cost.moved_bytes);
 }
 
 /* *step: seconds of one, or 0. */

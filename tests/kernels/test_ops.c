@@ -310,7 +310,13 @@ static void rows_that_fill_a_batch_up_move_no_state(void **state)
         if (be) {
             struct world w = make_world(spec);
             const struct step_key key = { .model = &keys[k], .rows = 4 };
-            const struct batch in = { 3, 3, 3, w.token, begin, w.slot, logit_row, NULL, NULL };
+            const struct batch in = { .S = 3,
+                                      .T = 3,
+                                      .L = 3,
+                                      .token = w.token,
+                                      .begin = begin,
+                                      .slot = w.slot,
+                                      .logit_row = logit_row };
             struct result got = fresh_result(&w), want = fresh_result(&w);
             struct call c = lend_call(&w, be, &got);
 
