@@ -100,8 +100,8 @@ struct backend {
     /* A step, or any operations on a batch: begin() takes in what the host knows of it and
      * returns the batch to enqueue with, until end(). That is `in`, or one of more rows whose
      * first are those of `in`. NULL: the step was recorded before and has been enqueued whole.
-     * Only tokens, slots, positions, what it follows and the row limits of `in` may differ from the
-     * time of the recording. */
+     * Only tokens, slots, positions, logs, what it follows and the row limits of `in` may differ
+     * from the time of the recording. */
     const struct batch *(*begin)(struct backend *be, const struct step_key *key,
                                  const struct batch *in);
     void (*end)(struct backend *be);

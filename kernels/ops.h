@@ -64,7 +64,8 @@ struct field {
     size_t stride;
     uint16_t *bf16;
     uint32_t place; /* of its first bf16 number in a record, a multiple of 4: rounding.h */
-    float *log;     /* slot s has its log at log + s * stride, or NULL */
+    float *log;     /* slot s has its log at log + s * stride, or NULL; with one, this, base and the
+                     * stride are multiples of 16 bytes */
 };
 
 /* A weight [rows, cols] for y = W x, in a layout of the backend's own choosing. */
@@ -194,8 +195,9 @@ struct matrix_state {
  *
  * A sequence of one row of a batch with `logged` = n, where n steps are in its log, has n + 1 there
  * afterwards, or, if that is log_steps, none, and its state is written. One of several rows has
- * none afterwards. All that is computed, and a state with all of its log, is to the last bit what
- * it would be without logs. A state that has a log is known only to the operations. */
+ * none afterwards, and one of no rows what it had. All that is computed, and a state with all of
+ * its log, is to the last bit what it would be without logs. A state that has a log is known only
+ * to the operations. */
 struct state_log {
     int H, V, K, k_heads; /* of matrix states, as in matrix_state */
     bool w_per_head, delta;

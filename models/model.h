@@ -89,8 +89,8 @@ size_t model_slot_bytes(const struct model *m);
  * max_logits. Follow with backend_sync(). */
 void model_step(struct model *m, void *records, const struct batch *in);
 
-/* The `logged` steps in the log of a slot come into its record: a move of the backend, whose number
- * it returns. */
+/* The `logged` steps in the log of a slot, 1 to log_steps - 1, come into its record: a move of the
+ * backend, whose number it returns. */
 uint64_t model_settle(const struct model *m, void *records, int slot, int logged);
 
 /* Gets decode steps of up to `most` sequences ready on these records, which stay as they are:

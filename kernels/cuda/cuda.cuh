@@ -14,11 +14,12 @@
  * Kernels overlap: launch() lets a kernel start while the one before it still runs, up to its
  * wait_for_inputs(), which every kernel calls in every thread before it reads or writes memory
  * that another kernel touches. Weights and constants may be read before, and so may the batch and a
- * state that no other kernel of the step touches: the kernel with which begin() brings the batch
- * starts when all that is in front of it has ended, and what follows starts when its last block has
- * ended, which has made what it wrote visible (steps.cu). This is for Hopper alone, as
- * clusters are: other devices, newer ones too, run what was compiled for compute_80, where nothing
- * waits, so that there every kernel starts at the end of the one in front. */
+ * state that no other kernel of the step touches, or whose number is not used then: the kernel with
+ * which begin() brings the batch starts when all that is in front of it has ended, and what follows
+ * starts when its last block has ended, which has made what it wrote visible (steps.cu). This is
+ * for Hopper alone, as clusters are: other devices, newer ones too, run what was compiled for
+ * compute_80, where nothing waits, so that there every kernel starts at the end of the one in
+ * front. */
 #ifndef KERNELS_CUDA_CUDA_CUH
 #define KERNELS_CUDA_CUDA_CUH
 

@@ -311,6 +311,8 @@ static __device__ __forceinline__ void take_turns(const struct diagonal_scan &p,
 enum { FEW_CHUNKS = 5, MANY_CHUNKS = 8 }; /* of the rank */
 enum { BLOCKS_OF_AN_SM = 3 };
 
+enum { MOST_BYTES = WINDOW * sizeof(row_steps) + WARPS * STAGES * sizeof(stage<false>) };
+
 /* What a block of `each` of S sequences, which have S rows, needs of shared memory: the less, the
  * earlier it finds a multiprocessor. */
 struct room {
@@ -420,7 +422,8 @@ static void launch_products(struct stream *q, const struct batch *in, const stru
                       : scan_products<false, false, CHUNKS>;
 
     stream_note(
-        q, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+        q,
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)MOST_BYTES),
         "dt_scan");
     launch(q, "dt_scan", kernel, dim3((unsigned)columns, (unsigned)ceil_div(in->S, each)), THREADS,
            bytes, p->scan, sizes, q->in, in->S, each);

@@ -2,7 +2,7 @@
  *
  * Of the K columns of a row a thread has two runs of four: K / 8 neighbouring threads share a row.
  * Whether a step is written at once or waits in a log (state_log.cuh) must not be seen in a
- * number: every kernel that takes a token into a float32 state in a decode step does it by
+ * number: every kernel that takes a token into a state that may have one does it by
  * advanced(), with sums u of dot() and sum_rows(). */
 #ifndef KERNELS_CUDA_MATRIX_ROWS_CUH
 #define KERNELS_CUDA_MATRIX_ROWS_CUH

@@ -335,6 +335,8 @@ static bool run_waves(struct stream *q, const struct batch *in, const struct del
 
     if (!memory)
         return false;
+    if (gates)
+        settle_matrices(q, in, &p->state); /* else it is done */
     w.list = list_segments(q, in, memory, whole, LONGEST);
     w.from = (float *)(memory + list);
     w.to = w.from + floats;
@@ -372,6 +374,5 @@ bool matrix_state_gated(struct stream *q, const struct batch *in, const struct d
 {
     if (in->S != 1 || in->T <= LONGEST || !fits(&p->state))
         return false;
-    settle_matrices(q, in, &p->state);
     return run_waves(q, in, p, true);
 }

@@ -203,6 +203,7 @@ int slots_advance(struct slots *s, int slot, int rows)
     struct slot_place at = slots_place(s, slot);
     int *logged = &s->pool[at.device].logged[at.index], before = *logged;
 
+    assert(rows > 0);
     *logged = rows == 1 && before + 1 < s->log_steps ? before + 1 : 0;
     return before;
 }

@@ -8,18 +8,19 @@
 #include "config/dtype.h"
 #include "config/error.h"
 
-enum { SLOTS = 48, STEPS = 14, INPUTS = 7, OUTPUTS = 6, LONG = 150, ROWS_MAX = 600 };
+enum { SLOTS = 48, LAYERS = 2, STEPS = 14, INPUTS = 7, OUTPUTS = 6, LONG = 150, ROWS_MAX = 600 };
 
 enum op { MATRIX, SCALAR, DELTA, SCAN, DT_SCAN, OPS };
 
 /* An operation and its sizes. */
 struct kind {
     enum op op;
-    struct state_log log; /* its sizes, and one layer */
+    struct state_log log; /* its sizes */
+    bool wide;            /* as a model is: on a GPU a block has several sequences then */
     int width;            /* of a row of outputs */
     size_t numbers;       /* of a state */
     float *c[5];          /* constants of each column */
-    float *A;             /* rates of diagonal states */
+    float *A;             /* [LAYERS, dim, N], rates of diagonal states */
     int rank;             /* of the step sizes */
     uint16_t *W;          /* [width, rank], bf16 */
 };
@@ -32,21 +33,45 @@ struct turn {
     size_t row; /* numbers of one in each array */
 };
 
-/* A pool of slots, and how many steps are in each log. */
+/* Slots with a state and a log of each layer, and how many steps are in the logs of each. */
 struct pool {
-    struct field state;
-    const float *A, **rates; /* of diagonal states, and the list of its one layer */
+    float *memory;
+    const float *A, **rates; /* of diagonal states, and the list of its layers */
+    bool logs;
     int logged[SLOTS];
 };
 
-static struct kind any_scan(enum op op)
+/* From one layer to the next, and from one slot to the next. */
+static size_t state_distance(const struct kind *k)
 {
-    const int dim = 32 * check_int(1, 6), rank = 8 * check_int(1, 20);
+    return (k->numbers + 15) / 16 * 16;
+}
+
+static size_t slot_distance(const struct kind *k)
+{
+    return LAYERS * (state_distance(k) + k->log.log_distance);
+}
+
+static struct field field_of(const struct kind *k, const struct pool *p, int layer)
+{
+    float *const logs = p->memory + LAYERS * state_distance(k);
+
+    return (struct field){
+        .base = p->memory + (size_t)layer * state_distance(k),
+        .stride = slot_distance(k),
+        .log = p->logs ? logs + (size_t)layer * k->log.log_distance : NULL,
+    };
+}
+
+static struct kind any_scan(enum op op, bool wide)
+{
+    const int dim = wide ? 4096 : 32 * check_int(1, 6), rank = 8 * check_int(1, 20);
     struct kind k = { .op = op,
-                      .log = { .dim = dim, .N = 16, .layers = 1 },
+                      .log = { .dim = dim, .N = 16, .layers = LAYERS },
+                      .wide = wide,
                       .width = dim,
                       .numbers = (size_t)dim * 16,
-                      .A = check_floats((size_t)dim * 16, -3, -0.1),
+                      .A = check_floats((size_t)dim * 16 * LAYERS, -3, -0.1),
                       .rank = rank,
                       .W = check_memory((size_t)(dim * rank) * sizeof(*k.W)) };
 
@@ -56,16 +81,17 @@ static struct kind any_scan(enum op op)
     return k;
 }
 
-static struct kind any_matrix(enum op op)
+static struct kind any_matrix(enum op op, bool wide)
 {
-    const int k_heads = check_int(1, 2), H = k_heads * check_int(1, 3);
+    const int k_heads = check_int(1, 2), H = wide ? 32 : k_heads * check_int(1, 3);
     const int V[] = { 64, 128, 60, 4 };
     struct kind k = { .op = op,
+                      .wide = wide,
                       .log = { .H = H,
                                .V = op == MATRIX ? V[check_int(0, 3)] : 64,
                                .K = op == DELTA || check_int(0, 1) ? 64 : 128,
                                .k_heads = op == DELTA ? H : k_heads,
-                               .layers = 1 } };
+                               .layers = LAYERS } };
 
     k.log.delta = op == DELTA || (op == MATRIX && check_int(0, 1));
     k.log.w_per_head = !k.log.delta;
@@ -80,11 +106,12 @@ static struct kind any_matrix(enum op op)
 static struct turn any_turn(const struct kind *k, bool decode)
 {
     const int last = SLOTS - 1, first = check_int(0, last), step = check_int(0, 1) ? 5 : 7;
-    struct turn t = { .in = { .S = check_int(1, decode && check_int(0, 1) ? SLOTS : 12) },
+    const bool all = decode && (k->wide || check_int(0, 1));
+    struct turn t = { .in = { .S = k->wide && all ? SLOTS : check_int(1, all ? SLOTS : 12) },
                       .row = (size_t)(k->log.dim ? k->log.dim + 160 : k->log.H * 128) };
 
     for (int s = 0; s < t.in.S; s++) {
-        const int most = check_int(0, 3) ? 9 : LONG;
+        const int most = k->wide || check_int(0, 3) ? 9 : LONG;
         const int left = ROWS_MAX - t.begin[s] - (t.in.S - s), several = check_int(0, most);
         const int rows = decode || check_int(0, 1) ? 1 : several < left ? several : left;
 
@@ -188,7 +215,8 @@ static void run_delta(const struct kind *k, struct backend *be, const struct bat
 }
 
 static struct diagonal_scan scan_of(const struct kind *k, struct backend *be,
-                                    const float *x[INPUTS], float *y[OUTPUTS], struct field state)
+                                    const float *x[INPUTS], float *y[OUTPUTS], struct field state,
+                                    int layer)
 {
     const size_t dim = (size_t)k->log.dim;
 
@@ -204,7 +232,7 @@ static struct diagonal_scan scan_of(const struct kind *k, struct backend *be,
         .dt_ld = dim,
         .z_ld = dim,
         .bc_ld = 16,
-        .A = check_show(be, k->A, dim * 16 * sizeof(float)),
+        .A = check_show(be, k->A + (size_t)layer * dim * 16, dim * 16 * sizeof(float)),
         .D = check_show(be, k->c[0], dim * sizeof(float)),
         .dim = k->log.dim,
         .N = 16,
@@ -233,11 +261,12 @@ static void run_dt_scan(const struct kind *k, struct backend *be, const struct b
     be->free(be, W.data);
 }
 
-/* The operation on a pool; returns its outputs. */
+/* The operation on a layer of a pool; returns its outputs. */
 static float *run(const struct kind *k, struct backend *be, const struct turn *t,
-                  struct field state, const int *logged)
+                  const struct pool *pool, int layer)
 {
     const size_t bytes = (size_t)t->in.T * t->row * sizeof(float);
+    const struct field state = field_of(k, pool, layer);
     struct batch in = t->in;
     const float *x[INPUTS], *c[5];
     float *own[OUTPUTS], *y[OUTPUTS];
@@ -256,9 +285,9 @@ static float *run(const struct kind *k, struct backend *be, const struct turn *t
     }
     in.begin = t->begin;
     in.slot = t->slot;
-    in.logged = logged;
+    in.logged = pool->logs ? t->logged : NULL;
     if (k->log.dim)
-        scan = scan_of(k, be, x, y, state);
+        scan = scan_of(k, be, x, y, state, layer);
     at = check_begin(be, &in);
     p = matrix_state_of(k, x, y, state);
     if (k->op == MATRIX)
@@ -280,7 +309,8 @@ static void settle(const struct kind *k, struct backend *be, struct pool *p, int
 {
     struct state_log log = k->log;
 
-    log.state = p->state;
+    log.state = field_of(k, p, 0);
+    log.state_distance = state_distance(k);
     log.A = p->rates;
     if (p->logged[slot])
         assert_true(be->moved(be, be->settle(be, &log, slot, p->logged[slot]), true));
@@ -298,67 +328,85 @@ static void count(struct backend *be, struct pool *p, const struct turn *t)
     }
 }
 
-static float *states_of(struct backend *be, const struct pool *p)
+static float *slots_of(const struct kind *k, struct backend *be, const struct pool *p)
 {
-    const size_t bytes = SLOTS * p->state.stride * sizeof(float);
+    const size_t bytes = SLOTS * slot_distance(k) * sizeof(float);
     float *all = check_memory(bytes);
 
-    be->download(be, all, p->state.base, bytes);
+    be->download(be, all, p->memory, bytes);
     return all;
 }
 
 static void lend_rates(struct backend *be, const struct kind *k, struct pool *p)
 {
-    const size_t bytes = k->numbers * sizeof(float);
-    float *A = be->alloc(be, bytes);
+    const size_t bytes = LAYERS * k->numbers * sizeof(float);
+    const float *of[LAYERS];
 
-    p->A = A;
-    p->rates = be->alloc(be, sizeof(*p->rates));
-    assert_true(A && p->rates);
-    be->upload(be, A, k->A, bytes);
-    be->upload(be, p->rates, &p->A, sizeof(p->A));
+    p->A = be->alloc(be, bytes);
+    p->rates = be->alloc(be, sizeof(of));
+    assert_true(p->A && p->rates);
+    for (int l = 0; l < LAYERS; l++)
+        of[l] = p->A + (size_t)l * k->numbers;
+    be->upload(be, (void *)p->A, k->A, bytes);
+    be->upload(be, p->rates, of, sizeof(of));
 }
 
-static void check_kind(struct backend *be, const struct kind *k)
+static struct pool make_pool(struct backend *be, const struct kind *k, const float *first,
+                             bool logs)
 {
-    const size_t state = k->numbers;
-    const size_t log = be->log_numbers(be, &k->log), stride = (state + 15) / 16 * 16 + log;
-    const size_t bytes = SLOTS * stride * sizeof(float);
-    float *const first = check_floats(SLOTS * stride, -1, 1);
-    float *const a = be->alloc(be, bytes), *const b = be->alloc(be, bytes);
-    struct pool plain = { .state = { .base = a, .stride = stride } };
-    struct pool logs = { .state = { .base = b, .stride = stride, .log = b + stride - log } };
+    const size_t bytes = SLOTS * slot_distance(k) * sizeof(float);
+    struct pool p = { .memory = be->alloc(be, bytes), .logs = logs };
 
-    assert_true(a && b && log);
-    be->upload(be, a, first, bytes);
-    be->upload(be, b, first, bytes);
+    assert_non_null(p.memory);
+    be->upload(be, p.memory, first, bytes);
     if (k->A)
-        lend_rates(be, k, &logs);
-    for (int i = 0; i < STEPS; i++) {
-        struct turn t = any_turn(k, check_int(0, 3) > 0);
-        const float *want, *got;
+        lend_rates(be, k, &p);
+    return p;
+}
 
-        for (int s = 0; s < t.in.S; s++)
-            t.logged[s] = logs.logged[t.slot[s]];
-        want = run(k, be, &t, plain.state, NULL);
-        got = run(k, be, &t, logs.state, t.logged);
-        for (int row = 0; row < t.in.T; row++)
-            check_equal("a row", got + row * k->log.H * k->log.V, want + row * k->log.H * k->log.V,
-                        (size_t)(k->log.H * k->log.V));
-        count(be, &logs, &t);
-        settle(k, be, &logs, check_int(0, SLOTS - 1));
+static void free_pool(struct backend *be, struct pool *p)
+{
+    be->free(be, p->memory);
+    be->free(be, (void *)p->A);
+    be->free(be, p->rates);
+}
+
+static void check_turn(struct backend *be, const struct kind *k, const struct pool *plain,
+                       struct pool *logs)
+{
+    struct turn t = any_turn(k, check_int(0, 3) > 0);
+
+    for (int s = 0; s < t.in.S; s++)
+        t.logged[s] = logs->logged[t.slot[s]];
+    for (int l = 0; l < LAYERS; l++) {
+        const float *want = run(k, be, &t, plain, l), *got = run(k, be, &t, logs, l);
+
+        check_equal("the rows", got, want, (size_t)t.in.T * (size_t)k->width);
     }
+    count(be, logs, &t);
+    settle(k, be, logs, check_int(0, SLOTS - 1));
+}
+
+static void check_kind(struct backend *be, struct kind *k)
+{
+    k->log.log_distance = be->log_numbers(be, &k->log);
+    assert_true(k->log.log_distance > 0);
+
+    const size_t distance = slot_distance(k), states = LAYERS * state_distance(k);
+    const float *first = check_floats(SLOTS * distance, -1, 1), *want, *got;
+    struct pool plain = make_pool(be, k, first, false), logs = make_pool(be, k, first, true);
+
+    for (int i = 0; i < (k->wide ? STEPS / 2 : STEPS); i++)
+        check_turn(be, k, &plain, &logs);
     for (int slot = 0; slot < SLOTS; slot++)
         settle(k, be, &logs, slot);
-
-    const float *want = states_of(be, &plain), *got = states_of(be, &logs);
-
+    want = slots_of(k, be, &plain);
+    got = slots_of(k, be, &logs);
     for (int slot = 0; slot < SLOTS; slot++)
-        check_equal("a state", got + (size_t)slot * stride, want + (size_t)slot * stride, state);
-    be->free(be, a);
-    be->free(be, b);
-    be->free(be, (void *)logs.A);
-    be->free(be, logs.rates);
+        check_equal("the states", got + (size_t)slot * distance, want + (size_t)slot * distance,
+                    states);
+    free_pool(be, &plain);
+    free_pool(be, &logs);
 }
 
 static void a_log_is_invisible(void **state)
@@ -368,7 +416,8 @@ static void a_log_is_invisible(void **state)
         for (int n = 0; n < 40; n++) {
             const enum op op = (enum op)(n % OPS);
             struct backend *be = check_backend(check_backends[i], 1);
-            const struct kind k = op < SCAN ? any_matrix(op) : any_scan(op);
+            const bool wide = n >= 35;
+            struct kind k = op < SCAN ? any_matrix(op, wide) : any_scan(op, wide);
 
             if (be && be->log_steps > 1)
                 check_kind(be, &k);

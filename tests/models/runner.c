@@ -13,11 +13,12 @@
 
 const char *const isa_names[ISAS] = { "plain", "avx2", "avx512", "avx512bf16", "cuda" };
 
-void runner_init_on(struct runner *r, const char *path, struct backend *be, enum dtype state)
+static void init_on(struct runner *r, const char *path, struct backend *be, enum dtype state,
+                    bool logs)
 {
-    const struct model_options options = { .max_rows = RUNNER_ROWS,
-                                           .max_logits = RUNNER_ROWS,
-                                           .state_dtype = state };
+    const struct model_options options = {
+        .max_rows = RUNNER_ROWS, .max_logits = RUNNER_ROWS, .state_dtype = state, .logs = logs
+    };
     struct error err = { 0 };
 
     *r = (struct runner){ .be = be, .m = model_open(path, be, &options, &err) };
@@ -25,8 +26,18 @@ void runner_init_on(struct runner *r, const char *path, struct backend *be, enum
         fail_msg("%s", err.message);
     r->info = model_info(r->m);
     r->rounds = r->info->dtype == DTYPE_BF16 && (be->bf16_rows || !runner_is_exact(r));
-    r->records = r->be->alloc(r->be, RUNNER_SLOTS * r->info->layout.bytes);
+    r->records = r->be->alloc(r->be, RUNNER_SLOTS * model_slot_bytes(r->m));
     assert_non_null(r->records);
+}
+
+void runner_init_on(struct runner *r, const char *path, struct backend *be, enum dtype state)
+{
+    init_on(r, path, be, state, false);
+}
+
+void runner_init_logs(struct runner *r, const char *path, struct backend *be)
+{
+    init_on(r, path, be, DTYPE_F32, true);
 }
 
 static bool open_runner(struct runner *r, const char *path, const char *isa, bool round_x,

@@ -38,6 +38,8 @@ bool runner_init_with(struct runner *r, const char *path, const char *isa, bool 
 bool runner_init_narrow(struct runner *r, const char *path, const char *isa);
 /* The same on a backend that the caller opened and the runner closes. */
 void runner_init_on(struct runner *r, const char *path, struct backend *be, enum dtype state);
+/* The same with logs of steps (model.h), if the backend keeps such: slots of model_slot_bytes(). */
+void runner_init_logs(struct runner *r, const char *path, struct backend *be);
 void runner_finish(struct runner *r);
 
 /* Whether results are promised to the last bit, however tokens share steps. A GPU's are close,

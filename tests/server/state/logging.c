@@ -72,7 +72,8 @@ static void open_all(const struct batch *in, const struct field *f, size_t n)
     for (int s = 0; f->log && s < in->S; s++) {
         const size_t at = (size_t)in->slot[s] * f->stride;
 
-        open_log(f->log + at, f->base + at, n, in->logged ? in->logged[s] : 0);
+        if (in->begin[s + 1] > in->begin[s])
+            open_log(f->log + at, f->base + at, n, in->logged ? in->logged[s] : 0);
     }
 }
 

@@ -15,7 +15,8 @@ struct backend;
  * a time. log_steps: as in backend.h, above 1. */
 enum { LOGGING_MAX = 8 };
 void logging_make(struct backend *be, int log_steps);
-/* Since the program began: rows that went into a log, and logs that were settled. */
+/* Since the program began: rows that went into a log, once for each layer, and logs that were
+ * settled. */
 uint64_t logging_rows(void);
 uint64_t logging_settled(void);
 
