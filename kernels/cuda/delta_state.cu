@@ -201,8 +201,8 @@ static __device__ __forceinline__ int sequence_of(int i)
     return (int)blockIdx.y + i * (int)gridDim.y;
 }
 
-/* The sequences of a block as the batch has them, before anything is made of that: it is loaded
- * two ahead, so that nobody waits for it. */
+/* A sequence as the batch has it, before anything is made of that: it is loaded long before it is
+ * looked at, so that nobody waits for it. */
 struct sequence_slot {
     int slot, logged;
     uint32_t position;

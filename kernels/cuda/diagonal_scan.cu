@@ -364,12 +364,12 @@ void diagonal_scan_of(struct stream *q, const struct batch *in, const struct dia
     longest = q->row_each ? INT_MAX : diagonal_segments(q, in, p, raw);
     if (in->S == 1 && in->T > longest)
         return;
-    if (p->N != N)
+    if (p->N != N) {
         launch(q, "diagonal_scan", scan_any,
                dim3((unsigned)ceil_div(p->dim * 32, THREADS), (unsigned)in->S), THREADS,
                is_narrow(p->state) ? THREADS / 32 * (size_t)p->N * sizeof(float) : 0, *p, q->in);
-    if (p->N != N)
         return;
+    }
     if (!q->row_each)
         aligned ? scan<true>(q, in, p, longest) : scan<false>(q, in, p, longest);
     aligned ? launch_decode<true>(q, in, p, raw) : launch_decode<false>(q, in, p, raw);
