@@ -216,19 +216,10 @@ def readme_has_the_options(eddy):
             yield f"README.md: the option table is not what {eddy} --print-options prints"
 
 
-def images_have_the_libraries():
-    """the image for GPUs installs the libraries that the CPU's does"""
-    of_cpu, of_gpu = (set(re.findall(r"\b(lib[a-z]+)\d", read(path)))
-                      for path in ("docker/Dockerfile", "docker/Dockerfile.cuda"))
-    for library in sorted(of_cpu - of_gpu):
-        yield f"docker/Dockerfile.cuda: {library} is missing"
-
-
 def main(eddy):
     rules = (formatted, layered, included_from_the_root, files_are_short, functions_are_short,
              functions_are_simple, headers_stand_alone, calls_are_allowed, words_are_allowed,
-             options_are_read, readme_has_the_map, readme_has_the_options,
-             images_have_the_libraries)
+             options_are_read, readme_has_the_map, readme_has_the_options)
     failed = 0
     for rule in rules:
         found = list(rule(eddy) if rule is readme_has_the_options else rule())
