@@ -70,7 +70,7 @@ static void *cuda_alloc(struct backend *be, size_t bytes)
         return NULL;
     }
     stream_note(&c->stream, cudaMemsetAsync(p, 0, bytes, c->stream.cuda), "alloc");
-    copies_settle(c->copies);
+    copies_hold_moves(c->copies);
     return p;
 }
 
@@ -109,7 +109,7 @@ static void cuda_copy(struct backend *be, void *dst, const void *src, size_t byt
     struct stream *q = &c->stream;
 
     stream_note(q, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, q->cuda), "copy");
-    copies_settle(c->copies);
+    copies_hold_moves(c->copies);
 }
 
 static void cuda_zero(struct backend *be, void *dst, size_t bytes)
@@ -117,7 +117,7 @@ static void cuda_zero(struct backend *be, void *dst, size_t bytes)
     struct backend_cuda *c = here(be);
 
     stream_note(&c->stream, cudaMemsetAsync(dst, 0, bytes, c->stream.cuda), "zero");
-    copies_settle(c->copies);
+    copies_hold_moves(c->copies);
 }
 
 static uint64_t cuda_move_in(struct backend *be, void *dst, const void *src, size_t bytes)
@@ -206,8 +206,8 @@ static bool cuda_busy(struct backend *be, uint64_t mark)
     return busy;
 }
 
-/* What the host was told when it had waited up to a mark. */
-static bool settle(struct backend *be, cudaError_t told, uint64_t mark, struct error *err)
+/* The host was told this when it had waited up to a mark. */
+static bool deliver(struct backend *be, cudaError_t told, uint64_t mark, struct error *err)
 {
     struct stream *q = be->stream;
 
@@ -223,12 +223,12 @@ static bool settle(struct backend *be, cudaError_t told, uint64_t mark, struct e
 
 static bool cuda_wait(struct backend *be, uint64_t mark, struct error *err)
 {
-    return settle(be, cudaEventSynchronize(here(be)->marked[mark % MARKS]), mark, err);
+    return deliver(be, cudaEventSynchronize(here(be)->marked[mark % MARKS]), mark, err);
 }
 
 static bool cuda_sync(struct backend *be, struct error *err)
 {
-    return settle(be, cudaStreamSynchronize(here(be)->stream.cuda), UINT64_MAX, err);
+    return deliver(be, cudaStreamSynchronize(here(be)->stream.cuda), UINT64_MAX, err);
 }
 
 void *stream_workspace(struct stream *q, size_t bytes, const char *where)

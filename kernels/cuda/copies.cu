@@ -34,7 +34,7 @@ struct copier {
 struct copies {
     struct stream *q; /* borrowed */
     cudaStream_t moves;
-    cudaEvent_t settled;
+    cudaEvent_t enqueued;
     cudaEvent_t moved[MOVES];
     uint64_t newest; /* of the moves, which are numbered from 1 */
     struct copier copier[COPIERS];
@@ -44,7 +44,7 @@ struct copies *copies_create(struct stream *q)
 {
     struct copies *c = (struct copies *)calloc(1, sizeof(*c));
     bool ok = c && cudaStreamCreateWithFlags(&c->moves, cudaStreamNonBlocking) == cudaSuccess &&
-              cudaEventCreateWithFlags(&c->settled, cudaEventDisableTiming) == cudaSuccess;
+              cudaEventCreateWithFlags(&c->enqueued, cudaEventDisableTiming) == cudaSuccess;
 
     for (int i = 0; ok && i < MOVES; i++)
         ok = cudaEventCreateWithFlags(&c->moved[i], cudaEventDisableTiming) == cudaSuccess;
@@ -76,7 +76,7 @@ void copies_destroy(struct copies *c)
         cudaStreamSynchronize(c->moves);
         cudaStreamDestroy(c->moves);
     }
-    destroy_event(c->settled);
+    destroy_event(c->enqueued);
     for (int i = 0; i < MOVES; i++)
         destroy_event(c->moved[i]);
     for (int i = 0; i < COPIERS * STAGES; i++) {
@@ -225,7 +225,7 @@ void copies_upload(struct copies *c, void *dst, const void *src, size_t bytes)
 {
     if (!copy(c, c->q->cuda, dst, src, bytes, true))
         stream_note(c->q, cudaStreamSynchronize(c->q->cuda), "copy");
-    copies_settle(c);
+    copies_hold_moves(c);
 }
 
 void copies_download(struct copies *c, void *dst, const void *src, size_t bytes)
@@ -234,14 +234,14 @@ void copies_download(struct copies *c, void *dst, const void *src, size_t bytes)
         stream_note(c->q, cudaStreamSynchronize(c->q->cuda), "copy");
 }
 
-void copies_settle(struct copies *c)
+void copies_hold_moves(struct copies *c)
 {
-    stream_note(c->q, cudaEventRecord(c->settled, c->q->cuda), "moves");
+    stream_note(c->q, cudaEventRecord(c->enqueued, c->q->cuda), "moves");
 }
 
 static void begin_move(struct copies *c)
 {
-    stream_note(c->q, cudaStreamWaitEvent(c->moves, c->settled, 0), "moves");
+    stream_note(c->q, cudaStreamWaitEvent(c->moves, c->enqueued, 0), "moves");
 }
 
 static uint64_t end_move(struct copies *c)

@@ -20,7 +20,7 @@ void copies_upload(struct copies *c, void *dst, const void *src, size_t bytes);
 void copies_download(struct copies *c, void *dst, const void *src, size_t bytes);
 
 /* Something beside a step's operations was enqueued: moves come behind it. */
-void copies_settle(struct copies *c);
+void copies_hold_moves(struct copies *c);
 uint64_t copies_move_in(struct copies *c, void *dst, const void *src, size_t bytes);
 uint64_t copies_move_out(struct copies *c, void *dst, const void *src, size_t bytes);
 uint64_t copies_move_logged(struct copies *c, const struct state_log *log, int slot, int logged);

@@ -36,6 +36,31 @@ static void wake(void *arg)
     pthread_mutex_unlock(&cutting);
 }
 
+static atomic_bool is_broken, is_lost;
+static bool (*wait_for_device)(struct backend *be, uint64_t mark, struct error *err);
+
+static bool wait_or_break(struct backend *be, uint64_t mark, struct error *err)
+{
+    if (!atomic_load(&is_broken))
+        return wait_for_device(be, mark, err);
+    be->lost = atomic_load(&is_lost);
+    return error_set(err, ERR_DEVICE, "pulled out");
+}
+
+void rig_may_break(struct rig *r)
+{
+    struct backend *be = r->devices.at[0].backend;
+
+    wait_for_device = be->wait;
+    be->wait = wait_or_break;
+}
+
+void rig_break(bool broken, bool lost)
+{
+    atomic_store(&is_lost, lost);
+    atomic_store(&is_broken, broken);
+}
+
 static void set_cut(struct rig *r, struct command *c)
 {
     pthread_mutex_lock(&cutting);

@@ -44,6 +44,11 @@ void rig_open_rounding(struct rig *r, const char *model, const struct engine_opt
 void rig_open_narrow(struct rig *r, const char *model, const struct engine_options *options,
                      int threads);
 void rig_close(struct rig *r);
+
+/* The first device of this rig, which has nothing to do yet, does what rig_break() says: it works,
+ * or every step ends in a fault, which loses it or not. */
+void rig_may_break(struct rig *r);
+void rig_break(bool broken, bool lost);
 /* The engine ends, and another one starts with these options. */
 void rig_restart(struct rig *r, const struct engine_options *options);
 

@@ -481,17 +481,6 @@ static void a_scored_prompt_has_a_part_in_every_step(void **unused)
     rig_close(&r);
 }
 
-static atomic_bool broken, lost;
-static bool (*wait_for_device)(struct backend *be, uint64_t mark, struct error *err);
-
-static bool wait_or_break(struct backend *be, uint64_t mark, struct error *err)
-{
-    if (!atomic_load(&broken))
-        return wait_for_device(be, mark, err);
-    be->lost = atomic_load(&lost);
-    return error_set(err, ERR_DEVICE, "pulled out");
-}
-
 static void a_fault_ends_both_steps_that_are_on_their_way(void **unused)
 {
     (void)unused;
@@ -505,17 +494,15 @@ static void a_fault_ends_both_steps_that_are_on_their_way(void **unused)
         rig_open_late(&r, "cpu", model, &options, 1);
         create_sessions(&r);
         be = r.devices.at[0].backend;
-        wait_for_device = be->wait;
-        be->wait = wait_or_break;
+        rig_may_break(&r);
         late_hold_step(be, true);
         assert_true(engine_send(r.engine, c));
         wait_until_held(&r);
-        atomic_store(&lost, gone);
-        atomic_store(&broken, true);
+        rig_break(true, gone);
         late_hold_step(be, false);
         await_answers(&r, 1);
         assert_int_equal(c->problem.what, PROBLEM_DEVICE_ERROR);
-        atomic_store(&broken, false);
+        rig_break(false, false);
         rig_run(&r, &next, 1, out);
         assert_int_equal(next->problem.what, gone ? PROBLEM_DEVICE_ERROR : PROBLEM_NONE);
         if (!gone)

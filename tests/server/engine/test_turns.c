@@ -178,17 +178,6 @@ static void scores_without_alternatives_name_none(void **unused)
     rig_close(&r);
 }
 
-static atomic_bool broken, lost;
-static bool (*wait_for_device)(struct backend *be, uint64_t mark, struct error *err);
-
-static bool wait_or_break(struct backend *be, uint64_t mark, struct error *err)
-{
-    if (!atomic_load(&broken))
-        return wait_for_device(be, mark, err);
-    be->lost = atomic_load(&lost);
-    return error_set(err, ERR_DEVICE, "pulled out");
-}
-
 static void a_device_fault_fails_every_turn_and_moves_no_session(void **unused)
 {
     struct command *c[3];
@@ -197,13 +186,12 @@ static void a_device_fault_fails_every_turn_and_moves_no_session(void **unused)
 
     (void)unused;
     rig_open(&r, model, &roomy, 1);
-    wait_for_device = r.devices.at[0].backend->wait;
-    r.devices.at[0].backend->wait = wait_or_break;
+    rig_may_break(&r);
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
     out = rig_run_turn(&r, rig_turn("a", prompt, PROMPT, 0));
     assert_int_equal(out->problem.what, PROBLEM_NONE);
     free(out);
-    atomic_store(&broken, true);
+    rig_break(true, false);
     c[0] = rig_turn("a", prompt, PROMPT, 5);
     c[1] = rig_turn("", prompt, PROMPT, 5);
     c[1]->turn.choices = 3;
@@ -213,7 +201,7 @@ static void a_device_fault_fails_every_turn_and_moves_no_session(void **unused)
         assert_int_equal(c[i]->problem.what, PROBLEM_DEVICE_ERROR);
         command_free(c[i]);
     }
-    atomic_store(&broken, false);
+    rig_break(false, false);
     assert_int_equal(engine_counters(r.engine).slots_used, 1);
     out = rig_run_turn(&r, rig_turn("a", prompt, PROMPT, 1));
     assert_int_equal(out->problem.what, PROBLEM_NONE);
@@ -232,12 +220,10 @@ static void a_lost_device_ends_turns_and_refuses_what_comes(void **unused)
 
     (void)unused;
     rig_open(&r, model, &roomy, 1);
-    wait_for_device = r.devices.at[0].backend->wait;
-    r.devices.at[0].backend->wait = wait_or_break;
+    rig_may_break(&r);
     rig_do(&r, COMMAND_SESSION_CREATE, "a");
     assert_null(engine_counters(r.engine).lost);
-    atomic_store(&lost, true);
-    atomic_store(&broken, true);
+    rig_break(true, true);
     for (int i = 0; i < 2; i++) {
         out = rig_run_turn(&r, rig_turn("a", prompt, PROMPT, 5));
         assert_int_equal(out->problem.what, PROBLEM_DEVICE_ERROR);
@@ -251,7 +237,7 @@ static void a_lost_device_ends_turns_and_refuses_what_comes(void **unused)
         command_free(c);
     }
     assert_string_equal(engine_counters(r.engine).lost, r.devices.at[0].backend->detail);
-    atomic_store(&broken, false);
+    rig_break(false, false);
     rig_close(&r);
 }
 
