@@ -223,7 +223,7 @@ bool params_read(const cJSON *object, const struct param *table, void *target,
             row++;
         if (!row->key)
             return unknown_field(v->string, p);
-        if (cJSON_IsNull(v) && !row->not_null)
+        if (cJSON_IsNull(v))
             continue;
         if (!read_row(v, row, target, c, p))
             return false;

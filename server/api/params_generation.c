@@ -263,14 +263,12 @@ static bool read_prompt(const cJSON *v, void *target, const struct params_contex
           .has = AT(has_expected_version) },                                                       \
         { "n", PARAM_INT, 1, LIMIT_CHOICES, .offset = AT(turn.choices) },                          \
         { "stream", PARAM_BOOL, .offset = AT(stream) },                                            \
-        READ("stream_options", read_stream_options),                                               \
-        { "max_tokens",                                                                            \
-          PARAM_INT,                                                                               \
-          0,                                                                                       \
-          INT32_MAX,                                                                               \
-          .offset = AT(turn.max_tokens),                                                           \
-          .has = AT(has_max_tokens),                                                               \
-          .not_null = MAX_TOKENS_NOT_NULL },                                                       \
+        READ("stream_options", read_stream_options), { "max_tokens",                               \
+                                                       PARAM_INT,                                  \
+                                                       0,                                          \
+                                                       INT32_MAX,                                  \
+                                                       .offset = AT(turn.max_tokens),              \
+                                                       .has = AT(has_max_tokens) },                \
         { "min_tokens", PARAM_INT, 0, INT32_MAX, .offset = AT(turn.min_tokens) },                  \
         { "temperature", PARAM_FLOAT, 0, 10, .offset = AT(turn.sampling.temperature) },            \
         { "top_k", PARAM_INT, -1, INT32_MAX, .offset = AT(turn.sampling.top_k) },                  \
@@ -297,9 +295,6 @@ static bool read_prompt(const cJSON *v, void *target, const struct params_contex
         IGNORED("metadata"), IGNORED("service_tier"), IGNORED("prompt_cache_key"),                 \
         IGNORED("prompt_cache_retention"), IGNORED("safety_identifier")
 
-/* OpenAI lets max_tokens be null; on completions a null here has always been a client's slip
- * (reliability.md 3e 46), while chat clients do send it beside max_completion_tokens. */
-#define MAX_TOKENS_NOT_NULL true
 static const struct param completion_table[] = {
     SHARED_ROWS,
     READ("prompt", read_prompt),
@@ -309,9 +304,7 @@ static const struct param completion_table[] = {
     REFUSED("suffix"),
     { 0 }
 };
-#undef MAX_TOKENS_NOT_NULL
 
-#define MAX_TOKENS_NOT_NULL false
 static const struct param chat_table[] = {
     SHARED_ROWS,
     READ("messages", params_read_messages),
@@ -329,7 +322,6 @@ static const struct param chat_table[] = {
     REFUSED("web_search_options"),
     { 0 }
 };
-#undef MAX_TOKENS_NOT_NULL
 
 /* X-Session-Id and If-Match, which may stand in for body fields but not contradict them, and
  * If-None-Match. */
@@ -399,6 +391,19 @@ static bool begin(const char *body, size_t len, const struct param *table, int m
     return g->json && params_read(g->json, table, g, c, p);
 }
 
+/* A session goes on where it is. */
+static bool go_on_without(struct generation_params *g, const struct params_context *c,
+                          struct problem *p)
+{
+    if (!g->session.text[0] && !c->session_header)
+        return problem_set(p, PROBLEM_MISSING_PARAMETER, "prompt", "prompt is required");
+    g->prompt = calloc(1, sizeof(*g->prompt));
+    if (!g->prompt)
+        return params_no_memory(p);
+    g->prompt[g->prompts++] = (struct prompt){ .text = "" };
+    return true;
+}
+
 bool params_completion(const char *body, size_t len, const struct params_context *c,
                        struct generation_params *g, struct problem *p)
 {
@@ -406,8 +411,8 @@ bool params_completion(const char *body, size_t len, const struct params_context
         return false;
     if (!g->has_max_tokens && c->max_tokens < g->turn.max_tokens)
         g->turn.max_tokens = c->max_tokens;
-    if (!g->prompt)
-        return problem_set(p, PROBLEM_MISSING_PARAMETER, "prompt", "prompt is required");
+    if (!g->prompt && !go_on_without(g, c, p))
+        return false;
     if (g->has_best_of && g->best_of != g->turn.choices)
         return refuse(p, "best_of", "best_of must equal n: nothing is drawn and thrown away");
     g->turn.score = g->echo && g->turn.logprobs >= 0;

@@ -25,7 +25,6 @@ struct param {
     size_t offset; /* in the target */
     size_t has;    /* of a bool in the target that says "given"; 0: none */
     bool above;    /* lo is exclusive */
-    bool not_null; /* null is refused */
     bool (*read)(const cJSON *v, void *target, const struct params_context *c, struct problem *p);
 };
 

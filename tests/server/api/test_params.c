@@ -157,6 +157,9 @@ static void keys_are_unique_and_case_sensitive(void **state)
                    PROBLEM_DUPLICATE_KEY, NULL);
     assert_refused(params_completion, "{\"Prompt\":\"a\"}", PROBLEM_UNKNOWN_FIELD, "Prompt");
     assert_refused(params_completion, "{}", PROBLEM_MISSING_PARAMETER, "prompt");
+    assert_refused(params_completion, "{\"prompt\":null}", PROBLEM_MISSING_PARAMETER, "prompt");
+    assert_taken(params_completion, "{\"session_id\":\"s\"}");
+    assert_taken(params_completion, "{\"session_id\":\"s\",\"prompt\":null}");
 }
 
 static void unknown_fields_are_named(void **state)
@@ -180,8 +183,8 @@ static void unknown_fields_are_named(void **state)
 static void max_tokens_is_a_whole_number_up_to_the_cap(void **state)
 {
     static const char *const values[] = { "-1",  "1e999", "2147483648", "9007199254740993",
-                                          "1.5", "\"5\"", "true",       "null",
-                                          "[]",  "4097" };
+                                          "1.5", "\"5\"", "true",       "[]",
+                                          "4097" };
     char field[64];
 
     (void)state;
@@ -191,6 +194,7 @@ static void max_tokens_is_a_whole_number_up_to_the_cap(void **state)
     }
     assert_field_taken("\"max_tokens\":0");
     assert_field_taken("\"max_tokens\":4096");
+    assert_field_taken("\"max_tokens\":null");
 }
 
 static void numbers_stay_in_their_bounds(void **state)

@@ -143,7 +143,7 @@ static void a_session_goes_back_by_turns_and_to_any_token(void **state)
             is = rolled_back("{\"position\":19}", 19);
             state_free(&is);
             cJSON_Delete(ask(server.port, "POST", COMPLETIONS,
-                             "{\"session_id\":\"tale\",\"prompt\":\"\",\"max_tokens\":7,"
+                             "{\"session_id\":\"tale\",\"max_tokens\":7,"
                              "\"ignore_eos\":true}"));
             is = state_of(server.port, "tale");
             assert_same_state(&is, &was[2], "the end of a turn drawn again");
