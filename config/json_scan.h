@@ -2,8 +2,8 @@
  *
  * One pass, no recursion: UTF-8, grammar (RFC 8259), no NUL raw or escaped, lone surrogates
  * refused, no bytes after the value, depth, number of values, and duplicate keys of one
- * object. cJSON accepts or mangles all of these (reference/reliability.md 0.5), so nothing
- * is given to it that did not pass here. Any thread. */
+ * object. cJSON accepts or mangles all of these, so nothing is given to it that did
+ * not pass here. Any thread. */
 #ifndef CONFIG_JSON_SCAN_H
 #define CONFIG_JSON_SCAN_H
 

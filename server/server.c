@@ -183,16 +183,20 @@ static void on_tick(uv_timer_t *handle)
 }
 
 /* "Not ready" is what /ready is there to say, once a second while gigabytes are read. A refusal of
- * the probe has a code, and a stalled engine is told by /health: both are warnings. */
+ * the probe has a problem, and a stalled engine is told by /health: both are warnings. So is a
+ * stream that failed, whose status was sent before. */
 static bool is_failure(const struct exchange *x, int status)
 {
-    return status >= 500 && (exchange_code(x) || strcmp(exchange_route(x), "/ready") != 0);
+    const struct problem_row *problem = exchange_problem(x);
+
+    return problem ? problem->status >= 500
+                   : status >= 500 && strcmp(exchange_route(x), "/ready") != 0;
 }
 
 static void on_answered(void *app, const struct exchange *x, int status, double seconds,
                         size_t bytes)
 {
-    const char *code = exchange_code(x);
+    const struct problem_row *problem = exchange_problem(x);
     struct api *api = app;
     char number[16], time[32];
 
@@ -201,7 +205,8 @@ static void on_answered(void *app, const struct exchange *x, int status, double 
     snprintf(time, sizeof(time), "%.6f", seconds);
     log_line(is_failure(x, status) ? LOG_WARN : LOG_DEBUG, "request", "id",
              exchange_header(x, "x-request-id"), "method", exchange_method(x), "path",
-             exchange_path(x), "status", number, "seconds", time, code ? "code" : NULL, code, NULL);
+             exchange_path(x), "status", number, "seconds", time, problem ? "code" : NULL,
+             problem ? problem->code : NULL, NULL);
 }
 
 static bool admit(void *app, const struct exchange *x, uint64_t *client, struct problem *p)

@@ -1,7 +1,7 @@
 /* tokenizer.h - text to token ids and back, for the vocabularies recurrent models ship.
  *
- * tokenizer.json (byte-level BPE and the components of reference/ecosystem.md 3.3; an
- * unknown component is refused by name), the RWKV World vocabulary (greedy longest match
+ * tokenizer.json (byte-level BPE and the components that component.h knows; an unknown one is
+ * refused by name), the RWKV World vocabulary (greedy longest match
  * over bytes), or plain bytes (id = byte) for a byte-level model without a tokenizer.
  * Encoding n bytes takes O(n log n) steps at worst. Immutable once opened: any thread. */
 #ifndef MODELS_TEXT_TOKENIZER_H

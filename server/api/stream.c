@@ -161,6 +161,8 @@ void stream_complete(struct generation *g)
 
     if (g->problem.what != PROBLEM_NONE) {
         repeats_drop(&g->base); /* who waits for the answer does not wait for a slow reader, too */
+        if (!g->base.gone)
+            exchange_fail(g->base.exchange, &g->problem);
         emit_problem(g);
     } else {
         for (int i = 0; i < g->reply.prompts * g->reply.n; i++)

@@ -214,9 +214,14 @@ const char *exchange_body(const struct exchange *x, size_t *len)
     return *len > 0 ? x->request.body.bytes : "";
 }
 
-const char *exchange_code(const struct exchange *x)
+const struct problem_row *exchange_problem(const struct exchange *x)
 {
-    return x->code;
+    return x->problem;
+}
+
+void exchange_fail(struct exchange *x, const struct problem *p)
+{
+    x->problem = problem_row(p->what);
 }
 
 void exchange_watch(struct exchange *x, void *owner, void (*gone)(struct exchange *x, void *owner),

@@ -1,7 +1,7 @@
 /* http.h - the HTTP floor: sockets and framing below, exchanges above.
  *
  * A server listens on one loop and parses with llhttp under the limits of config/limits.h
- * and the rules of reference/reliability.md 3a and 3c. For every complete request it calls
+ * and the rules of RFC 9110 and 9112, the strict side of each. For every complete request it calls
  * the route's handler with an exchange: the request and the place to answer it. A handler
  * answers at once or later, whole or as a stream, exactly once. Requests of one connection
  * are answered in order; the next one is handed out when the one before is finished.
@@ -99,8 +99,8 @@ const char *exchange_queries(const struct exchange *x, size_t *len);
 const char *exchange_header(const struct exchange *x, const char *name);
 uint64_t exchange_client(const struct exchange *x); /* as `admit` said */
 const char *exchange_body(const struct exchange *x, size_t *len);
-/* For `answered`: the code of the problem that it was refused with, or NULL. */
-const char *exchange_code(const struct exchange *x);
+/* For `answered`: the problem that it was refused with, or that ended its stream, or NULL. */
+const struct problem_row *exchange_problem(const struct exchange *x);
 
 /* The answer. */
 /* Adds a header to the answer; before it begins. Both are copied. */
@@ -120,6 +120,8 @@ void exchange_write(struct exchange *x, const void *bytes, size_t len);
 /* One server-sent event: "data: " + bytes (no newline in them) + "\n\n". */
 void exchange_event(struct exchange *x, const void *data, size_t len);
 void exchange_flush(struct exchange *x);
+/* A stream that has begun tells of a problem. */
+void exchange_fail(struct exchange *x, const struct problem *p);
 /* Ends a stream. whole false: closes without the last chunk, so that the client can tell. */
 void exchange_end(struct exchange *x, bool whole);
 /* Bytes accepted but not yet taken by the client. Above LIMIT_WRITE_QUEUE_BYTES the writer

@@ -101,12 +101,12 @@ struct exchange {
     uint64_t started;    /* uv_hrtime() of its first byte */
     size_t bytes;        /* of the response */
     int status;
-    const char *code; /* static: of the problem that it was refused with, or NULL */
-    bool handed;      /* a handler has it */
-    bool keep;        /* the connection outlives the answer */
-    bool bodyless;    /* the answer is a head alone */
-    bool chunked;     /* a stream on HTTP/1.1 */
-    bool over;        /* the backlog went over its limit */
+    const struct problem_row *problem; /* static: that it was refused with, or NULL */
+    bool handed;                       /* a handler has it */
+    bool keep;                         /* the connection outlives the answer */
+    bool bodyless;                     /* the answer is a head alone */
+    bool chunked;                      /* a stream on HTTP/1.1 */
+    bool over;                         /* the backlog went over its limit */
 };
 
 /* connection.c */

@@ -265,7 +265,7 @@ static enum reader_event refused(struct reader *r, llhttp_errno_t e)
         refuse(r, PROBLEM_HTTP_VERSION, "only HTTP/1.0 and HTTP/1.1 are spoken here");
     else
         problem_set(&r->problem, PROBLEM_BAD_REQUEST, NULL, "malformed request: %s",
-                    llhttp_errno_name(e));
+                    llhttp_get_error_reason(&r->parser));
     return READER_REFUSED;
 }
 

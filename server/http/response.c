@@ -191,7 +191,7 @@ void exchange_refuse(struct exchange *x, const struct problem *p)
               (p->param[0] ? add_string(&body, p->param) : buffer_append(&body, "null", 4)) &&
               buffer_printf(&body, ",\"code\":\"%s\"}}", row->code);
 
-    x->code = row->code;
+    x->problem = row;
     if (status == 401)
         exchange_set_header(x, "WWW-Authenticate", "Bearer");
     if (status == 405)

@@ -1,5 +1,5 @@
-/* State files that are damaged, forged or of another model, and readers that stall:
- * reliability.md 3g and 3e 59 against the real server. Numbers in comments are the recipes'.
+/* State files that are damaged, forged or of another model, and readers that stall, against the
+ * real server.
  *
  * The files are mutations of a good one; calm.h watches over the rest. */
 #include <math.h>
@@ -70,7 +70,6 @@ static void refuse_number(struct client *c, size_t at, uint64_t value, size_t by
     state_free(&s);
 }
 
-/* 69 */
 static void a_file_cut_anywhere_is_refused(void **state)
 {
     struct client c = client_dial(server.port);
@@ -83,7 +82,6 @@ static void a_file_cut_anywhere_is_refused(void **state)
     live_is_well(&server);
 }
 
-/* 70 */
 static void a_file_that_goes_on_is_refused(void **state)
 {
     static char mebibyte[1 << 20];
@@ -114,7 +112,6 @@ static void a_file_that_goes_on_is_refused(void **state)
     live_is_well(&server);
 }
 
-/* 71 */
 static void a_flipped_bit_is_refused(void **state)
 {
     struct client c = client_dial(server.port);
@@ -142,7 +139,7 @@ static void a_flipped_bit_is_refused(void **state)
     live_is_well(&server);
 }
 
-/* 72, 74: the checksum is right, the numbers are not. */
+/* The checksum is right, the numbers are not. */
 static void a_forged_number_is_refused(void **state)
 {
     static const uint64_t sizes[] = { 0,          1,          4,          0x7fffffff,
@@ -173,7 +170,7 @@ static void a_forged_number_is_refused(void **state)
     live_is_well(&server);
 }
 
-/* 72: a record of another length, in a file that is otherwise sound. */
+/* A record of another length, in a file that is otherwise sound. */
 static void a_record_of_another_length_is_refused(void **state)
 {
     struct client c = client_dial(server.port);
@@ -189,7 +186,6 @@ static void a_record_of_another_length_is_refused(void **state)
     client_close(&c);
 }
 
-/* 73 */
 static void a_number_that_is_none_is_refused(void **state)
 {
     static const float bad[] = { NAN, INFINITY, -INFINITY };
@@ -212,7 +208,7 @@ static void a_number_that_is_none_is_refused(void **state)
     live_is_well(&server);
 }
 
-/* 73: finite, and far from anything a model makes. What comes of it is that session's alone:
+/* Finite, and far from anything a model makes. What comes of it is that session's alone:
  * any answer that is one, from a server that goes on. */
 static void a_state_of_extremes_harms_nobody(void **state)
 {
@@ -249,7 +245,6 @@ static void a_state_of_extremes_harms_nobody(void **state)
     client_close(&c);
 }
 
-/* 74 */
 static void a_state_of_another_model_is_refused(void **state)
 {
     struct client c = client_dial(server.port);
@@ -274,7 +269,6 @@ static void what_was_refused_left_nothing(void **state)
     refused(server.port, 404, "session_not_found", "GET", "/v1/sessions/forged", NULL);
 }
 
-/* 76 */
 static void a_file_sent_again_and_again_meets_the_quota(void **state)
 {
     enum { CLIENTS = 25, ROUNDS = 40 };
@@ -318,7 +312,6 @@ static void a_file_sent_again_and_again_meets_the_quota(void **state)
     assert_true(live_metric(&server, "eddy_snapshots") == 0);
 }
 
-/* 77 */
 static void a_file_cannot_be_named(void **state)
 {
     (void)state;
@@ -332,7 +325,7 @@ static void a_file_cannot_be_named(void **state)
     live_is_well(&server);
 }
 
-/* 59: streams nobody reads. They are cut, and their sessions are where they were. */
+/* Streams nobody reads. They are cut, and their sessions are where they were. */
 static void a_reader_that_stalls_loses_its_stream_only(void **state)
 {
     enum { READERS = 4 };

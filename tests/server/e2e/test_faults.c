@@ -49,6 +49,7 @@ static const struct fault faulty[] = {
 enum { FAULTS = sizeof(faulty) / sizeof(faulty[0]) };
 
 static struct faults *faults;
+static const char *log_level = "error";
 static struct live live;
 static char control[64];
 static int refusals[FAULTS], hits[FAULTS]; /* so that the test can fail */
@@ -93,7 +94,7 @@ static void start(const char *durability, bool with_faults)
         setenv("ASAN_OPTIONS", wanted, 1);
     }
     live_start(&live, MAMBA, "--state-dir", folder, "--durability", durability, "--slots", "2",
-               "--host-memory", "1M", NULL);
+               "--host-memory", "1M", "--log-level", log_level, NULL);
     unsetenv("LD_PRELOAD");
     setenv("ASAN_OPTIONS", kept, 1);
 }
@@ -364,6 +365,59 @@ static void so_does_one_that_is_not_waited_for(void **unused)
             fail_msg("%s: %d refusals", faulty[f].name, refusals[f]);
 }
 
+/* What this program and the servers that it starts say goes there. */
+static int tell_to(const char *path)
+{
+    const int before = dup(STDERR_FILENO), to = open(path, O_CREAT | O_WRONLY | O_APPEND, 0600);
+
+    assert_true(before >= 0 && to >= 0);
+    assert_true(dup2(to, STDERR_FILENO) >= 0);
+    close(to);
+    return before;
+}
+
+/* The line of the log about a stream that ended so, whose status is that of its beginning. */
+static bool is_logged(const char *path, const char *code)
+{
+    char line[2048];
+    bool found = false;
+    FILE *log = fopen(path, "r");
+
+    assert_non_null(log);
+    while (!found && fgets(line, sizeof(line), log))
+        found = strstr(line, " warn ") && strstr(line, "status=\"200\"") && strstr(line, code);
+    fclose(log);
+    return found;
+}
+
+static void a_stream_that_fails_is_logged(void **unused)
+{
+    const struct fault *full = &faulty[1];
+    char log[] = "/tmp/eddy-log-XXXXXX";
+    struct response r;
+    int before, fd = mkstemp(log);
+
+    (void)unused;
+    assert_true(fd >= 0);
+    close(fd);
+    before = tell_to(log);
+    log_level = "warn";
+    start("always", true);
+    log_level = "error";
+    dup2(before, STDERR_FILENO);
+    close(before);
+    create("a");
+    arm(full, 1, ALL);
+    r = call(live.port, "POST", "/v1/completions",
+             "{\"session_id\":\"a\",\"prompt\":\"b\",\"max_tokens\":2,\"stream\":true}");
+    disarm(full);
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    assert_int_equal(live_stop(&live), 0);
+    assert_true(is_logged(log, "insufficient_storage"));
+    unlink(log);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -371,6 +425,7 @@ int main(void)
                                         remove_world),
         cmocka_unit_test_setup_teardown(so_does_one_that_is_not_waited_for, make_world,
                                         remove_world),
+        cmocka_unit_test_setup_teardown(a_stream_that_fails_is_logged, make_world, remove_world),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
