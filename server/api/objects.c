@@ -9,6 +9,21 @@ static void put_seconds(struct json_out *o, const char *key, double seconds)
     json_int(o, (int64_t)floor(seconds));
 }
 
+/* What can be said of a state, which is nothing where it is another model's. */
+static void put_bytes(struct json_out *o, const char *key, size_t bytes, bool known)
+{
+    json_key(o, key);
+    if (known)
+        json_uint(o, bytes);
+    else
+        json_null(o);
+}
+
+static bool is_ours(const char *tier)
+{
+    return strcmp(tier, "foreign") != 0;
+}
+
 static void put_id(struct json_out *o, const char *key, const struct id *id)
 {
     json_key(o, key);
@@ -21,7 +36,7 @@ void put_session_fields(struct json_out *o, const struct session_info *s, const 
     json_key(o, "object");
     json_string(o, "session");
     json_key(o, "model");
-    json_string(o, model);
+    json_string(o, is_ours(s->residency) ? model : NULL);
     put_seconds(o, "created", s->created);
     put_seconds(o, "updated", s->updated);
     json_key(o, "position");
@@ -31,8 +46,7 @@ void put_session_fields(struct json_out *o, const struct session_info *s, const 
     put_id(o, "head", &s->head);
     json_key(o, "residency");
     json_string(o, s->residency);
-    json_key(o, "state_bytes");
-    json_uint(o, s->state_bytes);
+    put_bytes(o, "state_bytes", s->state_bytes, is_ours(s->residency));
     json_key(o, "busy");
     json_bool(o, s->busy);
     json_key(o, "expires_at");
@@ -64,8 +78,7 @@ void put_snapshot(struct json_out *o, const struct snapshot_info *s)
     put_id(o, "parent", &s->parent);
     json_key(o, "position");
     json_uint(o, s->position);
-    json_key(o, "bytes");
-    json_uint(o, s->bytes);
+    put_bytes(o, "bytes", s->bytes, is_ours(s->tier));
     json_key(o, "fingerprint");
     json_hex(o, s->fingerprint, sizeof(s->fingerprint));
     json_key(o, "label");

@@ -48,8 +48,10 @@ struct session_info {
     struct id id, head; /* head: the checkpoint it stands on, "" before the first turn */
     double created, updated, expires; /* seconds since 1970; expires 0: never */
     uint64_t position, version;
-    const char *residency; /* "device", "host", "disk" or "empty" */
-    size_t state_bytes;
+    /* "device", "host", "disk", "empty", or of what is on the disk and cannot be had: "foreign",
+     * another model's or kept as other numbers, or "damaged" */
+    const char *residency;
+    size_t state_bytes; /* 0: not known, as it is foreign */
     bool busy;
     bool answer_open;                /* the context ends in an unfinished assistant's answer */
     char tail[LIMIT_STOP_BYTES + 1]; /* text in the context that the client never saw: the

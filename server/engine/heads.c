@@ -293,8 +293,7 @@ bool heads_found(struct engine *e, struct heads *h, const struct disk_record *r)
     if (!c)
         return false;
     c->damaged |= !known && c->position;
-    h->foreign += known && memcmp(c->fingerprint, model_info(e->model)->fingerprint,
-                                  sizeof(c->fingerprint)) != 0;
+    h->foreign += known && !checkpoint_is_ours(e, c);
     if (r->kind == DISK_SESSION_SET ? add_session(e, r, c, &n, text)
                                     : add_snapshot(e, r, c, &n, text))
         return true;

@@ -57,10 +57,11 @@ static void report_foreign(struct engine *e)
 
     if (!n)
         return;
-    snprintf(text, sizeof(text),
-             "%zu of the sessions and snapshots are of another model: they stay, and are refused "
-             "until it is served again",
-             n);
+    snprintf(
+        text, sizeof(text),
+        "%zu of the sessions and snapshots are of another model or state dtype: they stay, and "
+        "are refused until it is served again",
+        n);
     report(e, text);
 }
 

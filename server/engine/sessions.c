@@ -122,9 +122,26 @@ void session_moved(struct engine *e, struct entry *x)
     s->seed = x->seed;
 }
 
-const char *checkpoint_tier(const struct checkpoint *c)
+bool checkpoint_is_ours(const struct engine *e, const struct checkpoint *c)
 {
-    return !c->position ? "empty" : c->slot >= 0 ? "device" : c->record ? "host" : "disk";
+    const struct model_info *info = model_info(e->model);
+
+    return c->layout == info->layout.id &&
+           memcmp(c->fingerprint, info->fingerprint, sizeof(c->fingerprint)) == 0;
+}
+
+const char *checkpoint_tier(const struct engine *e, const struct checkpoint *c)
+{
+    if (!c->position)
+        return "empty";
+    if (c->slot >= 0 || c->record)
+        return c->slot >= 0 ? "device" : "host";
+    return c->damaged ? "damaged" : checkpoint_is_ours(e, c) ? "disk" : "foreign";
+}
+
+size_t checkpoint_bytes(const struct engine *e, const struct checkpoint *c)
+{
+    return checkpoint_is_ours(e, c) ? model_info(e->model)->layout.bytes : 0;
 }
 
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info)
@@ -138,8 +155,8 @@ void session_describe(const struct engine *e, const struct session *s, struct se
         .expires = s->ttl > 0 ? s->touched + s->ttl : 0,
         .position = head->position,
         .version = s->version,
-        .residency = checkpoint_tier(head),
-        .state_bytes = model_info(e->model)->layout.bytes,
+        .residency = checkpoint_tier(e, head),
+        .state_bytes = checkpoint_bytes(e, head),
         .busy = s->job != NULL,
         .answer_open = head->answer_open,
         .metadata = info->metadata,

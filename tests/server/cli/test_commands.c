@@ -315,7 +315,7 @@ static void a_saved_state_is_verified_and_converted(void **state)
     assert_non_null(strstr(r.out, "BF16\n"));
     RUN(&r, "", "state", "verify", narrow, "--model", DEMO);
     assert_int_equal(r.status, 2);
-    assert_non_null(strstr(r.err, "the snapshot's numbers are BF16; here they are F32"));
+    assert_non_null(strstr(r.err, "the state's numbers are BF16; here they are F32"));
     assert_null(strstr(r.err, "server")); /* there is none */
     RUN(&r, "", "state", "convert", narrow, back);
     assert_int_equal(r.status, 0);

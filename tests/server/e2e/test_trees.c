@@ -304,6 +304,43 @@ static void sessions_go_on_when_their_snapshots_are_gone(void **unused)
     assert_int_equal(live_stop(&kept), 0);
 }
 
+/* What is said of session a and its snapshot where their model, or their numbers, are not those
+ * that are served; and then that they are. */
+static void check_foreign(struct live *l, const char *model, const char *dtype, bool ours)
+{
+    cJSON *s, *list;
+    const cJSON *snapshot;
+
+    live_start(l, model, "--state-dir", folder, "--state-dtype", dtype, NULL);
+    s = ask(l->port, "GET", "/v1/sessions/a", NULL);
+    list = ask(l->port, "GET", "/v1/snapshots", NULL);
+    snapshot = cJSON_GetArrayItem(item_of(list, "data"), 0);
+    assert_string_equal(text_of(s, "residency"), ours ? "disk" : "foreign");
+    assert_string_equal(text_of(snapshot, "tier"), ours ? "disk" : "foreign");
+    assert_int_equal(cJSON_IsNull(item_of(s, "model")), !ours);
+    assert_int_equal(cJSON_IsNull(item_of(s, "state_bytes")), !ours);
+    assert_int_equal(cJSON_IsNull(item_of(snapshot, "bytes")), !ours);
+    assert_true(live_metric(l, "eddy_disk_reports_total") == (ours ? 0 : 1));
+    cJSON_Delete(list);
+    cJSON_Delete(s);
+    assert_int_equal(live_stop(l), 0);
+}
+
+static void what_another_model_left_says_so(void **unused)
+{
+    struct live l;
+
+    (void)unused;
+    begin(&l);
+    cJSON_Delete(ask(l.port, "POST", "/v1/sessions", "{\"id\":\"a\"}"));
+    free(turn(&l, "a"));
+    cJSON_Delete(ask(l.port, "POST", "/v1/sessions/a/snapshots", "{}"));
+    assert_int_equal(live_stop(&l), 0);
+    check_foreign(&l, MAMBA, "f32", false);
+    check_foreign(&l, RWKV7, "bf16", false);
+    check_foreign(&l, RWKV7, "f32", true);
+}
+
 #define CASE(test) cmocka_unit_test_setup_teardown(test, folder_make, folder_remove)
 
 int main(void)
@@ -313,6 +350,7 @@ int main(void)
         CASE(parents_are_true_after_restarts),
         CASE(parents_are_true_after_kills),
         CASE(sessions_go_on_when_their_snapshots_are_gone),
+        CASE(what_another_model_left_says_so),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

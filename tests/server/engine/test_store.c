@@ -169,7 +169,7 @@ static void states_of_the_other_number_format_wait_for_their_own(void **unused)
     file = rig_export(&r, "empty", &len); /* which is of either */
     assert_int_equal(rig_import(&r, "empty-too", file, len), PROBLEM_NONE);
     free(file);
-    assert_int_equal(engine_counters(r.engine).store_reports, 0);
+    assert_int_equal(engine_counters(r.engine).store_reports, 1); /* at start, of all of them */
     rig_close(&r);
 
     rig_open(&r, store_model, &o, 1);
