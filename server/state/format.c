@@ -293,9 +293,9 @@ static bool check_layout(const uint8_t fingerprint[16], uint64_t layout,
 
 static bool refuse_numbers(uint32_t numbers, const struct model_info *model, struct problem *p)
 {
-    return problem_set(
-        p, PROBLEM_NUMBERS_MISMATCH, NULL, "the state's numbers are %s; here they are %s",
-        format_numbers_name(numbers), format_numbers_name(format_numbers_of(&model->layout)));
+    return problem_set(p, PROBLEM_NUMBERS_MISMATCH, NULL,
+                       "the state's numbers are %s; here they are %s", format_numbers_name(numbers),
+                       format_numbers_name(format_numbers_of(&model->layout)));
 }
 
 bool format_fits(const struct checkpoint *c, const struct model_info *model, struct problem *p)

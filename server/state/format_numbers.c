@@ -186,9 +186,8 @@ bool format_convert(const void *file, size_t len, const struct state_layout *lay
         state_layout_pack(&wide, DTYPE_F32);
     }
     if (h.layout != mixed.id || h.numbers != format_numbers_of(&mixed))
-        return problem_set(
-            p, PROBLEM_MODEL_MISMATCH, NULL,
-            "the state's numbers are F32 and BF16, and only its model says where");
+        return problem_set(p, PROBLEM_MODEL_MISMATCH, NULL,
+                           "the state's numbers are F32 and BF16, and only its model says where");
     if (to == DTYPE_F32)
         return convert_layout(file, len, &mixed, &wide, out, out_len, p);
     if (!convert_layout(file, len, &mixed, &wide, &between, &len, p))
