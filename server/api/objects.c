@@ -9,19 +9,19 @@ static void put_seconds(struct json_out *o, const char *key, double seconds)
     json_int(o, (int64_t)floor(seconds));
 }
 
-/* What can be said of a state, which is nothing where it is another model's. */
-static void put_bytes(struct json_out *o, const char *key, size_t bytes, bool known)
+/* Of another state nothing is known but that it is there. */
+static bool can_be_had(const char *tier)
+{
+    return strcmp(tier, "foreign") != 0 && strcmp(tier, "damaged") != 0;
+}
+
+static void put_bytes(struct json_out *o, const char *key, size_t bytes, const char *tier)
 {
     json_key(o, key);
-    if (known)
+    if (can_be_had(tier))
         json_uint(o, bytes);
     else
         json_null(o);
-}
-
-static bool is_ours(const char *tier)
-{
-    return strcmp(tier, "foreign") != 0;
 }
 
 static void put_id(struct json_out *o, const char *key, const struct id *id)
@@ -36,7 +36,7 @@ void put_session_fields(struct json_out *o, const struct session_info *s, const 
     json_key(o, "object");
     json_string(o, "session");
     json_key(o, "model");
-    json_string(o, is_ours(s->residency) ? model : NULL);
+    json_string(o, can_be_had(s->residency) ? model : NULL);
     put_seconds(o, "created", s->created);
     put_seconds(o, "updated", s->updated);
     json_key(o, "position");
@@ -46,7 +46,7 @@ void put_session_fields(struct json_out *o, const struct session_info *s, const 
     put_id(o, "head", &s->head);
     json_key(o, "residency");
     json_string(o, s->residency);
-    put_bytes(o, "state_bytes", s->state_bytes, is_ours(s->residency));
+    put_bytes(o, "state_bytes", s->state_bytes, s->residency);
     json_key(o, "busy");
     json_bool(o, s->busy);
     json_key(o, "expires_at");
@@ -78,7 +78,7 @@ void put_snapshot(struct json_out *o, const struct snapshot_info *s)
     put_id(o, "parent", &s->parent);
     json_key(o, "position");
     json_uint(o, s->position);
-    put_bytes(o, "bytes", s->bytes, is_ours(s->tier));
+    put_bytes(o, "bytes", s->bytes, s->tier);
     json_key(o, "fingerprint");
     json_hex(o, s->fingerprint, sizeof(s->fingerprint));
     json_key(o, "label");

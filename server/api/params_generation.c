@@ -261,14 +261,15 @@ static bool read_prompt(const cJSON *v, void *target, const struct params_contex
           PARAM_EXACT,                                                                             \
           .offset = AT(expected_version),                                                          \
           .has = AT(has_expected_version) },                                                       \
+        { "max_tokens",                                                                            \
+          PARAM_INT,                                                                               \
+          0,                                                                                       \
+          INT32_MAX,                                                                               \
+          .offset = AT(turn.max_tokens),                                                           \
+          .has = AT(has_max_tokens) },                                                             \
         { "n", PARAM_INT, 1, LIMIT_CHOICES, .offset = AT(turn.choices) },                          \
         { "stream", PARAM_BOOL, .offset = AT(stream) },                                            \
-        READ("stream_options", read_stream_options), { "max_tokens",                               \
-                                                       PARAM_INT,                                  \
-                                                       0,                                          \
-                                                       INT32_MAX,                                  \
-                                                       .offset = AT(turn.max_tokens),              \
-                                                       .has = AT(has_max_tokens) },                \
+        READ("stream_options", read_stream_options),                                               \
         { "min_tokens", PARAM_INT, 0, INT32_MAX, .offset = AT(turn.min_tokens) },                  \
         { "temperature", PARAM_FLOAT, 0, 10, .offset = AT(turn.sampling.temperature) },            \
         { "top_k", PARAM_INT, -1, INT32_MAX, .offset = AT(turn.sampling.top_k) },                  \

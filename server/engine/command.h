@@ -51,7 +51,7 @@ struct session_info {
     /* "device", "host", "disk", "empty", or of what is on the disk and cannot be had: "foreign",
      * another model's or kept as other numbers, or "damaged" */
     const char *residency;
-    size_t state_bytes; /* 0: not known, as it is foreign */
+    size_t state_bytes; /* of no meaning where it is foreign or damaged */
     bool busy;
     bool answer_open;                /* the context ends in an unfinished assistant's answer */
     char tail[LIMIT_STOP_BYTES + 1]; /* text in the context that the client never saw: the

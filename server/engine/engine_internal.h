@@ -404,7 +404,6 @@ struct checkpoint *session_empty_head(struct engine *e, uint64_t owner);
 bool checkpoint_is_ours(const struct engine *e, const struct checkpoint *c);
 /* What session_info says of it. */
 const char *checkpoint_tier(const struct engine *e, const struct checkpoint *c);
-size_t checkpoint_bytes(const struct engine *e, const struct checkpoint *c);
 /* Adds a session of the command's owner that stands on `head` (kept here, with its past), or
  * on nothing. No id: a new one. NULL: c->problem, also where the head is not of this model. */
 struct session *session_add(struct engine *e, struct command *c, const struct id *id,

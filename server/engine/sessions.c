@@ -139,11 +139,6 @@ const char *checkpoint_tier(const struct engine *e, const struct checkpoint *c)
     return c->damaged ? "damaged" : checkpoint_is_ours(e, c) ? "disk" : "foreign";
 }
 
-size_t checkpoint_bytes(const struct engine *e, const struct checkpoint *c)
-{
-    return checkpoint_is_ours(e, c) ? model_info(e->model)->layout.bytes : 0;
-}
-
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info)
 {
     const struct checkpoint *head = s->head;
@@ -156,7 +151,7 @@ void session_describe(const struct engine *e, const struct session *s, struct se
         .position = head->position,
         .version = s->version,
         .residency = checkpoint_tier(e, head),
-        .state_bytes = checkpoint_bytes(e, head),
+        .state_bytes = model_info(e->model)->layout.bytes,
         .busy = s->job != NULL,
         .answer_open = head->answer_open,
         .metadata = info->metadata,

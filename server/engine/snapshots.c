@@ -25,7 +25,7 @@ static void describe(const struct engine *e, const struct snapshot *s, struct sn
         .id = s->id,
         .session = s->session,
         .position = c->position,
-        .bytes = c->position ? checkpoint_bytes(e, c) : 0,
+        .bytes = c->position ? model_info(e->model)->layout.bytes : 0,
         .tier = checkpoint_tier(e, c),
         .pinned = true,
         .created = s->created,

@@ -293,6 +293,7 @@ static void a_damaged_state_is_set_aside(void **unused)
         free(out);
     }
     assert_int_equal(store_describe(&r, "bad")->version, 1);
+    assert_string_equal(store_describe(&r, "bad")->residency, "damaged");
     snprintf(aside, sizeof(aside), "%s.corrupt", path);
     assert_int_equal(access(aside, F_OK), 0);
     log_end(log, terminal, said);
@@ -300,6 +301,7 @@ static void a_damaged_state_is_set_aside(void **unused)
     assert_int_equal(engine_counters(r.engine).store_reports, 1);
     rig_restart(&r, &o); /* it does not go back to what it was before */
     assert_int_equal(store_describe(&r, "bad")->version, 1);
+    assert_string_equal(store_describe(&r, "bad")->residency, "damaged");
     out = rig_run_turn(&r, store_turn("bad", 1, 3));
     assert_int_equal(out->problem.what, PROBLEM_STATE_DAMAGED);
     free(out);
