@@ -400,8 +400,6 @@ void session_moved(struct engine *e, struct entry *x);
 struct checkpoint *checkpoint_at(const struct engine *e, uint64_t owner, uint64_t position);
 /* The one at position 0, for which no room is needed. */
 struct checkpoint *session_empty_head(struct engine *e, uint64_t owner);
-/* Whether its state is of the model that is served, in the numbers that are kept of it. */
-bool checkpoint_is_ours(const struct engine *e, const struct checkpoint *c);
 /* What session_info says of it. */
 const char *checkpoint_tier(const struct engine *e, const struct checkpoint *c);
 /* Adds a session of the command's owner that stands on `head` (kept here, with its past), or

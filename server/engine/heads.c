@@ -6,6 +6,7 @@
 #include "models/model.h"
 #include "server/engine/engine_internal.h"
 #include "server/state/disk_record.h"
+#include "server/state/format.h"
 #include "server/state/tiers.h"
 
 /* FLAG_GONE: the mark of a deleted snapshot; FLAG_FELLED: and of all below it. */
@@ -293,7 +294,7 @@ bool heads_found(struct engine *e, struct heads *h, const struct disk_record *r)
     if (!c)
         return false;
     c->damaged |= !known && c->position;
-    h->foreign += known && !checkpoint_is_ours(e, c);
+    h->foreign += known && !format_is_of(c, model_info(e->model));
     if (r->kind == DISK_SESSION_SET ? add_session(e, r, c, &n, text)
                                     : add_snapshot(e, r, c, &n, text))
         return true;

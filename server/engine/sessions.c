@@ -122,21 +122,13 @@ void session_moved(struct engine *e, struct entry *x)
     s->seed = x->seed;
 }
 
-bool checkpoint_is_ours(const struct engine *e, const struct checkpoint *c)
-{
-    const struct model_info *info = model_info(e->model);
-
-    return c->layout == info->layout.id &&
-           memcmp(c->fingerprint, info->fingerprint, sizeof(c->fingerprint)) == 0;
-}
-
 const char *checkpoint_tier(const struct engine *e, const struct checkpoint *c)
 {
     if (!c->position)
         return "empty";
     if (c->slot >= 0 || c->record)
         return c->slot >= 0 ? "device" : "host";
-    return c->damaged ? "damaged" : checkpoint_is_ours(e, c) ? "disk" : "foreign";
+    return c->damaged ? "damaged" : format_is_of(c, model_info(e->model)) ? "disk" : "foreign";
 }
 
 void session_describe(const struct engine *e, const struct session *s, struct session_info *info)

@@ -101,7 +101,7 @@ struct exchange {
     uint64_t started;    /* uv_hrtime() of its first byte */
     size_t bytes;        /* of the response */
     int status;
-    const struct problem_row *problem; /* static: that it was refused with, or NULL */
+    const struct problem_row *problem; /* static: what exchange_problem() tells */
     bool handed;                       /* a handler has it */
     bool keep;                         /* the connection outlives the answer */
     bool bodyless;                     /* the answer is a head alone */

@@ -298,14 +298,21 @@ static bool refuse_numbers(uint32_t numbers, const struct model_info *model, str
                        format_numbers_name(format_numbers_of(&model->layout)));
 }
 
+bool format_is_of(const struct checkpoint *c, const struct model_info *model)
+{
+    return c->layout == model->layout.id &&
+           memcmp(c->fingerprint, model->fingerprint, sizeof(model->fingerprint)) == 0;
+}
+
 bool format_fits(const struct checkpoint *c, const struct model_info *model, struct problem *p)
 {
-    const struct state_layout other = format_other_layout(&model->layout);
+    struct state_layout other;
 
-    if (c->damaged) /* then this may be, too */
+    if (c->damaged || format_is_of(c, model)) /* damaged: then this may be, too */
         return true;
+    other = format_other_layout(&model->layout);
     return check_layout(c->fingerprint, c->layout, model, &other, p) &&
-           (c->layout == model->layout.id || refuse_numbers(format_numbers_of(&other), model, p));
+           refuse_numbers(format_numbers_of(&other), model, p);
 }
 
 static bool check_model(const struct header *h, const struct model_info *model, struct problem *p)

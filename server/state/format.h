@@ -91,6 +91,8 @@ struct checkpoint *format_decode_to(const void *file, size_t len, const struct m
 struct checkpoint *format_open(const void *file, size_t len, const struct model_info *model,
                                int vocab, const void **record, struct problem *p);
 
+/* Whether a checkpoint is of this model and number format. */
+bool format_is_of(const struct checkpoint *c, const struct model_info *model);
 /* Whether format_decode() would take the file of a checkpoint for one of this model and number
  * format: model_mismatch as there, and nothing is read for it. A damaged one is for its reader. */
 bool format_fits(const struct checkpoint *c, const struct model_info *model, struct problem *p);

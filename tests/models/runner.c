@@ -109,6 +109,16 @@ void runner_logits(const struct runner *r, int row, float *out)
     r->be->download(r->be, out, model_logits(r->m) + (size_t)row * n, n * sizeof(*out));
 }
 
+int32_t runner_greedy(const struct runner *r, const float *logits)
+{
+    int32_t best = 0;
+
+    for (int32_t i = 1; i < r->info->vocab; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return best;
+}
+
 struct trace runner_trace(struct runner *r, const int32_t *token, int T, const int *chunk)
 {
     const size_t bytes = r->info->layout.bytes, row = (size_t)r->info->vocab * sizeof(float);

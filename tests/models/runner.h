@@ -50,6 +50,8 @@ void runner_assert_alike(const struct runner *r, const void *a, const void *b, s
 
 /* Waits for the step and copies one row of its logits. */
 void runner_logits(const struct runner *r, int row, float *out);
+/* The lowest id among those of the largest logit. */
+int32_t runner_greedy(const struct runner *r, const float *logits);
 
 /* Runs T tokens from an empty state in slot 3, in chunks of the sizes of `chunk`, which ends
  * with 0 and is repeated as often as needed. */

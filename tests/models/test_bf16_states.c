@@ -223,16 +223,6 @@ static void who_shares_a_step_is_invisible(void **state)
     }
 }
 
-static int best_of(const float *logits, int vocab)
-{
-    int best = 0;
-
-    for (int i = 1; i < vocab; i++)
-        if (logits[i] > logits[best])
-            best = i;
-    return best;
-}
-
 /* Where the demonstration model draws another token, the two were a tie within 2^-5 of the largest
  * logit. */
 static void greedy_tokens_are_those_of_float32_states(void **state)
@@ -253,9 +243,9 @@ static void greedy_tokens_are_those_of_float32_states(void **state)
         for (int k = 0; k + 1 < LENGTH; k++) {
             step_one(&wide, token[k], 3, (uint32_t)k, a);
             step_one(&narrow, token[k], 3, (uint32_t)k, b);
-            token[k + 1] = best_of(a, vocab);
+            token[k + 1] = runner_greedy(&wide, a);
 
-            const int best = best_of(b, vocab);
+            const int32_t best = runner_greedy(&narrow, b);
 
             other += best != token[k + 1];
             assert_true(b[best] - b[token[k + 1]] <= 0x1p-5f * largest(a, (size_t)vocab));

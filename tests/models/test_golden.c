@@ -186,20 +186,10 @@ static void last_logits_are_the_published_ones(void **state)
     free(token);
 }
 
-static int32_t largest(const float *logits, int vocab)
-{
-    int32_t best = 0;
-
-    for (int i = 1; i < vocab; i++)
-        if (logits[i] > logits[best])
-            best = i;
-    return best;
-}
-
 /* Where rounding leads to another token, the two were a tie within it. */
 static void check_greedy(const struct runner *r, const float *logits, int32_t expected)
 {
-    const int32_t best = largest(logits, r->info->vocab);
+    const int32_t best = runner_greedy(r, logits);
     const float lead = logits[best] - logits[expected];
 
     if (best == expected)

@@ -61,16 +61,6 @@ static void settle(struct pair *p, int i)
     p->logged[i] = 0;
 }
 
-static int32_t best(const float *logits, int vocab)
-{
-    int32_t id = 0;
-
-    for (int i = 1; i < vocab; i++)
-        if (logits[i] > logits[id])
-            id = i;
-    return id;
-}
-
 /* A prompt of i % PROMPT + 1 rows each, or a row each. */
 static void lay(struct pair *p, const int32_t *next, bool prompt)
 {
@@ -94,7 +84,7 @@ static void take(struct pair *p, int32_t *next)
     for (int i = 0; i < N; i++) {
         const int rows = p->begin[i + 1] - p->begin[i];
 
-        next[i] = best(want + (size_t)i * (size_t)vocab, vocab);
+        next[i] = runner_greedy(&p->plain, want + (size_t)i * (size_t)vocab);
         p->logged[i] = rows == 1 ? (p->logged[i] + 1) % steps : 0;
         p->position[i] += (uint32_t)rows;
     }

@@ -21,6 +21,7 @@
 #include "server/devices.h"
 #include "server/server.h"
 #include "tests/server/e2e/client.h"
+#include "tests/server/said.h"
 
 #define MODEL "tests/data/mamba-tiny"
 
@@ -135,48 +136,22 @@ static void probes_are_answered_while_the_model_is_loaded(void **state)
     assert_true(s.served);
 }
 
-/* What goes to stderr until log_end(). */
-static FILE *log_begin(int *before)
-{
-    FILE *to = tmpfile();
-
-    assert_non_null(to);
-    fflush(stderr);
-    *before = dup(STDERR_FILENO);
-    assert_true(dup2(fileno(to), STDERR_FILENO) >= 0);
-    return to;
-}
-
-static void log_end(FILE *from, int before, char *text, size_t size)
-{
-    size_t len;
-
-    fflush(stderr);
-    dup2(before, STDERR_FILENO);
-    close(before);
-    rewind(from);
-    len = fread(text, 1, size - 1, from);
-    text[len] = '\0';
-    fclose(from);
-}
-
 /* That a probe is told to wait is no failure. */
 static void the_log_says_why_a_request_failed(void **state)
 {
     char log[4096], *line;
     struct site s;
-    FILE *file;
-    int before;
+    struct said said;
 
     (void)state;
-    file = log_begin(&before);
+    said = said_begin();
     site_open(&s, true);
     pthread_create(&s.thread, NULL, serve, &s);
     says(server_port(s.server), 503, "/ready", "loading");
     refused(server_port(s.server), 503, "loading", "GET", "/v1/models", NULL);
     sem_post(&s.go);
     site_close(&s);
-    log_end(file, before, log, sizeof(log));
+    said_end(&said, log, sizeof(log));
     assert_null(strstr(log, "/ready"));
     line = strstr(log, " warn request ");
     assert_non_null(line);

@@ -17,6 +17,7 @@
 
 #include "server/state/disk_io.h"
 #include "tests/server/engine/store_rig.h"
+#include "tests/server/said.h"
 
 enum { EXPIRE = 1000 };
 
@@ -240,37 +241,14 @@ static void damage(const char *path)
     close(fd);
 }
 
-/* What the log says until it is read: stderr goes there. */
-static FILE *log_begin(int *terminal)
-{
-    FILE *log = tmpfile();
-
-    assert_non_null(log);
-    fflush(stderr);
-    *terminal = dup(STDERR_FILENO);
-    assert_int_equal(dup2(fileno(log), STDERR_FILENO), STDERR_FILENO);
-    return log;
-}
-
-static void log_end(FILE *log, int terminal, char text[4096])
-{
-    fflush(stderr);
-    dup2(terminal, STDERR_FILENO);
-    close(terminal);
-    rewind(log);
-    text[fread(text, 1, 4095, log)] = 0;
-    fclose(log);
-}
-
 static void a_damaged_state_is_set_aside(void **unused)
 {
     const struct engine_options o = store_options(1, 0);
     struct rig r;
     struct outcome *out;
     struct id head;
-    char path[300], aside[320], said[4096];
-    FILE *log;
-    int terminal;
+    char path[300], aside[320], log[4096];
+    struct said said;
 
     (void)unused;
     rig_open(&r, store_model, &o, 1);
@@ -282,7 +260,7 @@ static void a_damaged_state_is_set_aside(void **unused)
     assert_string_equal(store_describe(&r, "bad")->residency, "disk");
     find_file(&head, path);
     damage(path);
-    log = log_begin(&terminal);
+    said = said_begin();
     for (int i = 0; i < 2; i++) {
         out = rig_run_turn(&r, store_turn("bad", 1, 3));
         assert_int_equal(out->problem.what, PROBLEM_STATE_DAMAGED);
@@ -296,8 +274,8 @@ static void a_damaged_state_is_set_aside(void **unused)
     assert_string_equal(store_describe(&r, "bad")->residency, "damaged");
     snprintf(aside, sizeof(aside), "%s.corrupt", path);
     assert_int_equal(access(aside, F_OK), 0);
-    log_end(log, terminal, said);
-    assert_non_null(strstr(said, strrchr(aside, '/') + 1)); /* where it went, to the end */
+    said_end(&said, log, sizeof(log));
+    assert_non_null(strstr(log, strrchr(aside, '/') + 1)); /* where it went, to the end */
     assert_int_equal(engine_counters(r.engine).store_reports, 1);
     rig_restart(&r, &o); /* it does not go back to what it was before */
     assert_int_equal(store_describe(&r, "bad")->version, 1);
