@@ -2,25 +2,42 @@
  * pinned memory, and finds the tokens there when the stream has been waited for. Two samples may be
  * on their way; the tokens of the last stay on the device as well, for a batch that follows.
  *
- * First a row is measured in CHUNKS pieces, each by a block, beside blocks that bring what is
- * asked: a copy by the device would take microseconds of its own. Where every row wants its largest
- * logit or a given token, a warp a row then finishes; else a block a row, see choose.cuh. Where all
- * tokens may be drawn, each piece is weighed by a block as well, and the draw walks one of them. */
+ * First a row is measured by the warps of a cluster of blocks, each of which sends what it found to
+ * the last warp of the first block. Where every row wants its largest logit or a given token, that
+ * warp finishes: what is asked it reads from the host's memory meanwhile. Else the last warps bring
+ * what is asked, as a copy by the device would take microseconds of its own, and a block a row
+ * finishes, see choose.cuh. Where all tokens may be drawn, each chunk of a row is weighed by a
+ * block as well, and the draw walks one of them. */
 #include "kernels/cuda/choose.cuh"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/sampling.cuh"
+#include "kernels/cuda/state.cuh"
+#include "kernels/cuda/wgmma.cuh"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNKS = 16, MEASURE_THREADS = 256, ROWS_A_BLOCK = 4, PLACES = 2 };
+enum {
+    ROW_BLOCKS = 8, /* that measure a row: a cluster, or 1 where there are none */
+    PART_WARPS = 8, /* that measure, of a block */
+    PARTS_MAX = ROW_BLOCKS * PART_WARPS,
+    PART_STEP = 4 * WARP, /* logits of a warp's load */
+    LOADS = 4,
+    MEASURE_THREADS = (PART_WARPS + 1) * WARP,
+    MEASURES_OF_AN_SM = 4, /* so that 64 rows are on the device at once */
+    BRING_AT_ONCE = 4,
+    CHUNKS = 16,
+    WEIGH_THREADS = 256,
+    PLACES = 2
+};
 
-/* One chunk of a row. */
-struct chunk {
+/* A warp's part of a row. */
+struct part {
     double sum; /* of exp(x - max) */
     float max;
-    int best;
-    bool bad; /* a NaN, or an infinity above */
+    int best; /* BAD: a NaN, or an infinity above */
 };
+enum { BAD = -1 };
 
 struct buffer {
     void *memory;
@@ -38,14 +55,14 @@ struct place {
 struct sampling {
     struct place place[PLACES];
     int next;
-    struct buffer asked, chunks, masses, scratch, drawn; /* the device's */
+    struct buffer asked, measured, masses, scratch, drawn; /* the device's */
 };
 
-/* What is asked, a unit each thread. */
+/* What is asked. */
 struct bringing {
     const int4 *from; /* host memory */
     int4 *to;
-    unsigned units, blocks; /* blocks a row of the sample */
+    int units;
 };
 
 /* Where the tokens go. */
@@ -54,80 +71,267 @@ struct answers {
     int32_t *drawn;            /* [rows], sampling_drawn() */
 };
 
-/* The ids of a chunk. */
-static __device__ __forceinline__ int chunk_size(int vocab)
+/* The rows as they are, and where the answers go. */
+struct rows {
+    const float *logits;
+    size_t ld;
+    int vocab, n;
+    bool wide; /* four logits may be a load */
+    struct answers to;
+};
+
+/* Logits i to i + 3 of those before `end`. */
+static __device__ __forceinline__ void load_logits(float (&to)[4], const float *x, int i, int end,
+                                                   bool wide)
 {
-    return (vocab + CHUNKS - 1) / CHUNKS;
-}
-
-static __device__ void bring(const struct bringing &b)
-{
-    const unsigned block = blockIdx.y * gridDim.x + blockIdx.x;
-    const unsigned i = block * MEASURE_THREADS + threadIdx.x;
-    const int4 unit = i < b.units ? __ldcv(b.from + i) : int4{};
-
-    wait_for_inputs(); /* the sample in front may still read what was asked of it */
-    if (i < b.units)
-        b.to[i] = unit;
-}
-
-/* The first blocks of a row bring, the others have a chunk each. */
-static __global__ void measure_chunks(const float *logits, size_t ld, int vocab,
-                                      const struct bringing asked, struct chunk *chunks)
-{
-    __shared__ float values[WARPS_MAX];
-    __shared__ int ids[WARPS_MAX];
-    __shared__ double sums[WARPS_MAX];
-    const int chunk = (int)blockIdx.y - (int)asked.blocks, each = chunk_size(vocab);
-    const int first = chunk * each, end = min(first + each, vocab);
-    const float *x = logits + blockIdx.x * ld;
-    float max = -INFINITY, sum = 0.0f;
-    int best = INT32_MAX, bad = 0;
-
-    let_next_start();
-    if (chunk < 0) {
-        bring(asked);
+    if (wide && i + 4 <= end) {
+        *(float4 *)to = *(const float4 *)(x + i);
         return;
     }
-    wait_for_inputs();
-    for (int i = first + threadIdx.x; i < end; i += MEASURE_THREADS) {
-        bad |= !(x[i] < INFINITY);
-        take_better(&max, &best, x[i], i);
-    }
-    bad = __syncthreads_or(bad);
-    warp_best(&max, &best);
-    if (threadIdx.x % WARP == 0) {
-        values[threadIdx.x / WARP] = max;
-        ids[threadIdx.x / WARP] = best;
-    }
-    __syncthreads();
-    for (int w = 0; w < MEASURE_THREADS / WARP; w++)
-        take_better(&max, &best, values[w], ids[w]);
-    for (int i = first + threadIdx.x; i < end && max > -INFINITY; i += MEASURE_THREADS)
-        sum += expf(x[i] - max);
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        to[k] = i + k < end ? x[i + k] : -INFINITY;
+}
 
-    const double total = block_sum((double)sum, sums);
+/* A lane's logits so far. exp() is by powers of two, as the device has them. */
+struct lane_part {
+    float sum; /* of exp(x - max) */
+    float max;
+    int best;
+};
 
-    if (threadIdx.x == 0)
-        chunks[blockIdx.x * CHUNKS + chunk] = { total, max, best, bad != 0 };
+static __device__ __forceinline__ float power_below(float x, float max)
+{
+    return max > -INFINITY ? fast_exp2((x - max) * (float)M_LOG2E) : 0.0f;
+}
+
+/* LOADS times four logits more, PART_STEP apart from i on and above all before. A NaN or an
+ * infinity above makes the sum a NaN. */
+static __device__ __forceinline__ void take_logits(struct lane_part *m, const float (&x)[LOADS][4],
+                                                   int i)
+{
+    float max = m->max;
+
+#pragma unroll
+    for (int j = 0; j < LOADS; j++)
+        max = fmaxf(max, fmaxf(fmaxf(x[j][0], x[j][1]), fmaxf(x[j][2], x[j][3])));
+
+    const float from = max > -INFINITY ? max : 0.0f;
+    float sum = m->sum * power_below(m->max, max);
+    int best = INT32_MAX;
+
+#pragma unroll
+    for (int j = LOADS - 1; j >= 0; j--)
+#pragma unroll
+        for (int k = 3; k >= 0; k--) {
+            sum += fast_exp2((x[j][k] - from) * (float)M_LOG2E);
+            best = x[j][k] == max ? i + j * PART_STEP + k : best;
+        }
+    *m = { sum, max, max > m->max ? best : m->best };
+}
+
+/* Of the warp, in every lane. A lane has LOADS loads on their way at
+ * once. */
+static __device__ __forceinline__ struct part measure_part(const struct rows &r, int row, int part,
+                                                           int parts)
+{
+    const float *x = r.logits + row * r.ld;
+    const int each = (r.vocab + parts * PART_STEP - 1) / (parts * PART_STEP) * PART_STEP;
+    const int first = part * each, end = min(first + each, r.vocab);
+    struct lane_part own = { 0.0f, -INFINITY, INT32_MAX };
+
+    for (int i = first + 4 * ((int)threadIdx.x % WARP); i < end; i += LOADS * PART_STEP) {
+        float v[LOADS][4];
+
+#pragma unroll
+        for (int j = 0; j < LOADS; j++)
+            load_logits(v[j], x, i + j * PART_STEP, end, r.wide);
+        take_logits(&own, v, i);
+    }
+
+    struct part m = { 0.0, own.max, own.best };
+
+    warp_best(&m.max, &m.best);
+    m.sum = warp_sum((double)(own.sum * power_below(own.max, m.max)));
+    if (__any_sync(0xffffffffu, isnan(own.sum)))
+        m.best = BAD;
+    return m;
+}
+
+/* To its place in the first block of so many. */
+static __device__ __forceinline__ void send_part(struct part *to, const struct part &own,
+                                                 uint64_t *sent, int blocks)
+{
+    if (blocks == 1)
+        *to = own;
+#if __CUDA_ARCH__ >= 900
+    else
+        for (size_t i = 0; i < sizeof(own) / sizeof(float2); i++)
+            store_at_block((float *)((float2 *)to + i), ((const float2 *)&own)[i], sent, 0);
+#endif
 }
 
 /* In every lane of a warp. */
-static __device__ struct measured join_chunks(const struct chunk *chunks, int row)
+static __device__ struct measured join_parts(const struct part *part, int parts)
 {
-    const int lane = threadIdx.x % WARP;
-    struct chunk own = { 0.0, -INFINITY, INT32_MAX, false };
-    struct measured m;
+    const int lane = (int)threadIdx.x % WARP;
+    struct measured m = { 0.0, -INFINITY, INT32_MAX, true };
+    double sum = 0.0;
 
-    if (lane < CHUNKS)
-        own = chunks[row * CHUNKS + lane];
-    m.max = own.max;
-    m.best = own.best;
+    for (int i = lane; i < parts; i += WARP) {
+        m.finite &= part[i].best != BAD;
+        take_better(&m.max, &m.best, part[i].max, part[i].best);
+    }
     warp_best(&m.max, &m.best);
-    m.finite = !__any_sync(0xffffffffu, own.bad) && m.max > -INFINITY;
-    m.log_sum =
-        log(warp_sum(own.max > -INFINITY ? own.sum * exp((double)own.max - (double)m.max) : 0.0));
+    m.finite = __all_sync(0xffffffffu, m.finite) && m.max > -INFINITY;
+    for (int i = lane; i < parts; i += WARP)
+        if (part[i].max > -INFINITY)
+            sum += part[i].sum * exp((double)part[i].max - (double)m.max);
+    m.log_sum = log(warp_sum(sum));
     return m;
+}
+
+/* All last warps of the grid. What was asked of the sample in front may still be read until that
+ * has ended. */
+static __device__ void bring(const struct bringing &b)
+{
+    const int threads = (int)(gridDim.x * gridDim.y) * WARP;
+    const int thread = (int)(blockIdx.y * gridDim.x + blockIdx.x) * WARP + (int)threadIdx.x % WARP;
+
+    for (int i = thread; i < b.units; i += BRING_AT_ONCE * threads) {
+        int4 unit[BRING_AT_ONCE];
+
+#pragma unroll
+        for (int j = 0; j < BRING_AT_ONCE; j++)
+            unit[j] = i + j * threads < b.units ? __ldcv(b.from + i + j * threads) : int4{};
+        wait_for_inputs();
+#pragma unroll
+        for (int j = 0; j < BRING_AT_ONCE; j++)
+            if (i + j * threads < b.units)
+                b.to[i + j * threads] = unit[j];
+    }
+    __syncwarp();
+}
+
+static __device__ float logprob_of(const struct measured &m, float logit)
+{
+    return (float)((double)logit - (double)m.max - m.log_sum);
+}
+
+/* A warp's word on a row; the lists of alternatives are written apart. `held`: of a lane whether
+ * it is among what it has looked at of the holds. */
+static __device__ void answer(const struct answers &to, int row, bool held,
+                              const struct measured &m, const float *x, int token)
+{
+    const bool finite = m.finite && token >= 0;
+    struct sample_result *out = &to.out[row];
+
+    held = __any_sync(0xffffffffu, held) || !finite;
+    if (threadIdx.x % WARP > 0)
+        return;
+    out->finite = finite;
+    out->token = finite ? token : -1;
+    if (finite)
+        out->logprob = logprob_of(m, token == m.best ? m.max : x[token]);
+    to.drawn[row] = held ? -1 : token;
+}
+
+static __device__ __forceinline__ bool is_held(const int32_t *hold, int from, int holds, int token)
+{
+    bool held = false;
+
+    for (int i = from + (int)threadIdx.x % WARP; i < holds; i += WARP)
+        held |= hold[i] == token;
+    return held;
+}
+
+/* What is asked of a plain row: the largest logit, or a token, is held or not. */
+struct plain {
+    const int32_t *hold; /* in the host's memory */
+    int forced, holds;
+    int first; /* the lane's own of the first holds */
+};
+
+/* Every number of it is of the same line: the lanes read it at once. */
+static __device__ __forceinline__ struct plain ask_host(const struct asked *asked, int rows,
+                                                        int row, struct asked *copy)
+{
+    enum { NUMBERS = sizeof(*asked) / sizeof(int) };
+    const int lane = (int)threadIdx.x % WARP;
+    struct plain p;
+
+    static_assert(NUMBERS <= WARP, "a number a lane");
+    if (lane < NUMBERS)
+        ((int *)copy)[lane] = __ldcv((const int *)(asked + row) + lane);
+    __syncwarp();
+    p.hold = holds_of(*copy, (const int32_t *)(asked + rows));
+    p.forced = copy->forced;
+    p.holds = copy->holds;
+    p.first = lane < p.holds ? __ldcv(p.hold + lane) : -1;
+    return p;
+}
+
+/* Row blockIdx.x, by gridDim.y blocks, which are a cluster: plain ones, of which `asked` is in the
+ * host's memory, are answered, others are measured, and what is asked of them brought. */
+template <bool PLAIN>
+static __global__ void __launch_bounds__(MEASURE_THREADS, MEASURES_OF_AN_SM)
+    measure_rows(const struct rows r, const struct asked *asked, const struct bringing b,
+                 struct measured *measured)
+{
+    __shared__ struct part part[PARTS_MAX];
+    __shared__ struct asked copy;
+    __shared__ uint64_t sent;
+    const int warp = (int)threadIdx.x / WARP, blocks = (int)gridDim.y, row = (int)blockIdx.x;
+    const bool ends = warp == PART_WARPS && blockIdx.y == 0;
+    struct plain plain = {};
+
+    let_next_start();
+#if __CUDA_ARCH__ >= 900
+    if (blocks > 1) {
+        if (threadIdx.x == 0) {
+            barrier_init(&sent, 1);
+            barriers_ready();
+            barrier_expect(&sent, (uint32_t)(blocks * PART_WARPS * sizeof(*part)));
+        }
+        __syncwarp();
+        cluster_arrive();
+    }
+#endif
+    if (PLAIN && ends)
+        plain = ask_host(asked, r.n, row, &copy);
+    if (!PLAIN && warp == PART_WARPS)
+        bring(b);
+    wait_for_inputs();
+#if __CUDA_ARCH__ >= 900
+    if (blocks > 1)
+        cluster_wait(); /* the first block's barrier is there */
+#endif
+    if (warp < PART_WARPS) {
+        const int at = (int)blockIdx.y * PART_WARPS + warp;
+        const struct part own = measure_part(r, row, at, blocks * PART_WARPS);
+
+        if (threadIdx.x % WARP == 0)
+            send_part(&part[at], own, &sent, blocks);
+    }
+    if (blocks == 1)
+        __syncthreads();
+    if (!ends)
+        return;
+#if __CUDA_ARCH__ >= 900
+    if (blocks > 1)
+        barrier_wait_cluster(&sent, 0);
+#endif
+
+    const struct measured m = join_parts(part, blocks * PART_WARPS);
+
+    if (PLAIN) {
+        const int token = plain.forced >= 0 ? plain.forced : m.best;
+        const bool held = plain.first == token || is_held(plain.hold, WARP, plain.holds, token);
+
+        answer(r.to, row, held, m, r.logits + row * r.ld, token);
+    } else if (threadIdx.x % WARP == 0) {
+        measured[row] = m;
+    }
 }
 
 static __device__ bool is_adjusted(const struct asked &ask)
@@ -144,14 +348,20 @@ static __device__ bool is_free(const struct asked &ask)
            ask.typical_p >= 1.0f && ask.top_p >= 1.0f && ask.min_p <= 0.0f;
 }
 
+/* The ids of a chunk. */
+static __device__ __forceinline__ int chunk_size(int vocab)
+{
+    return (vocab + CHUNKS - 1) / CHUNKS;
+}
+
 /* Of rows that are drawn from freely, the mass of each chunk (choose.cuh). */
-static __global__ void weigh_chunks(const float *logits, size_t ld, int vocab,
-                                    const struct chunk *chunks, const struct asked *asked,
-                                    uint64_t *masses)
+static __global__ void weigh_chunks(const struct rows r, const struct measured *measured,
+                                    const struct asked *asked, uint64_t *masses)
 {
     __shared__ uint64_t sums[WARPS_MAX];
-    const int each = chunk_size(vocab), first = blockIdx.y * each, end = min(first + each, vocab);
-    const float *x = logits + blockIdx.x * ld;
+    const int each = chunk_size(r.vocab), first = blockIdx.y * each;
+    const int end = min(first + each, r.vocab);
+    const float *x = r.logits + blockIdx.x * r.ld;
     uint64_t sum = 0;
 
     let_next_start();
@@ -162,58 +372,13 @@ static __global__ void weigh_chunks(const float *logits, size_t ld, int vocab,
     if (!is_free(ask))
         return;
 
-    const struct measured m = join_chunks(chunks, blockIdx.x);
+    const struct measured m = measured[blockIdx.x];
 
-    for (int i = first + (int)threadIdx.x; i < end && m.finite; i += MEASURE_THREADS)
+    for (int i = first + (int)threadIdx.x; i < end && m.finite; i += WEIGH_THREADS)
         sum += mass_of(probability(x[i], m.max, ask.temperature));
     sum = block_sum(sum, sums);
     if (threadIdx.x == 0)
         masses[blockIdx.x * CHUNKS + blockIdx.y] = sum;
-}
-
-static __device__ float logprob_of(const struct measured &m, float logit)
-{
-    return (float)((double)logit - (double)m.max - m.log_sum);
-}
-
-/* A warp's word on a row; the lists of alternatives are written apart. */
-static __device__ void answer(const struct answers &to, int row, const struct asked &ask,
-                              const int32_t *hold, const struct measured &m, const float *x,
-                              int token)
-{
-    const int lane = threadIdx.x % WARP;
-    const bool finite = m.finite && token >= 0;
-    struct sample_result *out = &to.out[row];
-    int held = !finite;
-
-    for (int i = lane; i < ask.holds; i += WARP)
-        held |= hold[i] == token;
-    held = __any_sync(0xffffffffu, held);
-    if (lane > 0)
-        return;
-    out->finite = finite;
-    out->token = finite ? token : -1;
-    if (finite)
-        out->logprob = logprob_of(m, x[token]);
-    to.drawn[row] = held ? -1 : token;
-}
-
-static __global__ void answer_rows(const float *logits, size_t ld, int rows,
-                                   const struct chunk *chunks, const struct asked *asked,
-                                   const int32_t *words, const struct answers to)
-{
-    const int row = blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP;
-
-    let_next_start();
-    wait_for_inputs();
-    if (row >= rows)
-        return;
-
-    const struct asked &ask = asked[row];
-    const struct measured m = join_chunks(chunks, row);
-
-    answer(to, row, ask, holds_of(ask, words), m, logits + row * ld,
-           ask.forced >= 0 ? ask.forced : m.best);
 }
 
 /* The `top` largest logits, one after the other. */
@@ -300,29 +465,29 @@ static __device__ int choose(const struct asked &ask, const int32_t *words, cons
 }
 
 static __global__ void __launch_bounds__(CHOOSE_THREADS, 1)
-    choose_rows(const float *logits, size_t ld, int rows, int vocab, const struct chunk *chunks,
-                const struct asked *asked, const int32_t *words, const uint64_t *masses,
-                struct candidate *candidates, float *adjusted, const struct answers to)
+    choose_rows(const struct rows r, const struct measured *measured, const struct asked *asked,
+                const int32_t *words, const uint64_t *masses, struct candidate *candidates,
+                float *adjusted)
 {
     __shared__ struct choose_shared s;
 
     let_next_start();
     wait_for_inputs();
-    candidates += (size_t)blockIdx.x * vocab;
-    adjusted += (size_t)blockIdx.x * vocab;
-    for (int row = blockIdx.x; row < rows; row += gridDim.x) {
+    candidates += (size_t)blockIdx.x * r.vocab;
+    adjusted += (size_t)blockIdx.x * r.vocab;
+    for (int row = blockIdx.x; row < r.n; row += gridDim.x) {
         const struct asked ask = asked[row];
-        const struct measured m = join_chunks(chunks, row);
-        const float *x = logits + row * ld;
+        const struct measured m = measured[row];
+        const float *x = r.logits + row * r.ld;
         int token = -1;
 
         if (m.finite) {
             token =
-                choose(ask, words, x, vocab, m, masses + row * CHUNKS, candidates, adjusted, &s);
-            report_top(x, vocab, ask.top, m, &to.out[row], &s);
+                choose(ask, words, x, r.vocab, m, masses + row * CHUNKS, candidates, adjusted, &s);
+            report_top(x, r.vocab, ask.top, m, &r.to.out[row], &s);
         }
         if (threadIdx.x < WARP)
-            answer(to, row, ask, holds_of(ask, words), m, x, token);
+            answer(r.to, row, is_held(holds_of(ask, words), 0, ask.holds, token), m, x, token);
         __syncthreads();
     }
 }
@@ -401,29 +566,37 @@ static bool pack(struct stream *q, struct sampling *s, struct place *place, cons
 
     for (int i = 0; i < p->rows; i++)
         at = pack_row(&host[i], &p->row[i], words, at);
-    *b = { (const int4 *)host, (int4 *)device, (unsigned)units,
-           (unsigned)((units - 1) / (rows * MEASURE_THREADS) + 1) };
+    *b = { (const int4 *)host, (int4 *)device, (int)units };
     return true;
 }
 
-static void choose_all(struct stream *q, struct sampling *s, const struct sample *p,
-                       const struct chunk *chunks, const struct asked *asked,
-                       const struct answers &to)
+static void choose_all(struct stream *q, struct sampling *s, const struct rows &r,
+                       const struct measured *measured, const struct asked *asked)
 {
-    const int blocks = p->rows < q->sms ? p->rows : q->sms;
-    const size_t candidates = (size_t)blocks * (size_t)p->vocab;
+    const int blocks = r.n < q->sms ? r.n : q->sms;
+    const size_t candidates = (size_t)blocks * (size_t)r.vocab;
     struct candidate *scratch = (struct candidate *)grow(
         q, &s->scratch, candidates * (sizeof(struct candidate) + sizeof(float)), false);
     uint64_t *masses =
-        (uint64_t *)grow(q, &s->masses, (size_t)p->rows * CHUNKS * sizeof(*masses), false);
+        (uint64_t *)grow(q, &s->masses, (size_t)r.n * CHUNKS * sizeof(*masses), false);
 
     if (!scratch || !masses)
         return;
-    launch(q, "sample", weigh_chunks, dim3(p->rows, CHUNKS), MEASURE_THREADS, 0, p->logits, p->ld,
-           p->vocab, chunks, asked, masses);
-    launch(q, "sample", choose_rows, blocks, CHOOSE_THREADS, 0, p->logits, p->ld, p->rows, p->vocab,
-           chunks, asked, (const int32_t *)(asked + p->rows), (const uint64_t *)masses, scratch,
-           (float *)(scratch + candidates), to);
+    launch(q, "sample", weigh_chunks, dim3(r.n, CHUNKS), WEIGH_THREADS, 0, r, measured, asked,
+           masses);
+    launch(q, "sample", choose_rows, blocks, CHOOSE_THREADS, 0, r, measured, asked,
+           (const int32_t *)(asked + r.n), (const uint64_t *)masses, scratch,
+           (float *)(scratch + candidates));
+}
+
+static void measure_all(struct stream *q, bool plain, const struct rows &r,
+                        const struct bringing &b, struct measured *measured)
+{
+    const unsigned blocks = q->overlaps ? ROW_BLOCKS : 1;
+
+    launch_as(q, "sample", true, dim3(1, blocks), plain ? measure_rows<true> : measure_rows<false>,
+              dim3((unsigned)r.n, blocks), MEASURE_THREADS, 0, r, (const struct asked *)b.from, b,
+              measured);
 }
 
 void sample_cuda(struct stream *q, const struct sample *p)
@@ -447,29 +620,26 @@ void sample_cuda(struct stream *q, const struct sample *p)
         sampling_deliver(q, UINT64_MAX);
     }
 
-    struct chunk *chunks =
-        (struct chunk *)grow(q, &s->chunks, rows * CHUNKS * sizeof(*chunks), false);
-    const struct answers to = {
-        (struct sample_result *)grow(q, &place->results, rows * sizeof(*to.out), true),
-        (int32_t *)grow(q, &s->drawn, rows * sizeof(*to.drawn), false),
+    struct measured *measured =
+        (struct measured *)grow(q, &s->measured, rows * sizeof(*measured), false);
+    const struct rows r = {
+        p->logits,
+        p->ld,
+        p->vocab,
+        p->rows,
+        off_grid(p->logits, p->ld) == 0,
+        { (struct sample_result *)grow(q, &place->results, rows * sizeof(*r.to.out), true),
+          (int32_t *)grow(q, &s->drawn, rows * sizeof(*r.to.drawn), false) },
     };
     struct bringing b;
 
-    if (!chunks || !to.out || !to.drawn || !pack(q, s, place, p, &b))
+    if (!measured || !r.to.out || !r.to.drawn || !pack(q, s, place, p, &b))
         return;
-
-    const struct asked *asked = (const struct asked *)b.to;
-
     for (int i = 0; i < p->rows; i++)
         plain = plain && is_plain(&p->row[i]);
-    launch(q, "sample", measure_chunks, dim3(p->rows, b.blocks + CHUNKS), MEASURE_THREADS, 0,
-           p->logits, p->ld, p->vocab, b, chunks);
-    if (plain)
-        launch(q, "sample", answer_rows, (p->rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK,
-               ROWS_A_BLOCK * WARP, 0, p->logits, p->ld, p->rows, (const struct chunk *)chunks,
-               asked, (const int32_t *)(asked + rows), to);
-    else
-        choose_all(q, s, p, chunks, asked, to);
+    measure_all(q, plain, r, b, measured);
+    if (!plain)
+        choose_all(q, s, r, measured, (const struct asked *)b.to);
     place->out = p->out;
     place->rows = p->rows;
     place->mark = q->marks + 1;
@@ -506,7 +676,7 @@ void sampling_finish(struct stream *q)
     }
     cudaFree(s->drawn.memory);
     cudaFree(s->asked.memory);
-    cudaFree(s->chunks.memory);
+    cudaFree(s->measured.memory);
     cudaFree(s->masses.memory);
     cudaFree(s->scratch.memory);
     free(s);

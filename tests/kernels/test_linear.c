@@ -364,6 +364,37 @@ static void many_rows_of_weights_are_multiplied_at_once(void **state)
     }
 }
 
+/* Products together, whose tiles a GPU does not have a place for each, or has places left over. */
+static void products_of_one_group_share_the_device(void **state)
+{
+    const struct kind bf16 = { DTYPE_BF16, false };
+    const int sizes[] = { 9, 30, 64, 100, 200 };
+    struct backend *be = check_backend_of(state);
+    const bool small = be && check_is_exact(be);
+
+    for (int k = 0; be && k < (small ? 1 : 15); k++) {
+        const int n = check_int(3, 5), cols = check_int(330, 700);
+        struct linear p[5];
+        struct weight w[5];
+        float *preset[5];
+
+        for (int i = 0; i < n; i++) {
+            const int rows = check_int(1, 2800);
+
+            w[i] = make_weight(be, bf16, small ? rows / 20 + 1 : rows, cols);
+            do {
+                p[i] = make_bf16_product(&w[i], sizes[k % 5], (enum activation)check_int(0, 5), 0);
+            } while (!p[i].x_bf16);
+            preset[i] = preset_of(&p[i]);
+        }
+        run(be, p, n);
+        for (int i = 0; i < n; i++) {
+            check_bf16_output(be, &w[i], &p[i], preset[i]);
+            be->free(be, w[i].packed.data);
+        }
+    }
+}
+
 /* Products that read bf16 and such that do not may stand side by side. */
 static void kinds_of_rows_may_be_mixed_in_a_group(void **state)
 {
@@ -691,6 +722,7 @@ int main(int argc, char **argv)
         ON_BOTH(a_row_meets_a_matrix_of_any_size),
         ON_BOTH(a_few_rows_meet_matrices_of_mixed_sizes),
         ON_BOTH(many_rows_of_weights_are_multiplied_at_once),
+        ON_BOTH(products_of_one_group_share_the_device),
         ON_BOTH(kinds_of_rows_may_be_mixed_in_a_group),
         ON_BOTH(products_beside_others_are_those_in_order),
         cmocka_unit_test_teardown(a_row_does_not_depend_on_its_company, check_release),
