@@ -248,17 +248,39 @@ static __device__ __forceinline__ int32_t drawn_in(const struct laid &l, int row
     return l.drawn ? l.drawn[row] : -1;
 }
 
+/* What a batch's numbers travel in to the device: a launch's own arguments, or host memory. */
+template <int NUMBERS> struct carried {
+    struct laid l;
+    int32_t number[NUMBERS];
+
+    __device__ __forceinline__ int32_t at(int i) const
+    {
+        return number[i];
+    }
+};
+
+template <> struct carried<0> {
+    struct laid l;
+
+    __device__ __forceinline__ int32_t at(int i) const
+    {
+        return __ldcv(l.host + i);
+    }
+};
+
 /* A number a thread. What it reads of the host's memory takes a microsecond, and nothing that it
  * reads there depends on something read there before. Kernels behind this one read the batch
  * without a wait for it (cuda.cuh). They start when all blocks have ended, as none lets them start
  * before, and by then each has made what it wrote visible to the device. */
-static __global__ void __launch_bounds__(THREADS) bring_batch(const struct laid l)
+template <typename C>
+static __global__ void __launch_bounds__(THREADS) bring_batch(const __grid_constant__ C c)
 {
+    const struct laid &l = c.l;
     const int i = (int)(blockIdx.x * THREADS + threadIdx.x), seq = i - l.slot;
 
     if (i < l.numbers) {
-        int32_t x = __ldcv(l.host + i);
-        const int32_t row = seq >= 0 && seq < l.S ? __ldcv(l.host + l.follows + seq) : -1;
+        int32_t x = c.at(i);
+        const int32_t row = seq >= 0 && seq < l.S ? c.at(l.follows + seq) : -1;
 
         if (i < l.T && x < 0)
             x = max(drawn_in(l, ~x), 0);
@@ -267,6 +289,23 @@ static __global__ void __launch_bounds__(THREADS) bring_batch(const struct laid 
         l.device[i] = x;
     }
     __threadfence();
+}
+
+template <typename C> static void launch_bring(struct stream *q, const C &c)
+{
+    launch_apart(q, "batch", bring_batch<C>, (c.l.numbers + THREADS - 1) / THREADS, THREADS, 0, c);
+}
+
+template <int NUMBERS> static bool carry(struct stream *q, const struct laid &l)
+{
+    struct carried<NUMBERS> c;
+
+    if (l.follows + l.S > NUMBERS)
+        return false;
+    c.l = l;
+    memcpy(c.number, l.host, (size_t)(l.follows + l.S) * sizeof(*c.number));
+    launch_bring(q, c);
+    return true;
 }
 
 static bool bring(struct steps *s, const struct batch *in, int rows)
@@ -285,7 +324,9 @@ static bool bring(struct steps *s, const struct batch *in, int rows)
 
     const struct laid l = lay_batch(s, (int32_t *)stage->host, in, rows);
 
-    launch_apart(s->q, "batch", bring_batch, (l.numbers + THREADS - 1) / THREADS, THREADS, 0, l);
+    if (carry<192>(s->q, l) || carry<576>(s->q, l) || carry<2112>(s->q, l))
+        return true;
+    launch_bring(s->q, carried<0>{ l });
     stream_note(s->q, cudaEventRecord(stage->brought, s->q->cuda), "batch");
     return true;
 }
