@@ -90,7 +90,7 @@ struct arch_step {
     enum norm_kind norm;
     const void *model, *layers; /* the architecture's structs, bound */
     const void *scratch;
-    float *x; /* [T, HIDDEN], the residual stream: left for the last norm */
+    float *x; /* [T, HIDDEN], the residual stream */
     const struct state_layout *layout;
     char *records;
     size_t slot_bytes;           /* from one record to the next */
@@ -119,7 +119,8 @@ struct model_arch {
     size_t rates; /* A of a diagonal state, in the layer struct: const float * */
     const struct scratch_row *scratch; /* ended by a row without columns */
     size_t scratch_size;
-    void (*step)(const struct arch_step *s);
+    /* The product that is left to complete x before the last norm, as arch_added() makes it. */
+    struct linear (*step)(const struct arch_step *s);
 };
 
 /* NULL and ERR_FORMAT when nothing here can run it. path stands in the message. */

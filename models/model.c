@@ -342,17 +342,33 @@ uint64_t model_settle(const struct model *m, void *records, int slot, int logged
     return m->be->settle(m->be, &log, slot, logged);
 }
 
+/* Whether each row's logits are wanted, as those of a decode step are. */
+static bool wants_all(const struct batch *in)
+{
+    if (in->L != in->T)
+        return false;
+    for (int i = 0; i < in->L; i++)
+        if (in->logit_row[i] != i)
+            return false;
+    return true;
+}
+
 /* Last norm and head, of the wanted rows only. */
-static void read_out(const struct model *m, struct arch_step a)
+static void read_out(const struct model *m, struct arch_step a, const struct linear *added)
 {
     const struct model_ends *ends = (const struct model_ends *)m->bound.model;
     const struct batch wanted = { .T = a.in->L };
+    const bool all = wants_all(a.in);
 
-    a.ops->gather(a.stream, a.in, m->last, a.x, m->hyper.dim[HIDDEN]);
+    if (!all) {
+        a.ops->linear(a.stream, added, 1);
+        a.ops->gather(a.stream, a.in, m->last, a.x, m->hyper.dim[HIDDEN]);
+        a.x = m->last;
+    }
     a.in = &wanted;
-    a.x = m->last;
 
-    const struct norm norm = arch_norm(&a, m->normed, ends->norm, ends->norm_bias, NULL);
+    const struct norm norm =
+        arch_norm(&a, m->normed, ends->norm, ends->norm_bias, all ? added : NULL);
     const struct linear head = arch_linear(
         &a, m->logits, m->normed, m->hyper.dim[TIED] ? &ends->embed : &ends->head, NULL, ACT_NONE);
 
@@ -381,9 +397,10 @@ static void enqueue(struct model *m, void *records, const struct batch *in)
         .bf16_rows = m->bf16_rows,
     };
 
-    m->arch->step(&a);
+    const struct linear added = m->arch->step(&a);
+
     if (in->L > 0)
-        read_out(m, a);
+        read_out(m, a, &added);
 }
 
 /* false: the backend had recorded this step and replayed it. */

@@ -218,7 +218,7 @@ static struct linear block(const struct arch_step *a, int l, const struct linear
     return arch_added(a, s->y, &w->out, w->out_bias);
 }
 
-static void step(const struct arch_step *a)
+static struct linear step(const struct arch_step *a)
 {
     const struct mamba *m = a->model;
     struct linear added = { .w = NULL };
@@ -226,7 +226,7 @@ static void step(const struct arch_step *a)
     a->ops->embed(a->stream, a->in, a->x, &m->ends.embed);
     for (int l = 0; l < a->hyper->dim[LAYERS]; l++)
         added = block(a, l, &added);
-    a->ops->linear(a->stream, &added, 1);
+    return added;
 }
 
 const struct model_arch arch_mamba = {

@@ -303,7 +303,7 @@ static struct linear channel_mix(const struct arch_step *a, int l, const struct 
     return arch_added(a, s->ffn, &w->ffn_v, NULL);
 }
 
-static void step(const struct arch_step *a)
+static struct linear step(const struct arch_step *a)
 {
     const struct rwkv7 *m = a->model;
     struct linear added = { .w = NULL };
@@ -317,7 +317,7 @@ static void step(const struct arch_step *a)
         added = time_mix(a, l, &added);
         added = channel_mix(a, l, &added);
     }
-    a->ops->linear(a->stream, &added, 1);
+    return added;
 }
 
 const struct model_arch arch_rwkv7 = {
