@@ -14,6 +14,10 @@
 
 enum { CHOOSE_THREADS = 1024, WAYS = 8, EACH = 4 };
 
+/* How a row gets its token: by measure.cuh its largest logit, one that is given, or a draw from all
+ * of it; or by what follows here, from the row as it is or adjusted. */
+enum way { WAY_LARGEST, WAY_GIVEN, WAY_DRAWN, WAY_FILTERED, WAY_ADJUSTED };
+
 /* One row of struct sample_row as it travels: the lists lie in `words` from `first` on. */
 struct asked {
     float temperature, top_p, min_p, typical_p;
@@ -21,6 +25,7 @@ struct asked {
     int top_k, top, forced;
     int seen, biases, banned, holds;
     unsigned first;
+    enum way way;
     uint64_t seed, position;
 };
 
@@ -135,30 +140,34 @@ static __device__ void block_masses(uint64_t (&x)[WAYS - 1], struct choose_share
         x[w] = warp_sum(s->ways[w][lane]);
 }
 
-/* The sum of x over the threads before this one; *total over all. */
-static __device__ uint64_t block_before(uint64_t x, uint64_t *total, struct choose_shared *s)
+/* The sum of x over the lanes before this one; *total over all. */
+static __device__ __forceinline__ uint64_t warp_before(uint64_t x, uint64_t *total)
 {
-    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    uint64_t sum = x, warps;
+    const int lane = threadIdx.x % WARP;
+    uint64_t sum = x;
 
     for (int distance = 1; distance < WARP; distance *= 2) {
         const uint64_t other = __shfl_up_sync(0xffffffffu, sum, distance);
 
         sum += lane >= distance ? other : 0;
     }
+    *total = __shfl_sync(0xffffffffu, sum, WARP - 1);
+    return sum - x;
+}
+
+/* The same over the threads. */
+static __device__ uint64_t block_before(uint64_t x, uint64_t *total, struct choose_shared *s)
+{
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    uint64_t sum, warps;
+    const uint64_t before = warp_before(x, &sum);
+
     __syncthreads();
-    if (lane == WARP - 1)
+    if (lane == 0)
         s->mass[1][warp] = sum;
     __syncthreads();
-    warps = s->mass[1][lane];
-    for (int distance = 1; distance < WARP; distance *= 2) {
-        const uint64_t other = __shfl_up_sync(0xffffffffu, warps, distance);
-
-        warps += lane >= distance ? other : 0;
-    }
-    *total = __shfl_sync(0xffffffffu, warps, WARP - 1);
-    warps = __shfl_sync(0xffffffffu, warps, warp ? warp - 1 : 0);
-    return sum - x + (warp ? warps : 0);
+    warps = warp_before(s->mass[1][lane], total);
+    return before + __shfl_sync(0xffffffffu, warps, warp);
 }
 
 /* What a filter orders candidates by. */
@@ -392,36 +401,6 @@ static __device__ int pick(const struct candidate *c, int n, double draw, struct
             return s->found;
     }
     return c[n - 1].id;
-}
-
-/* The id of ids first.. to end - 1 where the draw falls that leaves `target` for them. */
-static __device__ int pick_within(const float *z, int first, int end, float best, float temperature,
-                                  uint64_t target, struct choose_shared *s)
-{
-    uint64_t before = 0, total;
-
-    for (int tile = first; tile < end; tile += EACH * CHOOSE_THREADS) {
-        const int from = tile + (int)threadIdx.x * EACH;
-        uint64_t own[EACH], mine = 0, at;
-
-#pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            own[i] = from + i < end ? mass_of(probability(z[from + i], best, temperature)) : 0;
-            mine += own[i];
-        }
-        at = before + block_before(mine, &total, s);
-#pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            if (at <= target && at + own[i] > target)
-                s->found = from + i;
-            at += own[i];
-        }
-        before += total;
-        __syncthreads();
-        if (before > target)
-            break;
-    }
-    return s->found;
 }
 
 /* What at least k candidates reach, one each of k threads', and so the best k do. 0: there are too

@@ -1,10 +1,11 @@
 /* steps.cu - what the device knows of a batch, and recorded decode steps.
  *
  * The arrays of a batch are laid out tightly, one behind the other, so that their addresses follow
- * from the sizes alone. A kernel brings them all from pinned memory, and puts in what sequences
- * follow; so a step is recorded, and replayed, as if the host had known it. A decode step (one row
- * and one draw for each sequence) is filled up to one of a few sizes. The first of a size runs as
- * it is, the second is recorded, and from then on it is one launch. */
+ * from the sizes alone. A kernel brings them all, in its arguments or, if they are many, from
+ * pinned memory, and puts in what sequences follow; so a step is recorded, and replayed, as if the
+ * host had known it. A decode step (one row and one draw for each sequence) is filled up to one of
+ * a few sizes. The first of a size runs as it is, the second is recorded, and from then on it is
+ * one launch. */
 #include "kernels/cuda/steps.cuh"
 
 #include "kernels/cuda/sampling.cuh"
@@ -248,7 +249,8 @@ static __device__ __forceinline__ int32_t drawn_in(const struct laid &l, int row
     return l.drawn ? l.drawn[row] : -1;
 }
 
-/* What a batch's numbers travel in to the device: a launch's own arguments, or host memory. */
+/* How a batch's numbers travel to the device: in the arguments of a launch, which are there with
+ * it, or left in host memory. */
 template <int NUMBERS> struct carried {
     struct laid l;
     int32_t number[NUMBERS];
@@ -268,7 +270,7 @@ template <> struct carried<0> {
     }
 };
 
-/* A number a thread. What it reads of the host's memory takes a microsecond, and nothing that it
+/* A number a thread. What it reads of the host's memory takes two microseconds, and nothing that it
  * reads there depends on something read there before. Kernels behind this one read the batch
  * without a wait for it (cuda.cuh). They start when all blocks have ended, as none lets them start
  * before, and by then each has made what it wrote visible to the device. */
@@ -324,7 +326,9 @@ static bool bring(struct steps *s, const struct batch *in, int rows)
 
     const struct laid l = lay_batch(s, (int32_t *)stage->host, in, rows);
 
-    if (carry<192>(s->q, l) || carry<576>(s->q, l) || carry<2112>(s->q, l))
+    /* Of decode steps up to 16, 64 and 256 rows. */
+    if (carry<ARRAYS * 16 + 1>(s->q, l) || carry<ARRAYS * 64 + 1>(s->q, l) ||
+        carry<ARRAYS * 256 + 1>(s->q, l))
         return true;
     launch_bring(s->q, carried<0>{ l });
     stream_note(s->q, cudaEventRecord(stage->brought, s->q->cuda), "batch");
