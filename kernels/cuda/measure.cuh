@@ -401,6 +401,7 @@ static __global__ void __launch_bounds__(MEASURE_THREADS, MEASURES_OF_AN_SM)
     const struct asked *const asked = (const struct asked *)b.from;
     const float *const x = r.logits + row * r.ld;
     struct measured m = {};
+    struct told told = {};
     int first_hold = -1, token = -1;
 
     let_next_start();
@@ -425,13 +426,13 @@ static __global__ void __launch_bounds__(MEASURE_THREADS, MEASURES_OF_AN_SM)
     if (ends) {
         m = join_parts(e.part, parts);
         token = ask.way == WAY_GIVEN ? ask.forced : m.best;
+        told = { m.max, m.finite && ask.way == WAY_DRAWN ? ask.temperature : 0.0f };
         if (lane == 0)
             measured[row] = m;
     }
     if (draws) {
         if (ends && lane < blocks)
-            send(&e.told, told{ m.max, m.finite && ask.way == WAY_DRAWN ? ask.temperature : 0.0f },
-                 &e.came[TOLD], lane, blocks);
+            send(&e.told, told, &e.came[TOLD], lane, blocks);
         await(&e.came[TOLD], measures, blocks);
         if (measures && e.told.temperature > 0.0f) {
             const uint64_t mass = weigh_part(x, range_of(r.vocab, own, parts), r.wide, e.told);
@@ -439,14 +440,13 @@ static __global__ void __launch_bounds__(MEASURE_THREADS, MEASURES_OF_AN_SM)
             if (lane == 0)
                 send(&e.mass[own], mass, &e.came[MASSES], 0, blocks);
         }
-
-        const bool drawn = ends && m.finite && ask.way == WAY_DRAWN;
-
-        await(&e.came[MASSES], drawn, blocks);
-        if (drawn)
-            token = draw_from_parts(r, x, e.mass, parts, ask, m.max);
+        await(&e.came[MASSES], told.temperature > 0.0f, blocks);
     }
-    if (ends && ask.way < WAY_FILTERED) {
+    if (!ends)
+        return;
+    if (told.temperature > 0.0f)
+        token = draw_from_parts(r, x, e.mass, parts, ask, m.max);
+    if (ask.way < WAY_FILTERED) {
         const int32_t *hold = holds_of(ask, (const int32_t *)(asked + r.n));
 
         answer(r.to, row, first_hold == token || is_held(hold, WARP, ask.holds, token), m, x,
