@@ -2,7 +2,8 @@
  *
  * With -p one completion; without, a line of standard input is a turn of one session, and a
  * line that begins with a slash is a command. stdout gets the model's text and nothing else.
- * Ctrl-C cancels the running turn, which leaves the session where it was; Ctrl-D ends. */
+ * Ctrl-C cancels the running turn, which leaves the session where it was; Ctrl-D ends. Of lines
+ * that nobody typed one that fails does not end the session, but makes it one that failed. */
 #include "server/cli/cli.h"
 
 #include <errno.h>
@@ -27,6 +28,7 @@ struct terminal {
     const struct chat_template *template; /* NULL: lines are continued as they are */
     struct branches branches;
     bool talking; /* somebody sits at both ends */
+    bool failed;  /* a line */
 };
 
 static volatile sig_atomic_t interrupted;
@@ -50,9 +52,10 @@ static void block_interrupts(int how)
     pthread_sigmask(how, &set, NULL);
 }
 
-static void note_problem(const struct problem *p)
+static void complain(struct terminal *t, const char *message)
 {
-    fprintf(stderr, "eddy: %s\n", p->message);
+    fprintf(stderr, "eddy: %s\n", message);
+    t->failed = true;
 }
 
 static bool add_stops(struct turn *t, const struct chat_template *template)
@@ -101,7 +104,7 @@ static struct command *compose(struct terminal *t, const char *line, size_t len,
                               chat ? text.len : len, true, &tokens, &c->turn.lead, &err);
     free(text.bytes);
     if (!ok) {
-        fprintf(stderr, "eddy: %s\n", err.message);
+        complain(t, err.message);
         free(tokens.id);
         command_free(c);
         return NULL;
@@ -148,7 +151,7 @@ static bool stream(struct terminal *t, struct command *c)
     if (c->problem.what == PROBLEM_CANCELLED)
         fprintf(stderr, "(cancelled: the session is where it was)\n");
     else
-        note_problem(&c->problem);
+        complain(t, c->problem.message);
     return false;
 }
 
@@ -170,7 +173,7 @@ static void take_turn(struct terminal *t, const char *line, size_t len)
     struct command *c;
 
     if (!branches_look(&t->branches, &at, &problem)) {
-        note_problem(&problem);
+        complain(t, problem.message);
         return;
     }
     c = compose(t, line, len, &at);
@@ -211,13 +214,15 @@ static void obey(struct terminal *t, char *line)
         if (strcmp(line, verb[i].name) != 0)
             continue;
         if (verb[i].argument && !*argument)
-            fprintf(stderr, "eddy: %s FILE\n", line);
+            complain(t, "the name of a file is missing");
         else if (!verb[i].act(&t->branches, argument, &problem))
-            note_problem(&problem);
+            complain(t, problem.message);
         else
             fprintf(stderr, "(%s)\n", branches_note(&t->branches));
         return;
     }
+    if (strcmp(line, "/help") != 0)
+        complain(t, "there is no such command");
     print_help();
 }
 
@@ -252,7 +257,7 @@ static int run_session(struct terminal *t)
     struct problem problem;
 
     if (!branches_init(&t->branches, &t->local, &problem)) {
-        note_problem(&problem);
+        complain(t, problem.message);
         return EXIT_FAILURE;
     }
     t->talking = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
@@ -268,7 +273,7 @@ static int run_session(struct terminal *t)
     if (t->talking)
         fputc('\n', stderr);
     free(line);
-    return ferror(stdout) ? EXIT_FAILURE : EXIT_SUCCESS;
+    return ferror(stdout) || (t->failed && !t->talking) ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 static bool open_terminal(struct terminal *t, struct error *err)

@@ -375,10 +375,16 @@ static void a_damaged_file_is_refused_and_changes_nothing(void **state)
     fclose(f);
     snprintf(input, sizeof(input), "/load %s\n/load /nowhere\n" PROMPT "\n", path);
     TALK(&r, input);
-    assert_int_equal(r.status, 0);
+    assert_int_equal(r.status, 1);
     assert_null(strstr(r.err, "loaded"));
     assert_non_null(strstr(r.err, "/nowhere"));
     assert_string_equal(r.out, first.out);
+    TALK(&r, "/help\n");
+    assert_int_equal(r.status, 0);
+    TALK(&r, "/hlep\n/save\n");
+    assert_int_equal(r.status, 1);
+    assert_non_null(strstr(r.err, "no such command"));
+    assert_non_null(strstr(r.err, "name of a file"));
 }
 
 static void an_interrupt_ends_the_turn_and_not_the_session(void **state)
