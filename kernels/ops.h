@@ -57,6 +57,17 @@ struct batch {
     const int *logged;
 };
 
+/* Whether each row's logits are wanted, as those of a decode step are. */
+static inline bool batch_wants_all(const struct batch *in)
+{
+    if (in->L != in->T)
+        return false;
+    for (int i = 0; i < in->L; i++)
+        if (in->logit_row[i] != i)
+            return false;
+    return true;
+}
+
 /* One field of every session's record: slot s has it at base + s * stride numbers. A large state
  * may be kept as bf16: then it is at bf16 + s * stride, and base is NULL. */
 struct field {

@@ -342,23 +342,12 @@ uint64_t model_settle(const struct model *m, void *records, int slot, int logged
     return m->be->settle(m->be, &log, slot, logged);
 }
 
-/* Whether each row's logits are wanted, as those of a decode step are. */
-static bool wants_all(const struct batch *in)
-{
-    if (in->L != in->T)
-        return false;
-    for (int i = 0; i < in->L; i++)
-        if (in->logit_row[i] != i)
-            return false;
-    return true;
-}
-
 /* Last norm and head, of the wanted rows only. */
 static void read_out(const struct model *m, struct arch_step a, const struct linear *added)
 {
     const struct model_ends *ends = (const struct model_ends *)m->bound.model;
     const struct batch wanted = { .T = a.in->L };
-    const bool all = wants_all(a.in);
+    const bool all = batch_wants_all(a.in);
 
     if (!all) {
         a.ops->linear(a.stream, added, 1);

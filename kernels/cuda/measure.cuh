@@ -23,7 +23,8 @@ enum {
     OWN = 4,               /* neighbouring logits of a lane */
     STEP = OWN * WARP,
     LOADS = 4, /* of a lane that are on their way at once, STEP apart */
-    BRING_AT_ONCE = 4
+    BRING_AT_ONCE = 4,
+    HOLDS_NEAR = 512 /* of a row's holds that are read while it is measured */
 };
 
 /* Where the tokens go. */
@@ -57,7 +58,7 @@ struct part {
 enum { BAD = -1 };
 
 /* What the others get to know of a row. */
-struct told {
+struct alignas(float2) told {
     float max, temperature; /* 0: no masses are wanted */
 };
 
@@ -71,7 +72,7 @@ struct exchange {
     uint64_t came[CAME];
 };
 
-/* Before anything is sent; all warps wait for it behind cluster_arrive(). */
+/* Only arrives: nobody sends before the cluster_wait() behind it. */
 static __device__ __forceinline__ void begin_exchange(struct exchange *e, int blocks)
 {
 #if __CUDA_ARCH__ >= 900
@@ -94,7 +95,8 @@ static __device__ __forceinline__ void begin_exchange(struct exchange *e, int bl
 template <typename T>
 static __device__ __forceinline__ void send(T *to, const T &v, uint64_t *came, int rank, int blocks)
 {
-    static_assert(sizeof(T) % sizeof(float2) == 0, "as it is sent");
+    static_assert(sizeof(T) % sizeof(float2) == 0 && alignof(T) % alignof(float2) == 0,
+                  "as it is sent");
     if (blocks == 1)
         *to = v;
 #if __CUDA_ARCH__ >= 900
@@ -335,7 +337,6 @@ static __device__ void bring(const struct bringing &b)
             if (i + j * threads < b.units)
                 b.to[i + j * threads] = unit[j];
     }
-    __syncwarp();
 }
 
 static __device__ float logprob_of(const struct measured &m, float logit)
@@ -371,20 +372,31 @@ static __device__ __forceinline__ bool is_held(const int32_t *hold, int from, in
     return held;
 }
 
-/* A row's from the host's memory: every number of it is of the same line, and the lanes read it at
- * once. Returns the lane's own of the first holds. */
-static __device__ __forceinline__ int ask_host(const struct asked *asked, int rows, int row,
-                                               struct asked *copy)
+/* What is asked of a row, near the warp that answers. */
+struct near_row {
+    struct asked ask;
+    int32_t hold[HOLDS_NEAR]; /* the first of its holds */
+};
+
+/* From the host's memory, all numbers of it at once, and then the holds. */
+static __device__ __forceinline__ void ask_host(const struct asked *asked, int rows, int row,
+                                                struct near_row *to)
 {
     enum { NUMBERS = sizeof(*asked) / sizeof(int) };
     const int lane = (int)threadIdx.x % WARP;
 
     static_assert(NUMBERS <= WARP, "a number a lane");
     if (lane < NUMBERS)
-        ((int *)copy)[lane] = __ldcv((const int *)(asked + row) + lane);
+        ((int *)&to->ask)[lane] = __ldcv((const int *)(asked + row) + lane);
     __syncwarp();
-    return lane < copy->holds ? __ldcv(holds_of(*copy, (const int32_t *)(asked + rows)) + lane)
-                              : -1;
+
+    const int32_t *hold = holds_of(to->ask, (const int32_t *)(asked + rows));
+    const int n = min(to->ask.holds, (int)HOLDS_NEAR);
+
+#pragma unroll 16
+    for (int i = lane; i < n; i += WARP)
+        to->hold[i] = __ldcv(hold + i);
+    __syncwarp();
 }
 
 /* Row blockIdx.x, by gridDim.y blocks. `draws`: some rows are drawn from all that they have. */
@@ -393,7 +405,7 @@ static __global__ void __launch_bounds__(MEASURE_THREADS, MEASURES_OF_AN_SM)
                  struct measured *measured)
 {
     __shared__ struct exchange e;
-    __shared__ struct asked ask;
+    __shared__ struct near_row near;
     const int warp = (int)threadIdx.x / WARP, lane = (int)threadIdx.x % WARP;
     const int blocks = (int)gridDim.y, parts = blocks * PART_WARPS, row = (int)blockIdx.x;
     const int own = (int)blockIdx.y * PART_WARPS + warp;
@@ -402,12 +414,12 @@ static __global__ void __launch_bounds__(MEASURE_THREADS, MEASURES_OF_AN_SM)
     const float *const x = r.logits + row * r.ld;
     struct measured m = {};
     struct told told = {};
-    int first_hold = -1, token = -1;
+    int token = -1;
 
     let_next_start();
     begin_exchange(&e, blocks);
     if (ends)
-        first_hold = ask_host(asked, r.n, row, &ask);
+        ask_host(asked, r.n, row, &near);
     if (!measures && b.to)
         bring(b);
     wait_for_inputs();
@@ -424,6 +436,8 @@ static __global__ void __launch_bounds__(MEASURE_THREADS, MEASURES_OF_AN_SM)
     }
     await(&e.came[PARTS], ends, blocks);
     if (ends) {
+        const struct asked &ask = near.ask;
+
         m = join_parts(e.part, parts);
         token = ask.way == WAY_GIVEN ? ask.forced : m.best;
         told = { m.max, m.finite && ask.way == WAY_DRAWN ? ask.temperature : 0.0f };
@@ -444,13 +458,17 @@ static __global__ void __launch_bounds__(MEASURE_THREADS, MEASURES_OF_AN_SM)
     }
     if (!ends)
         return;
+
+    const struct asked &ask = near.ask;
+
     if (told.temperature > 0.0f)
         token = draw_from_parts(r, x, e.mass, parts, ask, m.max);
     if (ask.way < WAY_FILTERED) {
-        const int32_t *hold = holds_of(ask, (const int32_t *)(asked + r.n));
+        const bool held =
+            is_held(near.hold, 0, min(ask.holds, (int)HOLDS_NEAR), token) ||
+            is_held(holds_of(ask, (const int32_t *)(asked + r.n)), HOLDS_NEAR, ask.holds, token);
 
-        answer(r.to, row, first_hold == token || is_held(hold, WARP, ask.holds, token), m, x,
-               token);
+        answer(r.to, row, held, m, x, token);
     }
 }
 

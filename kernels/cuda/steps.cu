@@ -27,8 +27,8 @@ struct recorded {
 
 /* One of the places where batches wait to be brought, in turns. */
 struct stage {
-    char *host; /* pinned */
-    cudaEvent_t brought;
+    char *host;          /* pinned */
+    cudaEvent_t brought; /* the last one that was read from there */
 };
 
 /* A batch in a stage. A token below 0 is ~row of the draw that the sequence follows. */
@@ -38,7 +38,7 @@ struct laid {
     const int32_t *drawn; /* sampling_drawn() */
     int numbers;          /* that the device gets */
     int T, S;
-    int slot, follows; /* where these arrays begin; the second stays with the host */
+    int slot, follows; /* where these arrays begin; the second is not kept on the device */
 };
 
 struct steps {
@@ -153,17 +153,6 @@ static bool has_logs_to_settle(const struct batch *in)
         if (in->logged[i] > 0 && in->begin[i + 1] - in->begin[i] > 1)
             return true;
     return false;
-}
-
-/* One draw for each row, in order. */
-static bool is_draw_each(const struct batch *in)
-{
-    if (in->L != in->T)
-        return false;
-    for (int i = 0; i < in->T; i++)
-        if (in->logit_row[i] != i)
-            return false;
-    return in->T > 0;
 }
 
 static int padded(const struct step_key *key, int rows)
@@ -359,7 +348,8 @@ static struct recorded *find(struct steps *s, const struct step_key *key, int ro
 
 const struct batch *steps_begin(struct steps *s, const struct step_key *key, const struct batch *in)
 {
-    const bool row_each = is_row_each(in), decode = key->model && row_each && is_draw_each(in);
+    const bool row_each = is_row_each(in),
+               decode = key->model && row_each && in->T > 0 && batch_wants_all(in);
     struct recorded *r;
 
     s->open = NULL;

@@ -11,7 +11,7 @@
 
 #include "config/limits.h"
 
-enum { HOLDS_MAX = 512 }; /* ids; each step brings them to the device */
+enum { HOLDS_MAX = 512 }; /* ids, which each step takes along */
 
 struct holds;
 struct tokenizer;

@@ -671,6 +671,54 @@ static void a_batch_takes_in_what_was_drawn(void **state)
     be->free(be, m.data);
 }
 
+/* However a backend brings batches: few numbers and many, in turns. */
+static void batches_of_any_size_follow_draws(void **state)
+{
+    enum { MOST = 300 };
+    static const int sizes[] = { MOST, 3, 100, 20, 260, 1, MOST };
+    struct backend *be = check_backend_of(state);
+    float table[VOCAB], x[MOST], want[MOST];
+    int32_t token[MOST] = { 0 };
+    int begin[MOST + 1], slot[MOST], follows[MOST];
+    struct sample_row row[MOST];
+    struct sample_result out[MOST];
+    struct matrix m;
+    struct error err;
+
+    if (!be || !be->follows)
+        return;
+    for (int i = 0; i < VOCAB; i++)
+        table[i] = (float)i;
+    for (int i = 0; i < MOST; i++) {
+        begin[i] = slot[i] = i;
+        row[i] = neutral;
+        row[i].temperature = 0;
+    }
+    begin[MOST] = MOST;
+    assert_true(be->pack_matrix(be, &m, DTYPE_F32, VOCAB, 1, table, &err));
+    for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+        const int n = sizes[k];
+        const size_t bytes = (size_t)(n * VOCAB) * sizeof(float);
+        float *logits = check_floats((size_t)(n * VOCAB), -1, 1);
+        const struct batch in = {
+            .S = n, .T = n, .token = token, .begin = begin, .slot = slot, .follows = follows
+        };
+
+        for (int i = 0; i < n; i++) {
+            logits[i * VOCAB + (i * 7 + (int)k) % VOCAB] = 5;
+            follows[i] = n - 1 - i;
+            want[n - 1 - i] = (float)((i * 7 + (int)k) % VOCAB);
+        }
+        enqueue_rows(be, check_show(be, logits, bytes), VOCAB, n, row, out);
+        be->ops->embed(be->stream, check_begin(be, &in), check_lend(be, x, (size_t)n * sizeof(*x)),
+                       &m);
+        check_end(be);
+        check_return(be);
+        check_equal("followed", x, want, (size_t)n);
+    }
+    be->free(be, m.data);
+}
+
 /* The known answers of the reference implementation (Random123, kat_vectors). */
 static void philox_gives_the_published_numbers(void **state)
 {
@@ -703,6 +751,7 @@ int main(int argc, char **argv)
         ON_BOTH(many_samples_may_be_on_their_way),
         ON_BOTH(results_are_there_when_a_mark_behind_them_was_waited_for),
         ON_BOTH(a_batch_takes_in_what_was_drawn),
+        ON_BOTH(batches_of_any_size_follow_draws),
         cmocka_unit_test(philox_gives_the_published_numbers),
     };
 
