@@ -2,8 +2,8 @@
  *
  * With -p one completion; without, a line of standard input is a turn of one session, and a
  * line that begins with a slash is a command. stdout gets the model's text and nothing else.
- * Ctrl-C cancels the running turn, which leaves the session where it was; Ctrl-D ends. Of lines
- * that nobody typed one that fails does not end the session, but makes it one that failed. */
+ * Ctrl-C cancels the running turn, which leaves the session where it was; Ctrl-D ends. Where no
+ * terminal is at both ends, the exit status says whether any line failed; the others are obeyed. */
 #include "server/cli/cli.h"
 
 #include <errno.h>

@@ -633,7 +633,20 @@ static void results_are_there_when_a_mark_behind_them_was_waited_for(void **stat
     check_return(be);
 }
 
-/* Seen in the embeddings, which are the tokens themselves. A draw of a stop id is not taken in, and
+/* Embeddings that are the tokens themselves. */
+static struct matrix numbers_of_tokens(struct backend *be)
+{
+    float table[VOCAB];
+    struct matrix m;
+    struct error err;
+
+    for (int i = 0; i < VOCAB; i++)
+        table[i] = (float)i;
+    assert_true(be->pack_matrix(be, &m, DTYPE_F32, VOCAB, 1, table, &err));
+    return m;
+}
+
+/* Seen in the embeddings. A draw of a stop id is not taken in, and
  * the token 0 stands for it. */
 static void a_batch_takes_in_what_was_drawn(void **state)
 {
@@ -646,15 +659,12 @@ static void a_batch_takes_in_what_was_drawn(void **state)
     };
     struct sample_row row[4] = { neutral, neutral, neutral, neutral };
     struct sample_result out[4];
-    float *logits = check_floats(4 * VOCAB, -1, 1), table[VOCAB], x[ROWS];
+    float *logits = check_floats(4 * VOCAB, -1, 1), x[ROWS];
     struct matrix m;
-    struct error err;
 
     if (!be || !be->follows)
         return;
-    for (int i = 0; i < VOCAB; i++)
-        table[i] = (float)i;
-    assert_true(be->pack_matrix(be, &m, DTYPE_F32, VOCAB, 1, table, &err));
+    m = numbers_of_tokens(be);
     for (int i = 0; i < 4; i++) {
         logits[i * VOCAB + 30 + i] = 5;
         row[i].temperature = 0;
@@ -677,25 +687,22 @@ static void batches_of_any_size_follow_draws(void **state)
     enum { MOST = 300 };
     static const int sizes[] = { MOST, 3, 100, 20, 260, 1, MOST };
     struct backend *be = check_backend_of(state);
-    float table[VOCAB], x[MOST], want[MOST];
+    float x[MOST], want[MOST];
     int32_t token[MOST] = { 0 };
     int begin[MOST + 1], slot[MOST], follows[MOST];
     struct sample_row row[MOST];
     struct sample_result out[MOST];
     struct matrix m;
-    struct error err;
 
     if (!be || !be->follows)
         return;
-    for (int i = 0; i < VOCAB; i++)
-        table[i] = (float)i;
+    m = numbers_of_tokens(be);
     for (int i = 0; i < MOST; i++) {
         begin[i] = slot[i] = i;
         row[i] = neutral;
         row[i].temperature = 0;
     }
     begin[MOST] = MOST;
-    assert_true(be->pack_matrix(be, &m, DTYPE_F32, VOCAB, 1, table, &err));
     for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
         const int n = sizes[k];
         const size_t bytes = (size_t)(n * VOCAB) * sizeof(float);
