@@ -18,31 +18,35 @@ enum {
     DECODE_BLOCKS = 7 /* of decode on a multiprocessor: 72 registers a thread */
 };
 
-/* Row t, of which this lane brings and finishes channel c. raw: dt is what a softplus makes a step
- * size of. */
+/* Row t, of which this lane brings and finishes channel c; it goes to `entry` of a log, if that is
+ * somewhere. raw: dt is what a softplus makes a step size of. */
 template <bool ALIGNED>
-static __device__ __forceinline__ struct row_inputs
-decode_row(const struct diagonal_scan &p, bool raw, quarters &h, const quarters &A, int t, int c,
-           float D)
+static __device__ __forceinline__ void decode_row(const struct diagonal_scan &p, bool raw,
+                                                  quarters &h, const quarters &A, int t, int c,
+                                                  float D, const struct scan_entry &entry)
 {
     const size_t row = (size_t)t;
     const unsigned lane = threadIdx.x % SHARED;
     const bool inside = c < p.dim;
-    struct row_inputs r;
+    const float x = inside ? p.x[row * p.x_ld + c] : 0.0f;
+    const float z = inside && p.z ? p.z[row * p.z_ld + c] : 0.0f;
+    float dt = inside ? p.dt[row * p.dt_ld + c] : 0.0f, C[OWN];
+    struct step_inputs s;
 
-    r.dt = inside ? p.dt[row * p.dt_ld + c] : 0.0f;
-    r.x = inside ? p.x[row * p.x_ld + c] : 0.0f;
-    r.z = inside && p.z ? p.z[row * p.z_ld + c] : 0.0f;
-    unpack(r.B, load4<ALIGNED>(p.B + row * p.bc_ld + lane * OWN));
-    unpack(r.C, load4<ALIGNED>(p.C + row * p.bc_ld + lane * OWN));
+    unpack(s.B, load4<ALIGNED>(p.B + row * p.bc_ld + lane * OWN));
+    unpack(C, load4<ALIGNED>(p.C + row * p.bc_ld + lane * OWN));
     if (raw)
-        r.dt = softplus(r.dt);
+        dt = softplus(dt);
+    share(s.time, dt * LOG2_E);
+    share(s.add, dt * x);
 
-    const float y = advance_row(h, A, r, D);
+    const float y = advance_row(h, A, s, C) + D * x;
 
     if (inside)
-        store_numbers<1>(p.y, p.y_bf16, row * p.y_ld + c, { p.z ? gated(y, r.z) : y });
-    return r;
+        store_numbers<1>(p.y, p.y_bf16, row * p.y_ld + c, { p.z ? gated(y, z) : y });
+    if (entry.time)
+        put_step(entry, dt * LOG2_E, dt * x, s.B, c,
+                 blockIdx.x * blockDim.x + threadIdx.x < SHARED);
 }
 
 /* The steps of a log, of channel c and of the others whose states this lane shares. */
@@ -52,8 +56,10 @@ static __device__ __forceinline__ void take_log_in(const struct diagonal_scan &p
 {
     for (int i = 0; i < log.count; i++) {
         const struct scan_entry e = find_scan_entry(p.dim, N, log.at, i);
-        struct step_inputs s = { e.time[c], e.add[c], {} };
+        struct step_inputs s;
 
+        share(s.time, e.time[c]);
+        share(s.add, e.add[c]);
         unpack(s.B, load4<true>(e.B + threadIdx.x % SHARED * OWN));
         take_in(h, A, s);
     }
@@ -92,12 +98,11 @@ static __global__ void __launch_bounds__(THREADS, DECODE_BLOCKS)
 
             take_log_in(p, h, A, log, own);
 
-            const struct row_inputs r = decode_row<ALIGNED>(p, raw, h, A, t, own, D);
-
+            decode_row<ALIGNED>(p, raw, h, A, t, own, D,
+                                log.at && !log.writes ? find_scan_entry(p.dim, N, log.at, log.count)
+                                                      : scan_entry{});
             if (log.writes)
                 store_states<ALIGNED>(h, kept, NARROW, held);
-            else if (log.at)
-                put_step(find_scan_entry(p.dim, N, log.at, log.count), r, own, thread < SHARED);
         }
         if (++i >= end)
             break;

@@ -98,53 +98,50 @@ static __device__ __forceinline__ void load_rates(quarters &A, const float *from
         unpack(A[k], k < n ? load4<ALIGNED>(from + k * APART * N) : float4{});
 }
 
-/* A logged step as a lane brings it: two numbers of its own channel (state_log.cuh), B of its
+/* A step as a lane takes it in: dt log2(e) and dt x of the channels that it shares, B of its
  * quarter of the states. */
 struct step_inputs {
-    float time, add, B[OWN];
+    float time[SHARED], add[SHARED], B[OWN];
 };
+
+/* Of the lanes' own channels, to all that share them. */
+static __device__ __forceinline__ void share(float (&to)[SHARED], float own)
+{
+#pragma unroll
+    for (int k = 0; k < SHARED; k++)
+        to[k] = __shfl_sync(0xffffffffu, own, k, SHARED);
+}
 
 static __device__ __forceinline__ void take_in(quarters &h, const quarters &A,
                                                const struct step_inputs &s)
 {
 #pragma unroll
-    for (int k = 0; k < SHARED; k++) {
-        const float time = __shfl_sync(0xffffffffu, s.time, k, SHARED);
-        const float add = __shfl_sync(0xffffffffu, s.add, k, SHARED);
-
+    for (int k = 0; k < SHARED; k++)
 #pragma unroll
         for (int n = 0; n < OWN; n++)
-            h[k][n] = scanned(h[k][n], A[k][n], time, add, s.B[n]);
-    }
+            h[k][n] = scanned(h[k][n], A[k][n], s.time[k], s.add[k], s.B[n]);
 }
 
-/* A row as a lane brings it: step size, input and gate of its own channel, B and C of its
- * quarter of the states. */
-struct row_inputs {
-    float dt, x, z, B[OWN], C[OWN];
-};
-
-/* It becomes an entry of the log; of B `its` lanes' part. */
-static __device__ __forceinline__ void put_step(const struct scan_entry &e,
-                                                const struct row_inputs &r, int channel, bool its)
+/* It becomes an entry of the log: of its own channel each lane's part, of B that of `its` lanes. */
+static __device__ __forceinline__ void put_step(const struct scan_entry &e, float time, float add,
+                                                const float (&B)[OWN], int channel, bool its)
 {
-    e.time[channel] = r.dt * LOG2_E;
-    e.add[channel] = r.dt * r.x;
+    e.time[channel] = time;
+    e.add[channel] = add;
     if (its)
-        store4<true>(e.B + threadIdx.x % SHARED * OWN, make_float4(r.B[0], r.B[1], r.B[2], r.B[3]));
+        store4<true>(e.B + threadIdx.x % SHARED * OWN, make_float4(B[0], B[1], B[2], B[3]));
 }
 
-/* The row's output of the lane's own channel, without the gate. */
-static __device__ __forceinline__ float advance_row(quarters &h, const quarters &A,
-                                                    const struct row_inputs &r, float D)
+/* The row's output of the lane's own channel, without D x and the gate. */
+static __device__ __forceinline__ float
+advance_row(quarters &h, const quarters &A, const struct step_inputs &s, const float (&C)[OWN])
 {
     float sum[SHARED];
 
 #pragma unroll
     for (int k = 0; k < SHARED; k++)
-        sum[k] = advance<OWN>(h[k], A[k], __shfl_sync(0xffffffffu, r.dt * LOG2_E, k, SHARED),
-                              __shfl_sync(0xffffffffu, r.dt * r.x, k, SHARED), r.B, r.C);
-    return sum_across<SHARED / 2>(sum, (int)threadIdx.x % SHARED) + D * r.x;
+        sum[k] = advance<OWN>(h[k], A[k], s.time[k], s.add[k], s.B, C);
+    return sum_across<SHARED / 2>(sum, (int)threadIdx.x % SHARED);
 }
 
 /* The form for long sequences. It takes those of more rows than what it returns, which is INT_MAX

@@ -14,14 +14,16 @@ enum {
     WARPS = 4,
     THREADS = WARPS * 32,
     CHANNELS = 32,
-    TILE = 16,   /* channels of a product */
-    CHUNK = 32,  /* of the rank */
-    ROWS = 8,    /* of r in a product */
-    WINDOW = 96, /* rows whose step sizes are in shared memory; at most 32 sequences a warp */
-    AHEAD = 2,   /* sequences of a warp on their way */
+    TILE = 16,     /* channels of a product */
+    CHUNK = 32,    /* of the rank */
+    ROWS = 8,      /* of r in a product */
+    EACH_MAX = 96, /* sequences of a block: at most 32 a warp */
+    AHEAD = 2,     /* sequences of a warp on their way */
     STAGES = AHEAD + 1,
     SEQUENCES_MAX = 128 /* more do as well by the parts, or better */
 };
+
+static const size_t RECORD_MAX = (size_t)1 << 30; /* numbers */
 
 /* What the step sizes are made of. */
 struct step_sizes {
@@ -32,8 +34,13 @@ struct step_sizes {
     int rank;
 };
 
-/* Four columns apart from whole banks, so that a product's sums never share one. */
+/* Those that four lanes share (diagonal_scan.cuh) are next to each other. */
 typedef float row_steps[CHANNELS + 4];
+
+static __device__ __forceinline__ int place_of(int channel)
+{
+    return channel % APART * SHARED + channel / APART;
+}
 
 /* A lane's weights: rows g and g + 8 of its warp's tile, 8 columns of every chunk. */
 template <int CHUNKS> struct lane_weights {
@@ -111,27 +118,26 @@ static __device__ __forceinline__ void multiply_rows(const struct step_sizes &d,
     }
 }
 
-/* The step sizes of the block's channels at rows [top, stop), at most WINDOW. Warps share the
- * tiles and the rows. */
+/* The step sizes of the block's channels at n rows from `top` on. Warps share the tiles and the
+ * rows. */
 template <bool NARROW, int CHUNKS>
 static __device__ __forceinline__ void make_steps(const struct step_sizes &d,
                                                   const lane_weights<CHUNKS> &w, int first,
-                                                  row_steps *steps, int top, int stop)
+                                                  row_steps *steps, int top, int n)
 {
     const int g = (int)threadIdx.x % 32 / 4, c = (int)threadIdx.x % 4 * 2;
     const int channel = tile_of_warp() + g;
     const float upper = d.bias ? d.bias[first + channel] : 0.0f;
     const float lower = d.bias ? d.bias[first + channel + 8] : 0.0f;
 
-    wait_for_inputs();
 #pragma unroll 1
-    for (int t = top + (int)threadIdx.x / 64 * ROWS; t < stop; t += 2 * ROWS) {
+    for (int t = (int)threadIdx.x / 64 * ROWS; t < n; t += 2 * ROWS) {
         float sum[4] = {};
 
-        multiply_rows<NARROW>(d, w, t + g, t + g < stop, sum);
+        multiply_rows<NARROW>(d, w, top + t + g, t + g < n, sum);
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            steps[t - top + c + i % 2][channel + i / 2 * 8] =
+            steps[t + c + i % 2][place_of(channel + i / 2 * 8)] =
                 softplus(sum[i] + (i < 2 ? upper : lower));
     }
 }
@@ -150,8 +156,8 @@ static __device__ __forceinline__ float4 widen(float4 x)
     return x;
 }
 
-/* What a warp needs of a sequence and of its row, if that is in the window: each lane brings its
- * own states, input and gate, some lanes B and C; and of the steps in its log. */
+/* What a warp needs of a sequence and of its row: each lane brings its own states, input and gate,
+ * some lanes B and C; and of the steps in its log. */
 template <bool KEPT_NARROW> struct stage {
     typename kept_quarter<KEPT_NARROW>::type h[SHARED][32];
     float x[32], z[32], B[N], C[N];
@@ -164,37 +170,62 @@ template <bool KEPT_NARROW> struct stage {
 struct scan_lane {
     quarters A;
     float D;
-    int own;   /* its channel */
-    size_t at; /* of its quarters in a state */
+    int own;          /* its channel */
+    uint32_t at;      /* of its quarters in a state */
+    int first, count; /* rows: the warp's first, and how many of every WARPS-th */
     /* Of the warp's sequence whose number is the lane's. */
-    int count, begin, end, slot, logged;
+    int kept; /* slot and steps in its log */
     uint32_t key;
 };
 
-/* The warp's sequence k; end is 0 beyond the last. */
+/* Row `row` of few: a product of 32 bits is an instruction, one of 64 several. */
+template <typename E>
+static __device__ __forceinline__ E *row_at(E *rows, int row, size_t ld, int column)
+{
+    return rows + column + (uint32_t)row * (uint32_t)ld;
+}
+
+/* The same of a slot's numbers, which may be many, a record no more than RECORD_MAX. */
+template <typename E>
+static __device__ __forceinline__ E *record_at(E *base, int slot, size_t stride)
+{
+    return (E *)((char *)base + (uint64_t)(uint32_t)slot * (uint32_t)(stride * sizeof(E)));
+}
+
+/* A slot and what is in its log, -1 or more, as one number. */
+static __device__ __forceinline__ int pack_kept(int slot, int logged)
+{
+    static_assert(LOG_STEPS <= 3, "two bits");
+    return slot * 4 + logged + 1;
+}
+
+/* The warp's sequence k. */
 struct turn {
-    int begin, end;
+    int row;
     struct kept_state state; /* its quarters */
     struct kept_log log;
 };
 
 template <bool KEPT_NARROW>
-static __device__ __forceinline__ struct turn
-find_turn(const struct diagonal_scan &p, const struct scan_lane &l, int k, int top, int stop)
+static __device__ __forceinline__ struct turn find_turn(const struct diagonal_scan &p,
+                                                        const struct scan_lane &l, int k)
 {
-    const int begin = __shfl_sync(0xffffffffu, l.begin, k);
-    const int end = __shfl_sync(0xffffffffu, l.end, k);
-    const int slot = __shfl_sync(0xffffffffu, l.slot, k);
-    const size_t at = (size_t)slot * p.state.stride + l.at;
-    struct turn turn = { max(begin, top), min(end, stop), {}, {} };
+    const int kept = __shfl_sync(0xffffffffu, l.kept, k), slot = kept >> 2;
+    const int logged = (kept & 3) - 1;
+    struct turn turn = { l.first + k * WARPS, {}, { NULL, 0, slot != SLOT_NONE } };
 
     if (KEPT_NARROW) {
         turn.state.key = __shfl_sync(0xffffffffu, l.key, k);
-        turn.state.place = p.state.place + (uint32_t)l.at;
+        turn.state.place = p.state.place + l.at;
+        if (slot != SLOT_NONE)
+            turn.state.at = record_at(p.state.bf16 + l.at, slot, p.state.stride);
+        return turn;
     }
-    turn.log = find_log(p.state, slot, __shfl_sync(0xffffffffu, l.logged, k));
     if (slot != SLOT_NONE)
-        turn.state.at = KEPT_NARROW ? (void *)(p.state.bf16 + at) : (void *)(p.state.base + at);
+        turn.state.at = record_at(p.state.base + l.at, slot, p.state.stride);
+    if (p.state.log && slot != SLOT_NONE && logged >= 0)
+        turn.log = { record_at(p.state.log, slot, p.state.stride), logged,
+                     logged + 1 == LOG_STEPS };
     return turn;
 }
 
@@ -228,64 +259,71 @@ static __device__ __forceinline__ void fetch_row(const struct diagonal_scan &p,
                                                  const struct scan_lane &l, const struct turn &turn,
                                                  stage<KEPT_NARROW> &to)
 {
-    const size_t row = (size_t)turn.begin, lane = threadIdx.x % 32, quarter = lane % SHARED * OWN;
+    const int row = turn.row, lane = (int)threadIdx.x % 32, quarter = lane % SHARED * OWN;
 
-    if (turn.begin >= turn.end)
-        return;
-    copy_async<4>(&to.x[lane], p.x + row * p.x_ld + l.own);
+    copy_async<4>(&to.x[lane], row_at(p.x, row, p.x_ld, l.own));
     if (p.z)
-        copy_async<4>(&to.z[lane], p.z + row * p.z_ld + l.own);
+        copy_async<4>(&to.z[lane], row_at(p.z, row, p.z_ld, l.own));
     if (lane < SHARED)
-        copy_async<16>(&to.B[quarter], p.B + row * p.bc_ld + quarter);
+        copy_async<16>(&to.B[quarter], row_at(p.B, row, p.bc_ld, quarter));
     else if (lane < 2 * SHARED)
-        copy_async<16>(&to.C[quarter], p.C + row * p.bc_ld + quarter);
+        copy_async<16>(&to.C[quarter], row_at(p.C, row, p.bc_ld, quarter));
 }
 
-/* The row of a turn, if it is in the window from `top` on. */
+/* Of the channels that the lane shares. */
+static __device__ __forceinline__ void load_shared(float (&to)[SHARED], const float *of_lanes)
+{
+    unpack(to, *(const float4 *)&of_lanes[threadIdx.x % 32 / SHARED * SHARED]);
+}
+
+/* `steps`: the row's. */
 template <bool KEPT_NARROW>
 static __device__ __forceinline__ void
-take_turn(const struct diagonal_scan &p, const struct scan_lane &l, const row_steps *steps, int top,
+take_turn(const struct diagonal_scan &p, const struct scan_lane &l, const row_steps &steps,
           const struct turn &turn, const stage<KEPT_NARROW> &from)
 {
     const int lane = (int)threadIdx.x % 32, quarter = lane % SHARED * OWN;
-    const int c = lane / SHARED + lane % SHARED * APART;
-    struct row_inputs r;
+    const float x = from.x[lane], dt = steps[lane];
+    float dts[SHARED], xs[SHARED], C[OWN];
+    struct step_inputs s;
     quarters h;
 
-    if (turn.begin >= turn.end)
-        return;
-    r.x = from.x[lane];
-    r.z = from.z[lane];
-    unpack(r.B, *(const float4 *)&from.B[quarter]);
-    unpack(r.C, *(const float4 *)&from.C[quarter]);
 #pragma unroll
     for (int j = 0; j < SHARED; j++)
         unpack(h[j], turn.state.at ? widen(from.h[j][lane]) : float4{});
 #pragma unroll 1
     for (int i = 0; !KEPT_NARROW && i < turn.log.count; i++) {
-        struct step_inputs step = { from.logged[i].time[lane], from.logged[i].add[lane], {} };
-
-        unpack(step.B, *(const float4 *)&from.logged[i].B[quarter]);
-        take_in(h, l.A, step);
+        load_shared(s.time, from.logged[i].time);
+        load_shared(s.add, from.logged[i].add);
+        unpack(s.B, *(const float4 *)&from.logged[i].B[quarter]);
+        take_in(h, l.A, s);
     }
-    r.dt = steps[turn.begin - top][c];
+    load_shared(dts, steps);
+    load_shared(xs, from.x);
+    unpack(s.B, *(const float4 *)&from.B[quarter]);
+    unpack(C, *(const float4 *)&from.C[quarter]);
+#pragma unroll
+    for (int k = 0; k < SHARED; k++) {
+        s.time[k] = dts[k] * LOG2_E;
+        s.add[k] = dts[k] * xs[k];
+    }
 
-    const size_t t = (size_t)turn.begin;
-    const float y = advance_row(h, l.A, r, l.D);
+    const float y = advance_row(h, l.A, s, C) + l.D * x;
 
-    store_numbers<1>(p.y, p.y_bf16, t * p.y_ld + l.own, { p.z ? gated(y, r.z) : y });
+    store_numbers<1>(p.y, p.y_bf16, (uint32_t)turn.row * (uint32_t)p.y_ld + l.own,
+                     { p.z ? gated(y, from.z[lane]) : y });
     if (turn.log.writes)
         store_states<true>(h, turn.state, KEPT_NARROW, SHARED);
     else if (turn.log.at)
-        put_step(find_scan_entry(p.dim, N, turn.log.at, turn.log.count), r, l.own,
-                 blockIdx.x == 0 && lane < SHARED);
+        put_step(find_scan_entry(p.dim, N, turn.log.at, turn.log.count), dt * LOG2_E, dt * x, s.B,
+                 l.own, blockIdx.x == 0 && lane < SHARED);
 }
 
-/* The turns of a warp in a window, the first AHEAD of which have their states on the way. */
+/* The turns of a warp, the first AHEAD of which are on the way; `steps`: of its first row. */
 template <bool KEPT_NARROW>
 static __device__ __forceinline__ void take_turns(const struct diagonal_scan &p,
                                                   const struct scan_lane &l, const row_steps *steps,
-                                                  int top, int stop, stage<KEPT_NARROW> *ring)
+                                                  stage<KEPT_NARROW> *ring)
 {
     int now = 0;
 
@@ -295,7 +333,7 @@ static __device__ __forceinline__ void take_turns(const struct diagonal_scan &p,
 
         __syncwarp(); /* the stage to be filled has been read by all lanes */
         if (k + AHEAD < l.count) {
-            const struct turn next = find_turn<KEPT_NARROW>(p, l, k + AHEAD, top, stop);
+            const struct turn next = find_turn<KEPT_NARROW>(p, l, k + AHEAD);
 
             fetch_states(p, l, next, ring[ahead]);
             fetch_row(p, l, next, ring[ahead]);
@@ -303,30 +341,30 @@ static __device__ __forceinline__ void take_turns(const struct diagonal_scan &p,
         copies_commit();
         copies_wait<AHEAD>();
         __syncwarp();
-        take_turn(p, l, steps, top, find_turn<KEPT_NARROW>(p, l, k, top, stop), ring[now]);
+        take_turn(p, l, steps[k * WARPS], find_turn<KEPT_NARROW>(p, l, k), ring[now]);
         now = now == AHEAD ? 0 : now + 1;
     }
 }
 
 enum { FEW_CHUNKS = 5, MANY_CHUNKS = 8 }; /* of the rank */
-enum { BLOCKS_OF_AN_SM = 3 };
+enum { BLOCKS_OF_AN_SM = 4 };
 
-enum { MOST_BYTES = WINDOW * sizeof(row_steps) + WARPS * STAGES * sizeof(stage<false>) };
+enum { MOST_BYTES = EACH_MAX * sizeof(row_steps) + WARPS * STAGES * sizeof(stage<false>) };
 
-/* What a block of `each` of S sequences, which have S rows, needs of shared memory: the less, the
- * earlier it finds a multiprocessor. */
+/* What a block of `each` sequences needs of shared memory: the less, the earlier it finds a
+ * multiprocessor. */
 struct room {
     int rows, warps, stages;
 };
 
-static __host__ __device__ __forceinline__ struct room room_for(int S, int each)
+static __host__ __device__ __forceinline__ struct room room_for(int each)
 {
-    return { (min(S, (int)WINDOW) + ROWS - 1) / ROWS * ROWS, min(each, (int)WARPS),
+    return { (each + ROWS - 1) / ROWS * ROWS, min(each, (int)WARPS),
              min((each + WARPS - 1) / WARPS, (int)STAGES) };
 }
 
-/* Block (x, y): 32 channels of `each` sequences, which are read before the wait with the first
- * states (cuda.cuh). */
+/* Block (x, y): 32 channels of `each` of S sequences of one row each, which are read before the
+ * wait with the first states (cuda.cuh). */
 template <bool NARROW, bool KEPT_NARROW, int CHUNKS>
 static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     scan_products(const struct diagonal_scan p, const struct step_sizes d,
@@ -335,45 +373,36 @@ static __global__ void __launch_bounds__(THREADS, BLOCKS_OF_AN_SM)
     extern __shared__ char shared[];
     const int first = (int)blockIdx.x * CHANNELS, begin = (int)blockIdx.y * each;
     const int end = min(S, begin + each), lane = (int)threadIdx.x % 32;
-    const int c = first + lane / SHARED, i = begin + (int)threadIdx.x / 32 + lane * WARPS;
-    const int top = in.begin[begin], bottom = in.begin[end];
-    const struct room room = room_for(S, each);
+    const int warp = (int)threadIdx.x / 32, c = first + lane / SHARED;
+    const int i = begin + warp + lane * WARPS;
+    const struct room room = room_for(each);
     row_steps *const steps = (row_steps *)shared;
-    stage<KEPT_NARROW> *const ring =
-        (stage<KEPT_NARROW> *)(steps + room.rows) + (int)threadIdx.x / 32 * room.stages;
+    stage<KEPT_NARROW> *const ring = (stage<KEPT_NARROW> *)(steps + room.rows) + warp * room.stages;
+    lane_weights<CHUNKS> w;
     struct scan_lane l;
 
     let_next_start();
     l.own = c + lane % SHARED * APART;
-    l.at = (size_t)c * N + lane % SHARED * OWN;
-    l.count = (end - begin - (int)threadIdx.x / 32 + WARPS - 1) / WARPS;
-    l.begin = i < end ? in.begin[i] : 0;
-    l.end = i < end ? in.begin[i + 1] : 0;
-    l.slot = i < end ? in.slot[i] : SLOT_NONE;
-    l.logged = i < end ? in.logged[i] : -1;
+    l.at = (uint32_t)(c * N + lane % SHARED * OWN);
+    l.first = begin + warp;
+    l.count = (end - begin - warp + WARPS - 1) / WARPS;
+    l.kept = i < end ? pack_kept(in.slot[i], in.logged[i]) : 0;
     if (KEPT_NARROW)
-        l.key = i < end ? rounding_key(in.position[i] + (uint32_t)(l.end - l.begin)) : 0;
+        l.key = i < end ? rounding_key(in.position[i] + 1) : 0;
     load_rates<true>(l.A, p.A + l.at, SHARED);
     l.D = p.D[l.own];
-#pragma unroll 1
-    for (int t = top; t < bottom; t += WINDOW) {
-        const int stop = min(bottom, t + WINDOW);
-        lane_weights<CHUNKS> w;
-
-        load_lane_weights(d, first, w);
-        for (int k = 0; k < AHEAD && k < l.count; k++)
-            fetch_states(p, l, find_turn<KEPT_NARROW>(p, l, k, t, stop), ring[k]);
-        wait_for_inputs();
-        for (int k = 0; k < AHEAD; k++) {
-            if (k < l.count)
-                fetch_row(p, l, find_turn<KEPT_NARROW>(p, l, k, t, stop), ring[k]);
-            copies_commit();
-        }
-        make_steps<NARROW>(d, w, first, steps, t, stop);
-        __syncthreads();
-        take_turns(p, l, steps, t, stop, ring);
-        __syncthreads();
+    load_lane_weights(d, first, w);
+    for (int k = 0; k < AHEAD && k < l.count; k++)
+        fetch_states(p, l, find_turn<KEPT_NARROW>(p, l, k), ring[k]);
+    wait_for_inputs();
+    for (int k = 0; k < AHEAD; k++) {
+        if (k < l.count)
+            fetch_row(p, l, find_turn<KEPT_NARROW>(p, l, k), ring[k]);
+        copies_commit();
     }
+    make_steps<NARROW>(d, w, first, steps, begin, end - begin);
+    __syncthreads();
+    take_turns(p, l, steps + warp, ring);
 }
 
 static bool fits(const struct stream *q, const struct batch *in, const struct linear *d,
@@ -383,16 +412,14 @@ static bool fits(const struct stream *q, const struct batch *in, const struct li
                           off_grid(p->state) | off_grid(d->x, d->x_ld) |
                           ((uintptr_t)d->x_bf16 | (d->x_bf16 ? d->x_ld * 2 : 0)) % 16;
 
-    /* A narrow state is rounded once: all its rows are in one window. */
-    const int most = is_narrow(p->state) ? WINDOW : SEQUENCES_MAX;
-
-    return q->row_each && in->S <= most && p->N == N && p->dim % CHANNELS == 0 &&
-           d->w->rows == p->dim && d->w->dtype == DTYPE_BF16 && d->w->cols % 8 == 0 &&
-           d->w->cols <= MANY_CHUNKS * CHUNK && d->act == ACT_SOFTPLUS && !d->add && off == 0;
+    return q->row_each && in->S <= SEQUENCES_MAX && p->state.stride < RECORD_MAX && p->N == N &&
+           p->dim % CHANNELS == 0 && d->w->rows == p->dim && d->w->dtype == DTYPE_BF16 &&
+           d->w->cols % 8 == 0 && d->w->cols <= MANY_CHUNKS * CHUNK && d->act == ACT_SOFTPLUS &&
+           !d->add && off == 0;
 }
 
-/* As few waves of blocks as leave each no more rows than a window has, and no fewer than a
- * product. */
+/* As few waves of blocks as leave each no more than EACH_MAX sequences, and no fewer than a product
+ * has rows. */
 template <int CHUNKS>
 static void launch_products(struct stream *q, const struct batch *in, const struct dt_scan *p)
 {
@@ -405,11 +432,11 @@ static void launch_products(struct stream *q, const struct batch *in, const stru
                                       d->w->cols };
     const int columns = p->scan.dim / CHANNELS;
     const int fit = max(1, BLOCKS_OF_AN_SM * q->sms / columns);
-    const int waves = ceil_div(in->S, fit * WINDOW);
+    const int waves = ceil_div(in->S, fit * EACH_MAX);
     const int each = min(in->S, max((int)ROWS, ceil_div(in->S, fit * waves)));
 
     const bool narrow = d->x_bf16 != NULL, kept_narrow = is_narrow(p->scan.state);
-    const struct room room = room_for(in->S, each);
+    const struct room room = room_for(each);
     const size_t stages = (size_t)room.warps * room.stages;
 
     const size_t bytes = room.rows * sizeof(row_steps) +
