@@ -135,7 +135,7 @@ struct backend_module {
     unsigned interface;
     struct backend *(*open)(const struct backend_options *options, struct error *err);
 };
-#define BACKEND_MODULE_INTERFACE 11u
+#define BACKEND_MODULE_INTERFACE 12u
 #define BACKEND_MODULE_SYMBOL    "eddy_backend_module"
 
 #endif

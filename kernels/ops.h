@@ -271,9 +271,12 @@ struct norm_shift {
     struct token_shift shift;
 };
 
-/* A convolution, and a product of its rows: x of product is y of conv, which is no scratch memory,
- * or x_bf16 its y_bf16. */
-struct conv_linear {
+/* What the scan of Mamba takes in: two products of the same rows, c and z, c convolved, and a
+ * product of what comes of that. y of in[0] is x of conv; y of conv, which is no scratch memory, is
+ * x of product, or its y_bf16 is x_bf16. As for linear_split(), z may not be there before join().
+ */
+struct scan_inputs {
+    struct linear in[2]; /* c, z */
     struct short_conv conv;
     struct linear product;
 };
@@ -367,7 +370,7 @@ struct ops {
     void (*matrix_state)(struct stream *q, const struct batch *in, const struct matrix_state *p);
     void (*head_output)(struct stream *q, const struct head_output *p);
     void (*norm_shift)(struct stream *q, const struct batch *in, const struct norm_shift *p);
-    void (*conv_linear)(struct stream *q, const struct batch *in, const struct conv_linear *p);
+    void (*scan_inputs)(struct stream *q, const struct batch *in, const struct scan_inputs *p);
     void (*dt_scan)(struct stream *q, const struct batch *in, const struct dt_scan *p);
     void (*scalar_state)(struct stream *q, const struct batch *in, const struct scalar_state *p);
     void (*delta_state)(struct stream *q, const struct batch *in, const struct delta_state *p);

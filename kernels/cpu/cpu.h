@@ -77,7 +77,7 @@ void sample_plain(struct stream *q, const struct sample *p);
 /* Of every table: made of its other operations (pool_ops()). */
 void complete_rows_cpu(struct stream *q, const struct norm *p); /* what every norm begins with */
 void norm_shift_cpu(struct stream *q, const struct batch *in, const struct norm_shift *p);
-void conv_linear_cpu(struct stream *q, const struct batch *in, const struct conv_linear *p);
+void scan_inputs_cpu(struct stream *q, const struct batch *in, const struct scan_inputs *p);
 void dt_scan_cpu(struct stream *q, const struct batch *in, const struct dt_scan *p);
 void scalar_state_cpu(struct stream *q, const struct batch *in, const struct scalar_state *p);
 void delta_state_cpu(struct stream *q, const struct batch *in, const struct delta_state *p);

@@ -25,8 +25,9 @@ void norm_shift_cpu(struct stream *q, const struct batch *in, const struct norm_
     pool_ops(q)->token_shift(q, in, &p->shift);
 }
 
-void conv_linear_cpu(struct stream *q, const struct batch *in, const struct conv_linear *p)
+void scan_inputs_cpu(struct stream *q, const struct batch *in, const struct scan_inputs *p)
 {
+    pool_ops(q)->linear(q, p->in, 2);
     pool_ops(q)->short_conv(q, in, &p->conv);
     pool_ops(q)->linear(q, &p->product, 1);
 }

@@ -4,6 +4,7 @@
  * Everything but moves (copies.cu) and branches of a step (branch.cu) happens on one stream. */
 #include "kernels/cuda/cuda.cuh"
 
+#include <atomic>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -42,7 +43,7 @@ static const struct ops ops_cuda = {
     .matrix_state = matrix_state_cuda,
     .head_output = head_output_cuda,
     .norm_shift = norm_shift_cuda,
-    .conv_linear = conv_linear_cuda,
+    .scan_inputs = scan_inputs_cuda,
     .dt_scan = dt_scan_cuda,
     .scalar_state = scalar_state_cuda,
     .delta_state = delta_state_cuda,
@@ -251,6 +252,20 @@ void *stream_workspace(struct stream *q, size_t bytes, const char *where)
     return larger;
 }
 
+/* Devices where a stream's blocks wait for each other, a bit each. */
+static std::atomic<uint64_t> waited_on;
+
+/* Processes that share a device (MPS) have kernels on it at the same time; those that take turns
+ * have not. */
+static bool may_wait(int device)
+{
+    const uint64_t bit = device < 64 ? (uint64_t)1 << device : 0;
+    int shared = 1;
+
+    return cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, device) == cudaSuccess &&
+           !shared && bit && !(waited_on.fetch_or(bit) & bit);
+}
+
 /* Takes what open() can leave half done. A device that faulted answers every call with that
  * fault: nothing is left to be said here. */
 static void cuda_destroy(struct backend *be)
@@ -268,6 +283,9 @@ static void cuda_destroy(struct backend *be)
     cudaFree(q->workspace);
     cudaFree(q->branch_workspace);
     cudaFree(q->arrived);
+    cudaFree(q->waited);
+    if (q->waits)
+        waited_on.fetch_and(~((uint64_t)1 << q->device));
     copies_destroy(c->copies);
     for (int i = 0; i < MARKS; i++)
         if (c->marked[i])
@@ -328,6 +346,12 @@ static bool open_stream(struct backend_cuda *c, struct error *err)
         e = cudaMalloc(&q->arrived, ARRIVALS * sizeof(*q->arrived));
     if (e == cudaSuccess)
         e = cudaMemsetAsync(q->arrived, 0, ARRIVALS * sizeof(*q->arrived), q->cuda);
+    if (e == cudaSuccess)
+        q->waits = may_wait(q->device);
+    if (e == cudaSuccess)
+        e = cudaMalloc(&q->waited, WAITED_SUMS * sizeof(float));
+    if (e == cudaSuccess)
+        e = cudaMemsetAsync(q->waited, 0xff, WAITED_SUMS * sizeof(float), q->cuda);
     if (e == cudaSuccess && !(c->copies = copies_create(q)))
         e = cudaErrorMemoryAllocation;
     if (e == cudaSuccess && !(c->steps = q->steps = steps_create(q)))

@@ -19,9 +19,9 @@
  * on a multiprocessor, and begin where no block of pairs is, which has one for itself. Anything
  * else takes the parts. */
 #include "kernels/cuda/linear_tiles.cuh"
+#include "kernels/cuda/short_conv.cuh"
 
 enum {
-    WIDTH = 4,
     WARPS = 8,
     THREADS = WARPS * 32,
     CHANNELS = BLOCK_K,
@@ -64,19 +64,6 @@ struct conv_sums {
 static __device__ __forceinline__ char *unit_at(char *lines, int line, int unit)
 {
     return lines + line * LINE + ((unit ^ line) & (UNITS - 1)) * 16;
-}
-
-/* 16 bytes, or zeros if they are not there, not kept near: one predicated load that no branch waits
- * for (linear.cuh). */
-static __device__ __forceinline__ float4 load_far(const float *p, bool there)
-{
-    float4 v = { 0, 0, 0, 0 };
-
-    asm volatile("{.reg .pred there; setp.ne.u32 there, %5, 0;\n"
-                 "@there ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];}"
-                 : "+f"(v.x), "+f"(v.y), "+f"(v.z), "+f"(v.w)
-                 : "l"(p), "r"((uint32_t)there));
-    return v;
 }
 
 static __device__ __forceinline__ void fetch_weights(const struct conv_sums &g, char *weights)
@@ -123,30 +110,6 @@ static __device__ __forceinline__ void load_states(const struct conv_sums &g, in
         for (int j = 0; j < WIDTH - 1; j++)
             in.x[i][j] = load_far(state_of<ROWS>(g, in, i, c) + (size_t)j * g.conv.dim,
                                   in.slot[i] != SLOT_NONE);
-}
-
-/* The weights of four channels, a channel's in each. */
-struct taps {
-    float4 of[4];
-    float4 bias;
-};
-
-static __device__ __forceinline__ struct taps load_taps(const struct short_conv &p, int c)
-{
-    struct taps w;
-
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        w.of[i] = *(const float4 *)(p.weight + (size_t)(c + i) * WIDTH);
-    w.bias = p.bias ? *(const float4 *)(p.bias + c) : float4{ 0, 0, 0, 0 };
-    return w;
-}
-
-/* One channel's, as short_conv.cu has it. */
-static __device__ __forceinline__ float convolve(float4 w, float bias, float a, float b, float c,
-                                                 float d)
-{
-    return silu(w.w * d + (w.z * c + (w.y * b + (w.x * a + 0.0f))) + bias);
 }
 
 /* The thread's rows from t on, which are the tile's from `line` on. */
@@ -511,10 +474,11 @@ static bool enqueue(struct stream *q, struct conv_sums g)
     return true;
 }
 
-void conv_linear_cuda(struct stream *q, const struct batch *in, const struct conv_linear *p)
+void conv_linear(struct stream *q, const struct batch *in, const struct short_conv *conv,
+                 const struct linear *product)
 {
-    if (fits(q, in, &p->conv, &p->product) && enqueue(q, sums_of(q, p->conv, &p->product)))
+    if (fits(q, in, conv, product) && enqueue(q, sums_of(q, *conv, product)))
         return;
-    short_conv_cuda(q, in, &p->conv);
-    linear_cuda(q, &p->product, 1);
+    short_conv_cuda(q, in, conv);
+    linear_cuda(q, product, 1);
 }

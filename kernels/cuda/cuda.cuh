@@ -48,6 +48,8 @@ struct steps;        /* steps.cuh */
 
 enum { ARRIVALS = 64 }; /* counts of blocks, see arrive_in_turn() */
 
+enum { WAITED_SUMS = 84 * 64 * 192 }; /* of the largest launch of scan_inputs.cu */
+
 struct stream {
     cudaStream_t cuda;
     struct device_batch in;
@@ -58,9 +60,12 @@ struct stream {
     void *workspace;            /* see stream_workspace() */
     size_t workspace_bytes;
     unsigned *arrived;   /* [ARRIVALS] conv_linear.cu's, which leaves them zero */
+    float4 *waited;      /* [WAITED_SUMS / 4] scan_inputs.cu's, which leaves all bits set */
     int device, sms;     /* multiprocessors */
     size_t block_memory; /* shared memory that a block can ask for */
     bool overlaps;       /* a Hopper: kernels start before the one in front ends, or in clusters */
+    bool waits;          /* blocks of a kernel may wait for each other: of no other stream on this
+                          * device, in this process or another, do they so */
     bool recording;
     bool row_each;     /* every sequence of this step has one row */
     bool settles;      /* a sequence of several rows of this step has steps in its log */
@@ -175,11 +180,15 @@ void delta_gates_cuda(struct stream *q, const struct delta_gates *p);
 void matrix_state_cuda(struct stream *q, const struct batch *in, const struct matrix_state *p);
 void head_output_cuda(struct stream *q, const struct head_output *p);
 void norm_shift_cuda(struct stream *q, const struct batch *in, const struct norm_shift *p);
-void conv_linear_cuda(struct stream *q, const struct batch *in, const struct conv_linear *p);
+void scan_inputs_cuda(struct stream *q, const struct batch *in, const struct scan_inputs *p);
 void dt_scan_cuda(struct stream *q, const struct batch *in, const struct dt_scan *p);
 void scalar_state_cuda(struct stream *q, const struct batch *in, const struct scalar_state *p);
 void delta_state_cuda(struct stream *q, const struct batch *in, const struct delta_state *p);
 void sample_cuda(struct stream *q, const struct sample *p);
+
+/* conv_linear.cu's, of two parts of scan_inputs. */
+void conv_linear(struct stream *q, const struct batch *in, const struct short_conv *conv,
+                 const struct linear *product);
 
 /* linear*.cu's: the layout of a weight (backend.h), and the end of q->plans. */
 bool pack_matrix_cuda(struct backend *be, struct matrix *m, enum dtype dtype, int rows, int cols,

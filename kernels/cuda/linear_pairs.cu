@@ -111,14 +111,6 @@ static __device__ __forceinline__ void copy_stages(char *stages, uint64_t *full,
     }
 }
 
-/* Not to be moved across this place. */
-template <int N> static __device__ __forceinline__ void hold(float (&sum)[N])
-{
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        asm volatile("" : "+f"(sum[i])::"memory");
-}
-
 /* A warpgroup: the sums of its 64 rows over all stages. A stage is free when the warps of both
  * blocks have said so; of those that nothing follows in nobody says it: what is not waited for
  * could arrive when the other block is gone. */

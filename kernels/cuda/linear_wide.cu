@@ -109,9 +109,7 @@ static __device__ __forceinline__ void multiply_stages(float (&sum)[S::ROWS / 2]
         }
     }
     wgmma_wait<0>();
-#pragma unroll
-    for (int i = 0; i < S::ROWS / 2; i++)
-        asm volatile("" : "+f"(sum[i])::"memory"); /* not to be moved before the wait */
+    hold(sum);
 }
 
 /* This block's share of the tile's T columns, over all blocks of the cluster: lanes that cover a

@@ -132,6 +132,12 @@ static __device__ __forceinline__ uint64_t tile_descriptor(const void *tile)
            (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
 
+/* What this thread wrote to shared memory is in the tiles of products behind the next barrier. */
+static __device__ __forceinline__ void tile_ready(void)
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 static __device__ __forceinline__ void wgmma_begin(void)
 {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -148,8 +154,17 @@ template <int N> static __device__ __forceinline__ void wgmma_wait(void)
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
+/* Sums are not to be moved across this place. */
+template <int N> static __device__ __forceinline__ void hold(float (&sum)[N])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        asm volatile("" : "+f"(sum[i])::"memory");
+}
+
 #define WGMMA_REGS_8  "%0, %1, %2, %3, %4, %5, %6, %7"
 #define WGMMA_REGS_16 WGMMA_REGS_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define WGMMA_REGS_28 WGMMA_REGS_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27"
 #define WGMMA_REGS_32                                                                              \
     WGMMA_REGS_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, "  \
                   "%31"
@@ -168,6 +183,8 @@ template <int N> static __device__ __forceinline__ void wgmma_wait(void)
         "+f"(d[i + 6]), "+f"(d[i + 7])
 #define WGMMA_SUMS_8  WGMMA_SUMS(0)
 #define WGMMA_SUMS_16 WGMMA_SUMS_8, WGMMA_SUMS(8)
+#define WGMMA_SUMS_28                                                                              \
+    WGMMA_SUMS_16, WGMMA_SUMS(16), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27])
 #define WGMMA_SUMS_32 WGMMA_SUMS_16, WGMMA_SUMS(16), WGMMA_SUMS(24)
 #define WGMMA_SUMS_64 WGMMA_SUMS_32, WGMMA_SUMS(32), WGMMA_SUMS(40), WGMMA_SUMS(48), WGMMA_SUMS(56)
 #define WGMMA_SUMS_128                                                                             \
@@ -190,6 +207,7 @@ WGMMA(16, 8, 9, __nv_bfloat16, "bf16")
 WGMMA(16, 8, 9, __half, "f16")
 WGMMA(32, 16, 17, __nv_bfloat16, "bf16")
 WGMMA(32, 16, 17, __half, "f16")
+WGMMA(56, 28, 29, __nv_bfloat16, "bf16")
 WGMMA(64, 32, 33, __nv_bfloat16, "bf16")
 WGMMA(64, 32, 33, __half, "f16")
 WGMMA(128, 64, 65, __nv_bfloat16, "bf16")

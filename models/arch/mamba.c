@@ -165,28 +165,26 @@ static struct linear block(const struct arch_step *a, int l, const struct linear
 
     const struct norm norm = arch_norm(a, s->xn, w->norm, NULL, added);
     const float *c_bias = w->in_bias, *z_bias = c_bias ? c_bias + inner : NULL;
-    const struct linear in[] = {
-        arch_linear(a, s->c_in, s->xn, &w->in[0], c_bias, ACT_NONE),
-        arch_linear(a, s->z, s->xn, &w->in[1], z_bias, ACT_NONE),
-    };
-
-    o->norm(q, &norm);
-    o->linear_split(q, in, 1, 1); /* z: until the scan */
     struct linear x = arch_linear(a, s->rbc, a->bf16_rows ? s->y : s->c, &w->x, NULL, ACT_NONE);
     x.y_bf16 = d[MIXER_NORMS] ? NULL : arch_bf16_rows(a, s->rx);
-    o->conv_linear(q, a->in,
-                   &(struct conv_linear){ .conv = { .y = s->c,
-                                                    .y_bf16 = arch_bf16_rows(a, s->y),
-                                                    .x = s->c_in,
-                                                    .y_ld = inner,
-                                                    .x_ld = inner,
-                                                    .weight = w->conv,
-                                                    .bias = w->conv_bias,
-                                                    .dim = d[INNER],
-                                                    .W = d[CONV],
-                                                    .silu = true,
-                                                    .state = arch_state(a, STATE_CONV, l) },
-                                          .product = x });
+
+    o->norm(q, &norm);
+    o->scan_inputs(
+        q, a->in,
+        &(struct scan_inputs){ .in = { arch_linear(a, s->c_in, s->xn, &w->in[0], c_bias, ACT_NONE),
+                                       arch_linear(a, s->z, s->xn, &w->in[1], z_bias, ACT_NONE) },
+                               .conv = { .y = s->c,
+                                         .y_bf16 = arch_bf16_rows(a, s->y),
+                                         .x = s->c_in,
+                                         .y_ld = inner,
+                                         .x_ld = inner,
+                                         .weight = w->conv,
+                                         .bias = w->conv_bias,
+                                         .dim = d[INNER],
+                                         .W = d[CONV],
+                                         .silu = true,
+                                         .state = arch_state(a, STATE_CONV, l) },
+                               .product = x });
     if (d[MIXER_NORMS]) {
         norm_part(a, s->rbc, arch_bf16_rows(a, s->rx), R);
         norm_part(a, s->rbc + R, NULL, N);
