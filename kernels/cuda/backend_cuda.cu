@@ -252,17 +252,18 @@ void *stream_workspace(struct stream *q, size_t bytes, const char *where)
     return larger;
 }
 
-/* Devices where a stream's blocks wait for each other, a bit each. */
+/* Devices where the blocks of a stream may wait for each other, a bit each. */
 static std::atomic<uint64_t> waited_on;
 
-/* Processes that share a device (MPS) have kernels on it at the same time; those that take turns
- * have not. */
-static bool may_wait(int device)
+/* Takes that right for the stream, if nobody else can have it: processes that share a device (MPS)
+ * have kernels on it at the same time, those that take turns have not. */
+static bool claim_waits(const struct stream *q)
 {
-    const uint64_t bit = device < 64 ? (uint64_t)1 << device : 0;
+    const uint64_t bit = q->device < 64 ? (uint64_t)1 << q->device : 0;
     int shared = 1;
 
-    return cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, device) == cudaSuccess &&
+    return q->overlaps &&
+           cudaDeviceGetAttribute(&shared, cudaDevAttrMpsEnabled, q->device) == cudaSuccess &&
            !shared && bit && !(waited_on.fetch_or(bit) & bit);
 }
 
@@ -347,10 +348,10 @@ static bool open_stream(struct backend_cuda *c, struct error *err)
     if (e == cudaSuccess)
         e = cudaMemsetAsync(q->arrived, 0, ARRIVALS * sizeof(*q->arrived), q->cuda);
     if (e == cudaSuccess)
-        q->waits = may_wait(q->device);
-    if (e == cudaSuccess)
+        q->waits = claim_waits(q);
+    if (e == cudaSuccess && q->waits)
         e = cudaMalloc(&q->waited, WAITED_SUMS * sizeof(float));
-    if (e == cudaSuccess)
+    if (e == cudaSuccess && q->waits)
         e = cudaMemsetAsync(q->waited, 0xff, WAITED_SUMS * sizeof(float), q->cuda);
     if (e == cudaSuccess && !(c->copies = copies_create(q)))
         e = cudaErrorMemoryAllocation;

@@ -48,7 +48,7 @@ struct steps;        /* steps.cuh */
 
 enum { ARRIVALS = 64 }; /* counts of blocks, see arrive_in_turn() */
 
-enum { WAITED_SUMS = 84 * 64 * 192 }; /* of the largest launch of scan_inputs.cu */
+enum { WAITED_SUMS = 84 * 64 * 192 }; /* scan_inputs.cu's: blocks of c, rows, outputs */
 
 struct stream {
     cudaStream_t cuda;
@@ -60,12 +60,12 @@ struct stream {
     void *workspace;            /* see stream_workspace() */
     size_t workspace_bytes;
     unsigned *arrived;   /* [ARRIVALS] conv_linear.cu's, which leaves them zero */
-    float4 *waited;      /* [WAITED_SUMS / 4] scan_inputs.cu's, which leaves all bits set */
+    float4 *waited;      /* [WAITED_SUMS / 4] if it `waits`: scan_inputs.cu leaves all bits set */
     int device, sms;     /* multiprocessors */
     size_t block_memory; /* shared memory that a block can ask for */
     bool overlaps;       /* a Hopper: kernels start before the one in front ends, or in clusters */
-    bool waits;          /* blocks of a kernel may wait for each other: of no other stream on this
-                          * device, in this process or another, do they so */
+    bool waits;          /* blocks of a kernel may wait for each other, as those of no other stream
+                          * on this device may, in this process or another */
     bool recording;
     bool row_each;     /* every sequence of this step has one row */
     bool settles;      /* a sequence of several rows of this step has steps in its log */

@@ -122,7 +122,8 @@ static __device__ __forceinline__ void take_in(quarters &h, const quarters &A,
             h[k][n] = scanned(h[k][n], A[k][n], s.time[k], s.add[k], s.B[n]);
 }
 
-/* It becomes an entry of the log: of its own channel each lane's part, of B that of `its` lanes. */
+/* A step becomes an entry of the log: each lane has its own channel's part, `its` lanes have B's.
+ */
 static __device__ __forceinline__ void put_step(const struct scan_entry &e, float time, float add,
                                                 const float (&B)[OWN], int channel, bool its)
 {

@@ -178,14 +178,15 @@ struct scan_lane {
     uint32_t key;
 };
 
-/* Row `row` of few: a product of 32 bits is an instruction, one of 64 several. */
+/* Row `row` of a batch of few, whose numbers are fewer than 2^32: a product of 32 bits is one
+ * instruction, one of 64 several. */
 template <typename E>
 static __device__ __forceinline__ E *row_at(E *rows, int row, size_t ld, int column)
 {
     return rows + column + (uint32_t)row * (uint32_t)ld;
 }
 
-/* The same of a slot's numbers, which may be many, a record no more than RECORD_MAX. */
+/* A slot's numbers, of which there may be more; a record has fewer than RECORD_MAX. */
 template <typename E>
 static __device__ __forceinline__ E *record_at(E *base, int slot, size_t stride)
 {

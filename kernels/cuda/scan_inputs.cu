@@ -1,25 +1,17 @@
-/* scan_inputs.cu - what leads into the scan of Mamba, in a decode step of some sessions as one
- * kernel (definition: cpu/fused.c).
+/* scan_inputs.cu - what leads into the scan of a wide Mamba, in a decode step of some sessions as
+ * one kernel (definition: cpu/fused.c). Anything else takes the parts.
  *
- * It is for models whose c and z are too many tiles for the path of pairs to have on the device at
- * once. A block has 64 rows of c's weights or 112 of z's, so that all 126 blocks of Mamba 2.8B are
- * there; two are a cluster, and bring each other half of the rows of x. These are the tall side of
- * a warpgroup's products, as the other one may be any multiple of 8. z has a short ring: what it
- * asks for would hold up the weights of c.
+ * A block has 64 rows of c's weights or 112 of z's, so that all 126 of Mamba 2.8B are on the device
+ * at once; two are a cluster, and bring each other half of the rows of x. z has a short ring, as
+ * what it asks for holds up the weights of c. A block of c convolves its channels and multiplies
+ * them, rounded to bf16, by its columns of the next product; every such block adds a share of the
+ * outputs over all of them, through memory. Nothing but the sums says that they are there: one that
+ * has not come has all bits set, and who has taken it in sets them again, for the next launch. A
+ * count, and its fences, would wait for every state that was written, too.
  *
- * A block of c then has all sums of its channels. It convolves them, leaves them, rounded to bf16,
- * for the tensor cores, and multiplies them by its columns of the next product. What comes of that
- * goes to memory, where every block of c adds its share of the outputs over all of them, in the
- * order of the channels. Nothing but the sums says that they are there: one that has not come has
- * all bits set, and who has taken one in sets them again, for the next launch. A count, with the
- * fences that it needs, would wait for every state that was written, too.
- *
- * So blocks wait for each other here, and all of them have to be on the device at some time: they
- * are no more than it has places for, whatever else runs there ends by itself, and no other kernel
- * whose blocks wait so is there (cuda.cuh, `waits`). As a cooperative launch the kernel would not
- * begin before the one in front has ended, and steps of 16 to 64 sessions would take 1 to 3 %
- * longer. Anything else takes the parts.
- */
+ * So blocks wait for each other, and must all be on the device at some time: they are no more than
+ * it has places for, all else that runs there ends by itself, and no other kernel waits so
+ * (cuda.cuh, `waits`). A cooperative launch would not begin early: 1 to 3 % longer steps. */
 #include "kernels/cuda/linear_tiles.cuh"
 #include "kernels/cuda/short_conv.cuh"
 
@@ -47,17 +39,17 @@ enum {
 /* Tiles of TALL rows of weights. */
 template <int TALL> struct tile_shape {
     enum {
+        ROWS = TALL,
         W_BYTES = TALL * LINE,
         STAGE_BYTES = X_BYTES + W_BYTES,
         EARLY = EARLY_BYTES / W_BYTES, /* stages */
-        FRAGMENTS = TALL / 2 / EIGHT,  /* of a warpgroup's sums, of 4 numbers a thread */
-        SUMS = 4 * FRAGMENTS
+        SUMS = TALL / 4                /* of a thread: a warpgroup has half of the rows */
     };
 };
 
 /* A thread convolves four channels of every 16th row. */
 enum {
-    CHANNELS = 64,
+    CHANNELS = BLOCK_K, /* a line of a tile of the last product */
     QUADS = CHANNELS / 4,
     APART = CONSUMERS / QUADS,
     MINE = SIDE / APART,
@@ -69,6 +61,9 @@ using z_shape = tile_shape<112>;
 
 /* Blocks of c whose sums there is memory for. */
 enum { C_BLOCKS_MAX = WAITED_SUMS / (SIDE * OUTPUTS_MAX) };
+static_assert(C_BLOCKS_MAX * CHANNELS >= 5120, "those of Mamba 2.8B");
+static_assert(SIDE * SUMS_LD * 4 <= 2 * c_shape::STAGE_BYTES, "sums take the place of stages");
+static_assert(Z_STAGES * z_shape::STAGE_BYTES <= ROOM && Z_STAGES <= STAGES_MAX, "a ring for z");
 
 struct scan_group {
     struct tiled c, z;
@@ -328,7 +323,8 @@ static __device__ __forceinline__ void put_sums(const struct scan_group &g,
                       said(sum[i][4 * j + 3]) });
 }
 
-/* One of a group's parts of fragment `at`, of n blocks from it on, `items` apart. */
+/* The sum over n blocks of the fragment at `at`, which is `items` further for the next, in their
+ * order; none of them has come then, for the next launch. */
 static __device__ __forceinline__ float4 take_sums(float4 *at, size_t items, int n)
 {
     const float none = __uint_as_float(NOTHING);
@@ -372,7 +368,8 @@ static __device__ __forceinline__ void finish_two(const struct scan_group &g, in
     store_numbers<2>(o.y, o.y_bf16, (size_t)t * o.ld + column, { { a, b } });
 }
 
-/* The block's share of the fragments of outputs, over all blocks of c. */
+/* The block's share of the fragments of outputs, over all blocks of c: each group of threads adds
+ * some blocks in order, and the first one what the groups have. */
 static __device__ __forceinline__ void add_sums(const struct scan_group &g, float4 *shared)
 {
     const int eights = g.outputs / EIGHT, items = g.sixteens * eights * 32;
@@ -443,7 +440,7 @@ static __device__ __forceinline__ void make_z(const struct scan_group &g, const 
 
     wait_for_inputs();
     multiply_stages<z_shape>(sum, stages, full, empty, g.z.blocks_k, ring);
-    row += (int)threadIdx.x / 128 * (z_shape::W_BYTES / LINE / 2);
+    row += (int)threadIdx.x / 128 * (z_shape::ROWS / 2);
 #pragma unroll
     for (int i = 0; i < z_shape::SUMS; i += 2) {
         const int t = fragment_row() + i % 4 / 2 * 8, at = row + fragment_column(i / 4);
@@ -473,8 +470,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
     char *const stages = shared + (-shared_address(shared) & 1023);
     const bool is_c = (int)blockIdx.x < g.c_blocks;
     const struct tiled &p = is_c ? g.c : g.z;
-    const int row = is_c ? (int)blockIdx.x * CHANNELS
-                         : ((int)blockIdx.x - g.c_blocks) * (z_shape::W_BYTES / LINE);
+    const int row =
+        is_c ? (int)blockIdx.x * CHANNELS : ((int)blockIdx.x - g.c_blocks) * z_shape::ROWS;
     const int ring = is_c ? ring_of_c(g.outputs) : (int)Z_STAGES;
     const struct beside at = { stages + ring * c_shape::STAGE_BYTES,
                                stages + ring * c_shape::STAGE_BYTES + X_BYTES, &came };
@@ -515,7 +512,8 @@ static bool is_plain(const struct linear *p, const struct batch *in)
            off_grid(p->bias, 0) == 0;
 }
 
-/* Channels in whole clusters of tiles, so many that the path of pairs would take turns. */
+/* Channels in whole clusters of tiles, and so many that c and z by the path of pairs, with two
+ * blocks for a tile of either, would take turns. */
 static bool conv_fits(const struct stream *q, const struct short_conv *p)
 {
     const uintptr_t off = off_grid(p->y, p->y_ld) | off_grid(p->bias, 0) | off_grid(p->weight, 0) |
@@ -523,15 +521,17 @@ static bool conv_fits(const struct stream *q, const struct short_conv *p)
 
     return p->W == WIDTH && p->silu && p->y && p->state.base && off == 0 &&
            p->dim % (CLUSTER * CHANNELS) == 0 && p->dim <= C_BLOCKS_MAX * CHANNELS &&
-           4 * ceil_div(p->dim, TILE) > q->sms;
+           2 * CLUSTER * ceil_div(p->dim, TILE) > q->sms;
 }
 
 static bool fits(const struct stream *q, const struct batch *in, const struct scan_inputs *p)
 {
     const struct linear *c = &p->in[0], *z = &p->in[1], *out = &p->product;
     const bool plain = is_plain(c, in) && is_plain(z, in) && is_plain(out, in);
+    const int dim = p->conv.dim;
+    const bool square = c->w->rows == dim && z->w->rows == dim && out->w->cols == dim;
 
-    return q->waits && q->row_each && in->T >= ROWS_MIN && in->T <= SIDE && plain &&
+    return q->waits && q->row_each && in->T >= ROWS_MIN && in->T <= SIDE && plain && square &&
            conv_fits(q, &p->conv) && c->x_bf16 && z->x_bf16 == c->x_bf16 && z->x_ld == c->x_ld &&
            z->y && !z->y_bf16 && off_grid(z->y, z->y_ld) == 0 && out->x_bf16 &&
            is_aligned(output_of(out)) && out->w->rows % 16 == 0 && out->w->rows <= OUTPUTS_MAX &&
@@ -565,8 +565,7 @@ static bool enqueue(struct stream *q, const struct scan_inputs *p)
 {
     const struct linear *out = &p->product;
     const int dim = p->conv.dim, outputs = out->w->rows, c_blocks = dim / CHANNELS;
-    const int tall = z_shape::W_BYTES / LINE;
-    const int blocks = c_blocks + ceil_div(ceil_div(dim, tall), CLUSTER) * CLUSTER;
+    const int blocks = c_blocks + ceil_div(ceil_div(dim, (int)z_shape::ROWS), CLUSTER) * CLUSTER;
     struct scan_group g = {};
     struct narrow_group narrow;
 
@@ -577,7 +576,7 @@ static bool enqueue(struct stream *q, const struct scan_inputs *p)
     if (!narrow_x(q, &narrow, p->in, 1, 0))
         return true;
     make_tiled(q, &g.c, &p->in[0], 1, &narrow, CHANNELS, g.x_rows);
-    make_tiled(q, &g.z, &p->in[1], 1, &narrow, tall, g.x_rows);
+    make_tiled(q, &g.z, &p->in[1], 1, &narrow, z_shape::ROWS, g.x_rows);
     make_map(q, &g.out_map, DTYPE_BF16, out->w->data, outputs, dim, matrix_ld(DTYPE_BF16, dim),
              outputs);
     g.conv = p->conv;
