@@ -3,10 +3,11 @@
  *
  * A block has 64 channels, which are a line of each row of weights, and a tile of 16, 32 or 64 rows
  * of the batch: the smallest that leaves a place on the device for every block at once, 160 blocks
- * of 32 rows for 64 sessions of Mamba 2.8B. States and inputs are most of what it reads, and come
- * the sooner the more multiprocessors ask for them; weights, read once for each tile, are on their
- * way to shared memory before the wait, as the states are to registers. A thread convolves four
- * channels of every 16th row, and leaves them, rounded to bf16, for the tensor cores.
+ * of 32 rows for 64 sessions of Mamba 2.8B (where scan_inputs.cu does not take them). States and
+ * inputs are most of what it reads, and come the sooner the more multiprocessors ask for them;
+ * weights, read once for each tile, are on their way to shared memory before the wait, as the
+ * states are to registers. A thread convolves four channels of every 16th row, and leaves them,
+ * rounded to bf16, for the tensor cores.
  *
  * The sums of a block are those of all outputs over its channels. The blocks of a cluster share the
  * outputs: each sends the others their part, into their shared memory, and adds its own in the

@@ -34,7 +34,8 @@ struct step_sizes {
     int rank;
 };
 
-/* Those that four lanes share (diagonal_scan.cuh) are next to each other. */
+/* Those that four lanes share (diagonal_scan.cuh) are next to each other, for one load; so four of
+ * a product's sums share a bank, whatever is between rows. */
 typedef float row_steps[CHANNELS + 4];
 
 static __device__ __forceinline__ int place_of(int channel)

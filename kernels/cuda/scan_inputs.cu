@@ -419,7 +419,7 @@ static __device__ __forceinline__ void make_c(const struct scan_group &g, char *
     const float4 c_bias = load_bias(g.c.out.bias, in.c);
 
     wait_for_inputs();
-    load_states(g, in);
+    load_states(g, in); /* as fast in front of the wait, where it holds up the norm */
     multiply_stages<c_shape>(sum, stages, full, empty, g.c.blocks_k, ring);
     share_sums(sum, (float *)stages);
     convolve_rows(taps, c_bias, (const float *)stages, in, at.tile);
