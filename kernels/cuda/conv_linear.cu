@@ -37,7 +37,7 @@ enum {
     PLACES = 2,                 /* blocks of a multiprocessor */
     WEIGHTS = 12 * SIDE,        /* rows: up to Mamba 2.8B's */
     WEIGHTS_MAX = 18 * SIDE,    /* Falcon-Mamba's */
-    SEQUENCES_MAX = 8 * SIDE,   /* more are better off by the parts */
+    SEQUENCES_MAX = 32 * SIDE,  /* more are not measured */
     CLUSTERS_MAX = 64,          /* more take long to be added */
     BATCH = 10,                 /* sums of clusters that are asked for at once: Mamba 2.8B's */
     SHARED_MAX = 100 << 10      /* bytes of a block, for PLACES of them and a kernel beside */
@@ -459,7 +459,7 @@ static bool enqueue(struct stream *q, struct conv_sums g)
     const int columns = g.conv.dim / CHANNELS, rows = choose_rows(q, columns, g.T);
     const size_t bytes = (size_t)(columns / g.blocks) * g.T * g.rows * sizeof(float);
 
-    if (shared_of(g, rows) > SHARED_MAX)
+    if (shared_of(g, rows) > SHARED_MAX || columns * ceil_div(g.T, rows) > PLACES * q->sms)
         return false;
     if (columns > g.blocks) {
         g.partial = (float *)stream_workspace(q, bytes, "conv_linear");

@@ -46,7 +46,7 @@ struct linear_plans; /* linear*.cu's: what was chosen for each shape */
 struct sampling;     /* sampling.cuh */
 struct steps;        /* steps.cuh */
 
-enum { ARRIVALS = 64 }; /* counts of blocks, see arrive_in_turn() */
+enum { ARRIVALS = 256 }; /* counts of blocks, see arrive_in_turn() */
 
 enum { WAITED_SUMS = 84 * 64 * 192 }; /* scan_inputs.cu's: blocks of c, rows, outputs */
 

@@ -132,7 +132,7 @@ void linear_cuda(struct stream *q, const struct linear *p, int n)
         else if (path == WIDE)
             linear_wide(q, p + i, k);
         else if (path == PAIRS)
-            linear_pairs(q, p + i, k);
+            linear_pairs(q, p + i, k, 1);
         else
             for (int j = 0; j < k; j++)
                 linear_lt(q, p + i + j);
@@ -162,6 +162,15 @@ static size_t bytes_of(const struct linear *p, int n)
     return bytes;
 }
 
+/* Whether two products of the same rows run beside each other by the path of pairs, whose blocks
+ * take their turns on the multiprocessors: none waits for another's end. */
+static bool takes_turns(const struct stream *q, const struct linear *p, int now, int later)
+{
+    return now == 1 && later == 1 && group_of(p, 2) == 2 && warpgroups_can(q, p) && p->x_bf16 &&
+           p->T > SKINNY_ROWS_BF16 &&
+           (p->T <= BRANCH_ROWS || (q->replayed && linear_pairs_at_once(q, p, 1, 2)));
+}
+
 /* Whether the later products run beside what follows. Not with a few, whose kernels wait for the
  * memory alone, nor where many rows or several products are better off as one launch, nor where
  * they are over before a stream beside has begun. */
@@ -172,16 +181,8 @@ static bool splits(const struct stream *q, const struct linear *p, int now, int 
     if (q->replayed && group_of(p, n) == n && path_of(q, p, n) == PAIRS)
         return false;
     if (q->replayed)
-        return p->T > SKINNY_ROWS_BF16 && p->T <= BRANCH_ROWS;
+        return p->T > SKINNY_ROWS_BF16 && (p->T <= BRANCH_ROWS || takes_turns(q, p, now, later));
     return now + later == 2 && (size_t)p->T * p[now].w->bytes > LITTLE;
-}
-
-/* Whether two products of the same rows run beside each other by the path of pairs, whose blocks
- * take their turns on the multiprocessors: none waits for another's end. */
-static bool takes_turns(const struct stream *q, const struct linear *p, int now, int later)
-{
-    return now == 1 && later == 1 && group_of(p, 2) == 2 && warpgroups_can(q, p) && p->x_bf16 &&
-           p->T > SKINNY_ROWS_BF16 && p->T <= BRANCH_ROWS;
 }
 
 /* Products that take turns, and those of few rows, which hold no multiprocessor for long, all begin
@@ -190,8 +191,6 @@ static bool takes_turns(const struct stream *q, const struct linear *p, int now,
 void linear_split_cuda(struct stream *q, const struct linear *p, int now, int later)
 {
     const bool turns = takes_turns(q, p, now, later), at_once = turns || p->T <= SMALL_BATCH;
-    void (*const multiply)(struct stream *, const struct linear *, int) =
-        turns ? linear_pairs : linear_cuda;
     const bool later_first = !at_once && bytes_of(p + now, later) > MOST * bytes_of(p, now);
 
     if (!splits(q, p, now, later)) {
@@ -201,10 +200,15 @@ void linear_split_cuda(struct stream *q, const struct linear *p, int now, int la
     if (!at_once && !later_first)
         linear_cuda(q, p, now);
     branch_fork(q);
-    if (at_once)
-        multiply(q, p, now);
+    if (turns)
+        linear_pairs(q, p, 1, 2);
+    else if (at_once)
+        linear_cuda(q, p, now);
     branch_begin(q);
-    multiply(q, p + now, later);
+    if (turns)
+        linear_pairs(q, p + 1, 1, 2);
+    else
+        linear_cuda(q, p + now, later);
     branch_end(q);
     if (later_first)
         linear_cuda(q, p, now);

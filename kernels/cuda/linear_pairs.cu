@@ -3,15 +3,16 @@
  *
  * A block has a tile of 128 rows of weights by ROWS rows of x, all of k or a piece's part of it,
  * and two warpgroups multiply it. Two blocks are a cluster: they have one operand in common, and
- * each brings half of its rows into the shared memory of both. Up to HALVED_ROWS rows of x that is
- * the weights, and either block has half of x: so weights leave the L2 once. Of more rows it is x,
- * and the blocks have neighbouring tiles of one product; of COMMON_X_ROWS or fewer too where so all
- * blocks are there at once, and else would take turns. A pair begins where two multiprocessors
- * are free, which larger clusters wait long for. Weights depend on no other kernel: the first ones
- * are on their way before the kernel in front has ended, though no more than EARLY_BYTES a block:
- * what that kernel reads would wait behind them. A block of short k asks for little shared memory,
- * and leaves room for the kernel behind. A library that takes one product a launch leaves
- * most of the device idle in each, and knows no activation.
+ * each brings half of its rows into the shared memory of both. That is the weights, so that they
+ * leave the L2 once: of up to HALVED_ROWS rows of x either block has half, or pairs have fewer
+ * where multiprocessors would be left idle. Of more rows it is x, and the blocks have neighbouring
+ * tiles of one product, unless all pairs with weights in common are on the device at once; and of
+ * COMMON_X_ROWS or fewer where those would take turns. A pair begins where two multiprocessors are
+ * free, which larger clusters wait long for. Weights depend on no other kernel: the first ones are
+ * on their way before the kernel in front has ended, though no more than EARLY_BYTES a block: what
+ * that kernel reads would wait behind them. A block of short k asks for little shared memory, and
+ * leaves room for the kernel behind. A library that takes one product a launch leaves most of the
+ * device idle in each, and knows no activation.
  *
  * An x that is not bf16 is rounded to the weights' type by a kernel in front, one that is not
  * aligned copied. */
@@ -26,6 +27,8 @@ enum {
     CLUSTER = 2,        /* blocks */
     COMMON_X_ROWS = 64, /* most of x that blocks have in common where weights take turns */
     HALVED_ROWS = 256,  /* most of x that either block has half of */
+    LEAST_ROWS = 16,    /* of x, of a block that has weights in common */
+    MOST_ROWS = HALVED_ROWS / CLUSTER,
     EARLY_BYTES = 80 << 10,
     COLUMNS = 4 /* of the sums that a warp finishes at a time */
 };
@@ -35,8 +38,8 @@ template <int X_ROWS, bool COMMON_WEIGHTS> struct pair_shape {
     enum {
         ROWS = X_ROWS,
         COMMON_W = COMMON_WEIGHTS,
-        WHOLE_X = COMMON_W || ROWS <= COMMON_X_ROWS, /* a pair's: the grid's y are pieces */
-        W_BOX = COMMON_W ? TILE / CLUSTER : TILE,    /* rows that a block brings */
+        RUN = COMMON_W ? CLUSTER * ROWS : ROWS,   /* rows of x that a pair has */
+        W_BOX = COMMON_W ? TILE / CLUSTER : TILE, /* rows that a block brings */
         X_BOX = COMMON_W ? ROWS : ROWS / CLUSTER,
         STAGE_BYTES = TILE_BYTES + ROWS * BLOCK_K * 2,
         STAGES = ROOM / STAGE_BYTES, /* at most */
@@ -51,6 +54,7 @@ struct pair_group {
     int T, n;
     int stages;        /* of a block: no more than it has to multiply */
     int pieces;        /* 1 if there are several products */
+    int sides;         /* so many launches like this one share the device */
     size_t piece_size; /* floats */
 };
 
@@ -202,8 +206,8 @@ static __device__ __forceinline__ void finish_tile(const struct tiled &p, const 
 
 #endif
 
-/* Block (x, y): tile x and rows from ROWS y on of x, or all of them and piece y; or where weights
- * are common, tile x / 2 and the rows from ROWS (x % 2) on, piece y. */
+/* Block (x, y): tile x, or where weights are common tile x / 2 and of a run that half of the rows;
+ * piece y % pieces of the run of rows y / pieces. */
 template <typename E, typename S>
 static __global__ void __launch_bounds__(THREADS, 1)
     pair_kernel(const __grid_constant__ struct pair_group g)
@@ -216,8 +220,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
     const int tile = S::COMMON_W ? (int)blockIdx.x / CLUSTER : (int)blockIdx.x;
     const struct tiled &p = product_of_tile(g, tile);
     const int row = (tile - p.first_tile) * TILE;
-    const int t = (S::COMMON_W ? rank : S::WHOLE_X ? 0 : (int)blockIdx.y) * S::ROWS;
-    const int piece = S::WHOLE_X ? (int)blockIdx.y : 0;
+    const int run = (int)blockIdx.y / g.pieces, piece = (int)blockIdx.y % g.pieces;
+    const int t = (S::COMMON_W ? CLUSTER * run + rank : run) * S::ROWS;
     const int first = p.blocks_k * piece / g.pieces;
     const struct stretch k = { first, p.blocks_k * (piece + 1) / g.pieces - first };
     float *part = (float *)stages;
@@ -278,10 +282,30 @@ static int blocks_of(const struct linear *p, int n, bool common_w)
     return common_w ? tiles * CLUSTER : tiles;
 }
 
+/* Rows of x that a block has where weights are in common: as few as leave no multiprocessor two
+ * blocks. */
+static int rows_of(const struct stream *q, const struct linear *p, int n, int pieces)
+{
+    const int launch = blocks_of(p, n, true) * pieces;
+    int rows = LEAST_ROWS;
+
+    while (rows < MOST_ROWS && rows * CLUSTER < p->T &&
+           launch * ceil_div(p->T, rows * CLUSTER) > q->sms)
+        rows *= 2;
+    return rows;
+}
+
+bool linear_pairs_at_once(const struct stream *q, const struct linear *p, int n, int sides)
+{
+    const int run = rows_of(q, p, n, sides) * CLUSTER;
+
+    return blocks_of(p, n, true) * sides * ceil_div(p->T, run) <= q->sms;
+}
+
 /* Whether it is x that the blocks have in common, of products in so many pieces. */
 static bool is_common_x(const struct stream *q, const struct linear *p, int n, int pieces)
 {
-    return p->T > HALVED_ROWS || (p->T <= COMMON_X_ROWS && blocks_of(p, n, true) * pieces > q->sms);
+    return (p->T > HALVED_ROWS || p->T <= COMMON_X_ROWS) && !linear_pairs_at_once(q, p, n, pieces);
 }
 
 bool linear_pairs_fit(const struct stream *q, const struct linear *p, int n)
@@ -313,7 +337,7 @@ static void multiply(struct stream *q, struct pair_group *g, const struct linear
                     p->w->dtype == DTYPE_BF16 ? pair_kernel<__nv_bfloat16, S>
                                               : pair_kernel<__half, S>,
                     dim3((unsigned)(S::COMMON_W ? tiles * CLUSTER : tiles),
-                         (unsigned)(S::WHOLE_X ? g->pieces : ceil_div(g->T, S::ROWS))),
+                         (unsigned)(g->pieces * ceil_div(g->T, (int)S::RUN))),
                     THREADS, 1024 + max(g->stages * (int)S::STAGE_BYTES, (int)S::SUM_BYTES),
                     CLUSTER, *g, 1024 + S::STAGES * S::STAGE_BYTES);
 }
@@ -321,25 +345,27 @@ static void multiply(struct stream *q, struct pair_group *g, const struct linear
 static void multiply_all(struct stream *q, struct pair_group *g, const struct linear *p,
                          const struct narrow_group *narrow)
 {
-    const bool common_x = is_common_x(q, p, g->n, g->pieces);
+    const int rows = rows_of(q, p, g->n, g->pieces * g->sides);
 
-    if (g->T > HALVED_ROWS)
-        multiply<pair_shape<256, false>>(q, g, p, narrow);
-    else if (g->T <= 32)
-        common_x ? multiply<pair_shape<32, false>>(q, g, p, narrow)
-                 : multiply<pair_shape<16, true>>(q, g, p, narrow);
-    else if (g->T <= 64)
-        common_x ? multiply<pair_shape<64, false>>(q, g, p, narrow)
-                 : multiply<pair_shape<32, true>>(q, g, p, narrow);
-    else if (g->T <= 128)
+    if (is_common_x(q, p, g->n, g->pieces))
+        g->T <= 32   ? multiply<pair_shape<32, false>>(q, g, p, narrow)
+        : g->T <= 64 ? multiply<pair_shape<64, false>>(q, g, p, narrow)
+                     : multiply<pair_shape<256, false>>(q, g, p, narrow);
+    else if (rows == 16)
+        multiply<pair_shape<16, true>>(q, g, p, narrow);
+    else if (rows == 32)
+        multiply<pair_shape<32, true>>(q, g, p, narrow);
+    else if (rows == 64)
         multiply<pair_shape<64, true>>(q, g, p, narrow);
     else
         multiply<pair_shape<128, true>>(q, g, p, narrow);
 }
 
-void linear_pairs(struct stream *q, const struct linear *p, int n)
+void linear_pairs(struct stream *q, const struct linear *p, int n, int sides)
 {
-    struct pair_group g = { .p = {}, .T = p->T, .n = n, .stages = 0, .pieces = 1, .piece_size = 0 };
+    struct pair_group g = {
+        .p = {}, .T = p->T, .n = n, .stages = 0, .pieces = 1, .sides = sides, .piece_size = 0
+    };
     struct narrow_group narrow;
 
     if (narrow_x(q, &narrow, p, n, 0))
@@ -350,7 +376,7 @@ struct pieces linear_pairs_pieces(struct stream *q, const struct linear *p, int 
 {
     const size_t size = (size_t)p->T * p->w->rows;
     struct pair_group g = {
-        .p = {}, .T = p->T, .n = 1, .stages = 0, .pieces = n, .piece_size = size
+        .p = {}, .T = p->T, .n = 1, .stages = 0, .pieces = n, .sides = 1, .piece_size = size
     };
     struct narrow_group narrow;
     struct linear piece = *p;

@@ -339,7 +339,7 @@ static void multiply(enum path path, const struct linear *p, int n)
     else if (path == WIDE)
         linear_wide(&q, p, n);
     else if (path == PAIRS)
-        linear_pairs(&q, p, n);
+        linear_pairs(&q, p, n, 1);
     else if (path == CHOSEN)
         linear_cuda(&q, p, n);
     else
