@@ -2,8 +2,8 @@
  * one kernel (definition: cpu/fused.c).
  *
  * A block has 64 channels, which are a line of each row of weights, and a tile of 16, 32 or 64 rows
- * of the batch: the smallest that leaves a place on the device for every block at once, 160 blocks
- * of 32 rows for 64 sessions of Mamba 2.8B (where scan_inputs.cu does not take them). States and
+ * of the batch: the smallest that leaves a place on the device for every block at once, 320 blocks
+ * of 32 rows for 128 sessions of Mamba 2.8B, 384 of 16 for 256 of 130M. States and
  * inputs are most of what it reads, and come the sooner the more multiprocessors ask for them;
  * weights, read once for each tile, are on their way to shared memory before the wait, as the
  * states are to registers. A thread convolves four channels of every 16th row, and leaves them,
@@ -16,9 +16,9 @@
  * through the workspace, where the last block to arrive at a part adds all clusters' in order, so
  * that results do not depend on who was last. No block waits for another cluster.
  *
- * A block of Mamba 2.8B takes 38, 52 or 80 KB of shared memory, one of 130M 20, 30 or 50: two are
- * on a multiprocessor, and begin where no block of pairs is, which has one for itself. Anything
- * else takes the parts. */
+ * A block of Mamba 2.8B takes 38, 52 or 80 KB of shared memory, one of 130M 20, 30 or 50: four,
+ * three or two are on a multiprocessor, and begin where no block of pairs is, which has one for
+ * itself. Anything else takes the parts. */
 #include "kernels/cuda/linear_tiles.cuh"
 #include "kernels/cuda/short_conv.cuh"
 
@@ -34,15 +34,20 @@ enum {
     LINE = 2 * CHANNELS,        /* bytes: of weights, and of a row for the tensor cores */
     UNITS = LINE / 16,          /* of a line */
     CLUSTER_MAX = 8,            /* blocks, what every Hopper grants */
-    PLACES = 2,                 /* blocks of a multiprocessor */
     WEIGHTS = 12 * SIDE,        /* rows: up to Mamba 2.8B's */
     WEIGHTS_MAX = 18 * SIDE,    /* Falcon-Mamba's */
     SEQUENCES_MAX = 32 * SIDE,  /* more are not measured */
     CLUSTERS_MAX = 64,          /* more take long to be added */
     BATCH = 10,                 /* sums of clusters that are asked for at once: Mamba 2.8B's */
-    SHARED_MAX = 100 << 10      /* bytes of a block, for PLACES of them and a kernel beside */
+    SHARED_MAX = 100 << 10      /* bytes of a block, for two of them and a kernel beside */
 };
 static_assert(CLUSTER_MAX * SEQUENCES_MAX / SIDE <= ARRIVALS, "a count for every share");
+
+/* Blocks of so many rows on a multiprocessor: 64, 80 or 128 registers a thread. */
+static constexpr int places(int rows)
+{
+    return rows == SIDE ? 4 : rows == 2 * SIDE ? 3 : 2;
+}
 
 struct conv_sums {
     struct short_conv conv;
@@ -326,7 +331,7 @@ static __device__ __forceinline__ bool arrives_last(unsigned *count, int cluster
 /* Block (x, y): channels from CHANNELS x on, the batch's rows from ROWS y on. Sequences and their
  * states are read before the wait (cuda.cuh). */
 template <int ROWS, int WEIGHTS>
-static __global__ void __launch_bounds__(THREADS, PLACES)
+static __global__ void __launch_bounds__(THREADS, places(ROWS))
     conv_products(const __grid_constant__ struct conv_sums g)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -407,12 +412,18 @@ static bool fits(const struct stream *q, const struct batch *in, const struct sh
            conv->dim / CHANNELS <= CLUSTERS_MAX * cluster_of(conv->dim / CHANNELS);
 }
 
+/* Whether blocks of so many rows are all on the device at once. */
+static bool at_once(const struct stream *q, int columns, int T, int rows)
+{
+    return columns * ceil_div(T, rows) <= places(rows) * q->sms;
+}
+
 /* The rows of a tile. */
 static int choose_rows(const struct stream *q, int columns, int T)
 {
     int rows = SIDE;
 
-    while (rows < T && rows < ROWS_MAX && columns * ceil_div(T, rows) > PLACES * q->sms)
+    while (rows < T && rows < ROWS_MAX && !at_once(q, columns, T, rows))
         rows *= 2;
     return rows;
 }
@@ -459,7 +470,7 @@ static bool enqueue(struct stream *q, struct conv_sums g)
     const int columns = g.conv.dim / CHANNELS, rows = choose_rows(q, columns, g.T);
     const size_t bytes = (size_t)(columns / g.blocks) * g.T * g.rows * sizeof(float);
 
-    if (shared_of(g, rows) > SHARED_MAX || columns * ceil_div(g.T, rows) > PLACES * q->sms)
+    if (shared_of(g, rows) > SHARED_MAX || !at_once(q, columns, g.T, rows))
         return false;
     if (columns > g.blocks) {
         g.partial = (float *)stream_workspace(q, bytes, "conv_linear");
