@@ -152,6 +152,33 @@ static __device__ __forceinline__ float advance_pair(struct lane &s, const tile 
     return OUT ? sum_across<1>(y, (int)threadIdx.x) : 0.0f;
 }
 
+/* The outputs of rows t on, `rows` of them, at most TOKENS, of the thread's channel. What is asked
+ * once for all of them is not asked for each. */
+static __device__ __forceinline__ void finish_rows(const struct diagonal_scan &p,
+                                                   const struct lane &s, const tile &b,
+                                                   float (&sum)[TOKENS], int t, int rows)
+{
+    const size_t at = (size_t)t * p.y_ld + s.channel;
+
+#pragma unroll
+    for (int i = 0; i < TOKENS; i++)
+        sum[i] += s.D * b.x[i][threadIdx.x];
+    if (p.z)
+#pragma unroll
+        for (int i = 0; i < TOKENS; i++)
+            sum[i] = gated(sum[i], b.z[i][threadIdx.x]);
+    if (p.y)
+#pragma unroll
+        for (int i = 0; i < TOKENS; i++)
+            if (i < rows)
+                p.y[at + i * p.y_ld] = sum[i];
+    if (p.y_bf16)
+#pragma unroll
+        for (int i = 0; i < TOKENS; i++)
+            if (i < rows)
+                p.y_bf16[at + i * p.y_ld] = __bfloat16_as_ushort(__float2bfloat16_rn(sum[i]));
+}
+
 /* Rows [t, stop) of one sequence. */
 template <bool OUT>
 static __device__ __forceinline__ void walk(const struct diagonal_scan &p, bool raw,
@@ -173,17 +200,14 @@ static __device__ __forceinline__ void walk(const struct diagonal_scan &p, bool 
             make_steps(b, stop - t);
             __syncwarp();
         }
+
+        float sum[TOKENS];
+
 #pragma unroll
-        for (int i = 0; i < TOKENS; i++) {
-            const float sum = advance_pair<OUT>(s, b, i);
-
-            if (OUT && t + i < stop) {
-                const float y = sum + s.D * b.x[i][threadIdx.x];
-
-                store_numbers<1>(p.y, p.y_bf16, (size_t)(t + i) * p.y_ld + s.channel,
-                                 { { p.z ? gated(y, b.z[i][threadIdx.x]) : y } });
-            }
-        }
+        for (int i = 0; i < TOKENS; i++)
+            sum[i] = advance_pair<OUT>(s, b, i);
+        if (OUT)
+            finish_rows(p, s, b, sum, t, stop - t);
     }
     copies_wait<0>();
     __syncthreads(); /* the ring is free */
