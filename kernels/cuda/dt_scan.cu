@@ -20,7 +20,7 @@ enum {
     EACH_MAX = 96, /* sequences of a block: at most 32 a warp */
     AHEAD = 2,     /* sequences of a warp on their way */
     STAGES = AHEAD + 1,
-    SEQUENCES_MAX = 512 /* more are not measured */
+    SEQUENCES_MAX = 4096 /* rows are found by 32 bits */
 };
 
 static const size_t RECORD_MAX = (size_t)1 << 30; /* numbers */
