@@ -168,7 +168,7 @@ static bool takes_turns(const struct stream *q, const struct linear *p, int now,
 {
     return now == 1 && later == 1 && group_of(p, 2) == 2 && warpgroups_can(q, p) && p->x_bf16 &&
            p->T > SKINNY_ROWS_BF16 &&
-           (p->T <= BRANCH_ROWS || (q->replayed && linear_pairs_at_once(q, p, 1, 2)));
+           (p->T <= BRANCH_ROWS || (q->replayed && linear_pairs_at_once(q, p, 2, 1)));
 }
 
 /* Whether the later products run beside what follows. Not with a few, whose kernels wait for the

@@ -5,7 +5,7 @@
 
 #include "kernels/backend.h"
 
-enum { S_MAX = 200, EXTRA = 2, LONG_MAX = 700 };
+enum { S_MAX = 600, EXTRA = 2, LONG_MAX = 700 };
 
 /* A batch with slots out of order; where a backend knows them, its last sequence is padding. */
 struct layout {

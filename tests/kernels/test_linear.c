@@ -368,11 +368,11 @@ static void many_rows_of_weights_are_multiplied_at_once(void **state)
 static void products_of_one_group_share_the_device(void **state)
 {
     const struct kind bf16 = { DTYPE_BF16, false };
-    const int sizes[] = { 9, 30, 64, 100, 200 };
+    const int sizes[] = { 9, 30, 64, 100, 200, 300 };
     struct backend *be = check_backend_of(state);
     const bool small = be && check_is_exact(be);
 
-    for (int k = 0; be && k < (small ? 1 : 15); k++) {
+    for (int k = 0; be && k < (small ? 1 : 18); k++) {
         const int n = check_int(3, 5), cols = check_int(330, 700);
         struct linear p[5];
         struct weight w[5];
@@ -383,7 +383,7 @@ static void products_of_one_group_share_the_device(void **state)
 
             w[i] = make_weight(be, bf16, small ? rows / 20 + 1 : rows, cols);
             do {
-                p[i] = make_bf16_product(&w[i], sizes[k % 5], (enum activation)check_int(0, 5), 0);
+                p[i] = make_bf16_product(&w[i], sizes[k % 6], (enum activation)check_int(0, 5), 0);
             } while (!p[i].x_bf16);
             preset[i] = preset_of(&p[i]);
         }
@@ -691,7 +691,8 @@ static void products_beside_others_are_those_in_order(void **state)
     const int least = be && check_is_exact(be) ? 150 : 1500, count = least == 150 ? 3 : 7;
 
     for (int i = 0; be && i < (be->bf16_rows ? 4 : 2) * count; i++) {
-        const int T = sizes[i / 2 % count], later = 4 * least;
+        const int T = sizes[i / 2 % count];
+        const int later = T == 300 ? least : 4 * least; /* or all is on the device at once */
         const int now = i % 2 ? least : 6 * least; /* the later ones begin first, or not */
         struct forked f = { .be = be };
         float **const rows[] = { &f.x, &f.y_now, &f.y_later, &f.y_chain, &f.y_end };
