@@ -692,7 +692,8 @@ static void products_beside_others_are_those_in_order(void **state)
 
     for (int i = 0; be && i < (be->bf16_rows ? 4 : 2) * count; i++) {
         const int T = sizes[i / 2 % count];
-        const int later = T == 300 ? least : 4 * least; /* or all is on the device at once */
+        /* Of 300 rows so many that all is on the device at once. */
+        const int later = T == 300 ? least : 4 * least;
         const int now = i % 2 ? least : 6 * least; /* the later ones begin first, or not */
         struct forked f = { .be = be };
         float **const rows[] = { &f.x, &f.y_now, &f.y_later, &f.y_chain, &f.y_end };

@@ -82,7 +82,7 @@ static uint16_t *narrowed(struct rows *r)
 static struct inputs_case make_inputs_case(bool bf16_rows)
 {
     const int S = choose_sequences();
-    const bool few = S < MANY, fit = check_int(0, 5) > 0;
+    const bool fit = check_int(0, 5) > 0, few = S < MANY;
     const bool large = few && fit && check_int(0, bf16_rows ? 2 : 7) == 0;
     const bool aligned = fit || check_int(0, 1), deep = few && bf16_rows && check_int(0, 1);
     const enum shape shape = large || check_int(0, 5) ? ONE_EACH : RAGGED;
