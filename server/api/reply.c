@@ -26,6 +26,7 @@ void reply_finish(struct reply *r)
     }
     free(r->prompt);
     free(r->choice);
+    free(r->opening.bytes);
     *r = (struct reply){ 0 };
 }
 
@@ -124,9 +125,25 @@ void reply_whole(struct reply *r, struct json_out *o)
     json_close(o, '}');
 }
 
+/* As open_answer(): what is the same in all chunks is written once. */
+static void open_chunk(struct reply *r, struct json_out *o)
+{
+    struct json_out once;
+
+    json_out_init(&once, &r->opening);
+    if (r->opening.len == 0)
+        open_answer(r, r->shape->chunk_object, &once);
+    json_raw(o, r->opening.bytes, r->opening.len);
+    o->comma = false;
+    if (json_out_ok(&once))
+        return;
+    o->failed = true;
+    r->opening.len = 0;
+}
+
 void reply_chunk(struct reply *r, const struct reply_piece *piece, struct json_out *o)
 {
-    open_answer(r, r->shape->chunk_object, o);
+    open_chunk(r, o);
     json_open(o, '{');
     r->shape->piece(r, piece, o);
     close_choice(piece->finish, o);
@@ -142,7 +159,7 @@ void reply_chunk(struct reply *r, const struct reply_piece *piece, struct json_o
 
 void reply_usage_chunk(struct reply *r, struct json_out *o)
 {
-    open_answer(r, r->shape->chunk_object, o);
+    open_chunk(r, o);
     json_close(o, ']');
     put_totals(r, o);
     json_close(o, '}');
