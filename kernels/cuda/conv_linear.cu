@@ -3,11 +3,11 @@
  *
  * A block has 64 channels, which are a line of each row of weights, and a tile of 16, 32 or 64 rows
  * of the batch: the smallest that leaves a place on the device for every block at once, 320 blocks
- * of 32 rows for 128 sessions of Mamba 2.8B, 384 of 16 for 256 of 130M. States and
- * inputs are most of what it reads, and come the sooner the more multiprocessors ask for them;
- * weights, read once for each tile, are on their way to shared memory before the wait, as the
- * states are to registers. A thread convolves four channels of every 16th row, and leaves them,
- * rounded to bf16, for the tensor cores.
+ * of 32 rows for 128 sessions of Mamba 2.8B, 384 of 16 for 256 of 130M. States and inputs are most
+ * of what it reads, and come the sooner the more multiprocessors ask for them; weights, read once
+ * for each tile, are on their way to shared memory before the wait, as the states are to registers.
+ * A thread convolves four channels of every 16th row, and leaves them, rounded to bf16, for the
+ * tensor cores.
  *
  * The sums of a block are those of all outputs over its channels. The blocks of a cluster share the
  * outputs: each sends the others their part, into their shared memory, and adds its own in the
@@ -43,7 +43,7 @@ enum {
 };
 static_assert(CLUSTER_MAX * SEQUENCES_MAX / SIDE <= ARRIVALS, "a count for every share");
 
-/* Blocks of so many rows on a multiprocessor: 64, 80 or 128 registers a thread. */
+/* How many blocks of so many rows a multiprocessor has registers for: 64, 80 or 128 a thread. */
 static constexpr int places(int rows)
 {
     return rows == SIDE ? 4 : rows == 2 * SIDE ? 3 : 2;
@@ -412,26 +412,29 @@ static bool fits(const struct stream *q, const struct batch *in, const struct sh
            conv->dim / CHANNELS <= CLUSTERS_MAX * cluster_of(conv->dim / CHANNELS);
 }
 
-/* Whether blocks of so many rows are all on the device at once. */
-static bool at_once(const struct stream *q, int columns, int T, int rows)
-{
-    return columns * ceil_div(T, rows) <= places(rows) * q->sms;
-}
-
-/* The rows of a tile. */
-static int choose_rows(const struct stream *q, int columns, int T)
-{
-    int rows = SIDE;
-
-    while (rows < T && rows < ROWS_MAX && !at_once(q, columns, T, rows))
-        rows *= 2;
-    return rows;
-}
-
 /* Bytes of shared memory of a block: weights, rows and the parts that it is sent. */
 static int shared_of(const struct conv_sums &g, int rows)
 {
     return (g.rows + rows) * (int)LINE + g.blocks * g.each * rows * EIGHT * (int)sizeof(float);
+}
+
+/* Whether tiles of so many rows leave a place on the device for every block at once. */
+static bool at_once(const struct stream *q, const struct conv_sums &g, int rows)
+{
+    const int blocks = g.conv.dim / CHANNELS * ceil_div(g.T, rows);
+    const int by_memory = (int)q->block_memory / (shared_of(g, rows) + 1024);
+
+    return blocks <= min(places(rows), by_memory) * q->sms;
+}
+
+/* The rows of a tile. */
+static int choose_rows(const struct stream *q, const struct conv_sums &g)
+{
+    int rows = SIDE;
+
+    while (rows < g.T && rows < ROWS_MAX && !at_once(q, g, rows))
+        rows *= 2;
+    return rows;
 }
 
 template <int ROWS> static void launch_rows(struct stream *q, const struct conv_sums &g)
@@ -467,10 +470,10 @@ static struct conv_sums sums_of(const struct stream *q, const struct short_conv 
 /* Whether it was enqueued, or failed to be. */
 static bool enqueue(struct stream *q, struct conv_sums g)
 {
-    const int columns = g.conv.dim / CHANNELS, rows = choose_rows(q, columns, g.T);
+    const int columns = g.conv.dim / CHANNELS, rows = choose_rows(q, g);
     const size_t bytes = (size_t)(columns / g.blocks) * g.T * g.rows * sizeof(float);
 
-    if (shared_of(g, rows) > SHARED_MAX || !at_once(q, columns, g.T, rows))
+    if (shared_of(g, rows) > SHARED_MAX || !at_once(q, g, rows))
         return false;
     if (columns > g.blocks) {
         g.partial = (float *)stream_workspace(q, bytes, "conv_linear");
