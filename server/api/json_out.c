@@ -116,6 +116,12 @@ void json_raw(struct json_out *o, const char *json, size_t len)
     put(o, json, len);
 }
 
+void json_raw_open(struct json_out *o, const char *json, size_t len)
+{
+    json_raw(o, json, len);
+    o->comma = false;
+}
+
 void json_int(struct json_out *o, int64_t v)
 {
     char text[32];

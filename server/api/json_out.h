@@ -40,6 +40,8 @@ void json_bool(struct json_out *o, bool v);
 void json_null(struct json_out *o);
 /* A value that is JSON already. */
 void json_raw(struct json_out *o, const char *json, size_t len);
+/* The beginning of one, up to a bracket that opens. */
+void json_raw_open(struct json_out *o, const char *json, size_t len);
 void json_hex(struct json_out *o, const uint8_t *bytes, size_t len);
 
 #endif

@@ -26,7 +26,7 @@ void reply_finish(struct reply *r)
     }
     free(r->prompt);
     free(r->choice);
-    free(r->opening.bytes);
+    free(r->chunk.bytes);
     *r = (struct reply){ 0 };
 }
 
@@ -130,15 +130,15 @@ static void open_chunk(struct reply *r, struct json_out *o)
 {
     struct json_out once;
 
-    json_out_init(&once, &r->opening);
-    if (r->opening.len == 0)
+    json_out_init(&once, &r->chunk);
+    if (r->chunk.len == 0)
         open_answer(r, r->shape->chunk_object, &once);
-    json_raw(o, r->opening.bytes, r->opening.len);
-    o->comma = false;
-    if (json_out_ok(&once))
+    if (json_out_ok(&once)) {
+        json_raw_open(o, r->chunk.bytes, r->chunk.len);
         return;
+    }
+    r->chunk.len = 0; /* the next one writes it anew */
     o->failed = true;
-    r->opening.len = 0;
 }
 
 void reply_chunk(struct reply *r, const struct reply_piece *piece, struct json_out *o)

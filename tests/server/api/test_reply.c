@@ -351,6 +351,33 @@ static void no_chunk_has_a_line_break(void **state)
     reply_finish(&r);
 }
 
+/* Up to its choices, as the client that reads the first chunk keeps it. */
+static void all_chunks_begin_alike(void **state)
+{
+    const char *const keys[] = { "id", "object", "created", "model", "system_fingerprint" };
+    struct reply r;
+
+    (void)state;
+    make(&r, &reply_chat, 1, 2);
+
+    cJSON *first = chunk(&r, (struct reply_piece){ .opening = true });
+    cJSON *const others[] = { chunk(&r, (struct reply_piece){ .text = "a", .len = 1, .choice = 1 }),
+                              usage(&r) };
+
+    assert_text(first, "id", r.id.text);
+    assert_text(first, "object", "chat.completion.chunk");
+    assert_text(first, "model", "m");
+    assert_text(first, "system_fingerprint", "abcd0000000000000000000000000000");
+    assert_int_equal((int64_t)at(first, "created")->valuedouble, r.created);
+    for (size_t i = 0; i < 2; i++) {
+        for (size_t k = 0; k < sizeof(keys) / sizeof(keys[0]); k++)
+            assert_true(cJSON_Compare(at(first, keys[k]), at(others[i], keys[k]), true));
+        cJSON_Delete(others[i]);
+    }
+    cJSON_Delete(first);
+    reply_finish(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -362,6 +389,7 @@ int main(void)
         cmocka_unit_test(a_chat_stream_begins_with_the_role_and_ends_with_a_reason),
         cmocka_unit_test(the_usage_chunk_has_no_choices),
         cmocka_unit_test(no_chunk_has_a_line_break),
+        cmocka_unit_test(all_chunks_begin_alike),
     };
 
     return cmocka_run_group_tests(tests, open_tokenizer, close_tokenizer);
