@@ -34,9 +34,16 @@ static struct dt_case make_dt_case(bool bf16_rows)
     const enum shape shape = (enum shape)(check_int(0, 1) * check_int(ALL_OF_ONE, RAGGED));
     const bool fit = check_int(0, 3) > 0;
     const bool is_long = check_int(0, 3) == 0;
-    const int S = check_int(0, 2) ? check_int(1, 9) : check_int(1, S_MAX);
-    struct dt_case c = { .l = is_long ? make_layout(check_int(1, 2), LONG) : make_layout(S, shape),
-                         .dim = fit ? 32 * check_int(1, 5) : check_int(1, 100),
+    /* So many channels that a device's blocks have tens of sequences, or take turns. */
+    const bool wide = bf16_rows && fit && !is_long && check_int(0, 7) == 0;
+    const int S = wide              ? check_int(100, 300)
+                  : check_int(0, 2) ? check_int(1, 9)
+                                    : check_int(1, S_MAX);
+    struct dt_case c = { .l = is_long ? make_layout(check_int(1, 2), LONG)
+                                      : make_layout(S, wide ? ONE_EACH : shape),
+                         .dim = wide  ? 32 * check_int(100, 160)
+                                : fit ? 32 * check_int(1, 5)
+                                      : check_int(1, 100),
                          .N = check_int(0, 5) ? 16 : 8,
                          .rank = fit ? 8 * check_int(1, 34) : check_int(1, 70),
                          .dtype = check_int(0, 3) ? DTYPE_BF16 : DTYPE_F32,
