@@ -178,8 +178,8 @@ struct scan_lane {
     uint32_t key;
 };
 
-/* Row `row` of a batch of few, whose numbers are fewer than 2^32: a product of 32 bits is one
- * instruction, one of 64 several, which takes half a per cent of a step of Mamba 2.8B. */
+/* Row `row` of a batch, of which there are SEQUENCES_MAX of fewer than 2^20 numbers: a product of
+ * 32 bits is one instruction, one of 64 several, which takes half a per cent of a step of 2.8B. */
 template <typename E>
 static __device__ __forceinline__ E *row_at(E *rows, int row, size_t ld, int column)
 {

@@ -163,7 +163,8 @@ static size_t bytes_of(const struct linear *p, int n)
 }
 
 /* Whether two products of the same rows run beside each other by the path of pairs, whose blocks
- * take their turns on the multiprocessors: none waits for another's end. */
+ * take their turns on the multiprocessors: none waits for another's end. Of many rows, in decode
+ * alone, they do where there is a multiprocessor for each block. */
 static bool takes_turns(const struct stream *q, const struct linear *p, int now, int later)
 {
     return now == 1 && later == 1 && group_of(p, 2) == 2 && warpgroups_can(q, p) && p->x_bf16 &&

@@ -26,7 +26,7 @@ enum {
     ROOM = 200 << 10,   /* bytes of a block's stages, which has a multiprocessor for itself */
     CLUSTER = 2,        /* blocks */
     COMMON_X_ROWS = 64, /* most of x that blocks have in common where weights take turns */
-    HALVED_ROWS = 256,  /* most of x that either block has half of */
+    HALVED_ROWS = 256,  /* most of x that a pair has with weights in common */
     LEAST_ROWS = 16,    /* of x, of a block that has weights in common */
     MOST_ROWS = HALVED_ROWS / CLUSTER,
     EARLY_BYTES = 80 << 10,
@@ -283,7 +283,7 @@ static int blocks_of(const struct linear *p, int n, bool common_w)
 }
 
 /* Rows of x that a block has where weights are in common: as few as leave no multiprocessor two
- * blocks. */
+ * blocks, or, if none do, half of all or of HALVED_ROWS. */
 static int rows_of(const struct stream *q, const struct linear *p, int n, int pieces)
 {
     const int launch = blocks_of(p, n, true) * pieces;

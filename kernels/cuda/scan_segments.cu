@@ -152,8 +152,8 @@ static __device__ __forceinline__ float advance_pair(struct lane &s, const tile 
     return OUT ? sum_across<1>(y, (int)threadIdx.x) : 0.0f;
 }
 
-/* The outputs of rows t on, `rows` of them, at most TOKENS, of the thread's channel. What is asked
- * once for all of them is not asked for each. */
+/* The outputs of rows t on, `rows` of them, at most TOKENS, of the thread's channel. Whether there
+ * is a gate, and where they go, is asked once for all of them. */
 static __device__ __forceinline__ void finish_rows(const struct diagonal_scan &p,
                                                    const struct lane &s, const tile &b,
                                                    float (&sum)[TOKENS], int t, int rows)
