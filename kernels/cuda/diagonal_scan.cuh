@@ -122,8 +122,7 @@ static __device__ __forceinline__ void take_in(quarters &h, const quarters &A,
             h[k][n] = scanned(h[k][n], A[k][n], s.time[k], s.add[k], s.B[n]);
 }
 
-/* A step becomes an entry of the log: each lane has its own channel's part, `its` lanes have B's.
- */
+/* A step becomes an entry of the log: each lane has its channel's part, `its` lanes have B's. */
 static __device__ __forceinline__ void put_step(const struct scan_entry &e, float time, float add,
                                                 const float (&B)[OWN], int channel, bool its)
 {

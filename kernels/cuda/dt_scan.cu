@@ -23,7 +23,7 @@ enum {
     SEQUENCES_MAX = 4096 /* rows are found by 32 bits */
 };
 
-static const size_t RECORD_MAX = (size_t)1 << 30; /* numbers */
+static const size_t RECORD_MAX = (size_t)1 << 30, ROW_MAX = (size_t)1 << 20; /* numbers */
 
 /* What the step sizes are made of. */
 struct step_sizes {
@@ -178,8 +178,9 @@ struct scan_lane {
     uint32_t key;
 };
 
-/* Row `row` of a batch, of which there are SEQUENCES_MAX of fewer than 2^20 numbers: a product of
- * 32 bits is one instruction, one of 64 several, which takes half a per cent of a step of 2.8B. */
+/* Row `row` of a batch, of which there are SEQUENCES_MAX of fewer than ROW_MAX numbers: a product
+ * of 32 bits is one instruction, one of 64 several, which takes half a per cent of a step of 2.8B.
+ */
 template <typename E>
 static __device__ __forceinline__ E *row_at(E *rows, int row, size_t ld, int column)
 {
@@ -413,7 +414,8 @@ static bool fits(const struct stream *q, const struct batch *in, const struct li
                           off_grid(p->state) | off_grid(d->x, d->x_ld) |
                           ((uintptr_t)d->x_bf16 | (d->x_bf16 ? d->x_ld * 2 : 0)) % 16;
 
-    return q->row_each && in->S <= SEQUENCES_MAX && p->state.stride < RECORD_MAX && p->N == N &&
+    return q->row_each && in->S <= SEQUENCES_MAX && p->state.stride < RECORD_MAX &&
+           (p->x_ld | p->z_ld | p->bc_ld | p->y_ld) < ROW_MAX && p->N == N &&
            p->dim % CHANNELS == 0 && d->w->rows == p->dim && d->w->dtype == DTYPE_BF16 &&
            d->w->cols % 8 == 0 && d->w->cols <= MANY_CHUNKS * CHUNK && d->act == ACT_SOFTPLUS &&
            !d->add && off == 0;

@@ -186,6 +186,14 @@ static bool splits(const struct stream *q, const struct linear *p, int now, int 
     return now + later == 2 && (size_t)p->T * p[now].w->bytes > LITTLE;
 }
 
+static void multiply(struct stream *q, const struct linear *p, int n, bool turns)
+{
+    if (turns)
+        linear_pairs(q, p, n, 2);
+    else
+        linear_cuda(q, p, n);
+}
+
 /* Products that take turns, and those of few rows, which hold no multiprocessor for long, all begin
  * at once. Else the later ones begin first where they are most of it, or else when the others have
  * ended: what is waited for does not share the memory's rate. */
@@ -201,15 +209,10 @@ void linear_split_cuda(struct stream *q, const struct linear *p, int now, int la
     if (!at_once && !later_first)
         linear_cuda(q, p, now);
     branch_fork(q);
-    if (turns)
-        linear_pairs(q, p, 1, 2);
-    else if (at_once)
-        linear_cuda(q, p, now);
+    if (at_once)
+        multiply(q, p, now, turns);
     branch_begin(q);
-    if (turns)
-        linear_pairs(q, p + 1, 1, 2);
-    else
-        linear_cuda(q, p + now, later);
+    multiply(q, p + now, later, turns);
     branch_end(q);
     if (later_first)
         linear_cuda(q, p, now);

@@ -71,8 +71,9 @@ void linear_wide(struct stream *q, const struct linear *p, int n);
 bool linear_pairs_fit(const struct stream *q, const struct linear *p, int n);
 /* In how many pieces, `most` or fewer, it takes a product; 0 or 1: in none. */
 int linear_pairs_count(const struct stream *q, const struct linear *p, int most);
-/* Whether so many launches like this one are on the device at once, weights in common. */
+/* Whether `sides` launches like this one are on the device at once, weights in common. */
 bool linear_pairs_at_once(const struct stream *q, const struct linear *p, int n, int sides);
+/* One of so many launches that share the device. */
 void linear_pairs(struct stream *q, const struct linear *p, int n, int sides);
 
 /* One product of any size by cuBLASLt, the algorithm timed once for each shape and range of T

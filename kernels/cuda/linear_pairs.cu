@@ -54,7 +54,6 @@ struct pair_group {
     int T, n;
     int stages;        /* of a block: no more than it has to multiply */
     int pieces;        /* 1 if there are several products */
-    int sides;         /* so many launches like this one share the device */
     size_t piece_size; /* floats */
 };
 
@@ -342,10 +341,11 @@ static void multiply(struct stream *q, struct pair_group *g, const struct linear
                     CLUSTER, *g, 1024 + S::STAGES * S::STAGE_BYTES);
 }
 
+/* One of so many launches like it that share the device. */
 static void multiply_all(struct stream *q, struct pair_group *g, const struct linear *p,
-                         const struct narrow_group *narrow)
+                         const struct narrow_group *narrow, int sides)
 {
-    const int rows = rows_of(q, p, g->n, g->pieces * g->sides);
+    const int rows = rows_of(q, p, g->n, g->pieces * sides);
 
     if (is_common_x(q, p, g->n, g->pieces))
         g->T <= 32   ? multiply<pair_shape<32, false>>(q, g, p, narrow)
@@ -363,20 +363,18 @@ static void multiply_all(struct stream *q, struct pair_group *g, const struct li
 
 void linear_pairs(struct stream *q, const struct linear *p, int n, int sides)
 {
-    struct pair_group g = {
-        .p = {}, .T = p->T, .n = n, .stages = 0, .pieces = 1, .sides = sides, .piece_size = 0
-    };
+    struct pair_group g = { .p = {}, .T = p->T, .n = n, .stages = 0, .pieces = 1, .piece_size = 0 };
     struct narrow_group narrow;
 
     if (narrow_x(q, &narrow, p, n, 0))
-        multiply_all(q, &g, p, &narrow);
+        multiply_all(q, &g, p, &narrow, sides);
 }
 
 struct pieces linear_pairs_pieces(struct stream *q, const struct linear *p, int n)
 {
     const size_t size = (size_t)p->T * p->w->rows;
     struct pair_group g = {
-        .p = {}, .T = p->T, .n = 1, .stages = 0, .pieces = n, .sides = 1, .piece_size = size
+        .p = {}, .T = p->T, .n = 1, .stages = 0, .pieces = n, .piece_size = size
     };
     struct narrow_group narrow;
     struct linear piece = *p;
@@ -387,6 +385,6 @@ struct pieces linear_pairs_pieces(struct stream *q, const struct linear *p, int 
     piece.y_ld = p->w->rows;
     piece.bias = NULL;
     piece.add = false;
-    multiply_all(q, &g, &piece, &narrow);
+    multiply_all(q, &g, &piece, &narrow, 1);
     return { p->y, piece.y, p->bias, size, n };
 }

@@ -171,12 +171,12 @@ static __device__ __forceinline__ void finish_rows(const struct diagonal_scan &p
 #pragma unroll
         for (int i = 0; i < TOKENS; i++)
             if (i < rows)
-                p.y[at + i * p.y_ld] = sum[i];
+                store_numbers<1>(p.y, NULL, at + i * p.y_ld, { { sum[i] } });
     if (p.y_bf16)
 #pragma unroll
         for (int i = 0; i < TOKENS; i++)
             if (i < rows)
-                p.y_bf16[at + i * p.y_ld] = __bfloat16_as_ushort(__float2bfloat16_rn(sum[i]));
+                store_numbers<1>(NULL, p.y_bf16, at + i * p.y_ld, { { sum[i] } });
 }
 
 /* Rows [t, stop) of one sequence. */

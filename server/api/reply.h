@@ -45,7 +45,7 @@ struct reply {
     const uint8_t *fingerprint;        /* 16 bytes, borrowed */
     struct id id;
     int64_t created;
-    struct text_buffer chunk; /* what all chunks of a stream begin with, owned; empty before */
+    struct text_buffer chunk; /* what all chunks begin with, owned; empty until the first */
     bool logprobs, include_usage, special; /* special: their text is part of the answer */
     struct reply_prompt *prompt;           /* [prompts], owned */
     struct reply_choice *choice;           /* [prompts * n], owned */
