@@ -8,7 +8,8 @@
  * one of the lower rows with its second, which the same lane has. The order of k is free as long as
  * both sides agree, so the 16 bytes that a lane loads serve two products as they lie, and what
  * eight lanes load lies side by side. Rows of x that are not there are zeros: a row's sums are the
- * same whatever stands beside it. */
+ * same whatever stands beside it. Rows too long for the registers of eight warps are taken a
+ * stretch at a time. */
 #include "kernels/cuda/linear_ring.cuh"
 
 enum {
@@ -16,6 +17,8 @@ enum {
     STEP_BITS = 2,     /* 2^bits rows of weights at a time */
     SEGMENT = 64,      /* columns */
     SEGMENTS_MAX = 16, /* of a warp's piece of a row */
+    ALL_SEGMENTS = SEGMENT << SPLIT_BITS_MAX, /* columns: one of each warp */
+    COLUMNS_MAX = SEGMENTS_MAX * ALL_SEGMENTS,
     UNIT_GOOD = 16 << 10,
     PART_MAX = 20 << 10
 };
@@ -25,10 +28,11 @@ struct few {
     struct output out;
     size_t x_ld;
     int T, rows, cols, ld;
+    int columns;    /* of a stretch of k */
     int split_bits; /* 2^split_bits warps share a row */
     int row_bits;   /* 2^row_bits rows are a unit: four for the warps that share them */
     int part_bits;  /* 2^part_bits parts of it are copied, a place of the ring each */
-    int segments;   /* of a warp's piece; the last warps of a row may have fewer */
+    int segments;   /* of a warp's piece of a stretch; the last warps of a row may have fewer */
     int units;
     int first_block, blocks;
     struct ring ring;
@@ -40,6 +44,26 @@ struct few_group {
 };
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+/* The copying thread of a product of long rows: of the units between two ends a stretch of k comes,
+ * then the next one; a part is of one row. */
+static __device__ __forceinline__ void copy_stretches(char *memory, struct ring_barriers &b,
+                                                      const struct few &p, int first)
+{
+    const int step = p.blocks << p.split_bits, parts = 1 << p.part_bits;
+    struct place to = { 0, 1 }, landing = { 0, 0 };
+    int ahead = 0;
+
+    for (int batch = first; batch < p.units; batch += step)
+        for (int column = 0; column < p.ld; column += p.columns)
+            for (int u = batch; u < min(batch + step, p.units); u += p.blocks)
+                for (int i = 0, row = u << p.row_bits; i < parts; i++, row++) {
+                    const bool none = row >= p.rows;
+                    const int bytes = none ? 0 : 2 * min(p.columns, p.ld - column);
+
+                    copy_part(memory, b, p.ring, to, landing, ahead, p, row, column, bytes, none);
+                }
+}
 
 /* This lane's numbers of row lane / 4 of x as left sides of two products a segment, from column k
  * of the segment on; zeros beyond the last row, the last column, and column `end`. */
@@ -110,7 +134,7 @@ static __device__ __forceinline__ float multiply(const unsigned (&a)[SEGMENTS][2
 /* Pieces of up to SEGMENTS, or all of them EXACTly so many and whole. As many units as give every
  * consumer an output lie between two ends: warp i ends the i-th step of a warp that is shared, and
  * its lanes have the outputs that they had sums of. */
-template <int SEGMENTS, bool EXACT>
+template <int SEGMENTS, bool EXACT, bool LONG>
 static __global__ void __launch_bounds__(THREADS, SEGMENTS > 5 ? 1 : 2)
     few_kernel(const __grid_constant__ struct few_group g)
 {
@@ -125,7 +149,9 @@ static __global__ void __launch_bounds__(THREADS, SEGMENTS > 5 ? 1 : 2)
     let_next_start();
     ring_init(barriers, p.ring);
     if (warp == WARPS) {
-        if (lane == 0)
+        if (lane == 0 && LONG && p.columns < p.ld)
+            copy_stretches(ring, barriers, p, first);
+        else if (lane == 0)
             copy_units(ring, barriers, p.ring, p, first);
         return;
     }
@@ -133,10 +159,9 @@ static __global__ void __launch_bounds__(THREADS, SEGMENTS > 5 ? 1 : 2)
     const int splits = 1 << p.split_bits, split = warp & (splits - 1);
     const int sharing = WARPS >> p.split_bits; /* groups of warps that share rows */
     const int begin = split * p.segments * SEGMENT;
-    const int there = min(p.segments, (p.ld - begin) / SEGMENT);
     const int parts = 1 << p.part_bits, unit_bytes = p.ring.bytes << p.part_bits;
     const int own_row = (warp >> p.split_bits << STEP_BITS) + lane / 8;
-    const char *const own = ring + 2 * (own_row * p.ld + begin) + lane % 8 * 16;
+    const char *const own = ring + 2 * (own_row * p.columns + begin) + lane % 8 * 16;
     const int own_part = lane >> (5 - p.part_bits); /* a unit in parts is of four rows */
     const int ring_units = p.ring.places >> p.part_bits;
     const int units = (p.units - first + p.blocks - 1) / p.blocks;
@@ -148,27 +173,38 @@ static __global__ void __launch_bounds__(THREADS, SEGMENTS > 5 ? 1 : 2)
     wait_for_inputs();
     if (threadIdx.x == 0)
         barrier_arrive(&barriers.x_came);
-    load_x<SEGMENTS, EXACT>(a, p, begin + lane % 4 * RUN, begin + p.segments * SEGMENT);
+    if (!LONG)
+        load_x<SEGMENTS, EXACT>(a, p, begin + lane % 4 * RUN, begin + p.segments * SEGMENT);
     for (int done = 0; done < units; done += splits) {
         const int now = min(splits, units - done);
         const int row = ((first + (done + ending_unit) * p.blocks) << p.row_bits) + ending_row;
         const bool ends = ending_unit < now && row < p.rows && t < p.T;
-        float *sum = &sums[0][warp][lane];
         struct ending ending = {};
 
         if (ends)
             ending.load(p.out, t, row);
 #pragma unroll 1
-        for (int u = 0; u < now; u++, sum += WARPS * 32) {
-            const int place = from.i << p.part_bits;
+        for (int column = 0; LONG ? column < p.ld : column == 0; column += p.columns) {
+            const int k = column + begin;
+            const int there = min(p.segments, (min(p.columns, p.ld - column) - begin) / SEGMENT);
+            float *sum = &sums[0][warp][lane];
 
-            barrier_wait(&barriers.full[place + own_part], from.parity);
-            *sum = multiply<SEGMENTS, EXACT>(a, own + from.i * unit_bytes, there, [&] {
-                __syncwarp();
-                if (lane < parts)
-                    barrier_arrive(&barriers.empty[place + lane]);
-            });
-            from.advance(ring_units);
+            if (LONG)
+                load_x<SEGMENTS, EXACT>(a, p, k + lane % 4 * RUN, k + p.segments * SEGMENT);
+#pragma unroll 1
+            for (int u = 0; u < now; u++, sum += WARPS * 32) {
+                const int place = from.i << p.part_bits;
+                const float before = LONG && column ? *sum : 0.0f;
+
+                barrier_wait(&barriers.full[place + own_part], from.parity);
+                *sum = before +
+                       multiply<SEGMENTS, EXACT>(a, own + from.i * unit_bytes, there, [&] {
+                           __syncwarp();
+                           if (lane < parts)
+                               barrier_arrive(&barriers.empty[place + lane]);
+                       });
+                from.advance(ring_units);
+            }
         }
         consumers_barrier();
         if (ends) {
@@ -189,12 +225,15 @@ static __global__ void __launch_bounds__(THREADS, SEGMENTS > 5 ? 1 : 2)
 static struct few few_of(const struct linear *p)
 {
     const struct matrix *w = p->w;
-    const int ld = matrix_ld(w->dtype, w->cols);
+    const int ld = matrix_ld(w->dtype, w->cols), stretches = ceil_div(ld, COLUMNS_MAX);
+    const int columns = stretches == 1 ? ld
+                                       : ceil_div(ld, stretches * ALL_SEGMENTS) * (int)ALL_SEGMENTS;
     int bits = 0, part_bits = 0;
 
-    while (bits < SPLIT_BITS_MAX && 2 * ld * (WARPS >> bits << STEP_BITS) > UNIT_GOOD)
+    while (bits < SPLIT_BITS_MAX && 2 * columns * (WARPS >> bits << STEP_BITS) > UNIT_GOOD)
         bits++;
-    while (part_bits < STEP_BITS && 2 * ld * (WARPS >> bits << STEP_BITS) >> part_bits > PART_MAX)
+    while (part_bits < STEP_BITS &&
+           (stretches > 1 || 2 * columns * (WARPS >> bits << STEP_BITS) >> part_bits > PART_MAX))
         part_bits++;
 
     const int row_bits = SPLIT_BITS_MAX - bits + STEP_BITS;
@@ -207,19 +246,21 @@ static struct few few_of(const struct linear *p)
              .rows = w->rows,
              .cols = w->cols,
              .ld = ld,
+             .columns = columns,
              .split_bits = bits,
              .row_bits = row_bits,
              .part_bits = part_bits,
-             .segments = ceil_div(ceil_div(ld, SEGMENT), 1 << bits),
+             .segments = ceil_div(ceil_div(columns, SEGMENT), 1 << bits),
              .units = ceil_div(w->rows, 1 << row_bits),
              .first_block = 0,
              .blocks = 0,
              .ring = {} };
 }
 
-template <int SEGMENTS, bool EXACT> static void launch_few(struct stream *q, struct few_group *g)
+template <int SEGMENTS, bool EXACT, bool LONG = false>
+static void launch_few(struct stream *q, struct few_group *g)
 {
-    auto *const kernel = few_kernel<SEGMENTS, EXACT>;
+    auto *const kernel = few_kernel<SEGMENTS, EXACT, LONG>;
     const int own = WARPS * WARPS * 32 * (int)sizeof(float) + 1024; /* sums, barriers */
     const int room = (int)q->block_memory - own, most = place_blocks(g, q->sms);
     const int blocks = g->p[g->n - 1].first_block + g->p[g->n - 1].blocks;
@@ -228,7 +269,7 @@ template <int SEGMENTS, bool EXACT> static void launch_few(struct stream *q, str
     for (int i = 0; i < g->n; i++) {
         struct few *p = &g->p[i];
 
-        p->ring = ring_of(2 * p->ld << p->row_bits, 1 << p->part_bits, most, room);
+        p->ring = ring_of(2 * p->columns << p->row_bits, 1 << p->part_bits, most, room);
         bytes = max(bytes, p->ring.places * p->ring.bytes);
     }
     stream_note(q, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, room),
@@ -239,24 +280,28 @@ template <int SEGMENTS, bool EXACT> static void launch_few(struct stream *q, str
 bool linear_few_can(const struct stream *q, const struct linear *p)
 {
     return p->T <= ROWS_MAX && p->x_bf16 && x_is_aligned(p) && p->w->dtype == DTYPE_BF16 &&
-           warpgroups_can(q, p) &&
-           matrix_ld(p->w->dtype, p->w->cols) <= SEGMENTS_MAX * SEGMENT << SPLIT_BITS_MAX;
+           warpgroups_can(q, p);
 }
 
 void linear_few(struct stream *q, const struct linear *p, int n)
 {
     struct few_group g = {};
     int longest = 0;
-    bool exact = true;
+    bool exact = true, stretches = false;
 
     g.n = n;
     for (int i = 0; i < n; i++) {
         g.p[i] = few_of(&p[i]);
         longest = max(longest, g.p[i].segments);
+        stretches = stretches || g.p[i].columns < g.p[i].ld;
         exact = exact && g.p[i].segments == g.p[0].segments &&
-                g.p[i].cols == g.p[i].segments * SEGMENT << g.p[i].split_bits;
+                g.p[i].cols % (g.p[i].segments * SEGMENT << g.p[i].split_bits) == 0;
     }
-    if (exact && longest == 3)
+    if (stretches && exact && longest == SEGMENTS_MAX)
+        launch_few<SEGMENTS_MAX, true, true>(q, &g);
+    else if (stretches)
+        launch_few<SEGMENTS_MAX, false, true>(q, &g);
+    else if (exact && longest == 3)
         launch_few<3, true>(q, &g);
     else if (exact && longest == 4)
         launch_few<4, true>(q, &g);

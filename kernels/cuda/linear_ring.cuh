@@ -88,6 +88,28 @@ static __device__ __forceinline__ void ring_init(struct ring_barriers &b, const 
     __syncthreads();
 }
 
+/* The next place gets `bytes` of weights from a row and column on, or none. `ahead` places are on
+ * their way, from `landing` on. */
+template <typename P>
+static __device__ __forceinline__ void copy_part(char *memory, struct ring_barriers &b,
+                                                 const struct ring &r, struct place &to,
+                                                 struct place &landing, int &ahead, const P &p,
+                                                 int row, int column, uint32_t bytes, bool none)
+{
+    barrier_wait(&b.empty[to.i], to.parity);
+    while (ahead >= (barrier_passed(&b.x_came, 0) ? r.ahead : r.early)) {
+        barrier_wait(&b.full[landing.i], landing.parity);
+        landing.advance(r.places);
+        ahead--;
+    }
+    ahead++;
+    barrier_expect(&b.full[to.i], bytes);
+    if (!none)
+        copy_bytes(memory + to.i * r.bytes, p.w + (size_t)row * p.ld + column, bytes,
+                   &b.full[to.i], L2_EVICT_FIRST);
+    to.advance(r.places);
+}
+
 /* The copying thread: every blocks-th unit of 2^row_bits rows from `first` on, each in 2^part_bits
  * parts, the last one's perhaps empty. P: struct single or few. */
 template <typename P>
@@ -104,18 +126,7 @@ static __device__ __forceinline__ void copy_units(char *memory, struct ring_barr
             const bool none = p.part_bits && rows <= 0;
             const uint32_t bytes = none ? 0 : 2 * (uint32_t)(rows * p.ld);
 
-            barrier_wait(&b.empty[to.i], to.parity);
-            while (ahead >= (barrier_passed(&b.x_came, 0) ? r.ahead : r.early)) {
-                barrier_wait(&b.full[landing.i], landing.parity);
-                landing.advance(r.places);
-                ahead--;
-            }
-            ahead++;
-            barrier_expect(&b.full[to.i], bytes);
-            if (!none)
-                copy_bytes(memory + to.i * r.bytes, p.w + (size_t)row * p.ld, bytes, &b.full[to.i],
-                           L2_EVICT_FIRST);
-            to.advance(r.places);
+            copy_part(memory, b, r, to, landing, ahead, p, row, 0, bytes, none);
         }
     }
 }

@@ -342,6 +342,39 @@ static void a_few_rows_meet_matrices_of_mixed_sizes(void **state)
     }
 }
 
+/* Rows longer than the registers of a block hold of x, in a group with short ones; of some more
+ * than a block has between two ends. */
+static void a_few_rows_meet_long_rows(void **state)
+{
+    enum { N = 2 };
+    const int sizes[][2] = { { 40, 16384 }, { 33, 8193 }, { 300, 25000 }, { 4500, 8300 } };
+    const struct kind bf16 = { DTYPE_BF16, false };
+    struct backend *be = check_backend_of(state);
+
+    for (int k = 0; be && k < (check_is_exact(be) ? 2 : 4); k++) {
+        struct weight w[N] = { make_weight(be, bf16, sizes[k][0], sizes[k][1]),
+                               make_weight(be, bf16, check_int(1, 100), check_int(1, 300)) };
+
+        for (int T = check_int(1, 2); T <= 8; T += 3) {
+            const int n = check_int(1, N);
+            struct linear p[N];
+            float *preset[N];
+
+            for (int i = 0; i < n; i++) {
+                do {
+                    p[i] = make_bf16_product(&w[i], T, (enum activation)check_int(0, 5), 0);
+                } while (!p[i].x_bf16 || p[i].x_ld % 8);
+                preset[i] = preset_of(&p[i]);
+            }
+            run(be, p, n);
+            for (int i = 0; i < n; i++)
+                check_bf16_output(be, &w[i], &p[i], preset[i]);
+        }
+        for (int i = 0; i < N; i++)
+            be->free(be, w[i].packed.data);
+    }
+}
+
 /* More rows of weights than a device takes at once in the tiles that it takes few in. */
 static void many_rows_of_weights_are_multiplied_at_once(void **state)
 {
@@ -730,6 +763,7 @@ int main(int argc, char **argv)
         ON_BOTH(rows_of_bf16_are_read_and_written_as_numbers_are),
         ON_BOTH(a_row_meets_a_matrix_of_any_size),
         ON_BOTH(a_few_rows_meet_matrices_of_mixed_sizes),
+        ON_BOTH(a_few_rows_meet_long_rows),
         ON_BOTH(many_rows_of_weights_are_multiplied_at_once),
         ON_BOTH(products_of_one_group_share_the_device),
         ON_BOTH(kinds_of_rows_may_be_mixed_in_a_group),
