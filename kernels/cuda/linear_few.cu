@@ -17,8 +17,8 @@ enum {
     STEP_BITS = 2,     /* 2^bits rows of weights at a time */
     SEGMENT = 64,      /* columns */
     SEGMENTS_MAX = 16, /* of a warp's piece of a row */
-    ALL_SEGMENTS = SEGMENT << SPLIT_BITS_MAX, /* columns: one of each warp */
-    COLUMNS_MAX = SEGMENTS_MAX * ALL_SEGMENTS,
+    ALL_SEGMENTS = SEGMENT << SPLIT_BITS_MAX,
+    COLUMNS_MAX = SEGMENTS_MAX * ALL_SEGMENTS, /* of a stretch */
     UNIT_GOOD = 16 << 10,
     PART_MAX = 20 << 10
 };
@@ -51,8 +51,7 @@ static __device__ __forceinline__ void copy_stretches(char *memory, struct ring_
                                                       const struct few &p, int first)
 {
     const int step = p.blocks << p.split_bits, parts = 1 << p.part_bits;
-    struct place to = { 0, 1 }, landing = { 0, 0 };
-    int ahead = 0;
+    struct copier copier = { memory, b, p.ring, { 0, 1 }, { 0, 0 }, 0 };
 
     for (int batch = first; batch < p.units; batch += step)
         for (int column = 0; column < p.ld; column += p.columns)
@@ -61,7 +60,7 @@ static __device__ __forceinline__ void copy_stretches(char *memory, struct ring_
                     const bool none = row >= p.rows;
                     const int bytes = none ? 0 : 2 * min(p.columns, p.ld - column);
 
-                    copy_part(memory, b, p.ring, to, landing, ahead, p, row, column, bytes, none);
+                    copier.copy(p, row, column, bytes, none);
                 }
 }
 
@@ -197,12 +196,15 @@ static __global__ void __launch_bounds__(THREADS, SEGMENTS > 5 ? 1 : 2)
                 const float before = LONG && column ? *sum : 0.0f;
 
                 barrier_wait(&barriers.full[place + own_part], from.parity);
-                *sum = before +
-                       multiply<SEGMENTS, EXACT>(a, own + from.i * unit_bytes, there, [&] {
-                           __syncwarp();
-                           if (lane < parts)
-                               barrier_arrive(&barriers.empty[place + lane]);
-                       });
+
+                const auto taken = [&] {
+                    __syncwarp();
+                    if (lane < parts)
+                        barrier_arrive(&barriers.empty[place + lane]);
+                };
+
+                *sum =
+                    before + multiply<SEGMENTS, EXACT>(a, own + from.i * unit_bytes, there, taken);
                 from.advance(ring_units);
             }
         }
@@ -226,8 +228,8 @@ static struct few few_of(const struct linear *p)
 {
     const struct matrix *w = p->w;
     const int ld = matrix_ld(w->dtype, w->cols), stretches = ceil_div(ld, COLUMNS_MAX);
-    const int columns = stretches == 1 ? ld
-                                       : ceil_div(ld, stretches * ALL_SEGMENTS) * (int)ALL_SEGMENTS;
+    const int columns =
+        stretches == 1 ? ld : ceil_div(ld, stretches * ALL_SEGMENTS) * (int)ALL_SEGMENTS;
     int bits = 0, part_bits = 0;
 
     while (bits < SPLIT_BITS_MAX && 2 * columns * (WARPS >> bits << STEP_BITS) > UNIT_GOOD)
@@ -268,8 +270,11 @@ static void launch_few(struct stream *q, struct few_group *g)
 
     for (int i = 0; i < g->n; i++) {
         struct few *p = &g->p[i];
+        /* Of the largest units two are enough. */
+        const bool large = p->part_bits == STEP_BITS && p->columns == p->ld;
 
-        p->ring = ring_of(2 * p->columns << p->row_bits, 1 << p->part_bits, most, room);
+        p->ring = ring_of(2 * p->columns << p->row_bits, 1 << p->part_bits, most,
+                          large ? RING_SHORT : RING_BYTES, room);
         bytes = max(bytes, p->ring.places * p->ring.bytes);
     }
     stream_note(q, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, room),

@@ -22,6 +22,7 @@ enum {
     SPLIT_BITS_MAX = 3,       /* 2^bits warps share a row */
     PLACES_MAX = 32,          /* of a ring */
     RING_BYTES = 192 << 10,   /* of a multiprocessor; the rest is for the short kernels behind */
+    RING_SHORT = 160 << 10,   /* the same, where that is faster */
     BYTES_EARLY = 50 << 10,   /* on their way to a multiprocessor before x is there */
     BYTES_AHEAD = 80 << 10    /* and behind that */
 };
@@ -88,27 +89,32 @@ static __device__ __forceinline__ void ring_init(struct ring_barriers &b, const 
     __syncthreads();
 }
 
-/* The next place gets `bytes` of weights from a row and column on, or none. `ahead` places are on
- * their way, from `landing` on. */
-template <typename P>
-static __device__ __forceinline__ void copy_part(char *memory, struct ring_barriers &b,
-                                                 const struct ring &r, struct place &to,
-                                                 struct place &landing, int &ahead, const P &p,
-                                                 int row, int column, uint32_t bytes, bool none)
-{
-    barrier_wait(&b.empty[to.i], to.parity);
-    while (ahead >= (barrier_passed(&b.x_came, 0) ? r.ahead : r.early)) {
-        barrier_wait(&b.full[landing.i], landing.parity);
-        landing.advance(r.places);
-        ahead--;
+/* The copying thread and its ring: `ahead` places are on their way, from `landing` on. */
+struct copier {
+    char *memory;
+    struct ring_barriers &b;
+    const struct ring &r;
+    struct place to, landing;
+    int ahead;
+
+    /* The next place gets so many bytes of weights from a row and column on, or none. */
+    template <typename P>
+    __device__ __forceinline__ void copy(const P &p, int row, int column, uint32_t bytes, bool none)
+    {
+        barrier_wait(&b.empty[to.i], to.parity);
+        while (ahead >= (barrier_passed(&b.x_came, 0) ? r.ahead : r.early)) {
+            barrier_wait(&b.full[landing.i], landing.parity);
+            landing.advance(r.places);
+            ahead--;
+        }
+        ahead++;
+        barrier_expect(&b.full[to.i], bytes);
+        if (!none)
+            copy_bytes(memory + to.i * r.bytes, p.w + (size_t)row * p.ld + column, bytes,
+                       &b.full[to.i], L2_EVICT_FIRST);
+        to.advance(r.places);
     }
-    ahead++;
-    barrier_expect(&b.full[to.i], bytes);
-    if (!none)
-        copy_bytes(memory + to.i * r.bytes, p.w + (size_t)row * p.ld + column, bytes,
-                   &b.full[to.i], L2_EVICT_FIRST);
-    to.advance(r.places);
-}
+};
 
 /* The copying thread: every blocks-th unit of 2^row_bits rows from `first` on, each in 2^part_bits
  * parts, the last one's perhaps empty. P: struct single or few. */
@@ -116,8 +122,7 @@ template <typename P>
 static __device__ __forceinline__ void copy_units(char *memory, struct ring_barriers &b,
                                                   const struct ring &r, const P &p, int first)
 {
-    struct place to = { 0, 1 }, landing = { 0, 0 };
-    int ahead = 0;
+    struct copier copier = { memory, b, r, { 0, 1 }, { 0, 0 }, 0 };
 
     for (int u = first; u < p.units; u += p.blocks) {
         for (int part = 0; part < 1 << p.part_bits; part++) {
@@ -126,7 +131,7 @@ static __device__ __forceinline__ void copy_units(char *memory, struct ring_barr
             const bool none = p.part_bits && rows <= 0;
             const uint32_t bytes = none ? 0 : 2 * (uint32_t)(rows * p.ld);
 
-            copy_part(memory, b, r, to, landing, ahead, p, row, 0, bytes, none);
+            copier.copy(p, row, 0, bytes, none);
         }
     }
 }
@@ -173,11 +178,11 @@ static inline int at_once(int most, int places, int bytes)
     return n < places ? n : INT_MAX;
 }
 
-/* For whole units of so many bytes and parts, not more than there are nor than there is room for.
- */
-static inline struct ring ring_of(int unit_bytes, int parts, int units, int room)
+/* For whole units of so many bytes and parts, not more than there are nor than `most` bytes and the
+ * room allow. */
+static inline struct ring ring_of(int unit_bytes, int parts, int units, int most, int room)
 {
-    const int fit = min(min(room, (int)RING_BYTES) / unit_bytes, PLACES_MAX / parts);
+    const int fit = min(min(room, most) / unit_bytes, PLACES_MAX / parts);
     const int places = min(fit, units) * parts, bytes = unit_bytes / parts;
 
     return { places, bytes, at_once(BYTES_EARLY, places, bytes),

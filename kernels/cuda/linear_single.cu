@@ -14,8 +14,9 @@ enum {
     CHUNK = 32 * RUN, /* columns of a warp's 16 bytes a lane */
     CHUNKS_GOOD = 5,  /* of a warp's piece of a row */
     CHUNKS_MAX = 8,
-    SHORT_BATCH = 4, /* rows of a warp in a unit, if they are of one chunk */
-    UNITS_MAX = 32   /* between two ends */
+    CHUNKS_SHORT = 2, /* where a unit has SHORT_BATCH rows of each warp */
+    SHORT_BATCH = 4,
+    UNITS_MAX = 32 /* between two ends */
 };
 
 struct single {
@@ -91,7 +92,7 @@ static __device__ __forceinline__ float multiply(const uint4 (&x)[CHUNKS], const
 /* Pieces of up to CHUNKS, or all of them EXACTly so many and whole; BATCH rows a warp and unit.
  * Shared memory: the ring; a diagonal for each warp and row between two ends. */
 template <int CHUNKS, bool EXACT, int BATCH>
-static __global__ void __launch_bounds__(THREADS, CHUNKS > CHUNKS_GOOD ? 2 : 3)
+static __global__ void __launch_bounds__(THREADS, (CHUNKS * BATCH > CHUNKS_GOOD) ? 2 : 3)
     single_kernel(const __grid_constant__ struct single_group g)
 {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -212,7 +213,8 @@ static void launch_single(struct stream *q, struct single_group *g)
     const int blocks = g->p[g->n - 1].first_block + g->p[g->n - 1].blocks;
     const int diagonals = min(most, (int)UNITS_MAX) * BATCH * WARPS * DIAGONAL * (int)sizeof(float);
 
-    g->ring = ring_of(unit_bytes, 1, most, room - diagonals);
+    /* Several products have short ones behind them, whose ring then has room beside theirs. */
+    g->ring = ring_of(unit_bytes, 1, most, g->n > 2 ? RING_SHORT : RING_BYTES, room - diagonals);
     stream_note(q, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, room),
                 "linear");
     launch(q, "linear", kernel, blocks, THREADS,
@@ -241,6 +243,8 @@ void linear_single(struct stream *q, const struct linear *p, int n)
     }
     if (longest == 1)
         launch_single<1, false, SHORT_BATCH>(q, &g);
+    else if (longest <= CHUNKS_SHORT)
+        launch_single<CHUNKS_SHORT, false, SHORT_BATCH>(q, &g);
     else if (exact && longest == 3)
         launch_single<3, true>(q, &g);
     else if (exact && longest == 4)

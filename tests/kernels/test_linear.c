@@ -291,12 +291,13 @@ static void rows_of_bf16_are_read_and_written_as_numbers_are(void **state)
     }
 }
 
-/* As many rows of weights as no block of a device has room for at once; a GPU has a way of its own
- * for a few rows of x. */
+/* Among them more rows of weights than the blocks of a device have room for at once, so that their
+ * rings go round; a GPU has a way of its own for a few rows of x. */
 static void a_row_meets_a_matrix_of_any_size(void **state)
 {
     const int sizes[][2] = { { 3000, 2560 }, { 1500, 5120 }, { 700, 8190 },  { 600, 16384 },
-                             { 7000, 301 },  { 40000, 64 },  { 1100, 4096 }, { 2000, 768 } };
+                             { 7000, 301 },  { 40000, 64 },  { 1100, 4096 }, { 2000, 768 },
+                             { 9000, 2048 }, { 5000, 5120 } };
     const struct kind bf16 = { DTYPE_BF16, false };
     struct backend *be = check_backend_of(state);
 
