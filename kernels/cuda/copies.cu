@@ -19,7 +19,7 @@ enum {
     STAGES = 2,
     COPIERS = 6,
     STAGE_BYTES = 2 << 20,
-    MOVES = 64, /* events; a move's is recorded again by the one that many later */
+    MOVES = 1024, /* events; a move's is recorded again by the one that many later */
     PAGE_BYTES = 4096,
     HUGE_BYTES = 2 << 20
 };

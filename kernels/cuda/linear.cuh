@@ -49,7 +49,7 @@ static inline bool x_is_aligned(const struct linear *p)
 bool linear_single_can(const struct stream *q, const struct linear *p);
 void linear_single(struct stream *q, const struct linear *p, int n);
 
-/* Up to 8 rows of bf16, each on a grid of 16 bytes, and the rest as for one. */
+/* Up to 8 rows of bf16, each on a grid of 16 bytes, and weights of bf16, on a Hopper. */
 bool linear_few_can(const struct stream *q, const struct linear *p);
 void linear_few(struct stream *q, const struct linear *p, int n);
 

@@ -31,7 +31,10 @@ static const struct kind {
     { DTYPE_F32, false }, { DTYPE_F16, false }, { DTYPE_BF16, false }, { DTYPE_BF16, true }
 };
 
-enum { KINDS = sizeof(kinds) / sizeof(kinds[0]) };
+enum {
+    KINDS = sizeof(kinds) / sizeof(kinds[0]),
+    GROUP = 8 /* products that share a launch, at most */
+};
 
 static struct weight make_weight(struct backend *be, struct kind kind, int rows, int cols)
 {
@@ -276,6 +279,34 @@ static void check_bf16_product(struct backend *be, const struct weight *w, int T
     check_bf16_output(be, w, &p, preset);
 }
 
+/* Rows of x that are bf16 and on a grid of 16 bytes, which what steps of a few sessions are made of
+ * has. */
+static struct linear make_aligned_product(const struct weight *w, int T)
+{
+    struct linear p;
+
+    do {
+        p = make_bf16_product(w, T, (enum activation)check_int(0, 5), 0);
+    } while (!p.x_bf16 || p.x_ld % 8);
+    return p;
+}
+
+/* n of them as one phase. */
+static void check_aligned_products(struct backend *be, const struct weight *w, int T, int n)
+{
+    struct linear p[GROUP];
+    float *preset[GROUP];
+
+    assert_in_range(n, 1, GROUP);
+    for (int i = 0; i < n; i++) {
+        p[i] = make_aligned_product(&w[i], T);
+        preset[i] = preset_of(&p[i]);
+    }
+    run(be, p, n);
+    for (int i = 0; i < n; i++)
+        check_bf16_output(be, &w[i], &p[i], preset[i]);
+}
+
 static void rows_of_bf16_are_read_and_written_as_numbers_are(void **state)
 {
     const int rows[] = { 1, 16, 33, 128, 150 }, cols[] = { 1, 64, 255, 264, 530 };
@@ -297,49 +328,44 @@ static void a_row_meets_a_matrix_of_any_size(void **state)
 {
     const int sizes[][2] = { { 3000, 2560 }, { 1500, 5120 }, { 700, 8190 },  { 600, 16384 },
                              { 7000, 301 },  { 40000, 64 },  { 1100, 4096 }, { 2000, 768 },
-                             { 9000, 2048 }, { 5000, 5120 } };
+                             { 9000, 2048 }, { 5000, 5120 }, { 3000, 8192 }, { 48000, 301 } };
     const struct kind bf16 = { DTYPE_BF16, false };
     struct backend *be = check_backend_of(state);
 
     for (size_t k = 0; be && k < sizeof(sizes) / sizeof(sizes[0]); k++) {
         struct weight w = make_weight(be, bf16, sizes[k][0], sizes[k][1]);
 
-        for (int i = 0; i < (check_is_exact(be) ? 4 : 8); i++)
-            check_bf16_product(be, &w, i < 4 ? 1 : check_int(2, 8),
-                               (enum activation)check_int(0, 5));
+        for (int i = 0; i < 2; i++) {
+            check_bf16_product(be, &w, 1, (enum activation)check_int(0, 5));
+            check_aligned_products(be, &w, 1, 1);
+            if (check_is_exact(be))
+                continue;
+            check_bf16_product(be, &w, check_int(2, 8), (enum activation)check_int(0, 5));
+            check_aligned_products(be, &w, check_int(2, 8), 1);
+        }
         be->free(be, w.packed.data);
     }
 }
 
-/* Rows on a grid of 16 bytes, which what steps of a few sessions are made of has. */
 static void a_few_rows_meet_matrices_of_mixed_sizes(void **state)
 {
-    enum { N = 8 };
     const int many[] = { 320, 768, 1536, 2048, 2560, 4096, 5120, 8192 };
     const struct kind bf16 = { DTYPE_BF16, false };
     struct backend *be = check_backend_of(state);
 
     for (int k = 0; be && k < (check_is_exact(be) ? 7 : 70); k++) {
-        const int n = check_int(1, N), T = 2 + k % 7, rows = check_int(1, 300);
+        const int n = check_int(1, GROUP), rows = check_int(1, 300);
         const int even = k % 3 ? 0 : many[check_int(0, 7)]; /* columns of all, if not 0 */
-        struct weight w[N];
-        struct linear p[N];
-        float *preset[N];
+        struct weight w[GROUP];
 
         for (int i = 0; i < n; i++) {
             const int cols = even ? even : check_int(1, k % 2 ? 300 : 2600);
 
             w[i] = make_weight(be, bf16, check_int(1, rows), cols);
-            do {
-                p[i] = make_bf16_product(&w[i], T, (enum activation)check_int(0, 5), 0);
-            } while (!p[i].x_bf16 || p[i].x_ld % 8);
-            preset[i] = preset_of(&p[i]);
         }
-        run(be, p, n);
-        for (int i = 0; i < n; i++) {
-            check_bf16_output(be, &w[i], &p[i], preset[i]);
+        check_aligned_products(be, w, 2 + k % 7, n);
+        for (int i = 0; i < n; i++)
             be->free(be, w[i].packed.data);
-        }
     }
 }
 
@@ -347,31 +373,17 @@ static void a_few_rows_meet_matrices_of_mixed_sizes(void **state)
  * than a block has between two ends. */
 static void a_few_rows_meet_long_rows(void **state)
 {
-    enum { N = 2 };
     const int sizes[][2] = { { 40, 16384 }, { 33, 8193 }, { 300, 25000 }, { 4500, 8300 } };
     const struct kind bf16 = { DTYPE_BF16, false };
     struct backend *be = check_backend_of(state);
 
     for (int k = 0; be && k < (check_is_exact(be) ? 2 : 4); k++) {
-        struct weight w[N] = { make_weight(be, bf16, sizes[k][0], sizes[k][1]),
-                               make_weight(be, bf16, check_int(1, 100), check_int(1, 300)) };
+        struct weight w[] = { make_weight(be, bf16, sizes[k][0], sizes[k][1]),
+                              make_weight(be, bf16, check_int(1, 100), check_int(1, 300)) };
 
-        for (int T = check_int(1, 2); T <= 8; T += 3) {
-            const int n = check_int(1, N);
-            struct linear p[N];
-            float *preset[N];
-
-            for (int i = 0; i < n; i++) {
-                do {
-                    p[i] = make_bf16_product(&w[i], T, (enum activation)check_int(0, 5), 0);
-                } while (!p[i].x_bf16 || p[i].x_ld % 8);
-                preset[i] = preset_of(&p[i]);
-            }
-            run(be, p, n);
-            for (int i = 0; i < n; i++)
-                check_bf16_output(be, &w[i], &p[i], preset[i]);
-        }
-        for (int i = 0; i < N; i++)
+        for (int T = check_int(1, 2); T <= 8; T += 3)
+            check_aligned_products(be, w, T, check_int(1, 2));
+        for (int i = 0; i < 2; i++)
             be->free(be, w[i].packed.data);
     }
 }
