@@ -28,12 +28,20 @@ struct reply_prompt {
     size_t lead;             /* leading tokens that have no text */
 };
 
+/* How far text reaches: characters, and bytes behind them that begin one. What is no UTF-8 is as
+ * many as there are of U+FFFD in its place. */
+struct text_extent {
+    size_t chars;
+    char part[4];
+    int held;
+};
+
 struct reply_choice {
     struct text_buffer text; /* owned; a stream does not collect it */
     struct scores scores;
     enum finish finish;
-    bool begun, finished; /* the stream has its first chunk, its last */
-    size_t text_chars;    /* characters sent so far, for text_offset */
+    bool begun, finished;    /* the stream has its first chunk, its last */
+    struct text_extent sent; /* for text_offset */
 };
 
 struct reply_shape;

@@ -12,14 +12,25 @@
 #include "models/text/utf8.h"
 #include "server/api/reply.h"
 
-/* Characters, not bytes: a client's strings are indexed by them. */
-static size_t characters(const char *text, size_t len)
+/* Goes on by some bytes; returns how many characters lie before the one that the first of them is
+ * of. Characters, not bytes: a client's strings are indexed by them. */
+static size_t extend(struct text_extent *e, const char *bytes, size_t len)
 {
-    size_t n = 0;
+    size_t before = e->chars;
 
-    for (size_t i = 0; i < len; i++)
-        n += ((unsigned char)text[i] & 0xc0) != 0x80;
-    return n;
+    for (size_t i = 0; i < len; i++) {
+        size_t n;
+
+        e->part[e->held++] = bytes[i];
+        while (e->held && utf8_next(e->part, (size_t)e->held, &n) != UTF8_PARTIAL) {
+            e->chars++;
+            e->held -= (int)n;
+            memmove(e->part, e->part + n, (size_t)e->held);
+            if (i == 0 && e->held)
+                before = e->chars; /* what was held did not become a character */
+        }
+    }
+    return before;
 }
 
 /* The token's name to `put`, which is json_text() or json_key_text(). */
@@ -92,26 +103,27 @@ struct run {
     size_t lead; /* leading tokens that are not in the text */
 };
 
-/* Characters that the i-th token of a run adds to the text. */
-static size_t token_characters(const struct reply *r, const struct run *run, size_t i)
+/* Goes on by what the i-th token of a run adds to the text. */
+static size_t extend_by_token(struct text_extent *e, const struct reply *r, const struct run *run,
+                              size_t i)
 {
     int32_t id = run->score[i].id;
     size_t len;
     const char *bytes = tokenizer_token_bytes(r->tokenizer, id, &len);
 
     if (i < run->lead || (!run->prompt && !r->special && tokenizer_is_special(r->tokenizer, id)))
-        return 0;
-    return characters(bytes, len);
+        len = 0;
+    return extend(e, bytes, len);
 }
 
-/* `chars` of the text lie before the first token; returns how many lie before what follows. */
-static size_t put_logprobs(const struct reply *r, const struct run *run, int runs, size_t chars,
-                           struct json_out *o)
+/* e: of the text before the first token; goes on by all of them. */
+static void put_logprobs(const struct reply *r, const struct run *run, int runs,
+                         struct text_extent *e, struct json_out *o)
 {
     json_key(o, "logprobs");
     if (!r->logprobs || runs == 0) {
         json_null(o);
-        return chars;
+        return;
     }
     json_open(o, '{');
     json_key(o, "tokens");
@@ -134,15 +146,11 @@ static size_t put_logprobs(const struct reply *r, const struct run *run, int run
     json_close(o, ']');
     json_key(o, "text_offset");
     json_open(o, '[');
-    for (int k = 0; k < runs; k++) {
-        for (size_t i = 0; i < run[k].count; i++) {
-            json_uint(o, chars);
-            chars += token_characters(r, &run[k], i);
-        }
-    }
+    for (int k = 0; k < runs; k++)
+        for (size_t i = 0; i < run[k].count; i++)
+            json_uint(o, extend_by_token(e, r, &run[k], i));
     json_close(o, ']');
     json_close(o, '}');
-    return chars;
 }
 
 static void put_choice(struct reply *r, int index, struct json_out *o)
@@ -154,6 +162,7 @@ static void put_choice(struct reply *r, int index, struct json_out *o)
         { c->scores.item, c->scores.count, false, 0 },
     };
     struct text_buffer whole = { 0 };
+    struct text_extent e = { 0 };
 
     if (!text_buffer_append(&whole, p->text.bytes, p->text.len) ||
         !text_buffer_append(&whole, c->text.bytes, c->text.len))
@@ -164,7 +173,9 @@ static void put_choice(struct reply *r, int index, struct json_out *o)
     json_int(o, index);
     /* Prompt tokens count their own characters; without scores of the prompt an echo still
      * moves the answer's. */
-    put_logprobs(r, runs, 2, p->scores.count ? 0 : characters(p->text.bytes, p->text.len), o);
+    if (!p->scores.count)
+        extend(&e, p->text.bytes, p->text.len);
+    put_logprobs(r, runs, 2, &e, o);
     free(whole.bytes);
 }
 
@@ -178,9 +189,9 @@ static void put_piece(struct reply *r, const struct reply_piece *piece, struct j
     json_text(o, piece->text, piece->len);
     json_key(o, "index");
     json_int(o, piece->choice);
-    c->text_chars = put_logprobs(r, &run, piece->scores > 0, c->text_chars, o);
+    put_logprobs(r, &run, piece->scores > 0, &c->sent, o);
     if (piece->prompt && !piece->scores)
-        c->text_chars = characters(piece->text, piece->len);
+        extend(&c->sent, piece->text, piece->len);
 }
 
 const struct reply_shape reply_completion = {

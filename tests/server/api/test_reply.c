@@ -236,6 +236,42 @@ static void offsets_count_characters_across_chunks(void **state)
     reply_finish(&r);
 }
 
+/* What is no UTF-8 is one U+FFFD for each part that can become no character. */
+static void offsets_are_those_of_the_text_that_is_sent(void **state)
+{
+    static const unsigned char id[] = { 0x9f, 'x', 0xe2, 0x80, 'y', 0xc3, 0xa4, 0xc3, 0xe2, 'z' };
+    static const int offset[] = { 0, 1, 2, 2, 3, 4, 4, 5, 6, 7 };
+    enum { N = sizeof(id) };
+    struct reply r;
+    const cJSON *offsets;
+    cJSON *json;
+
+    (void)state;
+    make(&r, &reply_completion, 1, 1);
+    r.logprobs = true;
+    for (int i = 0; i < N; i++) {
+        const struct token_score score = scored(id[i], -1, id[i], -1);
+
+        assert_true(text_buffer_append(&r.choice[0].text, (const char *)&id[i], 1));
+        assert_true(scores_add(&r.choice[0].scores, &score, 1));
+    }
+    json = whole(&r);
+    assert_text(json, "choices/0/text",
+                "\xef\xbf\xbdx\xef\xbf\xbdy\xc3\xa4\xef\xbf\xbd\xef\xbf\xbdz");
+    offsets = at(json, "choices/0/logprobs/text_offset");
+    for (int i = 0; i < N; i++)
+        assert_int_equal(cJSON_GetArrayItem(offsets, i)->valueint, offset[i]);
+    cJSON_Delete(json);
+    for (int i = 0; i < N; i++) {
+        const struct token_score score = scored(id[i], -1, id[i], -1);
+
+        json = chunk(&r, (struct reply_piece){ .score = &score, .scores = 1 });
+        assert_number(json, "choices/0/logprobs/text_offset/0", offset[i]);
+        cJSON_Delete(json);
+    }
+    reply_finish(&r);
+}
+
 static void a_completion_chunk_says_what_is_new(void **state)
 {
     struct session_info session = { .version = 4, .position = 99 };
@@ -384,6 +420,7 @@ int main(void)
         cmocka_unit_test(a_completion_has_openais_shape),
         cmocka_unit_test(an_echo_scores_the_prompt_before_the_answer),
         cmocka_unit_test(offsets_count_characters_across_chunks),
+        cmocka_unit_test(offsets_are_those_of_the_text_that_is_sent),
         cmocka_unit_test(a_completion_chunk_says_what_is_new),
         cmocka_unit_test(a_chat_has_openais_shape),
         cmocka_unit_test(a_chat_stream_begins_with_the_role_and_ends_with_a_reason),
