@@ -47,13 +47,34 @@ static bool sync_folder(const char *path)
     return ok;
 }
 
+/* The file that a path leads to, links followed, in `real`: it need not be there yet. */
+static bool find_file(const char *path, char real[PATH_MAX], struct error *err)
+{
+    struct stat st;
+
+    if (stat(path, &st) < 0) {
+        if (errno != ENOENT)
+            return fail(err, path);
+        if (lstat(path, &st) == 0)
+            return error_set(err, ERR_IO, "%s: a link to what is not there", path);
+        if (snprintf(real, PATH_MAX, "%s", path) >= PATH_MAX)
+            return error_set(err, ERR_IO, "%.64s...: %s", path, strerror(ENAMETOOLONG));
+        return true;
+    }
+    if (!S_ISREG(st.st_mode))
+        return error_set(err, ERR_IO, "%s: not a regular file", path);
+    return realpath(path, real) || fail(err, path);
+}
+
 bool state_file_write(const char *path, const void *bytes, size_t len, struct error *err)
 {
-    char name[PATH_MAX];
+    char real[PATH_MAX], name[PATH_MAX];
     int fd;
     bool ok;
 
-    if (snprintf(name, sizeof(name), "%s.XXXXXX", path) >= (int)sizeof(name))
+    if (!find_file(path, real, err))
+        return false;
+    if (snprintf(name, sizeof(name), "%s.XXXXXX", real) >= (int)sizeof(name))
         return error_set(err, ERR_IO, "%.64s...: %s", path, strerror(ENAMETOOLONG));
     fd = mkostemp(name, O_CLOEXEC);
     if (fd < 0)
@@ -61,12 +82,12 @@ bool state_file_write(const char *path, const void *bytes, size_t len, struct er
     ok = write_all(fd, bytes, len) && fsync(fd) == 0;
     if (close(fd) < 0)
         ok = false;
-    if (!ok || rename(name, path) < 0) {
+    if (!ok || rename(name, real) < 0) {
         fail(err, path);
         unlink(name);
         return false;
     }
-    return sync_folder(path) || fail(err, path);
+    return sync_folder(real) || fail(err, path);
 }
 
 static bool read_all(int fd, char *bytes, size_t len)

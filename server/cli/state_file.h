@@ -1,7 +1,8 @@
 /* state_file.h - a session's state in a file of its own, as `eddy run` saves and loads it.
  *
  * The bytes are those of server/state/format.h. A file is whole or absent: it is written
- * under a temporary name beside its own, synced, renamed, and its folder synced. */
+ * under a temporary name beside its own, synced, renamed, and its folder synced. A link is
+ * followed, and what is no regular file stays what it is. */
 #ifndef SERVER_CLI_STATE_FILE_H
 #define SERVER_CLI_STATE_FILE_H
 

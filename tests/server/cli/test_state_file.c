@@ -69,6 +69,34 @@ static void a_write_that_fails_leaves_the_file_that_was_there(void **state)
     assert_int_equal(files_in_folder(), 1);
 }
 
+static void what_is_no_file_stays_and_a_link_is_followed(void **state)
+{
+    char link[80], pipe[80];
+    struct error err = { 0 };
+    struct stat st;
+
+    (void)state;
+    snprintf(link, sizeof(link), "%s.link", path);
+    snprintf(pipe, sizeof(pipe), "%s.pipe", path);
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    assert_false(state_file_write(pipe, "after", 5, &err));
+    assert_int_equal(err.code, ERR_IO);
+    assert_int_equal(lstat(pipe, &st), 0);
+    assert_true(S_ISFIFO(st.st_mode));
+    assert_true(state_file_write(path, "before", 6, &err));
+    assert_int_equal(symlink("state", link), 0);
+    assert_true(state_file_write(link, "after", 5, &err));
+    assert_int_equal(lstat(link, &st), 0);
+    assert_true(S_ISLNK(st.st_mode));
+    expect("after", 5);
+    assert_int_equal(unlink(link), 0);
+    assert_int_equal(symlink(pipe, link), 0);
+    assert_false(state_file_write(link, "after", 5, &err));
+    assert_int_equal(unlink(link), 0);
+    assert_int_equal(unlink(pipe), 0);
+    assert_int_equal(files_in_folder(), 1);
+}
+
 static void a_file_that_is_too_long_is_refused_unread(void **state)
 {
     struct error err = { 0 };
@@ -105,6 +133,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read_back_and_nothing_is_left_beside_it),
         cmocka_unit_test(a_write_that_fails_leaves_the_file_that_was_there),
+        cmocka_unit_test(what_is_no_file_stays_and_a_link_is_followed),
         cmocka_unit_test(a_file_that_is_too_long_is_refused_unread),
     };
 
