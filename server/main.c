@@ -1,11 +1,25 @@
 /* main.c - the command line's first word decides. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "config/error.h"
 #include "config/limits.h"
 #include "config/options.h"
 #include "server/cli/cli.h"
+
+/* A standard descriptor that is closed is kept from other files, as what they are taken for by
+ * whoever prints, or by libuv, which never closes one. It still can't be read, or written to. */
+static bool hold_standard(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF &&
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd) /* the lowest */
+            return false;
+    return true;
+}
 
 static int dispatch(const struct options *o)
 {
@@ -38,7 +52,7 @@ static int dispatch(const struct options *o)
         options_print_table(stdout);
         break;
     }
-    return EXIT_SUCCESS;
+    return fflush(stdout) == 0 && !ferror(stdout) ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv)
@@ -47,6 +61,8 @@ int main(int argc, char **argv)
     struct error err = { 0 };
     int code = EXIT_USAGE;
 
+    if (!hold_standard())
+        return EXIT_FAILURE;
     if (options_init(&options, argc, argv, &err))
         code = dispatch(&options);
     else

@@ -169,6 +169,24 @@ static void text_that_cannot_be_written_is_a_failure(void **state)
     close(full);
 }
 
+static void what_cannot_be_printed_is_a_failure(void **state)
+{
+    static const char *const options[] = { "--help", "--version", "--print-options",
+                                           "--print-limits", "--print-config" };
+    const int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+    FILE *nothing = scratch("");
+
+    (void)state;
+    assert_true(full >= 0);
+    for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+        const char *const argv[] = { "eddy", options[i], NULL };
+
+        assert_int_equal(finish(start(argv, fileno(nothing), full, fileno(nothing))), 1);
+    }
+    fclose(nothing);
+    close(full);
+}
+
 static void an_empty_line_goes_on_as_one_longer_turn_would(void **state)
 {
     static struct result once, twice;
@@ -548,6 +566,7 @@ int main(void)
         cmocka_unit_test(a_prompt_gives_its_continuation_and_nothing_else),
         cmocka_unit_test(a_seed_repeats_its_text_and_another_does_not),
         cmocka_unit_test(text_that_cannot_be_written_is_a_failure),
+        cmocka_unit_test(what_cannot_be_printed_is_a_failure),
         cmocka_unit_test(an_empty_line_goes_on_as_one_longer_turn_would),
         cmocka_unit_test(undo_leads_back_to_before_the_turn),
         cmocka_unit_test(what_happens_in_a_fork_stays_there),

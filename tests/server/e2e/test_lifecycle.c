@@ -1,4 +1,5 @@
 /* How a server ends: it drains, it hurries, it refuses to start. */
+#include <fcntl.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -440,6 +441,23 @@ static void what_cannot_be_served_is_told_in_one_line(void **state)
     assert_int_equal(live_stop(&l), 0);
 }
 
+/* Else what the loop opens would be taken for it, and closing that is a fault to libuv. */
+static void a_server_without_a_standard_input_ends_in_order(void **state)
+{
+    const int saved = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    struct live l;
+
+    (void)state;
+    close(STDIN_FILENO);
+    live_start(&l, MAMBA, NULL);
+    live_is_well(&l);
+    assert_int_equal(live_stop(&l), 0);
+    if (saved >= 0) {
+        dup2(saved, STDIN_FILENO);
+        close(saved);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -455,6 +473,7 @@ int main(void)
         cmocka_unit_test(a_request_of_which_a_part_had_no_time_is_refused),
         cmocka_unit_test(a_drain_ends_a_rollback),
         cmocka_unit_test(what_cannot_be_served_is_told_in_one_line),
+        cmocka_unit_test(a_server_without_a_standard_input_ends_in_order),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
