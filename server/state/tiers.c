@@ -460,13 +460,21 @@ void *tiers_take_record(struct tiers *t)
     return record_take_still(t->pool);
 }
 
+/* Where there is a store, one can be on its way to it, however little host memory there is. */
+static bool has_place(struct tiers *t)
+{
+    if (t->options.store)
+        return make_host_room(t) || t->host_bytes == 0;
+    return tiers_has_room(t) && make_host_room(t);
+}
+
 bool tiers_adopt(struct tiers *t, struct checkpoint *c)
 {
     c->used = ++t->clock;
     if (!c->position)
         return true; /* the empty state takes no room */
     if (c->record) {
-        if ((!t->options.store && !tiers_has_room(t)) || !make_host_room(t))
+        if (!has_place(t))
             return false;
         t->host_bytes += t->options.record_bytes;
     }

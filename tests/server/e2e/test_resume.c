@@ -13,6 +13,7 @@
 #include "tests/server/e2e/client.h"
 #include "tests/server/e2e/live.h"
 #include "tests/server/e2e/state.h"
+#include "tests/server/folder.h"
 
 enum { PROMPT = 70, FIRST = 10, SECOND = 14, CROWD = 16 };
 
@@ -255,6 +256,34 @@ static void the_demonstration_model_resumes_exactly(void **state)
     resume_exactly(DEMO);
 }
 
+/* Without a place in host memory there is one for what is on its way to the disk. */
+static void uploads_go_to_the_disk_where_host_memory_is_none(void **state)
+{
+    struct live l;
+    struct state file;
+    char path[64], name[16];
+
+    (void)state;
+    live_start(&l, MAMBA, "--state-dir", folder, "--slots", "1", "--max-batch", "1",
+               "--host-memory", "0", "--cache-memory", "0", "--durability", "always", NULL);
+    create(l.port, "source");
+    free(talk(l.port, "source", "\"eddy\"", 6));
+    file = state_of(l.port, "source");
+    for (int i = 0; i < 4; i++) {
+        struct state at;
+
+        snprintf(name, sizeof(name), "copy-%d", i);
+        snprintf(path, sizeof(path), "/v1/sessions/%s/state", name);
+        upload(l.port, "PUT", path, &file);
+        at = state_of(l.port, name);
+        assert_same_state(&at, &file, path);
+        state_free(&at);
+    }
+    upload(l.port, "POST", "/v1/snapshots", &file);
+    state_free(&file);
+    assert_int_equal(live_stop(&l), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -262,6 +291,8 @@ int main(void)
         cmocka_unit_test(mamba2_resumes_exactly),
         cmocka_unit_test(rwkv7_resumes_exactly),
         cmocka_unit_test(the_demonstration_model_resumes_exactly),
+        cmocka_unit_test_setup_teardown(uploads_go_to_the_disk_where_host_memory_is_none,
+                                        folder_make, folder_remove),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
