@@ -294,7 +294,7 @@ static struct linear make_aligned_product(const struct weight *w, int T)
 /* n of them as one phase. */
 static void check_aligned_products(struct backend *be, const struct weight *w, int T, int n)
 {
-    struct linear p[GROUP];
+    struct linear p[GROUP] = { 0 };
     float *preset[GROUP];
 
     assert_in_range(n, 1, GROUP);
