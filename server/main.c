@@ -10,8 +10,9 @@
 #include "config/options.h"
 #include "server/cli/cli.h"
 
-/* A standard descriptor that is closed is kept from other files, as what they are taken for by
- * whoever prints, or by libuv, which never closes one. It still can't be read, or written to. */
+/* Opens what is closed of the standard descriptors, so that no other file gets such a number:
+ * what is printed would go there, and libuv aborts rather than close one. They still fail when
+ * they are read or written. */
 static bool hold_standard(void)
 {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)

@@ -22,7 +22,7 @@ enum {
     SPLIT_BITS_MAX = 3,       /* 2^bits warps share a row */
     PLACES_MAX = 32,          /* of a ring */
     RING_BYTES = 192 << 10,   /* of a multiprocessor; the rest is for the short kernels behind */
-    RING_SHORT = 160 << 10,   /* the same, where that is faster */
+    RING_SHORT = 160 << 10,   /* where the kernel behind needs more */
     BYTES_EARLY = 50 << 10,   /* on their way to a multiprocessor before x is there */
     BYTES_AHEAD = 80 << 10    /* and behind that */
 };

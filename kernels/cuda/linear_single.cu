@@ -14,7 +14,7 @@ enum {
     CHUNK = 32 * RUN, /* columns of a warp's 16 bytes a lane */
     CHUNKS_GOOD = 5,  /* of a warp's piece of a row */
     CHUNKS_MAX = 8,
-    CHUNKS_SHORT = 2, /* where a unit has SHORT_BATCH rows of each warp */
+    CHUNKS_SHORT = 2, /* of so many or fewer a unit has SHORT_BATCH rows of each warp */
     SHORT_BATCH = 4,
     UNITS_MAX = 32 /* between two ends */
 };
