@@ -96,7 +96,7 @@ struct options {
     /* bench */
     char *suite;    /* all, decode, prefill, resume, memory, verbs, published */
     char *only;     /* of the published models: a part of the title; NULL: all of them */
-    char *part;     /* of what a GPU is measured by: all, decode, prefill, engine, resume */
+    char *part;     /* of what a GPU is measured by: all, decode, prefill, mixed, engine, resume */
     int layers;     /* of each published model, the first ones; 0: all */
     char *sessions; /* of decode and engine on a GPU: "8,64"; NULL: the usual numbers */
 

@@ -430,30 +430,59 @@ static bool step_every_size(struct model *m, void *records, struct batch in, int
     return m->be->sync(m->be, err);
 }
 
-/* A prompt's step of each size up to max_rows, without a state: where a backend chooses by size
- * how to compute, it has chosen before somebody waits. */
+/* A prompt's step of each size up to max_rows, without a state, by itself and behind a sequence of
+ * one row: where a backend chooses by size how to compute, it has chosen before somebody waits. */
 static bool try_prompts(struct model *m, void *records, struct error *err)
 {
-    const int slot = SLOT_NONE;
     int32_t *token = calloc((size_t)m->max_rows, sizeof(*token));
     bool ok = token || error_set(err, ERR_NOMEM, "out of memory for %d rows", m->max_rows);
 
     for (int n = PROMPT_LEAST; ok && n <= 2 * m->max_rows; n = n % 3 ? n / 2 * 3 : n / 3 * 4) {
-        const int T = n < m->max_rows ? n : m->max_rows, begin[] = { 0, T }, last = T - 1;
+        const int T = n < m->max_rows ? n : m->max_rows, begin[] = { 0, 1, T }, alone[] = { 0, T };
+        const int slot[] = { SLOT_NONE, SLOT_NONE }, last = T - 1;
 
-        step(m, records,
-             &(struct batch){ .S = 1,
-                              .T = T,
-                              .L = 1,
-                              .token = token,
-                              .begin = begin,
-                              .slot = &slot,
-                              .logit_row = &last });
+        for (int S = 1; S <= 2; S++)
+            step(m, records,
+                 &(struct batch){ .S = S,
+                                  .T = T,
+                                  .L = 1,
+                                  .token = token,
+                                  .begin = S == 1 ? alone : begin,
+                                  .slot = slot,
+                                  .logit_row = &last });
         ok = m->be->sync(m->be, err);
         if (T == m->max_rows)
             break;
     }
     free(token);
+    return ok;
+}
+
+/* The draws of the last step's rows that take most memory, as long as there is some to refuse. */
+static bool try_draws(struct model *m, int rows, struct error *err)
+{
+    struct sample_row *row = calloc((size_t)rows, sizeof(*row));
+    struct sample_result *out = calloc((size_t)rows, sizeof(*out));
+    bool ok = (row && out) || error_set(err, ERR_NOMEM, "out of memory for %d rows", rows);
+
+    for (int i = 0; ok && i < rows; i++)
+        row[i] = (struct sample_row){ .temperature = 1.0f,
+                                      .top_p = 0.5f,
+                                      .typical_p = 1.0f,
+                                      .repetition = 1.0f,
+                                      .top = SAMPLE_TOP_MAX,
+                                      .forced = -1 };
+    if (ok) {
+        m->be->ops->sample(m->be->stream, &(struct sample){ .logits = m->logits,
+                                                            .ld = (size_t)m->info.vocab,
+                                                            .rows = rows,
+                                                            .vocab = m->info.vocab,
+                                                            .row = row,
+                                                            .out = out });
+        ok = m->be->sync(m->be, err);
+    }
+    free(row);
+    free(out);
     return ok;
 }
 
@@ -479,6 +508,7 @@ bool model_prepare(struct model *m, void *records, int most, struct error *err)
             most, &replayed, err);
     if (ok && !replayed)
         ok = error_set(err, ERR_DEVICE, "%s: decode steps cannot be recorded", m->be->detail);
+    ok = ok && (!m->be->sizes || try_draws(m, most, err));
     free(place);
     free(token);
     return ok;

@@ -95,7 +95,8 @@ uint64_t model_settle(const struct model *m, void *records, int slot, int logged
 
 /* Gets decode steps of up to `most` sequences ready on these records, which stay as they are:
  * a backend that records steps has recorded them when this returns, and has seen prompts of
- * every size. ERR_DEVICE when a step cannot be recorded, ERR_NOMEM. */
+ * every size and the memory that draws take. ERR_DEVICE when a step cannot be recorded, ERR_NOMEM.
+ */
 bool model_prepare(struct model *m, void *records, int most, struct error *err);
 
 /* [L, vocab], backend memory, valid until the next step. */

@@ -42,6 +42,14 @@ struct device_batch {
     const int *logged;        /* [S] steps in the log of each slot, or -1: this one leaves none */
 };
 
+/* The sequences of a step that are behind the first ones of one row each (parts.cuh), as a batch of
+ * its own: `at` counts rows from the first of them. */
+struct step_part {
+    struct batch in;
+    struct device_batch at;
+    int first; /* how many sequences, and rows, are in front */
+};
+
 struct linear_plans; /* linear*.cu's: what was chosen for each shape */
 struct sampling;     /* sampling.cuh */
 struct steps;        /* steps.cuh */
@@ -67,12 +75,13 @@ struct stream {
     bool waits;          /* blocks of a kernel may wait for each other, as those of no other stream
                           * on this device may, in this process or another */
     bool recording;
-    bool row_each;     /* every sequence of this step has one row */
-    bool settles;      /* a sequence of several rows of this step has steps in its log */
-    bool replayed;     /* this step is recorded, or will be when its size comes again */
-    uint64_t marks;    /* how many places were marked: backend.h */
-    cudaError_t fault; /* the first, or cudaSuccess */
-    const char *where; /* the operation it came from */
+    struct step_part rest; /* of this step; in.S 0: it is not taken apart */
+    bool row_each;         /* every sequence of this step has one row */
+    bool settles;          /* a sequence of several rows of this step has steps in its log */
+    bool replayed;         /* this step is recorded, or will be when its size comes again */
+    uint64_t marks;        /* how many places were marked: backend.h */
+    cudaError_t fault;     /* the first, or cudaSuccess */
+    const char *where;     /* the operation it came from */
     /* branch.cu's */
     cudaStream_t branch;
     cudaEvent_t branched;
@@ -155,7 +164,8 @@ static __device__ __forceinline__ void let_next_start(void)
 }
 
 /* What is enqueued from begin to end has what was enqueued before the fork as its inputs, and runs
- * beside what follows that until join_cuda(), which must come before the next fork. When a step
+ * beside what follows that until join_cuda(), which must come before the next fork of what is
+ * recorded; one of what is not goes on behind the branch that is there. When a step
  * that will be recorded runs for the first time, all happens in order. */
 void branch_fork(struct stream *q);
 void branch_begin(struct stream *q);

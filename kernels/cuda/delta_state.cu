@@ -9,6 +9,7 @@
  * write for one another stays here. The steps in a state's log come with it. */
 #include "kernels/cuda/gates.cuh"
 #include "kernels/cuda/matrix_rows.cuh"
+#include "kernels/cuda/parts.cuh"
 #include "kernels/cuda/state_log.cuh"
 
 enum {
@@ -398,6 +399,9 @@ static bool fits(const struct delta_state *p)
 
 void delta_state_cuda(struct stream *q, const struct batch *in, const struct delta_state *p)
 {
+    if (run_parts(q, p, true, delta_state_cuda))
+        return;
+
     const bool fit = fits(p);
 
     if (fit && q->row_each) {

@@ -9,6 +9,7 @@
  * more threads. What bounds them is shared memory and the few warps there are, not the
  * exponentials. Any other N takes a warp a channel with the state in memory. */
 #include "kernels/cuda/diagonal_scan.cuh"
+#include "kernels/cuda/parts.cuh"
 
 #include <limits.h>
 
@@ -377,10 +378,13 @@ void diagonal_scan_of(struct stream *q, const struct batch *in, const struct dia
     }
     if (!q->row_each)
         aligned ? scan<true>(q, in, p, longest) : scan<false>(q, in, p, longest);
-    aligned ? launch_decode<true>(q, in, p, raw) : launch_decode<false>(q, in, p, raw);
+    if (in->S > 1 || in->T == 1)
+        aligned ? launch_decode<true>(q, in, p, raw) : launch_decode<false>(q, in, p, raw);
 }
 
 void diagonal_scan_cuda(struct stream *q, const struct batch *in, const struct diagonal_scan *p)
 {
+    if (run_parts(q, p, false, diagonal_scan_cuda))
+        return;
     diagonal_scan_of(q, in, p, false);
 }

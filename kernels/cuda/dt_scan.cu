@@ -9,6 +9,7 @@
  * what the next ones need on its way to shared memory. Anything else takes the parts. */
 #include "kernels/cuda/diagonal_scan.cuh"
 #include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/parts.cuh"
 
 enum {
     WARPS = 4,
@@ -20,6 +21,7 @@ enum {
     EACH_MAX = 96, /* sequences of a block: at most 32 a warp */
     AHEAD = 2,     /* sequences of a warp on their way */
     STAGES = AHEAD + 1,
+    BESIDE_ROWS = 128,   /* of prompts: fewer take no longer than to run beside */
     SEQUENCES_MAX = 4096 /* rows are found by 32 bits */
 };
 
@@ -461,6 +463,9 @@ static void launch_products(struct stream *q, const struct batch *in, const stru
 
 void dt_scan_cuda(struct stream *q, const struct batch *in, const struct dt_scan *p)
 {
+    if (run_parts(q, p, q->rest.in.T > BESIDE_ROWS, dt_scan_cuda))
+        return;
+
     if (fits(q, in, &p->dt, &p->scan)) {
         if (p->dt.w->cols <= FEW_CHUNKS * CHUNK)
             launch_products<FEW_CHUNKS>(q, in, p);

@@ -105,14 +105,15 @@ static int alignment_of(const void *p, size_t ld_bytes)
     return (int)(bits & -bits);
 }
 
-/* Ranges of T that share an algorithm: to 16, 32, 64, ..., and beyond 256 in steps of half. */
+/* Ranges of T that share an algorithm: to 16, 32, 64, and from there in steps of half, as those of
+ * the prompts that model_prepare() tries. */
 static int range_of(int T)
 {
     int top = 16;
 
     while (top < T)
         top *= 2;
-    return top > 256 && T <= top / 4 * 3 ? top / 4 * 3 : top;
+    return top > 64 && T <= top / 4 * 3 ? top / 4 * 3 : top;
 }
 
 static cudaDataType_t type_of(enum dtype t)

@@ -6,6 +6,7 @@
  * tokens' on their way while one is worked on. Any other K takes a warp a row with the state in
  * memory. */
 #include "kernels/cuda/matrix_rows.cuh"
+#include "kernels/cuda/parts.cuh"
 #include "kernels/cuda/state_log.cuh"
 
 enum { THREADS = 128 };
@@ -359,6 +360,8 @@ static void run(struct stream *q, const struct batch *in, const struct matrix_st
 {
     if (!q->row_each)
         run_walk<K, DELTA, PER_HEAD, ALIGNED>(q, in, p, longest);
+    if (in->S == 1 && in->T > 1)
+        return;
     if (is_narrow(p->state))
         run_decode<K, DELTA, PER_HEAD, ALIGNED, true>(q, in, p);
     else
@@ -395,6 +398,9 @@ static void run_columns(struct stream *q, const struct batch *in, const struct m
 
 void matrix_state_cuda(struct stream *q, const struct batch *in, const struct matrix_state *p)
 {
+    if (run_parts(q, p, false, matrix_state_cuda))
+        return;
+
     const dim3 any((unsigned)ceil_div(p->V * 32, THREADS), (unsigned)p->H, (unsigned)in->S);
     int longest;
 

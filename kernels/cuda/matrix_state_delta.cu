@@ -10,7 +10,7 @@
 #include <limits.h>
 
 enum {
-    LONGEST = 64, /* rows that go token by token */
+    LONGEST = 12, /* rows that go token by token */
     HELPERS = THREADS,
     LONG_RING = 6,  /* chunks */
     SHORT_RING = 4, /* two such blocks fit on a multiprocessor */

@@ -24,9 +24,9 @@ enum {
     BLOCKS = LENGTH / BLOCK,
     V = 64,
     PAIR = 2 * V,
-    LONGEST = 128, /* rows that go token by token */
-    WAVE = 64,     /* segments worked on at a time: bounds the workspace */
-    AHEAD = 4,     /* segments whose sums are on their way while the states are passed on */
+    LONGEST = 40, /* rows that go token by token */
+    WAVE = 64,    /* segments worked on at a time: bounds the workspace */
+    AHEAD = 4,    /* segments whose sums are on their way while the states are passed on */
     FLOOR = 150
 };
 

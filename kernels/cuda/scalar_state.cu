@@ -6,6 +6,7 @@
  * else takes the parts. */
 #include "kernels/cuda/gates.cuh"
 #include "kernels/cuda/matrix_rows.cuh"
+#include "kernels/cuda/parts.cuh"
 #include "kernels/cuda/state_log.cuh"
 
 enum { THREADS = 128 };
@@ -137,6 +138,9 @@ static void launch_state(struct stream *q, const struct batch *in, const struct 
 
 void scalar_state_cuda(struct stream *q, const struct batch *in, const struct scalar_state *p)
 {
+    if (run_parts(q, p, true, scalar_state_cuda))
+        return;
+
     if (!fits(q, &p->gates, &p->state)) {
         decay_gates_cuda(q, &p->gates);
         matrix_state_cuda(q, in, &p->state);

@@ -4,6 +4,7 @@
  * the rows of one sequence with the window in registers. Anything else is two launches: the
  * outputs, each from the inputs it meets, and then the states. */
 #include "kernels/cuda/activation.cuh"
+#include "kernels/cuda/parts.cuh"
 #include "kernels/cuda/state.cuh"
 
 enum { THREADS = 128, ROWS = 8, WIDTH = 4 };
@@ -275,6 +276,9 @@ static void conv(struct stream *q, const struct batch *in, const struct short_co
 
 void short_conv_cuda(struct stream *q, const struct batch *in, const struct short_conv *p)
 {
+    if (run_parts(q, p, false, short_conv_cuda))
+        return;
+
     const uintptr_t off = off_grid(p->x, p->x_ld) | off_grid(p->y, p->y_ld) |
                           off_grid(p->y_bf16, p->y_ld) | off_grid(p->bias, (size_t)p->dim) |
                           off_grid(p->weight, 0) | off_grid(p->state);

@@ -137,15 +137,14 @@ static bool grow(struct steps *s, size_t bytes)
     return false;
 }
 
-/* One row for each sequence, in order. */
-static bool is_row_each(const struct batch *in)
+/* How many sequences of one row the batch begins with. */
+static int count_ones(const struct batch *in)
 {
-    if (in->S != in->T)
-        return false;
-    for (int i = 0; i < in->T; i++)
-        if (in->begin[i] != i)
-            return false;
-    return true;
+    int n = 0;
+
+    while (n < in->S && in->begin[n + 1] == n + 1)
+        n++;
+    return n;
 }
 
 static bool has_logs_to_settle(const struct batch *in)
@@ -174,8 +173,33 @@ static int32_t *lay(int32_t *at, const int32_t *from, int n, int most, int fill)
     return at + most;
 }
 
-/* Lays the batch out in the stage, filled up to `rows` if that is above its own. */
-static struct laid lay_batch(struct steps *s, int32_t *host, const struct batch *in, int rows)
+/* Lays out what is behind the first sequences of one row as a batch of its own, as far as it is not
+ * the end of the whole one's arrays; returns the place behind. */
+static int32_t *lay_rest(struct step_part *rest, const struct batch *whole, const int32_t *row_seq,
+                         const struct device_batch *d, int first, int32_t *at, int32_t *device)
+{
+    const int S = whole->S - first, T = whole->T - first;
+
+    *rest = { .in = { .S = S, .T = T },
+              .at = { .token = d->token + first,
+                      .begin = device,
+                      .slot = d->slot + first,
+                      .row_seq = device + S + 1,
+                      .logit_row = NULL,
+                      .position = d->position + first,
+                      .logged = d->logged + first },
+              .first = first };
+    for (int i = 0; i <= S; i++)
+        *at++ = whole->begin[first + i] - first;
+    for (int t = 0; t < T; t++)
+        *at++ = row_seq[first + t] - first;
+    return at;
+}
+
+/* Lays the batch out in the stage, filled up to `rows` if that is above its own; the first `ones`
+ * of its sequences have one row. */
+static struct laid lay_batch(struct steps *s, int32_t *host, const struct batch *in, int rows,
+                             int ones)
 {
     const int more = rows > in->T ? rows - in->T : 0;
     struct batch *b = &s->batch;
@@ -213,8 +237,6 @@ static struct laid lay_batch(struct steps *s, int32_t *host, const struct batch 
     at = lay(at, (const int32_t *)in->position, in->S, b->S, 0);
     b->logged = at;
     at = lay(at, in->logged, in->S, b->S, -1);
-    int32_t *follows = at;
-    lay(at, in->follows, in->S, b->S, -1);
 
     d->token = device;
     d->begin = device + (b->begin - host);
@@ -223,6 +245,11 @@ static struct laid lay_batch(struct steps *s, int32_t *host, const struct batch 
     d->logit_row = device + (b->logit_row - host);
     d->position = (const uint32_t *)device + (b->position - (const uint32_t *)host);
     d->logged = device + (b->logged - host);
+    if (ones > 0 && ones < in->T)
+        at = lay_rest(&s->q->rest, b, row_seq, d, ones, at, device + (at - host));
+
+    int32_t *follows = at;
+    lay(at, in->follows, in->S, b->S, -1);
     return { .host = host,
              .device = device,
              .drawn = sampling_drawn(s->q),
@@ -300,11 +327,11 @@ template <int NUMBERS> static bool carry(struct stream *q, const struct laid &l)
     return true;
 }
 
-static bool bring(struct steps *s, const struct batch *in, int rows)
+static bool bring(struct steps *s, const struct batch *in, int rows, int ones)
 {
     const size_t more = rows > in->T ? (size_t)(rows - in->T) : 0;
     const size_t room =
-        (2 * (size_t)in->T + 5 * (size_t)in->S + 1 + (size_t)in->L + ARRAYS * more) *
+        (3 * (size_t)in->T + 6 * (size_t)in->S + 2 + (size_t)in->L + ARRAYS * more) *
         sizeof(int32_t);
     struct stage *stage;
 
@@ -314,7 +341,7 @@ static bool bring(struct steps *s, const struct batch *in, int rows)
     s->next = (s->next + 1) % STAGES;
     stream_note(s->q, cudaEventSynchronize(stage->brought), "batch");
 
-    const struct laid l = lay_batch(s, (int32_t *)stage->host, in, rows);
+    const struct laid l = lay_batch(s, (int32_t *)stage->host, in, rows, ones);
 
     /* Of decode steps up to 16, 64 and 256 rows. */
     if (carry<ARRAYS * 16 + 1>(s->q, l) || carry<ARRAYS * 64 + 1>(s->q, l) ||
@@ -349,7 +376,8 @@ static struct recorded *find(struct steps *s, const struct step_key *key, int ro
 
 const struct batch *steps_begin(struct steps *s, const struct step_key *key, const struct batch *in)
 {
-    const bool row_each = is_row_each(in),
+    const int ones = count_ones(in);
+    const bool row_each = ones == in->S && ones == in->T,
                decode = key->model && row_each && in->T > 0 && batch_wants_all(in);
     struct recorded *r;
 
@@ -357,7 +385,8 @@ const struct batch *steps_begin(struct steps *s, const struct step_key *key, con
     s->q->replayed = false;
     s->q->row_each = row_each;
     s->q->settles = has_logs_to_settle(in);
-    if (!bring(s, in, decode ? padded(key, in->T) : 0))
+    s->q->rest = {};
+    if (!bring(s, in, decode ? padded(key, in->T) : 0, ones))
         return NULL;
     r = decode ? find(s, key, s->batch.T) : NULL;
     if (!r)

@@ -3,6 +3,7 @@
  * A thread owns N channels. In decode it walks the rows of one sequence; in longer batches it
  * takes a few rows of whatever sequence they belong to, and the one with a sequence's first
  * row, the only one that reads the state, also moves it. */
+#include "kernels/cuda/parts.cuh"
 #include "kernels/cuda/token_shift.cuh"
 
 enum { THREADS = 128, ROWS = 4 };
@@ -95,6 +96,9 @@ static void shift(struct stream *q, const struct batch *in, const struct token_s
 
 void token_shift_cuda(struct stream *q, const struct batch *in, const struct token_shift *p)
 {
+    if (run_parts(q, p, false, token_shift_cuda))
+        return;
+
     if ((off_grid(p->x, (size_t)p->dim) | shift_off_grid(p)) == 0)
         shift<4>(q, in, p);
     else

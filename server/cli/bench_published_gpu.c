@@ -1,5 +1,5 @@
-/* bench_published_gpu.c - `--suite published` on a GPU: decode, prefill and resume of models of
- * published sizes, beside the floor of the card at hand.
+/* bench_published_gpu.c - `--suite published` on a GPU: decode, prefill, both in one step, and
+ * resume of models of published sizes, beside the floor of the card at hand.
  *
  * The floor of a decode step is phased: weights read once at the bandwidth of a stream that is
  * only read (or multiplied at the matrix units' rate, if that takes longer), then every state
@@ -20,16 +20,19 @@
 #include "server/cli/random_model.h"
 
 #define RUN_SECONDS 0.15
-enum { ROWS = 4096, STEPS_MIN = 8, STEPS_MAX = 400, PREFILL_RUNS = 3 };
+enum { ROWS = 4096, STEPS_MIN = 8, STEPS_MAX = 400, PREFILL_RUNS = 3, MIXED_RUNS = 21 };
 
-static const char batches[] = "1,8,64,256,512", engine_batches[] = "1,64,256";
+static const char batches[] = "1,8,64,256,512", engine_batches[] = "1,64,256",
+                  mixed_batches[] = "8,64,256";
 static const size_t prompts[] = { 512, 4096, 32768 };
+static const int mixed_prompts[] = { 8, 64, 448 };
 
-/* A step of n sequences and what it draws. */
+/* A step of n sequences and what it draws; there is room for a prompt behind them. */
 struct step {
     struct batch in;
     int32_t token[ROWS];
-    int begin[BENCH_SESSIONS_MAX + 1], place[BENCH_SESSIONS_MAX], logged[BENCH_SESSIONS_MAX];
+    int begin[BENCH_SESSIONS_MAX + 2], place[BENCH_SESSIONS_MAX + 1];
+    int logged[BENCH_SESSIONS_MAX + 1];
     struct sample_row row[BENCH_SESSIONS_MAX];
     struct sample_result result[2][BENCH_SESSIONS_MAX]; /* of steps in turns */
     uint64_t mark[2];
@@ -294,6 +297,74 @@ static bool prefill_all(struct bench *b)
     return ok;
 }
 
+/* Median seconds of a step of n sessions with a row each, and of so many rows of a prompt that goes
+ * on behind it; each is waited for. -1: failed. */
+static double time_mixed(struct bench *b, void *records, struct step *s, int n, int rows)
+{
+    struct backend *be = b->local.parts.backend;
+    struct samples seconds = { 0 };
+
+    s->in.S = n + (rows > 0);
+    s->in.T = n + rows;
+    s->in.L = n;
+    s->in.follows = NULL;
+    for (int i = 0; i <= n; i++) {
+        s->begin[i] = s->place[i] = i;
+        s->logged[i] = 0;
+    }
+    s->begin[s->in.S] = s->in.T;
+    for (int i = 0; i < s->in.T; i++)
+        s->token[i] = bench_token(b, (size_t)i);
+    bench_stagger(b, records, s->logged, n);
+    for (int i = 0; i < MIXED_RUNS; i++) {
+        const double began = bench_clock();
+
+        model_step(b->local.parts.model, records, &s->in);
+        if (!wait(b, be->mark(be)))
+            return -1;
+        if (i > 1) /* the first ones are not recorded yet */
+            samples_add(&seconds, bench_clock() - began);
+        bench_logged(b, s->logged, n);
+    }
+    return samples_median(&seconds);
+}
+
+static bool mixed(struct bench *b, int n)
+{
+    struct backend *be = b->local.parts.backend;
+    void *records = be->alloc(be, model_slot_bytes(b->local.parts.model) * (size_t)(n + 1));
+    struct step *s = make_step(n);
+    const double decode = records && s ? time_mixed(b, records, s, n, 0) : -1;
+    bool ok = decode > 0;
+
+    for (size_t i = 0; ok && i < sizeof(mixed_prompts) / sizeof(mixed_prompts[0]); i++) {
+        const double prompt = time_mixed(b, records, s, 0, mixed_prompts[i]);
+        const double both = prompt > 0 ? time_mixed(b, records, s, n, mixed_prompts[i]) : -1;
+
+        ok = both > 0;
+        if (ok)
+            printf("| %d | %.0f | %d | %.0f | %.0f | %.0f %% |\n", n, decode * 1e6,
+                   mixed_prompts[i], prompt * 1e6, both * 1e6, 100 * both / (decode + prompt));
+        fflush(stdout);
+    }
+    free(s);
+    be->free(be, records);
+    return ok;
+}
+
+static bool mixed_all(struct bench *b)
+{
+    const char *list = b->options->sessions ? b->options->sessions : mixed_batches;
+
+    printf(
+        "\n| sessions | a step, us | tokens of a prompt | a step, us | both in one | of the sum |"
+        "\n|---|---|---|---|---|---|\n");
+    for (int n = next_batch(&list); n; n = next_batch(&list))
+        if (fits(b, n + 1) && !mixed(b, n))
+            return false;
+    return true;
+}
+
 /* Through the engine: sessions, draws, text, events. */
 static bool engine(struct bench *b, int n)
 {
@@ -356,7 +427,7 @@ static bool measure(struct bench *b, const struct options *o, const struct rando
            (double)info->layout.bytes / 1e6);
     bench_print_machine(b);
     if ((wants(o, "decode") && !decode_all(b)) || (wants(o, "prefill") && !prefill_all(b)) ||
-        (wants(o, "engine") && !engine_all(b)))
+        (wants(o, "mixed") && !mixed_all(b)) || (wants(o, "engine") && !engine_all(b)))
         return false;
     b->local.limits.slots = 8;
     b->local.limits.max_batch = 2;

@@ -215,17 +215,20 @@ static bool may_plan(const struct engine *e)
     return flights_overlap(e);
 }
 
+/* Those that decode come first: a device may take the sequences of one row that a step begins with
+ * by themselves. */
 static int plan(struct engine *e, struct step *step, int device)
 {
     struct pick *pick = step->pick;
     size_t budget = (size_t)e->options.row_budget;
+    const int running = e->running_count;
     int n = 0;
 
-    for (int i = 0; i < e->running_count; i++) {
-        struct sequence *s = e->running[i];
+    for (int i = 0; i < 2 * running; i++) {
+        struct sequence *s = e->running[i % running];
 
-        if (tiers_place(e->tiers, s->slot).device != device || is_away(e, s) ||
-            (s->ahead && (!goes_on(s) || is_at_cut(s))))
+        if (is_decoding(s) != (i < running) || tiers_place(e->tiers, s->slot).device != device ||
+            is_away(e, s) || (s->ahead && (!goes_on(s) || is_at_cut(s))))
             continue;
         pick[n++] = (struct pick){ .sequence = s, .rows = is_decoding(s) };
         budget -= is_decoding(s);

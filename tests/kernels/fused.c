@@ -10,13 +10,16 @@
 struct layout make_layout(int S, enum shape shape)
 {
     struct layout l = { .slots = S + EXTRA, .in = { .S = S } };
-    const int one = check_int(0, S - 1);
+    const int one = check_int(0, S - 1), ones = check_int(1, S);
 
     for (int s = 0; s < S; s++) {
         const int rows = shape == ONE_EACH ? 1
                          : shape == RAGGED ? check_int(0, 3)
                          : shape == LONG   ? check_int(0, s ? 3 : LONG_MAX)
-                         : s == one        ? S
+                         : shape == BESIDE ? s < ones     ? 1
+                                             : s == S - 1 ? check_int(2, LONG_MAX)
+                                                          : check_int(0, 3)
+                         : s == one ? S
                                            : 0;
 
         l.slot[s] = S + EXTRA - 1 - s;

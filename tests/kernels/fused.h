@@ -13,9 +13,9 @@ struct layout {
     int begin[S_MAX + 2], slot[S_MAX + 1], slots, longest;
 };
 
-/* How many rows its sequences have: as many as there are sequences, or any number in all; or many
- * in the first. */
-enum shape { ONE_EACH, ALL_OF_ONE, RAGGED, LONG };
+/* How many rows its sequences have: as many as there are sequences, or any number in all; many in
+ * the first; or one each in the first ones, as in decode steps, and many in the last. */
+enum shape { ONE_EACH, ALL_OF_ONE, RAGGED, LONG, BESIDE };
 
 struct layout make_layout(int S, enum shape shape);
 

@@ -33,14 +33,15 @@ static struct dt_case make_dt_case(bool bf16_rows)
 {
     const enum shape shape = (enum shape)(check_int(0, 1) * check_int(ALL_OF_ONE, RAGGED));
     const bool fit = check_int(0, 3) > 0;
-    const bool is_long = check_int(0, 3) == 0;
+    const bool is_long = check_int(0, 3) == 0, beside = check_int(0, 3) == 0;
     /* So many channels that a device's blocks have tens of sequences, or take turns. */
-    const bool wide = bf16_rows && fit && !is_long && check_int(0, 7) == 0;
+    const bool wide = bf16_rows && fit && !is_long && !beside && check_int(0, 7) == 0;
     const int S = wide              ? check_int(100, 300)
                   : check_int(0, 2) ? check_int(1, 9)
                                     : check_int(1, S_MAX);
-    struct dt_case c = { .l = is_long ? make_layout(check_int(1, 2), LONG)
-                                      : make_layout(S, wide ? ONE_EACH : shape),
+    struct dt_case c = { .l = is_long  ? make_layout(check_int(1, 2), LONG)
+                              : beside ? make_layout(check_int(2, 40), BESIDE)
+                                       : make_layout(S, wide ? ONE_EACH : shape),
                          .dim = wide  ? 32 * check_int(100, 160)
                                 : fit ? 32 * check_int(1, 5)
                                       : check_int(1, 100),
@@ -218,7 +219,10 @@ static struct state_case make_state_case(void)
     static const int sizes[][2] = { { 64, 128 }, { 64, 128 }, { 64, 64 }, { 128, 64 },
                                     { 24, 128 }, { 64, 32 },  { 7, 5 } };
     const int *VK = sizes[check_int(0, 6)], S = check_int(0, 3) ? check_int(1, 6) : 40;
-    struct state_case c = { .l = make_layout(S, check_int(0, 3) ? ONE_EACH : RAGGED),
+    const int shape = check_int(0, 5);
+    struct state_case c = { .l = make_layout(S, shape == 0   ? RAGGED
+                                                : shape == 1 ? BESIDE
+                                                             : ONE_EACH),
                             .V = VK[0],
                             .K = VK[1],
                             .groups = check_int(1, 2),

@@ -46,6 +46,7 @@ static struct world make_world(struct spec spec)
     const bool aligned = check_int(0, 1);
     /* Where a state is kept, long sequences may go another way. */
     const bool long_one = spec.state.width > 0 && check_int(0, 3) == 0;
+    const int ones = check_int(0, 1) ? check_int(0, 4) : 0; /* as if they decoded, beside others */
     struct world w = { .spec = spec, .record = row_distance(spec.state.width, 7, aligned) };
     struct call *c = &w.call;
     int T;
@@ -54,8 +55,8 @@ static struct world make_world(struct spec spec)
     w.slots = w.in.S + 2;
     for (int s = 0; s < w.in.S; s++) {
         w.slot[s] = (s * 3 + 1) % w.slots; /* distinct, as 3 does not divide what follows */
-        const int most = check_int(0, 1) ? 1 : s == 0 && long_one ? LONG_MAX : T_MAX;
-        const int rows = spec.decode ? 1 : check_int(0, most);
+        const int most = check_int(0, 1) ? 1 : s == ones && long_one ? LONG_MAX : T_MAX;
+        const int rows = spec.decode || s < ones ? 1 : check_int(0, most);
 
         w.begin[s + 1] = w.begin[s] + rows;
         w.longest = rows > w.longest ? rows : w.longest;

@@ -107,13 +107,16 @@ static struct turn any_turn(const struct kind *k, bool decode)
 {
     const int last = SLOTS - 1, first = check_int(0, last), step = check_int(0, 1) ? 5 : 7;
     const bool all = decode && (k->wide || check_int(0, 1));
+    const int ones = check_int(0, 1) ? check_int(0, 12) : 0;
     struct turn t = { .in = { .S = k->wide && all ? SLOTS : check_int(1, all ? SLOTS : 12) },
                       .row = (size_t)(k->log.dim ? k->log.dim + 160 : k->log.H * 128) };
 
     for (int s = 0; s < t.in.S; s++) {
         const int most = k->wide || check_int(0, 3) ? 9 : LONG;
         const int left = ROWS_MAX - t.begin[s] - (t.in.S - s), several = check_int(0, most);
-        const int rows = decode || check_int(0, 1) ? 1 : several < left ? several : left;
+        const int rows = decode || s < ones || check_int(0, 1) ? 1
+                         : several < left                      ? several
+                                                               : left;
 
         t.slot[s] = (first + s * step) % SLOTS;
         t.begin[s + 1] = t.begin[s] + rows;

@@ -66,13 +66,15 @@ static size_t row_distance(int width, bool tight, bool aligned)
 static struct world make_world(struct spec spec)
 {
     const bool aligned = check_int(0, 3) > 0, long_one = check_int(0, 3) == 0 && !spec.decode;
+    const int ones = check_int(0, 1) ? check_int(0, S_MAX - 1) : 0; /* as if they decoded */
     struct world w = { .spec = spec, .in = { .S = spec.decode ? S_MAX : check_int(1, S_MAX) } };
     struct call *c = &w.call;
 
     w.record = ((size_t)spec.state.width + 7) / 8 * 8 + (aligned ? 8 : 3);
     w.place = 4 * (uint32_t)check_int(0, 1 << 29);
     for (int s = 0; s < w.in.S; s++) {
-        const int rows = spec.decode ? 1 : check_int(s == 0, s == 0 && long_one ? LONG : T_MAX);
+        const int rows =
+            spec.decode || s < ones ? 1 : check_int(s == 0, s == ones && long_one ? LONG : T_MAX);
 
         w.slot[s] = (3 * s + 1) % SLOTS;
         w.position[s] = (uint32_t)check_int(0, 1 << 30) * 4u;
