@@ -25,8 +25,8 @@ struct fixture {
     char folder[32], file[64];
 };
 
-static const char *const variables[] = { "EDDY_PORT", "EDDY_HOST", "EDDY_CONFIG", "EDDY_LOG_JSON",
-                                         "EDDY_HOST_MEMORY" };
+static const char *const variables[] = { "EDDY_PORT",     "EDDY_HOST",        "EDDY_CONFIG",
+                                         "EDDY_LOG_JSON", "EDDY_HOST_MEMORY", "EDDY_MAX_BATCH" };
 
 static int set_up(void **state)
 {
@@ -300,6 +300,22 @@ static void a_step_has_room_beside_its_batch(void **state)
     assert_true(init(f, "eddy serve --row-budget 9 --max-batch 8"));
     refuses(f, "eddy serve --row-budget 8 --max-batch 8",
             (const char *[]){ "row_budget (8)", "max_batch (8)", NULL });
+}
+
+/* The environment is that of the server, also where another command looks after it. */
+static void only_serve_has_a_batch(void **state)
+{
+    static const char *const others[] = { "eddy health", "eddy run", "eddy bench", "eddy inspect m",
+                                          "eddy state info s" };
+    struct fixture *f = *state;
+
+    setenv("EDDY_MAX_BATCH", "600", 1);
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+        if (!init(f, others[i]))
+            fail_msg("%s: %s", others[i], f->err.message);
+    refuses(f, "eddy", (const char *[]){ "row_budget (512)", "max_batch (600)", NULL });
+    refuses(f, "eddy --print-config", (const char *[]){ "max_batch (600)", NULL });
+    unsetenv("EDDY_MAX_BATCH");
 }
 
 static void a_choice_is_one_of_its_words(void **state)
@@ -616,6 +632,7 @@ int main(void)
         CASE(the_seed_reaches_as_far_as_a_json_number),
         CASE(sizes_take_binary_suffixes),
         CASE(a_step_has_room_beside_its_batch),
+        CASE(only_serve_has_a_batch),
         CASE(a_choice_is_one_of_its_words),
         CASE(an_error_names_its_source),
         CASE(a_config_file_gives_numbers_whole),
