@@ -353,7 +353,7 @@ bool bind_load(const struct bindings *b, struct backend *be, struct bound *out, 
         if (b->arch->weights[b->list[i].row].kind != IGNORED &&
             !load_one(b, &b->list[i], be, out, hash, err))
             return false;
-    return true;
+    return weights_unchanged(b->weights, err);
 }
 
 void bind_release(struct bound *out, const struct model_arch *arch, const struct hyper *h,

@@ -29,7 +29,6 @@ bool weights_add_source(struct weights *w, const char *path, struct error *err)
 {
     struct source *sources = realloc(w->sources, (w->source_count + 1) * sizeof(*sources));
     struct source *s;
-    struct stat st;
 
     if (!sources)
         return out_of_memory(path, err);
@@ -40,11 +39,11 @@ bool weights_add_source(struct weights *w, const char *path, struct error *err)
         return out_of_memory(path, err);
     /* O_NONBLOCK: a FIFO in the folder must not hold the start. */
     s->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (s->fd < 0 || fstat(s->fd, &st) < 0)
+    if (s->fd < 0 || fstat(s->fd, &s->opened) < 0)
         return error_set(err, ERR_IO, "%.200s: %s", path, strerror(errno));
-    if (!S_ISREG(st.st_mode))
+    if (!S_ISREG(s->opened.st_mode))
         return error_set(err, ERR_FORMAT, "%.200s: not a regular file", path);
-    s->size = (uint64_t)st.st_size;
+    s->size = (uint64_t)s->opened.st_size;
     return true;
 }
 
@@ -72,17 +71,37 @@ struct entry *weights_add_entry(struct weights *w, struct error *err)
     return &w->entries[w->count++];
 }
 
-bool source_read(const struct source *s, void *dst, size_t n, uint64_t offset, struct error *err)
+static bool is_same(const struct timespec *a, const struct timespec *b)
 {
-    char *to = dst;
-    struct stat st;
+    return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
+}
 
-    if (fstat(s->fd, &st) < 0)
+/* What is rewritten in place keeps its size, and who copies files may set st_mtim back. Nobody
+ * can set st_ctim, but it also moves when another file takes the name over, which leaves the
+ * opened one as it was: then it has a name less. */
+static bool is_unchanged(const struct source *s, struct error *err)
+{
+    struct stat now;
+
+    if (fstat(s->fd, &now) < 0)
         return error_set(err, ERR_IO, "%.200s: %s", s->path, strerror(errno));
-    if ((uint64_t)st.st_size != s->size)
+    if ((uint64_t)now.st_size != s->size)
         return error_set(err, ERR_IO,
                          "%.200s: changed since it was opened: expected %llu bytes, found %llu",
-                         s->path, (unsigned long long)s->size, (unsigned long long)st.st_size);
+                         s->path, (unsigned long long)s->size, (unsigned long long)now.st_size);
+    if (!is_same(&now.st_mtim, &s->opened.st_mtim) ||
+        (now.st_nlink == s->opened.st_nlink && !is_same(&now.st_ctim, &s->opened.st_ctim)))
+        return error_set(err, ERR_IO,
+                         "%.200s: changed since it was opened: it was written to in place",
+                         s->path);
+    return true;
+}
+
+static bool read_all(const struct source *s, void *dst, size_t n, uint64_t offset,
+                     struct error *err)
+{
+    char *to = dst;
+
     while (n > 0) {
         ssize_t got = pread(s->fd, to, n, (off_t)offset);
 
@@ -98,6 +117,12 @@ bool source_read(const struct source *s, void *dst, size_t n, uint64_t offset, s
         offset += (uint64_t)got;
     }
     return true;
+}
+
+/* Before: what was cut off is told as that. After: it may have been written to meanwhile. */
+bool source_read(const struct source *s, void *dst, size_t n, uint64_t offset, struct error *err)
+{
+    return is_unchanged(s, err) && read_all(s, dst, n, offset, err) && is_unchanged(s, err);
 }
 
 bool tensor_bytes(const struct tensor *t, size_t *bytes)
@@ -319,4 +344,12 @@ bool weights_read(const struct weights *w, const struct tensor *t, void *dst, st
     const struct entry *e = (const struct entry *)t;
 
     return source_read(&w->sources[e->source], dst, t->bytes, e->offset, err);
+}
+
+bool weights_unchanged(const struct weights *w, struct error *err)
+{
+    for (size_t i = 0; i < w->source_count; i++)
+        if (!is_unchanged(&w->sources[i], err))
+            return false;
+    return true;
 }

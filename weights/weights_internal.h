@@ -5,13 +5,16 @@
 #ifndef WEIGHTS_WEIGHTS_INTERNAL_H
 #define WEIGHTS_WEIGHTS_INTERNAL_H
 
+#include <sys/stat.h>
+
 #include "weights/weights.h"
 
 struct source {
     char *path;
     int fd;
     uint64_t size;
-    char *text; /* the names of its tensors lie in it */
+    struct stat opened; /* as it was then */
+    char *text;         /* the names of its tensors lie in it */
 };
 
 struct entry {
@@ -33,6 +36,7 @@ struct weights {
 bool weights_add_source(struct weights *w, const char *path, struct error *err);
 /* NULL and *err on failure. The entry names the newest source; the rest is zero. */
 struct entry *weights_add_entry(struct weights *w, struct error *err);
+/* ERR_IO, also when the file was written to since it was opened, or while it was read. */
 bool source_read(const struct source *s, void *dst, size_t n, uint64_t offset, struct error *err);
 
 /* The bytes of a tensor of this dtype and shape; false when they overflow. */

@@ -1,4 +1,5 @@
 /* test_safetensors.c - each rule of the format has a file that breaks it and nothing else. */
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -346,17 +347,85 @@ static void a_file_that_changes_after_it_was_opened_is_an_io_error(void **state)
     }
 }
 
+/* Times that lie back, so that the next write shows however coarse the clock is. */
+static int open_aged(const char *path)
+{
+    static const struct timespec long_ago[2] = { { .tv_sec = 1000000000 },
+                                                 { .tv_sec = 1000000000 } };
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    assert_true(fd >= 0);
+    assert_int_equal(futimens(fd, long_ago), 0);
+    return fd;
+}
+
+static void assert_changed(const struct weights *w)
+{
+    struct error err = { 0 };
+    char bytes[16];
+
+    assert_false(weights_read(w, weights_find(w, "b"), bytes, &err));
+    assert_int_equal(err.code, ERR_IO);
+    assert_non_null(strstr(err.message, "changed since it was opened"));
+    err = (struct error){ 0 };
+    assert_false(weights_unchanged(w, &err));
+    assert_int_equal(err.code, ERR_IO);
+    assert_non_null(strstr(err.message, "changed since it was opened"));
+}
+
+/* Of two models of one size half of each would be read. */
+static void a_file_that_is_rewritten_in_place_is_an_io_error(void **state)
+{
+    const char *path = safetensors_write("good.safetensors", two_tensors, 14);
+    int fd = open_aged(path);
+    struct weights *w = expect_open(path);
+    struct error err;
+
+    (void)state;
+    free(read_tensor(w, "b"));
+    assert_true(weights_unchanged(w, &err));
+    assert_int_equal(pwrite(fd, "other", 5, 100), 5);
+    assert_changed(w);
+    weights_close(w);
+    close(fd);
+}
+
+/* As rsync --inplace --times does: only the time that nobody can set tells. */
+static void setting_a_files_time_back_does_not_hide_a_write(void **state)
+{
+    const char *path = safetensors_write("good.safetensors", two_tensors, 14);
+    struct stat before, now;
+    struct weights *w;
+    int fd = open_aged(path), other;
+
+    (void)state;
+    assert_int_equal(fstat(fd, &before), 0);
+    w = expect_open(path);
+    do {
+        assert_int_equal(pwrite(fd, "other", 5, 100), 5);
+        other = open_aged(path);
+        assert_int_equal(fstat(fd, &now), 0);
+        close(other);
+    } while (memcmp(&now.st_ctim, &before.st_ctim, sizeof(now.st_ctim)) == 0);
+    assert_memory_equal(&now.st_mtim, &before.st_mtim, sizeof(now.st_mtim));
+    assert_changed(w);
+    weights_close(w);
+    close(fd);
+}
+
 /* Downloads are replaced by rename: the opened file goes on to exist. */
 static void a_file_that_is_replaced_is_read_as_it_was(void **state)
 {
     const char *path = safetensors_write("good.safetensors", two_tensors, 14);
     struct weights *w = expect_open(path);
+    struct error err;
     unsigned char *bytes;
 
     (void)state;
     assert_int_equal(rename(fixture_write("other", "", 0), path), 0);
     bytes = read_tensor(w, "b");
     assert_memory_equal(bytes, "\x8\x9\xa\xb\xc\xd", 6);
+    assert_true(weights_unchanged(w, &err));
     free(bytes);
     weights_close(w);
 }
@@ -518,6 +587,8 @@ int main(void)
         cmocka_unit_test(every_beginning_of_a_file_is_refused),
         cmocka_unit_test(no_changed_byte_of_a_header_does_harm),
         cmocka_unit_test(a_file_that_changes_after_it_was_opened_is_an_io_error),
+        cmocka_unit_test(a_file_that_is_rewritten_in_place_is_an_io_error),
+        cmocka_unit_test(setting_a_files_time_back_does_not_hide_a_write),
         cmocka_unit_test(a_file_that_is_replaced_is_read_as_it_was),
         cmocka_unit_test(what_is_no_regular_file_is_refused),
         cmocka_unit_test(a_folder_is_opened_through_the_file_it_is_known_by),
