@@ -5,10 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include "config/error.h"
+#include "config/text_file.h"
 #include "kernels/backend.h"
 #include "models/arch.h"
 #include "models/bind.h"
@@ -67,7 +67,7 @@ static struct model_config *open_config(const char *folder, const char *file, st
         error_set(err, ERR_IO, "%s: the path is too long", folder);
         return NULL;
     }
-    if (access(path, F_OK) < 0)
+    if (text_file_absent(path))
         return model_config_parse("{}", 2, file, err);
     return model_config_open(path, err);
 }

@@ -16,7 +16,7 @@
 #include "config/error.h"
 #include "config/json_scan.h"
 #include "config/limits.h"
-#include "weights/text_file.h"
+#include "config/text_file.h"
 
 enum { KEY_BYTES = 64, FOUND_BYTES = 64 };
 

@@ -12,8 +12,8 @@
 #include "config/error.h"
 #include "config/json_scan.h"
 #include "config/limits.h"
+#include "config/text_file.h"
 #include "weights/json_pull.h"
-#include "weights/text_file.h"
 #include "weights/weights_internal.h"
 
 struct mapping {

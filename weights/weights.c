@@ -18,6 +18,7 @@
 
 #include "config/error.h"
 #include "config/limits.h"
+#include "config/text_file.h"
 #include "weights/weights_internal.h"
 
 static bool out_of_memory(const char *path, struct error *err)
@@ -223,7 +224,7 @@ static bool find_named(const char *folder, const char *name, char **path, struct
         *path = NULL;
         return out_of_memory(folder, err);
     }
-    if (access(*path, F_OK) < 0) {
+    if (text_file_absent(*path)) {
         free(*path);
         *path = NULL;
     }

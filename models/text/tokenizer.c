@@ -14,6 +14,7 @@
 
 #include "config/error.h"
 #include "config/limits.h"
+#include "config/text_file.h"
 #include "models/text/text_buffer.h"
 #include "models/text/tokenizer_internal.h"
 #include "models/text/utf8.h"
@@ -121,20 +122,29 @@ static struct tokenizer *open_file(const char *path, int vocab, struct error *er
     return t;
 }
 
-/* The RWKV vocabulary in a folder, the last by name when there are several. */
-static bool find_world(const char *folder, char *path, size_t size)
+static bool too_long(const char *folder, struct error *err)
+{
+    return error_set(err, ERR_IO, "%.100s...: %s", folder, strerror(ENAMETOOLONG));
+}
+
+/* The RWKV vocabulary in a folder, the last by name when there are several; "" if there is
+ * none. */
+static bool find_world(const char *folder, char *path, size_t size, struct error *err)
 {
     char best[NAME_MAX + 1] = "";
     struct dirent *entry;
     DIR *dir = opendir(folder);
 
-    while (dir && (entry = readdir(dir))) {
+    if (!dir)
+        return error_set(err, ERR_IO, "%s: %s", folder, strerror(errno));
+    while ((entry = readdir(dir))) {
         if (fnmatch("rwkv_vocab*.txt", entry->d_name, 0) == 0 && strcmp(entry->d_name, best) > 0)
             snprintf(best, sizeof(best), "%s", entry->d_name);
     }
-    if (dir)
-        closedir(dir);
-    return *best && snprintf(path, size, "%s/%s", folder, best) < (int)size;
+    closedir(dir);
+    *path = '\0';
+    return !*best || snprintf(path, size, "%s/%s", folder, best) < (int)size ||
+           too_long(folder, err);
 }
 
 static struct tokenizer *open_folder(const char *folder, int vocab, struct error *err)
@@ -143,10 +153,12 @@ static struct tokenizer *open_folder(const char *folder, int vocab, struct error
     struct tokenizer *t;
 
     if (snprintf(path, sizeof(path), "%s/tokenizer.json", folder) >= (int)sizeof(path)) {
-        error_set(err, ERR_IO, "%.100s...: %s", folder, strerror(ENAMETOOLONG));
+        too_long(folder, err);
         return NULL;
     }
-    if (access(path, F_OK) == 0 || find_world(folder, path, sizeof(path)))
+    if (text_file_absent(path) && !find_world(folder, path, sizeof(path), err))
+        return NULL;
+    if (*path)
         return open_file(path, vocab, err);
     if (vocab != 256) {
         error_set(err, ERR_FORMAT,

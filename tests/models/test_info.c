@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -163,6 +164,30 @@ static void text_ends_come_from_generation_config_first(void **state)
     assert_int_equal(info.stop[0], 9);
 }
 
+/* Without it the model would end its texts elsewhere, and say nothing. */
+static void a_config_that_is_a_link_to_nowhere_is_not_absent(void **state)
+{
+    static const char *const names[] = { "config.json", "generation_config.json" };
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct made_model *m = made_create();
+        struct model_info info = { 0 };
+        struct error err = { 0 };
+        char path[128];
+
+        made_copy(m, "tests/data/rwkv7-tiny-hf");
+        made_write(m, NULL);
+        assert_true(model_describe(m->folder, &info, &err));
+        snprintf(path, sizeof(path), "%s/%s", m->folder, names[i]);
+        assert_int_equal(symlink("../blobs/gone", path), 0);
+        assert_false(model_describe(m->folder, &info, &err));
+        assert_int_equal(err.code, ERR_IO);
+        assert_non_null(strstr(err.message, names[i]));
+        made_destroy(m);
+    }
+}
+
 /* The World vocabulary's 0, whatever a converter's defaults wrote. */
 static void rwkv7_always_ends_at_id_0(void **state)
 {
@@ -205,6 +230,7 @@ int main(void)
         cmocka_unit_test(another_setting_is_another_fingerprint),
         cmocka_unit_test(a_description_says_what_loading_finds),
         cmocka_unit_test(text_ends_come_from_generation_config_first),
+        cmocka_unit_test(a_config_that_is_a_link_to_nowhere_is_not_absent),
         cmocka_unit_test(rwkv7_always_ends_at_id_0),
         cmocka_unit_test(a_folder_is_named_without_its_path),
     };

@@ -473,6 +473,12 @@ static void a_folder_is_opened_through_the_file_it_is_known_by(void **state)
     w = expect_open(folder);
     assert_non_null(weights_find(w, "two"));
     weights_close(w);
+
+    fixture_remove("folder/b.safetensors");
+    fixture_remove("folder/model.safetensors");
+    weights_close(expect_open(folder)); /* a.safetensors is the only one */
+    assert_int_equal(symlink("../blobs/gone", fixture_path("folder/model.safetensors")), 0);
+    expect_refused(folder, ERR_IO, "model.safetensors", "No such file", NULL);
 }
 
 struct golden {

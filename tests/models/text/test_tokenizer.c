@@ -3,6 +3,7 @@
 
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define NEOX  "tests/data/tokenizer-neox"
 #define WORLD "tests/data/tokenizer-world"
@@ -247,6 +248,27 @@ static void a_folder_without_a_tokenizer_is_plain_bytes_of_256(void **state)
     assert_int_equal(err.code, ERR_IO);
 }
 
+/* A download that lost its blobs, as the Hub's cache lays them out: a model that would be served
+ * with other ids than it has is not served. */
+static void a_link_to_nowhere_is_no_folder_without_a_tokenizer(void **state)
+{
+    static const char *const names[] = { "tokenizer.json", "rwkv_vocab_v20230424.txt" };
+    char folder[] = "/tmp/eddy-tokenizer-XXXXXX", path[64];
+    struct error err = { 0 };
+    (void)state;
+
+    assert_non_null(mkdtemp(folder));
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        snprintf(path, sizeof(path), "%s/%s", folder, names[i]);
+        assert_int_equal(symlink("../blobs/gone", path), 0);
+        assert_null(tokenizer_open(folder, 256, &err));
+        assert_int_equal(err.code, ERR_IO);
+        assert_non_null(strstr(err.message, names[i]));
+        assert_int_equal(unlink(path), 0);
+    }
+    assert_int_equal(rmdir(folder), 0);
+}
+
 /* A quadratic step would take minutes where this takes a fraction of a second; the bound
  * leaves room for sanitizers. */
 static void a_megabyte_of_one_thing_is_no_burden(void **state)
@@ -300,6 +322,7 @@ int main(void)
         cmocka_unit_test(every_id_is_below_the_size_and_below_the_models_vocabulary),
         cmocka_unit_test(invalid_utf8_is_refused_and_the_list_left_alone),
         cmocka_unit_test(a_folder_without_a_tokenizer_is_plain_bytes_of_256),
+        cmocka_unit_test(a_link_to_nowhere_is_no_folder_without_a_tokenizer),
         cmocka_unit_test(a_megabyte_of_one_thing_is_no_burden),
     };
 

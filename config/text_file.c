@@ -1,4 +1,4 @@
-#include "weights/text_file.h"
+#include "config/text_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -65,4 +65,11 @@ fail:
         close(fd);
     free(text);
     return NULL;
+}
+
+bool text_file_absent(const char *path)
+{
+    struct stat st;
+
+    return lstat(path, &st) < 0 && (errno == ENOENT || errno == ENOTDIR);
 }
