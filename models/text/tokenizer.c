@@ -3,14 +3,12 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <fnmatch.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "config/error.h"
 #include "config/limits.h"
@@ -78,47 +76,19 @@ struct tokenizer *tokenizer_parse(const char *text, size_t len, int vocab, struc
     return NULL;
 }
 
-static bool read_bytes(int fd, const char *path, struct text_buffer *out, struct error *err)
-{
-    struct stat st;
-    ssize_t got;
-
-    if (fstat(fd, &st) < 0)
-        return error_set(err, ERR_IO, "%s: %s", path, strerror(errno));
-    if (!S_ISREG(st.st_mode) || st.st_size > LIMIT_MODEL_JSON_BYTES)
-        return error_set(err, ERR_FORMAT, "%s: not a regular file of at most %d bytes", path,
-                         LIMIT_MODEL_JSON_BYTES);
-    if (!text_buffer_reserve(out, (size_t)st.st_size + 1))
-        return error_set(err, ERR_NOMEM, "%s: out of memory", path);
-    while (out->len < (size_t)st.st_size) {
-        got = read(fd, out->bytes + out->len, (size_t)st.st_size - out->len);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return error_set(err, ERR_IO, "%s: %s", path, got ? strerror(errno) : "it shrank");
-        out->len += (size_t)got;
-    }
-    return true;
-}
-
 static struct tokenizer *open_file(const char *path, int vocab, struct error *err)
 {
-    struct text_buffer text = { 0 };
-    struct tokenizer *t = NULL;
+    struct tokenizer *t;
     struct error inner;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    size_t len;
+    char *text = text_file_read(path, LIMIT_MODEL_JSON_BYTES, &len, err);
 
-    if (fd < 0) {
-        error_set(err, ERR_IO, "%s: %s", path, strerror(errno));
+    if (!text)
         return NULL;
-    }
-    if (read_bytes(fd, path, &text, err)) {
-        t = tokenizer_parse(text.bytes, text.len, vocab, &inner);
-        if (!t)
-            error_set(err, inner.code, "%s: %s", path, inner.message);
-    }
-    free(text.bytes);
-    close(fd);
+    t = tokenizer_parse(text, len, vocab, &inner);
+    if (!t)
+        error_set(err, inner.code, "%s: %s", path, inner.message);
+    free(text);
     return t;
 }
 

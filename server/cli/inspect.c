@@ -4,10 +4,13 @@
  * state is shown as `eddy state info` does. */
 #include "server/cli/cli.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "config/error.h"
 #include "config/options.h"
@@ -96,12 +99,14 @@ static void print_state(const struct state_layout *layout)
 static bool is_saved_state(const char *path)
 {
     char beginning[sizeof(saved_magic)];
-    FILE *f = fopen(path, "re");
-    bool is = f && fread(beginning, sizeof(beginning), 1, f) == 1 &&
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hold it */
+    struct stat st;
+    bool is = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
+              pread(fd, beginning, sizeof(beginning), 0) == sizeof(beginning) &&
               memcmp(beginning, saved_magic, sizeof(beginning)) == 0;
 
-    if (f)
-        fclose(f);
+    if (fd >= 0)
+        close(fd);
     return is;
 }
 

@@ -269,6 +269,25 @@ static void a_link_to_nowhere_is_no_folder_without_a_tokenizer(void **state)
     assert_int_equal(rmdir(folder), 0);
 }
 
+/* Nobody writes into it: opening it as a file would wait for ever. */
+static void a_fifo_is_no_tokenizer(void **state)
+{
+    char folder[] = "/tmp/eddy-tokenizer-XXXXXX", path[64];
+    struct error err = { 0 };
+    (void)state;
+
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof(path), "%s/tokenizer.json", folder);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(10);
+    assert_null(tokenizer_open(folder, 256, &err));
+    alarm(0);
+    assert_int_equal(err.code, ERR_FORMAT);
+    assert_non_null(strstr(err.message, "regular file"));
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(folder), 0);
+}
+
 /* A quadratic step would take minutes where this takes a fraction of a second; the bound
  * leaves room for sanitizers. */
 static void a_megabyte_of_one_thing_is_no_burden(void **state)
@@ -323,6 +342,7 @@ int main(void)
         cmocka_unit_test(invalid_utf8_is_refused_and_the_list_left_alone),
         cmocka_unit_test(a_folder_without_a_tokenizer_is_plain_bytes_of_256),
         cmocka_unit_test(a_link_to_nowhere_is_no_folder_without_a_tokenizer),
+        cmocka_unit_test(a_fifo_is_no_tokenizer),
         cmocka_unit_test(a_megabyte_of_one_thing_is_no_burden),
     };
 

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -129,6 +130,27 @@ static void inspect_refuses_what_is_no_model_in_one_line(void **state)
         assert_string_equal(r.out, "");
         assert_ptr_equal(strchr(r.err, '\n'), r.err + strlen(r.err) - 1);
     }
+}
+
+/* Nobody writes into it: reading it as a file would wait for ever. */
+static void inspect_does_not_wait_for_a_fifo(void **state)
+{
+    static struct result r;
+    char path[64];
+    int writer;
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/fifo", folder);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    writer = open(path, O_RDWR | O_CLOEXEC); /* goes with this process, and what waits with it */
+    assert_true(writer >= 0);
+    alarm(10);
+    RUN(&r, "", "inspect", path);
+    alarm(0);
+    assert_int_equal(r.status, 2);
+    assert_non_null(strstr(r.err, path));
+    close(writer);
+    assert_int_equal(unlink(path), 0);
 }
 
 static void a_prompt_gives_its_continuation_and_nothing_else(void **state)
@@ -563,6 +585,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inspect_shows_sizes_every_tensor_and_the_state),
         cmocka_unit_test(inspect_refuses_what_is_no_model_in_one_line),
+        cmocka_unit_test(inspect_does_not_wait_for_a_fifo),
         cmocka_unit_test(a_prompt_gives_its_continuation_and_nothing_else),
         cmocka_unit_test(a_seed_repeats_its_text_and_another_does_not),
         cmocka_unit_test(text_that_cannot_be_written_is_a_failure),
