@@ -1,11 +1,13 @@
 #include "config/log.h"
 
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
-enum { LINE_BYTES = 2048, VALUE_BYTES = 128, NOTE_BYTES = 512 };
+/* A note of escapes alone fits into a line. */
+enum { LINE_BYTES = 4096, VALUE_BYTES = 128, NOTE_BYTES = 512, CHARACTER_BYTES = 4 };
 
 static enum log_level least = LOG_INFO;
 static bool as_json;
@@ -21,37 +23,81 @@ struct line {
     size_t len;
 };
 
-static void put(struct line *l, const char *s)
+/* All of it or, where only the room for the end of a value and of the line is left, nothing:
+ * false. So a line is whole wherever it is cut. */
+static bool put(struct line *l, const char *s)
 {
-    while (*s && l->len < LINE_BYTES - 2)
-        l->text[l->len++] = *s++;
+    const size_t n = strlen(s);
+
+    if (l->len + n + strlen("\"}\n") > LINE_BYTES)
+        return false;
+    memcpy(l->text + l->len, s, n);
+    l->len += n;
+    return true;
 }
 
-/* JSON's escapes, which also keep control bytes and broken UTF-8 off a terminal. */
-static void put_escaped(struct line *l, const char *s, size_t max)
+/* The length of the character that UTF-8 text begins with, and its code point; 1 and U+FFFD where
+ * none does (Unicode 3.9, table 3-7). The text ends with a NUL, which continues nothing. */
+static size_t take_character(const char *text, uint32_t *code)
 {
-    char code[8];
+    static const uint32_t lowest[] = { 0, 0, 0x80, 0x800, 0x10000 };
+    const unsigned char *s = (const unsigned char *)text;
+    const size_t n = *s < 0x80 ? 1 : *s < 0xc0 ? 0 : *s < 0xe0 ? 2 : *s < 0xf0 ? 3 : 4;
+    uint32_t c = n == 1 ? *s : *s & (0x7fu >> n);
 
-    for (size_t i = 0; s[i] && i < max; i++) {
-        unsigned char c = (unsigned char)s[i];
+    *code = 0xfffd;
+    for (size_t i = 1; i < n; i++) {
+        if ((s[i] & 0xc0) != 0x80)
+            return 1;
+        c = c << 6 | (s[i] & 0x3f);
+    }
+    if (n == 0 || *s > 0xf4 || c < lowest[n] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
+        return 1;
+    *code = c;
+    return n;
+}
 
-        if (c == '"' || c == '\\')
-            snprintf(code, sizeof(code), "\\%c", c);
-        else if (c < 0x20 || c >= 0x7f)
-            snprintf(code, sizeof(code), "\\u%04x", c);
-        else
-            snprintf(code, sizeof(code), "%c", c);
-        put(l, code);
+/* JSON's escapes: what is not printable ASCII reaches no terminal raw, for a code point may also
+ * turn it over. */
+static bool put_escaped(struct line *l, uint32_t c)
+{
+    char code[16];
+
+    if (c == '"' || c == '\\')
+        snprintf(code, sizeof(code), "\\%c", (char)c);
+    else if (c >= 0x20 && c < 0x7f)
+        snprintf(code, sizeof(code), "%c", (char)c);
+    else if (c < 0x10000)
+        snprintf(code, sizeof(code), "\\u%04x", c);
+    else
+        snprintf(code, sizeof(code), "\\u%04x\\u%04x", 0xd7c0 + (c >> 10), 0xdc00 + (c & 0x3ff));
+    return put(l, code);
+}
+
+/* max bytes of the value, but no part of a character. */
+static void put_value(struct line *l, const char *value, size_t max)
+{
+    uint32_t code;
+
+    while (*value) {
+        const size_t n = take_character(value, &code);
+
+        if (n > max || !put_escaped(l, code))
+            return;
+        value += n;
+        max -= n;
     }
 }
 
 static void put_pair(struct line *l, const char *key, const char *value, size_t max)
 {
-    put(l, as_json ? ",\"" : " ");
-    put(l, key);
-    put(l, as_json ? "\":\"" : "=\"");
-    put_escaped(l, value, max);
-    put(l, "\"");
+    char opening[64];
+
+    snprintf(opening, sizeof(opening), as_json ? ",\"%s\":\"" : " %s=\"", key);
+    if (!put(l, opening))
+        return;
+    put_value(l, value, max);
+    l->text[l->len++] = '"'; /* put() has left room for it */
 }
 
 static void begin(struct line *l, enum log_level level, const char *event)
@@ -78,7 +124,7 @@ static void begin(struct line *l, enum log_level level, const char *event)
 /* One fwrite a line, so that lines of several threads do not mix. */
 static void end(struct line *l)
 {
-    if (as_json && l->len < LINE_BYTES - 1)
+    if (as_json)
         l->text[l->len++] = '}';
     l->text[l->len++] = '\n';
     fwrite(l->text, 1, l->len, stderr);
@@ -104,7 +150,7 @@ void log_note(enum log_level level, const char *event, const char *fmt, ...)
 {
     struct line l;
     va_list args;
-    char note[NOTE_BYTES];
+    char note[NOTE_BYTES + CHARACTER_BYTES]; /* whole, what lies across its end */
 
     if (level < least)
         return;

@@ -1,9 +1,10 @@
 /* log.h - lines on stderr; only server/ calls it.
  *
  * One line an event: a short name, then key=value pairs that the caller formats, as text or
- * as a JSON object. Everything is escaped: no byte of a client reaches the terminal raw.
- * A value is cut at 128 bytes, for it may be a client's; a message of ours is said to its end in a
- * note. Prompts are never logged. Any thread. */
+ * as a JSON object. Everything is escaped: no byte of a client reaches the terminal raw. What is
+ * no UTF-8 becomes U+FFFD. A value is cut at 128 bytes, for it may be a client's; a note, which is
+ * a message of ours, at 512; and a line at 4,096. All three end in a whole character. Prompts are
+ * never logged. Any thread. */
 #ifndef CONFIG_LOG_H
 #define CONFIG_LOG_H
 
