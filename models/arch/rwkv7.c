@@ -12,6 +12,8 @@
  *   x         += W_V relu(W_K mix(ln2(x)))^2
  * Weights come under three namings: the author's .pth ("blocks.0.att.w1", low-rank matrices
  * stored [in, out]), the same with a prefix on the Hub, and flash-linear-attention's. */
+#include <float.h>
+
 #include "config/error.h"
 #include "models/bind.h"
 #include "models/hyper.h"
@@ -28,7 +30,31 @@ enum {
     BIAS              /* norm_bias */
 };
 
-static const float HEAD_NORM_EPS = 1e-5f; /* times HEAD_DIM */
+/* Of head_norm; 0: the author's, so that a model which says the same keeps its fingerprint. */
+enum { HEAD_EPS = OWN_NUMBERS };
+
+static float author_eps(const int *d)
+{
+    return (float)d[HEAD_DIM] * 1e-5f;
+}
+
+/* flash-linear-attention's is head_dim times what its other norms have, which it calls norm_eps.
+ * layer_norm_epsilon is of the others alone: who calls it so has group_norm_epsilon beside it. */
+static bool read_head_eps(const struct model_config *c, struct hyper *h, struct error *err)
+{
+    const float author = author_eps(h->dim);
+    float eps = author;
+
+    if (model_config_has(c, "norm_eps")) {
+        if (!hyper_number(c, "norm_eps", &eps, err))
+            return false;
+        eps *= (float)h->dim[HEAD_DIM];
+    }
+    if (!hyper_number(c, "group_norm_epsilon", &eps, err))
+        return false;
+    h->number[HEAD_EPS] = eps == author ? 0.0f : eps > 0.0f ? eps : FLT_MIN;
+    return true;
+}
 
 /* Every size is a tensor's dimension, so a .pth without a config.json tells them all. */
 static bool configure(const struct model_arch *arch, const struct model_config *c,
@@ -49,7 +75,7 @@ static bool configure(const struct model_arch *arch, const struct model_config *
         !hyper_dim(c, "gate_low_rank_dim", 1, &d[G_RANK], err) ||
         !hyper_flag(c, "norm_bias", &d[BIAS], err) ||
         !hyper_flag(c, "norm_first", &norm_first, err) ||
-        !hyper_word(c, "hidden_act", "sqrelu", "relu2", err))
+        !hyper_word(c, "hidden_act", "sqrelu", "relu2", err) || !read_head_eps(c, h, err))
         return false;
     if (!norm_first)
         return error_set(err, ERR_FORMAT, "config.json: norm_first: expected true, found false");
@@ -240,6 +266,7 @@ static struct linear time_mix(const struct arch_step *a, int l, const struct lin
     const struct rwkv7_scratch *s = a->scratch;
     const int *d = a->hyper->dim, T = a->in->T, H = d[HEADS], N = d[HEAD_DIM];
     const size_t hidden = (size_t)d[HIDDEN];
+    const float eps = a->hyper->number[HEAD_EPS];
     float *v = l ? s->v : s->v_first; /* layer 0's stays for the others to blend towards */
 
     shift(a, w->ln1, w->ln1_bias, w->mu, MIXES, arch_state(a, STATE_SHIFT, l), added);
@@ -288,7 +315,7 @@ static struct linear time_mix(const struct arch_step *a, int l, const struct lin
                      .T = T,
                      .H = H,
                      .V = N,
-                     .eps = (float)N * HEAD_NORM_EPS } });
+                     .eps = eps > 0.0f ? eps : author_eps(d) } });
     return arch_added(a, a->bf16_rows ? s->xn : s->y, &w->o, NULL);
 }
 

@@ -21,6 +21,7 @@ static void a_model_keeps_its_fingerprint(void **state)
         { "tests/data/mamba-tiny", "6985a7eca46956a92565f0bdeb236806" },
         { "tests/data/mamba2-tiny", "a61ee849fb7017a75156ecd919882a45" },
         { "tests/data/mamba2-grouped", "37fff3573b36f8e60e658a88ba0f72a4" },
+        { "tests/data/rwkv7-tiny-hf", "b35df494957154776a38963cb625dd74" },
         { "tests/data/rwkv7-tiny-pth", "b35df494957154776a38963cb625dd74" },
     };
 
@@ -70,10 +71,11 @@ static void another_setting_is_another_fingerprint(void **state)
         { "tests/data/mamba-tiny", "{\"model_type\":\"falcon_mamba\",\"hidden_size\":64,"
                                    "\"num_hidden_layers\":3,\"vocab_size\":256}" },
         { "tests/data/rwkv7-tiny-hf", "{\"model_type\":\"rwkv7\",\"norm_eps\":1e-6}" },
+        { "tests/data/rwkv7-tiny-hf", "{\"model_type\":\"rwkv7\",\"group_norm_epsilon\":1e-5}" },
     };
 
     (void)state;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         struct made_model *m = made_create();
         struct runner a, b;
 

@@ -210,6 +210,59 @@ static void half_precision_weights_are_read_exactly(void **state)
     }
 }
 
+/* Heads of twice the output: what else depends on it is made up for. Powers of 2, so that all
+ * else rounds as it did. */
+static void double_heads(struct made_model *m)
+{
+    for (int i = 0; i < m->tensors; i++) {
+        struct made_tensor *t = &m->tensor[i];
+        const float by = strstr(t->name, "v_proj") ? 2.0f : strstr(t->name, ".r_k") ? 0.5f : 1.0f;
+
+        assert_int_equal(t->dtype, DTYPE_F32);
+        for (size_t j = 0; j < t->bytes / sizeof(float); j++)
+            ((float *)t->data)[j] *= by;
+    }
+}
+
+#define HF     "tests/data/rwkv7-tiny-hf"
+#define RWKV7  "{\"model_type\":\"rwkv7\""
+#define OTHERS ",\"layer_norm_epsilon\":4e-5" /* that of the other norms alone */
+
+/* By config.json: what is given for it, else head_dim (64) times norm_eps, else the author's. */
+static void the_head_norm_has_an_epsilon_of_its_own(void **state)
+{
+    static const struct {
+        bool doubled;
+        const char *a, *b;
+    } same[] = {
+        { true, RWKV7 "}", RWKV7 ",\"group_norm_epsilon\":256e-5}" },
+        { true, RWKV7 OTHERS "}", RWKV7 OTHERS ",\"group_norm_epsilon\":256e-5}" },
+        { false, RWKV7 "}", RWKV7 ",\"norm_eps\":1e-5}" },
+        { false, RWKV7 ",\"norm_eps\":4e-5}", RWKV7 OTHERS ",\"group_norm_epsilon\":256e-5}" },
+        { false, RWKV7 OTHERS ",\"group_norm_epsilon\":256e-5}",
+          RWKV7 ",\"norm_eps\":4e-5,\"group_norm_epsilon\":256e-5}" },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(same) / sizeof(same[0]); i++) {
+        struct made_model *m = copy_of(HF);
+        struct trace a = trace_made(m, same[i].a), b, other;
+
+        if (same[i].doubled)
+            double_heads(m);
+        b = trace_made(m, same[i].b);
+        if (largest_difference(&a, &b) != 0.0f)
+            fail_msg("%s and %s differ by %g", same[i].a, same[i].b,
+                     (double)largest_difference(&a, &b));
+        other = trace_made(m, RWKV7 ",\"group_norm_epsilon\":0}");
+        assert_true(largest_difference(&other, &b) > 1e-3f);
+        trace_finish(&a);
+        trace_finish(&b);
+        trace_finish(&other);
+        made_destroy(m);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -218,6 +271,7 @@ int main(void)
         cmocka_unit_test(the_gated_norm_can_be_absent),
         cmocka_unit_test(a_tied_head_is_the_embedding),
         cmocka_unit_test(half_precision_weights_are_read_exactly),
+        cmocka_unit_test(the_head_norm_has_an_epsilon_of_its_own),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
