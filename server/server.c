@@ -249,26 +249,35 @@ static bool read_keys(struct server *s, const char *path, struct error *err)
     return true;
 }
 
+static bool loop_failed(int why, struct error *err)
+{
+    return error_set(err, why == UV_ENOMEM ? ERR_NOMEM : ERR_IO, "the event loop: %s",
+                     uv_strerror(why));
+}
+
 static bool start_loop(struct server *s, struct error *err)
 {
     /* A closed pipe, terminal or full disk is an error of a call, not the end. */
     static const int ignored[] = { SIGPIPE, SIGXFSZ, SIGHUP, SIGUSR1 };
+    int why;
 
     for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
         signal(ignored[i], SIG_IGN);
-    if (uv_loop_init(&s->loop) != 0)
-        return error_set(err, ERR_NOMEM, "no memory for the event loop");
+    why = uv_loop_init(&s->loop);
+    if (why != 0)
+        return loop_failed(why, err);
     uv_timer_init(&s->loop, &s->tick);
     uv_signal_init(&s->loop, &s->terminate);
     uv_signal_init(&s->loop, &s->interrupt);
     s->tick.data = s->terminate.data = s->interrupt.data = s->wake.data = s;
-    if (uv_async_init(&s->loop, &s->wake, on_wake) != 0) {
+    why = uv_async_init(&s->loop, &s->wake, on_wake);
+    if (why != 0) {
         uv_close((uv_handle_t *)&s->tick, NULL);
         uv_close((uv_handle_t *)&s->terminate, NULL);
         uv_close((uv_handle_t *)&s->interrupt, NULL);
         uv_run(&s->loop, UV_RUN_DEFAULT);
         uv_loop_close(&s->loop);
-        return error_set(err, ERR_IO, "no file descriptor is left for the event loop");
+        return loop_failed(why, err);
     }
     s->looping = true;
     uv_timer_start(&s->tick, on_tick, TICK_MS, TICK_MS);

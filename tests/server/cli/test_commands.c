@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -454,6 +455,28 @@ static void an_interrupt_ends_the_turn_and_not_the_session(void **state)
     assert_non_null(strstr(err, "saved; 0 tokens"));
 }
 
+/* The limit is said, not taken for one of memory. A loop begins with more than the four that are
+ * left to it beside what this process and run() have open. */
+static void a_server_without_files_to_open_says_so(void **state)
+{
+    enum { SCRATCHES = 3, LEFT = 4 };
+    const int next = dup(STDIN_FILENO);
+    struct rlimit before, few;
+    static struct result r;
+
+    (void)state;
+    assert_true(next >= 0);
+    close(next);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    few = (struct rlimit){ (rlim_t)next + SCRATCHES + LEFT, before.rlim_max };
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    RUN(&r, "", "serve", DEMO, "--device", "cpu", "--port", "0");
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_int_not_equal(r.status, 0);
+    if (!strstr(r.err, "too many open files") || strstr(r.err, "memory"))
+        fail_msg("%s", r.err);
+}
+
 /* A server whose keys are missing must not come up open. */
 static void serve_does_not_start_without_the_keys_it_was_told_of(void **state)
 {
@@ -599,6 +622,7 @@ int main(void)
         cmocka_unit_test(a_saved_state_is_verified_and_converted),
         cmocka_unit_test(what_state_cannot_do_it_says),
         cmocka_unit_test(a_damaged_file_is_refused_and_changes_nothing),
+        cmocka_unit_test(a_server_without_files_to_open_says_so),
         cmocka_unit_test(serve_does_not_start_without_the_keys_it_was_told_of),
         cmocka_unit_test(a_model_is_its_folder_or_its_file),
         cmocka_unit_test(a_device_that_is_not_there_is_refused_in_one_line),
