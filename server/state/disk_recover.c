@@ -53,7 +53,8 @@ static struct mark mark_of(const struct disk *d)
     return m;
 }
 
-/* Reads the mark and removes it, durably: nothing may be changed under it. */
+/* Reads the mark and removes it, durably, before a record or a file of one is changed; a log that
+ * is refused leaves it to the server that can read it. */
 static bool take_mark(struct disk *d, struct mark *m, struct error *err)
 {
     int fd = d->io->openat(d->dir, mark_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC, 0);
@@ -370,9 +371,13 @@ bool disk_recover(struct disk *d, struct error *err)
     uint64_t end;
     bool ok;
 
-    if (!take_mark(d, &found, err) || !disk_files_list(&d->files, see_file, d, err) ||
+    if (!disk_files_list(&d->files, see_file, d, err) ||
         !disk_log_open(&d->log, d->io, d->dir, d->index.files.count == 0, &bytes, err))
         return false;
+    if (!take_mark(d, &found, err)) {
+        free(bytes);
+        return false;
+    }
     expected = mark_of(d);
     rec.closed = memcmp(&found, &expected, sizeof(found)) == 0;
     find_settled(&rec, bytes);

@@ -541,6 +541,32 @@ static void a_mark_of_another_log_says_nothing(void **state)
     }
 }
 
+/* The server that wrote it starts again as it would have. */
+static void a_log_that_is_refused_keeps_its_mark(void **state)
+{
+    static const char version[] = { 1, 2 };
+    struct disk_io io = without_fsync();
+    struct disk_options options;
+    struct error err;
+    char path[256];
+    int fd;
+
+    (void)state;
+    begin_with_two(&io);
+    assert_true(has_mark());
+    snprintf(path, sizeof(path), "%s/log", rig.path);
+    fd = open(path, O_RDWR);
+    assert_int_equal(pwrite(fd, version + 1, 1, 8), 1);
+    options = rig_options(&rig, DISK_ALWAYS, &io);
+    assert_null(disk_open(&options, &err));
+    assert_int_equal(err.code, ERR_FORMAT);
+    assert_true(has_mark());
+    assert_int_equal(pwrite(fd, version, 1, 8), 1);
+    close(fd);
+    disk_close(reopen(NULL, DISK_ALWAYS, &io));
+    rig_end(&rig);
+}
+
 static int refuse_unlink(int dir, const char *path, int flags)
 {
     return strncmp(path, "log", 3) == 0 ? unlinkat(dir, path, flags) : 0;
@@ -747,6 +773,7 @@ int main(void)
         cmocka_unit_test(a_state_that_is_written_again_may_have_another_length),
         cmocka_unit_test(what_was_closed_in_order_is_looked_at_when_it_is_read),
         cmocka_unit_test(a_mark_of_another_log_says_nothing),
+        cmocka_unit_test(a_log_that_is_refused_keeps_its_mark),
         cmocka_unit_test(a_session_without_its_newest_file_does_not_go_back),
         cmocka_unit_test(a_failed_fsync_deletes_nothing),
         cmocka_unit_test(leftovers_are_swept),
