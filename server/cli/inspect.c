@@ -1,6 +1,7 @@
 /* inspect.c - `eddy inspect PATH`: what a model's files hold, without loading them.
  *
- * The same checks as loading, so a model that inspect shows is one that eddy can serve. A saved
+ * The same checks as loading, so a model that inspect shows without an error is one that eddy can
+ * serve. One whose tokenizer is missing or wrong is shown all the same, before the error. A saved
  * state is shown as `eddy state info` does. */
 #include "server/cli/cli.h"
 
@@ -15,6 +16,7 @@
 #include "config/error.h"
 #include "config/options.h"
 #include "models/model.h"
+#include "models/text/tokenizer.h"
 #include "server/cli/load.h"
 #include "weights/weights.h"
 
@@ -45,6 +47,17 @@ static void print_head(const struct model_info *info)
     for (int i = 0; i < info->stops; i++)
         printf("%s%d%s", i ? " " : "stop ids      ", info->stop[i],
                i + 1 == info->stops ? "\n" : "");
+}
+
+/* false: there is none that fits the model, and *err says why. */
+static bool print_tokenizer(const char *path, int vocab, struct error *err)
+{
+    struct tokenizer *t = model_tokenizer(path, vocab, err);
+
+    if (t)
+        printf("tokenizer     %s, %d ids\n", tokenizer_kind(t), tokenizer_size(t));
+    tokenizer_close(t);
+    return t != NULL;
 }
 
 static void print_tensors(const struct weights *w)
@@ -116,6 +129,7 @@ int cli_inspect(const struct options *o)
     struct model_info info;
     struct weights *w;
     struct error err;
+    bool whole;
 
     if (is_saved_state(path))
         return cli_show_state(path);
@@ -124,8 +138,13 @@ int cli_inspect(const struct options *o)
         return EXIT_USAGE;
     }
     print_head(&info);
+    whole = print_tokenizer(path, info.vocab, &err);
     print_tensors(w);
     print_state(&info.layout);
     weights_close(w);
-    return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    if (fflush(stdout) != 0)
+        return EXIT_FAILURE;
+    if (!whole)
+        fprintf(stderr, "eddy: %s\n", err.message);
+    return whole ? EXIT_SUCCESS : EXIT_USAGE;
 }

@@ -22,7 +22,7 @@ const char *model_path(const struct options *o)
 }
 
 /* Where a model's other files are: the folder itself, or the one its file is in. */
-static struct tokenizer *open_tokenizer(const char *path, int vocab, struct error *err)
+struct tokenizer *model_tokenizer(const char *path, int vocab, struct error *err)
 {
     char folder[PATH_MAX];
     const char *slash = strrchr(path, '/');
@@ -63,7 +63,7 @@ bool loaded_init(struct loaded *l, const struct options *o, const struct model_o
         return false;
     l->model = l->devices.at[0].model;
     l->name = o->model_name ? o->model_name : o->model ? model_info(l->model)->name : DEMO_NAME;
-    l->tokenizer = open_tokenizer(model_path(o), model_info(l->model)->vocab, err);
+    l->tokenizer = model_tokenizer(model_path(o), model_info(l->model)->vocab, err);
     return l->tokenizer != NULL;
 }
 

@@ -22,6 +22,9 @@ struct loaded {
 /* The model's folder or file: the option's, or the demonstration model's. */
 const char *model_path(const struct options *o);
 
+/* Of the model's folder or file. ERR_FORMAT, ERR_IO, ERR_NOMEM. */
+struct tokenizer *model_tokenizer(const char *path, int vocab, struct error *err);
+
 /* Of an option whose choices are f32 and bf16. */
 enum dtype chosen_dtype(const char *choice);
 

@@ -1,6 +1,7 @@
 /* The commands that need no server, through the executable itself (in $EDDY). */
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <spawn.h>
@@ -109,6 +110,7 @@ static void inspect_shows_sizes_every_tensor_and_the_state(void **state)
     assert_int_equal(r.status, 0);
     assert_string_equal(r.err, "");
     assert_non_null(strstr(r.out, "architecture  mamba2\n"));
+    assert_non_null(strstr(r.out, "tokenizer     bytes, 256 ids\n"));
     snprintf(line, sizeof(line), "parameters    %" PRIu64 " ", info.parameters);
     assert_non_null(strstr(r.out, line));
     for (size_t i = 0; i < weights_count(w); i++)
@@ -130,6 +132,43 @@ static void inspect_refuses_what_is_no_model_in_one_line(void **state)
         assert_int_equal(r.status, 2);
         assert_string_equal(r.out, "");
         assert_ptr_equal(strchr(r.err, '\n'), r.err + strlen(r.err) - 1);
+    }
+}
+
+static void link_to_demo(const char *name)
+{
+    char demo[PATH_MAX], to[PATH_MAX + 32], from[128];
+
+    assert_non_null(realpath(DEMO, demo));
+    snprintf(to, sizeof(to), "%s/%s", demo, name);
+    snprintf(from, sizeof(from), "%s/%s", folder, name);
+    assert_int_equal(symlink(to, from), 0);
+}
+
+/* It is no model that can be served, but there is much to see of it. */
+static void inspect_shows_a_model_without_a_tokenizer_and_says_so(void **state)
+{
+    static const char *const names[] = { "config.json", "model.safetensors", "tokenizer.json" };
+    static struct result r;
+    char path[128];
+
+    (void)state;
+    link_to_demo(names[0]);
+    link_to_demo(names[1]);
+    RUN(&r, "", "inspect", folder);
+    assert_int_equal(r.status, 2);
+    assert_non_null(strstr(r.out, "\ntensors\n"));
+    assert_null(strstr(r.out, "tokenizer "));
+    assert_non_null(strstr(r.err, "no tokenizer.json"));
+    link_to_demo(names[2]);
+    snprintf(path, sizeof(path), "%s/%s", folder, names[1]);
+    RUN(&r, "", "inspect", path); /* it stands beside the file */
+    assert_int_equal(r.status, 0);
+    assert_non_null(strstr(r.out, "tokenizer     bpe, "));
+    assert_string_equal(r.err, "");
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        snprintf(path, sizeof(path), "%s/%s", folder, names[i]);
+        assert_int_equal(unlink(path), 0);
     }
 }
 
@@ -608,6 +647,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inspect_shows_sizes_every_tensor_and_the_state),
         cmocka_unit_test(inspect_refuses_what_is_no_model_in_one_line),
+        cmocka_unit_test(inspect_shows_a_model_without_a_tokenizer_and_says_so),
         cmocka_unit_test(inspect_does_not_wait_for_a_fifo),
         cmocka_unit_test(a_prompt_gives_its_continuation_and_nothing_else),
         cmocka_unit_test(a_seed_repeats_its_text_and_another_does_not),
