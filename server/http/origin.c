@@ -56,7 +56,7 @@ bool origin_check(const char *list, const struct request *r, struct problem *p)
     const char *origin = request_header(r, "origin");
 
     if (!origin || r->method != HTTP_POST || request_has_body(r) || origin_allow(list, origin) ||
-        is_own(origin, request_header(r, "host")))
+        is_own(origin, request_host(r)))
         return true;
     return problem_set(p, PROBLEM_ORIGIN, NULL, "pages of other origins may not call");
 }
@@ -113,7 +113,7 @@ static bool is_host_of(const char *origins, const char *host, size_t len)
 /* Without a Host, as in HTTP/1.0, it is from no browser. */
 bool host_check(const char *list, const struct request *r, struct problem *p)
 {
-    const char *host = request_header(r, "host");
+    const char *host = request_host(r);
     const size_t len = host ? host_length(host) : 0;
     const char *port = host ? host + len : "";
 

@@ -31,6 +31,11 @@ const char *request_header(const struct request *r, const char *name)
     return NULL;
 }
 
+const char *request_host(const struct request *r)
+{
+    return r->authority ? r->authority : request_header(r, "host");
+}
+
 bool request_has_body(const struct request *r)
 {
     return r->chunked || r->content_length > 0;
@@ -130,6 +135,15 @@ static bool check_framing(struct request *r, struct problem *p)
     return true;
 }
 
+/* Host and port, and nobody's name before them. */
+static bool is_authority(const char *s, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if (!isalnum((unsigned char)s[i]) && !strchr("-._~!$&'()*+;=:[]%", s[i]))
+            return false;
+    return len > 0;
+}
+
 static bool check_host(const struct request *r, struct problem *p)
 {
     const char *host = request_header(r, "host");
@@ -141,10 +155,8 @@ static bool check_host(const struct request *r, struct problem *p)
                problem_set(p, PROBLEM_MISSING_HOST, NULL, "HTTP/1.1 demands a Host header");
     if (*host == '\0')
         return problem_set(p, PROBLEM_MISSING_HOST, NULL, "the Host header is empty");
-    for (; *host; host++)
-        if (!isalnum((unsigned char)*host) && !strchr("-._~!$&'()*+;=:[]%", *host))
-            return problem_set(p, PROBLEM_BAD_REQUEST, NULL, "malformed Host header");
-    return true;
+    return is_authority(host, strlen(host)) ||
+           problem_set(p, PROBLEM_BAD_REQUEST, NULL, "malformed Host header");
 }
 
 static bool is_of(const struct request *r, int i, int first)
@@ -270,22 +282,28 @@ static bool split_query(struct request *r, char **out, const char *at, const cha
     return true;
 }
 
-/* "http://host/path" names the host twice: both must agree. Leaves *target at the path. */
-static bool strip_authority(const struct request *r, const char **target, struct problem *p)
+/* The length of an absolute target's "http://host:port", or 0. */
+static size_t base_length(const char *target)
 {
-    const char *host = request_header(r, "host");
-    const char *authority = *target + strlen("http://");
-    size_t len = strcspn(authority, "/?");
+    const size_t scheme = strlen("http://");
 
-    if (!host || strlen(host) != len || strncasecmp(host, authority, len) != 0)
-        return problem_set(p, PROBLEM_BAD_REQUEST, NULL, "the target's host is not Host");
-    *target = authority[len] == '/' ? authority + len : "/";
-    return true;
+    return strncasecmp(target, "http://", scheme) == 0 ? scheme + strcspn(target + scheme, "/?")
+                                                       : 0;
+}
+
+/* What an absolute target names counts, and Host is ignored (RFC 9112, 3.2.2). */
+static void keep_authority(struct request *r, char **out, const char *at, size_t len)
+{
+    r->authority = *out;
+    memcpy(*out, at, len);
+    (*out)[len] = '\0';
+    *out += len + 1;
 }
 
 static bool check_target(struct request *r, const char *target, struct problem *p)
 {
-    const char *end, *path_end;
+    const size_t scheme = strlen("http://"), base = base_length(target);
+    const char *authority = target + scheme, *end, *path_end;
     char *out;
 
     for (const char *c = target; *c; c++)
@@ -293,21 +311,25 @@ static bool check_target(struct request *r, const char *target, struct problem *
             return problem_set(p, PROBLEM_BAD_REQUEST, NULL, "bad character in the target");
     if (r->method == HTTP_OPTIONS && strcmp(target, "*") == 0)
         target = "/*";
-    else if (strncasecmp(target, "http://", 7) == 0 && !strip_authority(r, &target, p))
-        return false;
+    else if (base > 0)
+        target = target[base] == '/' ? target + base : "/";
+    if (base > 0 && !is_authority(authority, base - scheme))
+        return problem_set(p, PROBLEM_BAD_REQUEST, NULL, "malformed host in the target");
     if (*target != '/')
         return problem_set(p, PROBLEM_BAD_REQUEST, NULL, "the target is not a path");
 
     end = target + strlen(target);
     path_end = find_end(target, end, '?');
     /* Path twice, query with two NULs per pair, which takes at least one byte. */
-    out = r->decoded = malloc((size_t)(end - target) * 3 + 8);
+    out = r->decoded = malloc((size_t)(end - target) * 3 + base + 8);
     if (!out)
         return problem_set(p, PROBLEM_OUT_OF_MEMORY, NULL, "out of memory");
+    if (base > 0)
+        keep_authority(r, &out, authority, base - scheme);
     if (!split_path(r, &out, target, path_end) ||
         !split_query(r, &out, path_end < end ? path_end + 1 : end, end))
         return problem_set(p, PROBLEM_BAD_REQUEST, NULL, "malformed percent-encoding");
-    assert(out <= r->decoded + (end - target) * 3 + 8);
+    assert(out <= r->decoded + (size_t)(end - target) * 3 + base + 8);
     return true;
 }
 

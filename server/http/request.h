@@ -30,6 +30,7 @@ struct request {
     int headers;
 
     char *decoded;                     /* backs what follows */
+    const char *authority;             /* of a target that names one, else NULL */
     const char *path;                  /* without the query */
     const char *segment[SEGMENTS_MAX]; /* of the path, split at its slashes, then decoded */
     int segments;                      /* -1: no route can match it */
@@ -43,6 +44,8 @@ struct request {
 bool request_check(struct request *r, struct problem *p);
 /* The value of the header of that name, of several lines "one, two"; NULL when absent. */
 const char *request_header(const struct request *r, const char *name);
+/* Whom it asks for: the target's authority, else Host; NULL when there is neither. */
+const char *request_host(const struct request *r);
 const char *request_query(const struct request *r, const char *name);
 /* Whether it is one of the names, which have commas between them; NULL: there are none. */
 bool is_among(const char *name, const char *names);

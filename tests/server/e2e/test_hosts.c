@@ -100,6 +100,18 @@ static void other_names_are_refused(void **unused)
     refuses(&bare, "GET /metrics HTTP/1.1", others[0]);
 }
 
+/* What a target names is whom it asks for, whatever Host says beside it. */
+static void a_targets_host_counts_before_host(void **unused)
+{
+    struct response r = send_to(&bare, "GET http://localhost:1/v1/sessions HTTP/1.1", others[0]);
+
+    (void)unused;
+    assert_int_equal(r.status, 200);
+    response_finish(&r);
+    refuses(&bare, "GET http://evil.example/v1/sessions HTTP/1.1", "Host: localhost\r\n");
+    refuses(&bare, "GET http://evil.example:80/v1/sessions HTTP/1.0", "");
+}
+
 /* Whoever has such a page's name could call through the page. */
 static void hosts_of_pages_that_may_call_are_taken(void **unused)
 {
@@ -153,6 +165,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(names_of_this_machine_are_taken),
         cmocka_unit_test(other_names_are_refused),
+        cmocka_unit_test(a_targets_host_counts_before_host),
         cmocka_unit_test(hosts_of_pages_that_may_call_are_taken),
         cmocka_unit_test(with_keys_any_name_is_taken),
     };

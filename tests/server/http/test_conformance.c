@@ -34,6 +34,11 @@ static const struct vector {
     { "GET /health HTTP/1.0\r\n" H "\r\n", 200, 0 },
     { "GET http://x/health HTTP/1.1\r\n" H "\r\n", 200, 0 },
     { "GET HTTP://X/health HTTP/1.1\r\n" H "\r\n", 200, 0 },
+    { GET("http://x:80/health"), 200, 0 }, /* RFC 9112, 3.2.2: Host is ignored */
+    { GET("http://y/health"), 200, 0 },
+    { GET("http://[::1]:8080/health"), 200, 0 },
+    { GET("http://y"), 404, 0 },
+    { "GET http://x/health HTTP/1.0\r\n\r\n", 200, 0 },
     { "OPTIONS * HTTP/1.1\r\n" H "\r\n", 204, 0 },
     { "OPTIONS /health HTTP/1.1\r\n" H "\r\n", 204, 0 },
     { "HEAD /health HTTP/1.1\r\n" H "\r\n", 200, 0 },
@@ -126,9 +131,10 @@ static const struct vector {
     { GET("/health%zz"), 400, 0 },
     { GET("/health?a=%g0"), 400, 0 },
     { GET("/health?a=%00"), 400, 0 },
-    { GET("http://y/health"), 400, 0 },
-    { GET("http://x:80/health"), 400, 0 },
     { GET("http://x@y/health"), 400, 0 },
+    { GET("http:///health"), 400, 0 },
+    { GET("http://x\"y/health"), 400, 0 },
+    { "GET http://x/health HTTP/1.1\r\n\r\n", 400, 0 },
     { GET("ftp://x/health"), 400, 0 },
 
     /* Host. */
