@@ -129,6 +129,13 @@ bool host_check(const char *list, const struct request *r, struct problem *p)
                        host);
 }
 
+/* A head that was refused before its end may hold the Origin behind what it was refused for; whom
+ * "*" lets in need not be known. */
+static const char *allow_unjudged(const char *list, const struct request *r)
+{
+    return strcmp(list, "*") == 0 ? "*" : origin_allow(list, request_header_so_far(r, "origin"));
+}
+
 void origin_answer(struct exchange *x)
 {
     const struct request *r = &x->request;
@@ -137,7 +144,7 @@ void origin_answer(struct exchange *x)
 
     if (!list)
         return;
-    allow = x->judged ? origin_allow(list, request_header(r, "origin")) : NULL;
+    allow = x->judged ? origin_allow(list, request_header(r, "origin")) : allow_unjudged(list, r);
     if (strcmp(list, "*") != 0)
         exchange_set_header(x, "Vary", "Origin");
     if (!allow)

@@ -31,6 +31,20 @@ const char *request_header(const struct request *r, const char *name)
     return NULL;
 }
 
+const char *request_header_so_far(const struct request *r, const char *name)
+{
+    const char *value = NULL;
+
+    for (int i = 0; i + 1 < r->headers; i++) {
+        if (strcmp(text(r, r->header[i].name), name) != 0)
+            continue;
+        if (value)
+            return NULL;
+        value = text(r, r->header[i].value);
+    }
+    return value;
+}
+
 const char *request_host(const struct request *r)
 {
     return r->authority ? r->authority : request_header(r, "host");

@@ -44,6 +44,9 @@ struct request {
 bool request_check(struct request *r, struct problem *p);
 /* The value of the header of that name, of several lines "one, two"; NULL when absent. */
 const char *request_header(const struct request *r, const char *name);
+/* The same of a head that was given up, for what came whole: all lines but the last. NULL also when
+ * several have the name. */
+const char *request_header_so_far(const struct request *r, const char *name);
 /* Whom it asks for: the target's authority, else Host; NULL when there is neither. */
 const char *request_host(const struct request *r);
 const char *request_query(const struct request *r, const char *name);

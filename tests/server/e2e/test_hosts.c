@@ -128,6 +128,19 @@ static void hosts_of_pages_that_may_call_are_taken(void **unused)
     takes(&any, others[0]);
 }
 
+/* Where any page may call, whose head was refused before its Origin came reads why. */
+static void any_page_reads_why_its_head_was_refused(void **unused)
+{
+    struct response r = send_to(&any, "GET / HTTP/1.1", "Host: localhost\r\nX\x01Y: z\r\n");
+    char value[256];
+
+    (void)unused;
+    assert_int_equal(r.status, 400);
+    assert_true(response_header(&r, "access-control-allow-origin", value));
+    assert_string_equal(value, "*");
+    response_finish(&r);
+}
+
 /* A page has no key. */
 static void with_keys_any_name_is_taken(void **unused)
 {
@@ -167,6 +180,7 @@ int main(void)
         cmocka_unit_test(other_names_are_refused),
         cmocka_unit_test(a_targets_host_counts_before_host),
         cmocka_unit_test(hosts_of_pages_that_may_call_are_taken),
+        cmocka_unit_test(any_page_reads_why_its_head_was_refused),
         cmocka_unit_test(with_keys_any_name_is_taken),
     };
 

@@ -87,6 +87,44 @@ static void others_are_allowed_nothing(void **state)
     }
 }
 
+/* A head that is refused before its end: without the header the page would see a failure of the
+ * network, and try again. */
+static void a_page_reads_why_its_head_was_too_large(void **state)
+{
+    enum { LARGE = 64 * 1024, MANY = 200 };
+    static char request[LARGE + 256];
+    struct answer a;
+    int n = snprintf(request, sizeof(request),
+                     "GET /items/1 HTTP/1.1\r\n%sX-Large: ", FROM("http://a.example"));
+
+    (void)state;
+    memset(request + n, 'x', LARGE);
+    memcpy(request + n + LARGE, "\r\n\r\n", 5);
+    a = ask(request);
+    assert_int_equal(a.status, 431);
+    assert_string_equal(ALLOWS(&a), "http://a.example");
+    assert_string_equal(answer_header(&a, "Vary"), "Origin");
+    memcpy(strstr(request, "a.example"), "c.example", 9);
+    a = ask(request);
+    assert_int_equal(a.status, 431);
+    assert_null(ALLOWS(&a));
+    n = snprintf(request, sizeof(request), "GET /items/1 HTTP/1.1\r\n%s", FROM("http://a.example"));
+    for (int i = 0; i < MANY; i++)
+        n += snprintf(request + n, sizeof(request) - (size_t)n, "X-%d: y\r\n", i);
+    snprintf(request + n, sizeof(request) - (size_t)n, "\r\n");
+    a = ask(request);
+    assert_int_equal(a.status, 431);
+    assert_string_equal(ALLOWS(&a), "http://a.example");
+    /* What is not whole is nobody's, however it begins. */
+    a = ask("GET /items/1 HTTP/1.1\r\nHost: x\r\nOrigin: http://a.example\x01\r\n\r\n");
+    assert_int_equal(a.status, 400);
+    assert_null(ALLOWS(&a));
+    a = ask("GET /items/1 HTTP/1.1\r\n" FROM("http://a.example") "Origin: http://c.example\r\n"
+                                                                 "X: \x01\r\n\r\n");
+    assert_int_equal(a.status, 400);
+    assert_null(ALLOWS(&a));
+}
+
 /* Of all that changes something, a POST without a body alone needs no leave from a browser. */
 static void a_post_of_nothing_is_not_done_for_others(void **state)
 {
@@ -185,6 +223,7 @@ int main(void)
         cmocka_unit_test(a_page_that_may_call_reads_its_answers),
         cmocka_unit_test(a_page_that_may_call_is_told_so_before),
         cmocka_unit_test(others_are_allowed_nothing),
+        cmocka_unit_test(a_page_reads_why_its_head_was_too_large),
         cmocka_unit_test(a_post_of_nothing_is_not_done_for_others),
         cmocka_unit_test(any_may_be_allowed_and_none_is),
         cmocka_unit_test(a_list_names_origins_as_browsers_send_them),
