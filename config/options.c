@@ -392,7 +392,7 @@ static bool agree(const struct options *o, struct error *err)
         return error_set(err, ERR_INPUT, "eddy state needs info, verify or convert, and a FILE");
     if (o->command == OPTIONS_STATE && strcmp(o->state_action, "convert") == 0 && !o->state_output)
         return error_set(err, ERR_INPUT, "eddy state convert needs a place to write: OUT");
-    if (o->command == OPTIONS_SERVE && o->row_budget <= o->max_batch)
+    if (o->command == OPTIONS_SERVE && o->row_budget && o->row_budget <= o->max_batch)
         return error_set(err, ERR_INPUT, "row_budget (%d) is not greater than max_batch (%d)",
                          o->row_budget, o->max_batch);
     return true;

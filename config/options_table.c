@@ -74,8 +74,9 @@ const struct option option_table[] = {
       .help = "sessions whose state is on a device at once" },
     { OPTION(max_batch), .def = "64", .min = 1, .max = 65536, .commands = SERVE, .value = "N",
       .help = "sequences in one step of a device" },
-    { OPTION(row_budget), .def = "512", .min = 2, .max = 65536, .commands = SERVE, .value = "N",
-      .help = "tokens in one step of a device, prompts' and answers' together; above max_batch" },
+    { OPTION(row_budget), .def = "0", .max = 65536, .commands = SERVE, .value = "N",
+      .help = "tokens in one step of a device, prompts' and answers' together, above max_batch; "
+              "0: 512 on a CPU, 2048 on a GPU, or twice max_batch if that is more" },
     { OPTION(max_queue), .def = "1024", .min = 1, .max = 1000000, .commands = SERVE, .value = "N",
       .help = "turns that may wait for a slot; 429" },
     { OPTION(max_sessions), .def = "100000", .min = 1, .max = 100000000, .commands = SERVE,

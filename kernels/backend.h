@@ -48,6 +48,7 @@ struct backend {
     bool bf16_rows; /* its operations know y_bf16 and x_bf16 (ops.h), and gain by them */
     bool follows;   /* it computes beside the host, and a batch may follow draws (ops.h) */
     int log_steps;  /* 1: it keeps no logs (ops.h, state_log), and has no settle() */
+    int step_rows;  /* of a step with prompts; more make it longer, and little faster a row */
 
     /* Sizes of decode steps that are recorded and replayed, ascending and ended by 0; a step
      * in between is filled up to the next. NULL: the backend records nothing. */
@@ -135,7 +136,7 @@ struct backend_module {
     unsigned interface;
     struct backend *(*open)(const struct backend_options *options, struct error *err);
 };
-#define BACKEND_MODULE_INTERFACE 12u
+#define BACKEND_MODULE_INTERFACE 13u
 #define BACKEND_MODULE_SYMBOL    "eddy_backend_module"
 
 #endif

@@ -29,7 +29,7 @@ struct model {
     float *last;   /* [max_logits, HIDDEN] */
     float *normed; /* the same for the head */
     float *logits; /* [max_logits, VOCAB] */
-    int max_rows, max_logits;
+    int max_logits;
     bool bf16_rows;       /* products take their inputs as bf16 */
     const float **rates;  /* the backend's, as state_log's; NULL: none */
     struct state_log log; /* but for the places of a pool; layers 0: there is none */
@@ -255,16 +255,16 @@ static size_t rows_bytes(int rows, int columns)
 static bool allocate_scratch(struct model *m, struct error *err)
 {
     const int *d = m->hyper.dim;
-    size_t x = rows_bytes(m->max_rows, d[HIDDEN]), last = rows_bytes(m->max_logits, d[HIDDEN]);
+    size_t x = rows_bytes(m->info.max_rows, d[HIDDEN]), last = rows_bytes(m->max_logits, d[HIDDEN]);
     size_t logits = rows_bytes(m->max_logits, d[VOCAB]), total = x + 2 * last + logits;
 
     for (const struct scratch_row *row = m->arch->scratch; row->columns; row++)
-        total += rows_bytes(m->max_rows, d[row->columns]);
+        total += rows_bytes(m->info.max_rows, d[row->columns]);
     m->scratch = calloc(1, m->arch->scratch_size);
     m->memory = m->be->alloc(m->be, total);
     if (!m->scratch || !m->memory)
         return error_set(err, ERR_NOMEM, "out of memory for %zu bytes of activations (%d rows)",
-                         total, m->max_rows);
+                         total, m->info.max_rows);
     m->info.scratch_bytes = total;
 
     char *at = m->memory;
@@ -277,7 +277,7 @@ static bool allocate_scratch(struct model *m, struct error *err)
         float *rows = (float *)at;
 
         memcpy(m->scratch + row->at, &rows, sizeof(rows));
-        at += rows_bytes(m->max_rows, d[row->columns]);
+        at += rows_bytes(m->info.max_rows, d[row->columns]);
     }
     return true;
 }
@@ -294,9 +294,10 @@ struct model *model_open(const char *path, struct backend *be, const struct mode
         return NULL;
     }
     m->be = be;
-    m->max_rows = options->max_rows;
     m->max_logits = options->max_logits;
     bool ok = source_init(&s, &m->info, path, options->state_dtype, err);
+
+    m->info.max_rows = options->max_rows;
     if (ok) {
         m->arch = s.arch;
         m->hyper = s.hyper;
@@ -398,10 +399,10 @@ static bool step(struct model *m, void *records, const struct batch *in)
     const struct step_key key = {
         .model = m,
         .records = records,
-        .rows = m->max_rows < m->max_logits ? m->max_rows : m->max_logits,
+        .rows = m->info.max_rows < m->max_logits ? m->info.max_rows : m->max_logits,
     };
 
-    assert(in->T <= m->max_rows && in->L <= m->max_logits);
+    assert(in->T <= m->info.max_rows && in->L <= m->max_logits);
     in = m->be->begin(m->be, &key, in);
     if (in)
         enqueue(m, records, in);
@@ -434,11 +435,12 @@ static bool step_every_size(struct model *m, void *records, struct batch in, int
  * one row: where a backend chooses by size how to compute, it has chosen before somebody waits. */
 static bool try_prompts(struct model *m, void *records, struct error *err)
 {
-    int32_t *token = calloc((size_t)m->max_rows, sizeof(*token));
-    bool ok = token || error_set(err, ERR_NOMEM, "out of memory for %d rows", m->max_rows);
+    int32_t *token = calloc((size_t)m->info.max_rows, sizeof(*token));
+    bool ok = token || error_set(err, ERR_NOMEM, "out of memory for %d rows", m->info.max_rows);
 
-    for (int n = PROMPT_LEAST; ok && n <= 2 * m->max_rows; n = n % 3 ? n / 2 * 3 : n / 3 * 4) {
-        const int T = n < m->max_rows ? n : m->max_rows, begin[] = { 0, 1, T }, alone[] = { 0, T };
+    for (int n = PROMPT_LEAST; ok && n <= 2 * m->info.max_rows; n = n % 3 ? n / 2 * 3 : n / 3 * 4) {
+        const int T = n < m->info.max_rows ? n : m->info.max_rows, begin[] = { 0, 1, T },
+                  alone[] = { 0, T };
         const int slot[] = { SLOT_NONE, SLOT_NONE }, last = T - 1;
 
         for (int S = 1; S <= 2; S++)
@@ -451,7 +453,7 @@ static bool try_prompts(struct model *m, void *records, struct error *err)
                                   .slot = slot,
                                   .logit_row = &last });
         ok = m->be->sync(m->be, err);
-        if (T == m->max_rows)
+        if (T == m->info.max_rows)
             break;
     }
     free(token);

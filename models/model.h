@@ -56,6 +56,7 @@ struct model_info {
     int stops;
     uint8_t fingerprint[16]; /* XXH3-128 over architecture, sizes and every weight's bytes */
     struct state_layout layout;
+    int max_rows;     /* of the options that it was opened with */
     size_t log_bytes; /* behind each record of a pool */
     int log_steps;    /* a slot's log has fewer (ops.h, state_log); 1: there are none */
 };

@@ -326,7 +326,7 @@ static struct engine *start_engine(struct server *s, const struct server_parts *
     struct engine_options options = {
         .slots = o->slots,
         .max_batch = o->max_batch,
-        .row_budget = o->row_budget,
+        .row_budget = model_info(parts->devices->at[0].model)->max_rows,
         .max_queue = o->max_queue,
         .max_sessions = o->max_sessions,
         .owner_sessions = o->owner_sessions,

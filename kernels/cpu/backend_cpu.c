@@ -372,6 +372,7 @@ struct backend *backend_open_cpu(const struct backend_options *options, struct e
     }
     cpu->base = (struct backend){
         .name = "cpu",
+        .step_rows = 512,
         .detail = cpu->detail,
         .ops = isa->ops,
         .stream = pool_create(count_threads(options), err),

@@ -384,6 +384,7 @@ static struct backend *open_cuda(const struct backend_options *options, struct e
     c->base.bf16_rows = true;
     c->base.follows = true;
     c->base.log_steps = LOG_STEPS;
+    c->base.step_rows = 2048;
     c->base.log_numbers = cuda_log_numbers;
     c->base.settle = cuda_settle;
     c->base.sizes = steps_sizes;

@@ -59,7 +59,12 @@ bool loaded_init(struct loaded *l, const struct options *o, const struct model_o
     struct model_options with = *sizes;
 
     with.state_dtype = chosen_dtype(o->state_dtype);
-    if (!loaded_device(l, o, err) || !devices_load(&l->devices, model_path(o), &with, err))
+    if (!loaded_device(l, o, err))
+        return false;
+    if (!with.max_rows)
+        with.max_rows =
+            l->backend->step_rows > 2 * o->max_batch ? l->backend->step_rows : 2 * o->max_batch;
+    if (!devices_load(&l->devices, model_path(o), &with, err))
         return false;
     l->model = l->devices.at[0].model;
     l->name = o->model_name ? o->model_name : o->model ? model_info(l->model)->name : DEMO_NAME;

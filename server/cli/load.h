@@ -28,7 +28,8 @@ struct tokenizer *model_tokenizer(const char *path, int vocab, struct error *err
 /* Of an option whose choices are f32 and bf16. */
 enum dtype chosen_dtype(const char *choice);
 
-/* The sizes' state_dtype is the option's. ERR_INPUT, ERR_FORMAT, ERR_IO, ERR_NOMEM;
+/* The sizes' state_dtype is the option's, and their max_rows, where they are 0, what suits the
+ * device and --max-batch (model_info() has it then). ERR_INPUT, ERR_FORMAT, ERR_IO, ERR_NOMEM;
  * loaded_finish() in both cases. */
 bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
                  struct error *err);
