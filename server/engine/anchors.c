@@ -139,7 +139,7 @@ static void answered(struct engine *e, struct entry *x)
     x->head = c; /* released with the entry */
 }
 
-bool anchor_ask(struct engine *e, struct command *c, struct checkpoint *anchor)
+bool anchor_ask(struct engine *e, struct command *c, struct session *s, struct checkpoint *anchor)
 {
     struct entry *x = anchor->asked ? anchor->asked : entry_create(answered, NULL);
 
@@ -152,6 +152,7 @@ bool anchor_ask(struct engine *e, struct command *c, struct checkpoint *anchor)
     if (anchor->asked)
         return true;
     anchor->asked = x;
+    x->session = s; /* its past stays here meanwhile */
     journal_submit(e, x);
     return true;
 }

@@ -330,9 +330,9 @@ void anchor_lost(struct engine *e, struct checkpoint *c);
 bool anchors_yield(struct engine *e);
 /* Whether there is room for one more state (tiers.h), for which such anchors go. */
 bool anchors_leave_room(struct engine *e);
-/* The command is obeyed again when it is known whether the anchor, which has no record here, is
- * kept. false: c->problem. */
-bool anchor_ask(struct engine *e, struct command *c, struct checkpoint *anchor);
+/* The command, which moves the session, is obeyed again when it is known whether the anchor, which
+ * has no record here, is kept. false: c->problem. */
+bool anchor_ask(struct engine *e, struct command *c, struct session *s, struct checkpoint *anchor);
 
 /* rollback.c: the job's ids are in. */
 void rollback_end(struct engine *e, struct sequence *q);

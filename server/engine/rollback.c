@@ -68,9 +68,10 @@ static struct checkpoint *mark_place(struct engine *e, const struct session *s, 
 }
 
 /* The command is obeyed again when the state is known to be kept. */
-static bool put_off(struct engine *e, struct command *c, struct checkpoint *anchor)
+static bool put_off(struct engine *e, struct command *c, struct session *s,
+                    struct checkpoint *anchor)
 {
-    if (!anchor_ask(e, c, anchor))
+    if (!anchor_ask(e, c, s, anchor))
         return false;
     free(c->sessions->metadata);
     free(c->sessions);
@@ -81,14 +82,14 @@ static bool put_off(struct engine *e, struct command *c, struct checkpoint *anch
 
 /* The nearest state that holds at most `covered` tokens, kept; NULL: the empty one, where the
  * history begins at the beginning. false: none, or the command is put off. */
-static bool find_base(struct engine *e, struct command *c, const struct session *s,
-                      uint64_t covered, struct checkpoint **base)
+static bool find_base(struct engine *e, struct command *c, struct session *s, uint64_t covered,
+                      struct checkpoint **base)
 {
     *base = past_find_base(s->past, covered);
     if (*base && state_recall(e, *base))
         return true;
     if (*base && !tiers_has_record(*base)) {
-        put_off(e, c, *base);
+        put_off(e, c, s, *base);
         return false;
     }
     if (past_begin(s->past))
@@ -119,7 +120,7 @@ static bool go_back(struct engine *e, struct command *c, struct session *s, uint
     struct past *past;
 
     if (aim && !tiers_has_record(aim) && aim->anchor)
-        return put_off(e, c, aim);
+        return put_off(e, c, s, aim);
     past = past_keep(s->past);
     if (!past_cut(e->tiers, &past, position)) {
         past_release(e->tiers, past);
@@ -169,6 +170,8 @@ bool obey_session_rollback(struct engine *e, struct command *c)
 {
     struct session *s;
 
+    if (atomic_load(&c->cancelled)) /* while it was put off */
+        return problem_set(&c->problem, PROBLEM_CANCELLED, NULL, "the rollback was cancelled");
     if (c->snapshot.text[0])
         return obey_session_restore(e, c);
     return session_claim(e, c, &s, &c->problem) && session_has_past(e, c, s) &&

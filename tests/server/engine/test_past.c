@@ -5,6 +5,7 @@
 #include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -17,9 +18,11 @@
 
 #include "models/model.h"
 #include "server/state/checkpoint.h"
+#include "server/state/disk_io.h"
 #include "server/state/record.h"
 #include "tests/models/made_model.h"
 #include "tests/server/engine/rig.h"
+#include "tests/server/engine/store_rig.h"
 #include "tests/server/folder.h"
 
 enum {
@@ -607,6 +610,95 @@ static void anchors_make_way_for_sessions(void **unused)
     rig_close(&r);
 }
 
+static struct id watched; /* a state whose file is */
+static atomic_int opened;
+
+static int watching_openat(int dir, const char *path, int flags, mode_t mode)
+{
+    if (watched.text[0] && strstr(path, watched.text))
+        atomic_fetch_add(&opened, 1);
+    return disk_io_system.openat(dir, path, flags, mode);
+}
+
+/* The rollback waits for its anchor behind what else the disk is to do: its answer is to come when
+ * the disk is let go. */
+static struct command *roll_back_behind(struct rig *r, uint64_t position, struct command *other)
+{
+    struct command *c = rig_command(COMMAND_SESSION_ROLLBACK, "a", NULL);
+
+    c->position = position;
+    store_hold();
+    assert_true(engine_send(r->engine, other));
+    store_wait_held();
+    assert_true(engine_send(r->engine, c));
+    store_wait_waiting(r, 2);
+    return c;
+}
+
+static void await_answers(struct rig *r, int n)
+{
+    store_let_go();
+    while (n) {
+        struct event *e = engine_receive(r->engine);
+
+        if (!e) {
+            store_nap();
+            continue;
+        }
+        n -= e->kind == EVENT_ANSWER;
+        event_free(e);
+    }
+}
+
+/* It is not begun again from its reading: the sweep leaves the session's past alone meanwhile. And
+ * nobody who has left is waited for. */
+static void a_rollback_keeps_what_it_read_while_it_waits_for_an_anchor(void **unused)
+{
+    struct command *c, *other = rig_command(COMMAND_SESSION_CREATE, "b", NULL);
+    struct story *t = calloc(1, sizeof(*t));
+    struct disk_io io = *store_held_io();
+    struct command *get;
+    uint64_t position;
+    struct rig r;
+
+    (void)unused;
+    io.openat = watching_openat;
+    options = with(true, 0);
+    options.slots = 1;
+    options.host_bytes = 0;
+    options.durability = DISK_ALWAYS;
+    options.io = &io;
+    rig_open(&r, model, &options, 2);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    tell(&r, t, "a", 5000, 3);
+    position = t->len - GAP;
+    get = rig_command(COMMAND_SESSION_GET, "a", NULL);
+    assert_int_equal(rig_ask(&r, get), PROBLEM_NONE);
+    park(&r);
+    watched = get->sessions[0].head;
+    c = roll_back_behind(&r, position, other);
+    nanosleep(&(struct timespec){ .tv_sec = 1, .tv_nsec = 300000000 }, NULL);
+    await_answers(&r, 2);
+    watched.text[0] = '\0';
+    assert_int_equal(c->problem.what, PROBLEM_NONE);
+    assert_int_equal(c->sessions[0].position, position);
+    assert_int_equal(opened, 1);
+    command_free(c);
+    command_free(other);
+    command_free(get);
+
+    other = rig_command(COMMAND_SESSION_CREATE, "c", NULL);
+    c = roll_back_behind(&r, position - 10, other);
+    atomic_store(&c->cancelled, true);
+    await_answers(&r, 2);
+    assert_int_equal(c->problem.what, PROBLEM_CANCELLED);
+    assert_int_equal(rig_roll_back(&r, "a", 0, position), PROBLEM_NONE);
+    command_free(c);
+    command_free(other);
+    story_free(t);
+    rig_close(&r);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, begin, folder_remove)
 
 int main(void)
@@ -622,6 +714,7 @@ int main(void)
         CASE(a_turn_that_leaves_a_context_empty_is_none_to_go_back_over),
         CASE(without_its_anchors_a_session_goes_on),
         CASE(anchors_make_way_for_sessions),
+        CASE(a_rollback_keeps_what_it_read_while_it_waits_for_an_anchor),
     };
     return cmocka_run_group_tests(tests, make_model, remove_model);
 }
