@@ -235,8 +235,8 @@ static void write_log(struct disk *d, struct step *step, int steps)
     for (int i = 0; i < steps; i++)
         used = write_record(d, &step[i], used);
     if (used) {
-        d->dirty_log = true;
         ok = disk_log_append(&d->log, d->buffer, used, &err);
+        d->dirty_log |= ok;
     }
     if (ok && d->dirty_log && !d->log.broken && d->options.mode == DISK_ALWAYS)
         ok = disk_sync_log(d, &err);
