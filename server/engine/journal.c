@@ -225,9 +225,11 @@ bool entry_mark_snapshot(struct engine *e, struct entry *x, const struct lineage
     if (!e->journal || e->journal->redis)
         return true;
     w = add_write(e, x, DISK_SNAPSHOT_SET);
-    if (w)
-        heads_of_place(place, whole, &w->op->record);
-    return w != NULL;
+    if (!w)
+        return false;
+    heads_of_place(place, whole, &w->op->record);
+    w->op->deletes = true;
+    return true;
 }
 
 static void set_storing(struct entry *x, struct entry *to)

@@ -206,9 +206,14 @@ struct disk *disk_open(const struct disk_options *options, struct error *err)
         error_set(err, ERR_NOMEM, "no memory for the state folder");
         return NULL;
     }
-    if (!open_folder(d, err) || !disk_files_open(&d->files, d->io, d->dir, err) ||
-        !disk_recover(d, err))
+    if (!open_folder(d, err))
         goto fail;
+    if (!disk_files_open(&d->files, d->io, d->dir, err) || !disk_recover(d, err)) {
+        const struct error why = *err;
+
+        error_set(err, why.code, "%s: %.400s", options->path, why.message);
+        goto fail;
+    }
     d->published = count(d);
     d->started = pthread_create(&d->thread, NULL, run_thread, d) == 0;
     if (!d->started) {

@@ -65,6 +65,9 @@ struct disk_options {
  * it goes: whoever wants to move a checkpoint from one to the other submits the new reference
  * before the old one is dropped. Keeping what is kept does nothing.
  *
+ * However full the disk is, what is there can be deleted, if the file system can reserve space for
+ * the records of that: a SET that leaves too little for them is ERR_SPACE.
+ *
  * A file that a session or snapshot refers to keeps the files that it names as anchors
  * (format.h), if they are there when it becomes so: they may be kept again as long as that
  * lasts, and as they have not made way for others. */
@@ -77,6 +80,7 @@ struct disk_op {
      * before how much of the queue's bytes it takes. */
     void (*encode)(struct disk_op *op);
     bool keep;            /* a SET also keeps its checkpoint, as DISK_KEEP does */
+    bool deletes;         /* a SET that is part of a deletion */
     void *owner;          /* the caller's */
     struct error error;   /* ERR_NONE: done. ERR_SPACE, ERR_IO, ERR_NOMEM, ERR_INPUT: it had no
                            * effect, but after a crash it may turn out to have had */

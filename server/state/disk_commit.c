@@ -17,7 +17,12 @@
 #include "server/state/disk_io.h"
 #include "server/state/file_buffer.h"
 
-enum { SLACK = 64 }; /* a part of the room more is made than needed, to look for it rarely */
+enum {
+    SLACK = 64, /* a part of the room more is made than needed, to look for it rarely */
+    HEAD_BYTES = 96,
+    DELETED_BYTES = (HEAD_BYTES + LIMIT_ID_BYTES + 7) / 8 * 8, /* the longest such record */
+    KEPT_BYTES = 4096, /* of the log, for what is no deletion */
+};
 
 /* One operation on its way. */
 struct step {
@@ -32,11 +37,13 @@ void disk_report(struct disk *d, const char *fmt, ...)
 {
     struct error what;
     va_list args;
+    int n;
 
     if (!d->options.report)
         return;
+    n = snprintf(what.message, sizeof(what.message), "%.200s: ", d->options.path);
     va_start(args, fmt);
-    vsnprintf(what.message, sizeof(what.message), fmt, args);
+    vsnprintf(what.message + n, sizeof(what.message) - (size_t)n, fmt, args);
     va_end(args);
     d->options.report(d->options.arg, what.message);
 }
@@ -185,6 +192,77 @@ static void write_files(struct disk *d, struct step *step, int steps)
     }
 }
 
+/* Bytes that the log needs for each session and snapshot to be deleted, alone and settled. */
+static uint64_t deletions(const struct disk *d)
+{
+    size_t heads = d->index.sessions.count + d->index.snapshots.count,
+           each = DELETED_BYTES + (d->options.mode == DISK_INTERVAL ? HEAD_BYTES : 0);
+
+    return KEPT_BYTES + (uint64_t)heads * each;
+}
+
+bool disk_reserve_deletions(struct disk *d)
+{
+    return disk_log_reserve(&d->log, d->log.len + deletions(d));
+}
+
+static bool is_worth(const struct disk *d, uint64_t least)
+{
+    uint64_t dead = d->log.len - d->index.live_bytes;
+
+    return !d->log.broken && dead >= least && dead >= d->index.live_bytes &&
+           d->log.len >= d->compact_from;
+}
+
+static bool compact(struct disk *d, uint64_t worth)
+{
+    struct error err;
+
+    if (disk_compact(d, false, &err))
+        return true;
+    disk_report(d, "%s; the log stays as it is", err.message);
+    d->compact_from = d->log.len + worth;
+    return false;
+}
+
+/* The new log is written where the old one had reserved space. */
+static bool compact_in_place(struct disk *d)
+{
+    if (!is_worth(d, KEPT_BYTES))
+        return false;
+    disk_log_give_up_reserve(&d->log);
+    if (compact(d, KEPT_BYTES))
+        return true;
+    disk_reserve_deletions(d);
+    return false;
+}
+
+/* What counts no more makes way for records, and so do anchors. */
+static void make_log_room(struct disk *d, const struct step *step, int steps)
+{
+    uint64_t more = 0;
+
+    for (int i = 0; i < steps; i++)
+        if (!failed(step[i].op) && is_set(step[i].op))
+            more += DISK_RECORD_BYTES - DISK_NOTE_BYTES + step[i].op->record.note_len;
+    more += deletions(d);
+    while (!d->log.broken && !disk_log_reserve(&d->log, d->log.len + more)) {
+        if (compact_in_place(d))
+            continue;
+        if (!disk_anchors_yield(d, more))
+            break;
+        disk_settle(d);
+    }
+}
+
+/* The record ends there. */
+static bool fits_log(struct disk *d, struct disk_op *op, uint64_t end)
+{
+    if (!is_set(op) || op->deletes || disk_log_reserve(&d->log, end + deletions(d)))
+        return true;
+    return error_set(&op->error, ERR_SPACE, "log: %s", strerror(ENOSPC));
+}
+
 /* Everything that can fail is done before the log is written. */
 static size_t write_record(struct disk *d, struct step *s, size_t used)
 {
@@ -213,6 +291,8 @@ static size_t write_record(struct disk *d, struct step *s, size_t used)
     r->unsettled = d->options.mode == DISK_INTERVAL;
     s->at = used;
     s->len = disk_record_encode(r, d->buffer + used);
+    if (!fits_log(d, op, d->log.len + used + s->len))
+        s->len = 0;
     return used + s->len;
 }
 
@@ -227,16 +307,22 @@ bool disk_sync_log(struct disk *d, struct error *err)
 
 static void write_log(struct disk *d, struct step *step, int steps)
 {
-    uint64_t at = d->log.len;
     struct error err;
     size_t used = 0;
     bool ok = true;
+    uint64_t at;
 
+    make_log_room(d, step, steps);
+    at = d->log.len;
     for (int i = 0; i < steps; i++)
         used = write_record(d, &step[i], used);
-    if (used) {
+    if (used && d->log.broken) {
+        ok = error_set(&err, ERR_IO, "log: it could not be replaced");
+    } else if (used) {
         ok = disk_log_append(&d->log, d->buffer, used, &err);
         d->dirty_log |= ok;
+        if (!ok && !d->log.broken)
+            disk_reserve_deletions(d); /* it has been cut off with what was written */
     }
     if (ok && d->dirty_log && !d->log.broken && d->options.mode == DISK_ALWAYS)
         ok = disk_sync_log(d, &err);
@@ -395,8 +481,13 @@ bool disk_mark_settled(struct disk *d, struct error *err)
 {
     const struct disk_record r = { .kind = DISK_SETTLED, .bytes = d->durable_log };
 
+    if (d->settled_log == d->log.len)
+        return true;
     d->dirty_log = true;
-    return disk_log_append(&d->log, d->buffer, disk_record_encode(&r, d->buffer), err);
+    if (!disk_log_append(&d->log, d->buffer, disk_record_encode(&r, d->buffer), err))
+        return false;
+    d->settled_log = d->log.len;
+    return true;
 }
 
 /* The new log is durable as a whole before it is the log. */
@@ -427,23 +518,17 @@ bool disk_compact(struct disk *d, bool keep_old, struct error *err)
     move_heads(&d->index.snapshots, move_heads(&d->index.sessions, first));
     d->counts.compactions++;
     d->compact_from = 0;
+    d->settled_log = d->log.len;
     d->dirty_log = !ok;
     d->durable_log = ok ? d->log.len : 0;
+    disk_reserve_deletions(d);
     return ok;
 }
 
 static void compact_if_worth(struct disk *d)
 {
-    uint64_t dead = d->log.len - d->index.live_bytes;
-    struct error err;
-
-    if (d->log.broken || dead < d->options.compact_bytes || dead < d->index.live_bytes ||
-        d->log.len < d->compact_from)
-        return;
-    if (!disk_compact(d, false, &err)) {
-        disk_report(d, "%s; the log stays as it is", err.message);
-        d->compact_from = d->log.len + d->options.compact_bytes;
-    }
+    if (is_worth(d, d->options.compact_bytes))
+        compact(d, d->options.compact_bytes);
 }
 
 /* Without a log nothing happens but what needs none. */

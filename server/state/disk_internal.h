@@ -65,6 +65,7 @@ struct disk {
     struct disk_counts counts; /* the writer's */
     unsigned char *buffer;     /* records of one commit */
     uint64_t compact_from;     /* no new log before this one is so long */
+    uint64_t settled_log;      /* where the newest record that says so ends */
 
     pthread_t thread;
     bool started;
@@ -121,6 +122,8 @@ void disk_report(struct disk *d, const char *fmt, ...) __attribute__((format(pri
 bool disk_mark_settled(struct disk *d, struct error *err);
 bool disk_sync_log(struct disk *d, struct error *err);
 bool disk_compact(struct disk *d, bool keep_old, struct error *err);
+/* Takes the space that the deletion of everything will need in the log. false: there is less. */
+bool disk_reserve_deletions(struct disk *d);
 void disk_commit(struct disk *d, struct disk_op *batch);
 /* Makes durable what DISK_INTERVAL has put off, and deletes what waits for that. */
 void disk_settle(struct disk *d);

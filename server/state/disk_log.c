@@ -12,7 +12,8 @@
 
 enum {
     VERSION = 1,
-    RESERVE_BYTES = 1024 * 1024, /* so that deleting works on a full disk */
+    RESERVE_BYTES = 1024 * 1024, /* more than is needed, where there is plenty */
+    RESERVE_LESS = 16 * 1024,
     BUFFER_BYTES = 1024 * 1024,
     OPEN_FLAGS = O_RDWR | O_NOFOLLOW | O_CLOEXEC,
 };
@@ -141,21 +142,31 @@ uint64_t disk_log_walk(const unsigned char *bytes, uint64_t len,
     return end;
 }
 
-static void reserve(struct disk_log *log, uint64_t end)
+bool disk_log_reserve(struct disk_log *log, uint64_t end)
 {
-    uint64_t goal = end + RESERVE_BYTES;
+    static const uint64_t more[] = { RESERVE_BYTES, RESERVE_LESS, 0 };
 
-    if (end + RESERVE_BYTES / 2 <= log->reserved)
-        return;
-    if (disk_reserve(log->io, log->fd, FALLOC_FL_KEEP_SIZE, (off_t)log->len,
-                     (off_t)(goal - log->len)))
-        log->reserved = goal;
+    for (size_t i = 0; i < sizeof(more) / sizeof(more[0]) && end > log->reserved; i++) {
+        uint64_t goal = end + more[i];
+
+        if (disk_reserve(log->io, log->fd, FALLOC_FL_KEEP_SIZE, (off_t)log->len,
+                         (off_t)(goal - log->len)))
+            log->reserved = goal;
+        else if (disk_error() != ERR_SPACE)
+            return true;
+    }
+    return end <= log->reserved;
+}
+
+bool disk_log_give_up_reserve(struct disk_log *log)
+{
+    log->reserved = log->len;
+    return log->io->ftruncate(log->fd, (off_t)log->len) == 0;
 }
 
 bool disk_log_append(struct disk_log *log, const void *bytes, size_t len, struct error *err)
 {
     assert(!log->broken);
-    reserve(log, log->len + len); /* when that fails, the write may succeed all the same */
     if (!disk_write_all(log->io, log->fd, bytes, len, (off_t)log->len)) {
         failed(err);
         log->reserved = 0;

@@ -52,6 +52,11 @@ uint64_t disk_log_walk(const unsigned char *bytes, uint64_t len,
                                       size_t len),
                        bool (*gap)(void *arg, const struct disk_gap *gap), void *arg);
 
+/* Asks for the space of everything up to `end`, and for more where there is plenty. false: the disk
+ * is full. true, too, where the file system cannot say. */
+bool disk_log_reserve(struct disk_log *log, uint64_t end);
+bool disk_log_give_up_reserve(struct disk_log *log); /* false with errno */
+
 /* ERR_IO. Nothing of a failed append is taken as written, though it may be found after a
  * crash. */
 bool disk_log_append(struct disk_log *log, const void *bytes, size_t len, struct error *err);

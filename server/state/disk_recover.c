@@ -325,7 +325,7 @@ static bool mend(struct recovery *rec, uint64_t end, struct error *err)
     struct disk *d = rec->disk;
 
     if (d->options.mode != DISK_NONE && d->io->syncfs(d->dir) < 0)
-        return error_set(err, ERR_IO, "%s: syncfs: %s", d->options.path, strerror(errno));
+        return error_set(err, ERR_IO, "syncfs: %s", strerror(errno));
     if (rec->damaged)
         return disk_compact(d, rec->damaged, err);
     return end == d->log.len || disk_log_cut(&d->log, end, err);
@@ -394,7 +394,9 @@ bool disk_recover(struct disk *d, struct error *err)
          settle_log(&rec, err);
     free(bytes);
     file_buffer_finish(&rec.buffer);
-    if (ok)
+    if (ok) {
         clear_out(&rec);
+        disk_reserve_deletions(d); /* a restart has let go of it */
+    }
     return ok;
 }
