@@ -353,6 +353,7 @@ bool redis_submit(struct redis *r, struct redis_op *op)
                                 r->queued_bytes + op->file_len <= r->options.max_bytes));
     if (room) {
         op->next = NULL;
+        op->since = redis_clock();
         op->queued = op->file_len;
         *lane->queue_end = op;
         lane->queue_end = &op->next;

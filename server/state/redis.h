@@ -96,6 +96,7 @@ struct redis_op {
     enum redis_verdict verdict;
     int wait_ms;           /* BUSY: after which the lease has run out, unless it is renewed */
     struct error error;    /* says more, unless DONE */
+    double since;          /* the tier's: when it was submitted, monotonic seconds */
     size_t queued;         /* the tier's: bytes of the queue */
     struct redis_op *next; /* the tier's */
 };

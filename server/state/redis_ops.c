@@ -335,11 +335,12 @@ static void move(struct redis_lane *lane, struct redis_op *op, unsigned char *re
     freeReplyObject(reply);
 }
 
-/* A turn's commit is worth as many attempts as its lease lives. */
+/* A turn's commit is worth as many attempts as its lease lives, which does not wait for its place
+ * in the queue either: what is late is tried once. */
 static void commit(struct redis_lane *lane, struct redis_op *op)
 {
     struct redis *r = lane->redis;
-    double until = op->kind == REDIS_COMMIT ? redis_clock() + r->options.lease_ms * 1e-3 : 0;
+    double until = op->kind == REDIS_COMMIT ? op->since + r->options.lease_ms * 1e-3 : 0;
     unsigned char *record = malloc(DISK_RECORD_BYTES);
 
     if (op->kind == REDIS_CREATE)

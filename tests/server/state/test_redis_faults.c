@@ -258,6 +258,40 @@ static void a_short_absence_costs_no_turn(void **state)
     server.keeps = false;
 }
 
+/* Turns that end while Redis is away wait for it together, each as long as its own lease. */
+static void an_absence_costs_many_turns_the_lease_of_one(void **state)
+{
+    enum { TURNS = 6 };
+    struct redis_op *taken[TURNS];
+    struct redis *r;
+    double began;
+
+    (void)state;
+    redis_server_begin(&server);
+    r = rig_open_leasing(server.url, RIG_BRIEF_MS);
+    for (int i = 0; i < TURNS; i++) {
+        char name[16];
+
+        snprintf(name, sizeof(name), "s%d", i);
+        assert_int_equal(rig_create(r, DISK_SESSION_SET, name, "", 0, 0), REDIS_DONE);
+        taken[i] = rig_do(r, rig_op(REDIS_TAKE, DISK_SESSION_SET, name));
+        assert_int_equal(taken[i]->verdict, REDIS_DONE);
+    }
+    redis_server_kill(&server);
+    began = rig_seconds();
+    for (int i = 0; i < TURNS; i++)
+        assert_true(redis_submit(r, rig_commit_op(taken[i], "ckpt_a", 100)));
+    redis_wait(r);
+    assert_true(rig_seconds() - began > 0.9e-3 * RIG_BRIEF_MS);
+    assert_true(rig_seconds() - began < 3e-3 * RIG_BRIEF_MS);
+    for (int i = 0; i < TURNS; i++) {
+        assert_int_equal(rig_verdict(redis_receive(r)), REDIS_AWAY);
+        redis_op_free(taken[i]);
+    }
+    redis_close(r);
+    redis_server_end(&server);
+}
+
 static void a_redis_that_hangs_is_given_up_in_time(void **state)
 {
     enum { TIMEOUT_S = 1 };
@@ -361,6 +395,7 @@ int main(void)
         cmocka_unit_test(a_wrong_password_or_place_is_known_at_once),
         cmocka_unit_test(a_killed_redis_comes_back_with_all_that_was_done),
         cmocka_unit_test(a_short_absence_costs_no_turn),
+        cmocka_unit_test(an_absence_costs_many_turns_the_lease_of_one),
         cmocka_unit_test(a_redis_that_hangs_is_given_up_in_time),
         cmocka_unit_test(a_full_redis_costs_the_turn_and_nothing_else),
         cmocka_unit_test(what_was_tampered_with_is_not_taken),
