@@ -251,18 +251,18 @@ static void take(struct redis_lane *lane, struct redis_op *op)
 static enum redis_verdict set_field(struct redis_lane *lane, const char *key, const char *field,
                                     struct redis_word bytes, double until, struct error *err)
 {
-    struct redis_word set[] = { redis_word("HSET"), redis_word(key), redis_word(field), bytes };
+    struct script s = script_of(redis_script_upload, "1");
     struct text life = whole(REDIS_UPLOAD_MS);
-    struct redis_word expire[] = { redis_word("PEXPIRE"), redis_word(key), redis_word(life.at) };
-    redisReply *reply;
-    enum redis_verdict v = call(lane, set, 4, until, &reply, err);
+    redisReply *reply = NULL;
+    const redisReply *value;
+    enum redis_verdict v;
 
-    if (v != REDIS_DONE)
-        return v;
+    add(&s, key);
+    add(&s, life.at);
+    add(&s, field);
+    s.word[s.words++] = bytes;
+    v = eval(lane, &s, until, &reply, &value, err);
     freeReplyObject(reply);
-    v = call(lane, expire, 3, until, &reply, err);
-    if (v == REDIS_DONE)
-        freeReplyObject(reply);
     return v;
 }
 

@@ -81,6 +81,13 @@ const char redis_script_leave[] = "local lease, token = KEYS[1], ARGV[1]\n"
                                   "end\n"
                                   "return {'done'}\n";
 
+/* No upload is ever there without a time to go. */
+const char redis_script_upload[] =
+    "local upload, life, field, bytes = KEYS[1], ARGV[1], ARGV[2], ARGV[3]\n"
+    "redis.call('HSET', upload, field, bytes)\n"
+    "redis.call('PEXPIRE', upload, life)\n"
+    "return {'done'}\n";
+
 /* Checks come before the first write, and commands that may be refused for want of memory
  * before those that may not. A token commits once: what it has done is not done again. */
 const char redis_script_commit[] =

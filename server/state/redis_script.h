@@ -7,6 +7,6 @@
 #define SERVER_STATE_REDIS_SCRIPT_H
 
 extern const char redis_script_look[], redis_script_take[], redis_script_renew[],
-    redis_script_leave[], redis_script_commit[], redis_script_delete[];
+    redis_script_leave[], redis_script_upload[], redis_script_commit[], redis_script_delete[];
 
 #endif

@@ -184,6 +184,52 @@ static void a_killed_servers_session_goes_on_elsewhere(void **state)
     redis_server_end(&server);
 }
 
+/* Whenever a server dies, what it was sending has a time to go. */
+static void an_upload_has_an_end_from_its_beginning(void **state)
+{
+    enum { STATES = 400 };
+    static const char endless[] = "local n = 0\n"
+                                  "for _, key in ipairs(redis.call('KEYS', 'eddy:upload:*')) do\n"
+                                  "  if redis.call('PTTL', key) < 0 then n = n + 1 end\n"
+                                  "end\n"
+                                  "return n\n";
+    char path[64];
+    redisContext *c;
+    struct redis *r;
+    int looks = 0;
+
+    (void)state;
+    redis_server_begin(&server);
+    snprintf(path, sizeof(path), "%s/socket", server.folder);
+    c = redisConnectUnix(path);
+    assert_true(c && !c->err);
+    r = rig_open(server.url);
+    for (int i = 0; i < STATES; i++) {
+        struct redis_op *op;
+        char name[32];
+
+        snprintf(name, sizeof(name), "ckpt_%d", i);
+        op = rig_op(REDIS_CREATE, DISK_SESSION_SET, name);
+        strcpy(op->record.checkpoint.text, name);
+        op->file = rig_file(name, 30);
+        op->file_len = 30;
+        assert_true(redis_submit(r, op));
+    }
+    for (int done = 0; done < STATES; looks++) {
+        redisReply *reply = redisCommand(c, "EVAL %s 0", endless);
+
+        assert_int_equal(reply->type, REDIS_REPLY_INTEGER);
+        assert_int_equal(reply->integer, 0);
+        freeReplyObject(reply);
+        for (struct redis_op *op; (op = redis_receive(r)); done++)
+            assert_int_equal(rig_verdict(op), REDIS_DONE);
+    }
+    assert_true(looks > 1);
+    redisFree(c);
+    redis_close(r);
+    redis_server_end(&server);
+}
+
 enum { RACERS = 4, COMMITS = 150, VERSIONS = RACERS * COMMITS + 1 };
 
 struct racer {
@@ -316,6 +362,7 @@ int main(void)
         cmocka_unit_test(a_lost_lease_commits_nothing),
         cmocka_unit_test(a_deleted_session_stays_deleted),
         cmocka_unit_test(a_killed_servers_session_goes_on_elsewhere),
+        cmocka_unit_test(an_upload_has_an_end_from_its_beginning),
         cmocka_unit_test(racing_servers_never_commit_one_version_twice),
         cmocka_unit_test(a_lease_does_not_wait_behind_a_state),
     };
