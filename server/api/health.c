@@ -1,14 +1,12 @@
 /* health.c - /health, /ready and /version.
  *
- * Health is about being alive: it fails when the engine's thread has not turned its loop
- * for HEARTBEAT_SECONDS, however well this thread still answers. Readiness is about taking
- * new work: it fails while the model is loaded and while the server drains. */
+ * Health is about being alive: it fails when the engine's thread has stopped (engine_is_well()),
+ * however well this thread still answers. Readiness is about taking new work: it fails while the
+ * model is loaded and while the server drains. */
 #include "models/model.h"
 #include "server/api/api.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
-
-enum { HEARTBEAT_SECONDS = 10 }; /* a step on a slow machine may take seconds; idle beats 0.1 */
 
 static void answer_status(struct exchange *x, int status, const char *word)
 {
@@ -25,11 +23,15 @@ static void answer_status(struct exchange *x, int status, const char *word)
 
 void health_get(struct exchange *x, void *app)
 {
+    struct engine_counters counters;
     struct api *api = app;
 
-    if (!api->engine)
+    if (!api->engine) {
         answer_status(x, 200, "loading");
-    else if (api_now() - engine_counters(api->engine).heartbeat < HEARTBEAT_SECONDS)
+        return;
+    }
+    counters = engine_counters(api->engine);
+    if (engine_is_well(&counters, api_now()))
         answer_status(x, 200, "ok");
     else
         answer_status(x, 503, "stalled");

@@ -18,6 +18,8 @@
 #include "server/state/tiers.h"
 
 #define IDLE_SECONDS  0.1 /* the heartbeat of an engine with nothing to do */
+#define BEAT_SECONDS  10.0
+#define STEP_SECONDS  600.0
 #define SWEEP_SECONDS 1.0
 #define REST_SECONDS  10.0
 #define GIVE_BACK     (4u << 20) /* bytes of states gone that are worth a look at the heap */
@@ -114,6 +116,21 @@ static void publish_counters(struct engine *e)
     pthread_mutex_lock(&e->counters_lock);
     e->published = *c;
     pthread_mutex_unlock(&e->counters_lock);
+}
+
+void engine_computes(struct engine *e, bool begins)
+{
+    e->counters.computing = begins;
+    e->counters.heartbeat = engine_clock();
+    pthread_mutex_lock(&e->counters_lock);
+    e->published.computing = begins;
+    e->published.heartbeat = e->counters.heartbeat;
+    pthread_mutex_unlock(&e->counters_lock);
+}
+
+bool engine_is_well(const struct engine_counters *c, double now)
+{
+    return now - c->heartbeat < (c->computing ? STEP_SECONDS : BEAT_SECONDS);
 }
 
 static void publish(struct engine *e)

@@ -100,6 +100,7 @@ struct engine_counters {
     const char *lost; /* the device that failed, of its backend: every command is refused, so end
                        * and start again; NULL: none */
     double heartbeat; /* monotonic seconds when the engine last turned its loop */
+    bool computing;   /* since then it has done nothing but its part of one step */
 };
 
 /* What model_options.max_logits has to be for these options; max_rows is row_budget. */
@@ -136,5 +137,8 @@ struct event *engine_receive(struct engine *e);
 bool engine_idle(struct engine *e);
 
 struct engine_counters engine_counters(struct engine *e);
+/* Whether it turned its loop of late, or computes one step, which on a slow machine may take
+ * minutes. now: monotonic seconds. Any thread. */
+bool engine_is_well(const struct engine_counters *c, double now);
 
 #endif

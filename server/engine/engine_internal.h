@@ -209,6 +209,8 @@ void engine_observe(struct engine_histogram *h, double seconds);
 void engine_post(struct engine *e, struct event *event);
 void engine_answer(struct engine *e, struct command *c);
 struct event *engine_event(enum event_kind kind, struct command *c); /* NULL: no memory */
+/* The thread is about to do nothing but compute, for as long as it takes, or has done so. */
+void engine_computes(struct engine *e, bool begins);
 /* What can be done while devices compute: obeys the commands that came, and answers. */
 void engine_attend(struct engine *e);
 

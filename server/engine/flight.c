@@ -410,11 +410,15 @@ bool flight_start(struct engine *e)
         build(e, &f->step[i], plan(e, &f->step[i], i));
         f->rows += f->step[i].batch.T;
     }
+    if (!f->rows)
+        return false;
+    engine_computes(e, true); /* a CPU does so here */
     for (int i = 0; i < e->devices->count; i++)
         if (f->step[i].batch.T)
             enqueue(e, &f->step[i], i);
-    e->aloft += f->rows > 0;
-    return f->rows > 0;
+    engine_computes(e, false);
+    e->aloft++;
+    return true;
 }
 
 static bool computes(const struct engine *e, const struct flight *f)

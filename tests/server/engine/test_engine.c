@@ -4,13 +4,17 @@
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
+#include "kernels/backend.h"
+#include "kernels/ops.h"
 #include "models/model.h"
 #include "models/text/tokenizer.h"
 #include "server/state/checkpoint.h"
@@ -618,6 +622,56 @@ static void scores_of_a_prompt_are_the_reference_s(void **unused)
     }
 }
 
+static const struct ops *usual;
+static atomic_bool held, seen;
+
+static void held_sample(struct stream *q, const struct sample *p)
+{
+    atomic_store(&seen, true);
+    while (atomic_load(&held))
+        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    usual->sample(q, p);
+}
+
+/* On a slow machine a long prompt is one step of minutes. */
+static void a_step_may_take_long_and_an_engine_between_steps_may_not(void **unused)
+{
+    const int32_t prompt[] = { 1, 2, 3 };
+    struct engine_counters during, after;
+    struct backend *be;
+    struct command *c;
+    struct event *e;
+    struct ops ops;
+    struct rig r;
+
+    (void)unused;
+    rig_open(&r, models[0], &roomy, 1);
+    be = r.devices.at[0].backend;
+    usual = be->ops;
+    ops = *usual;
+    ops.sample = held_sample;
+    be->ops = &ops;
+    atomic_store(&held, true);
+    c = rig_turn("", prompt, 3, 1);
+    assert_true(engine_send(r.engine, c));
+    while (!atomic_load(&seen))
+        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    during = engine_counters(r.engine);
+    atomic_store(&held, false);
+    for (bool over = false; !over; event_free(e)) {
+        while (!(e = engine_receive(r.engine)))
+            ;
+        over = e->kind == EVENT_ANSWER;
+    }
+    after = engine_counters(r.engine);
+    assert_true(engine_is_well(&during, during.heartbeat + 500));
+    assert_false(engine_is_well(&during, during.heartbeat + 1000));
+    assert_true(engine_is_well(&after, after.heartbeat + 5));
+    assert_false(engine_is_well(&after, after.heartbeat + 20));
+    command_free(c);
+    rig_close(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -635,6 +689,7 @@ int main(void)
         cmocka_unit_test(sessions_refuse_what_they_must),
         cmocka_unit_test(a_deleted_session_ends_its_turn_and_frees_its_slots),
         cmocka_unit_test(scores_of_a_prompt_are_the_reference_s),
+        cmocka_unit_test(a_step_may_take_long_and_an_engine_between_steps_may_not),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
