@@ -195,11 +195,13 @@ struct engine {
     struct engine_counters counters;  /* the engine's */
     struct engine_counters published; /* a copy under the lock */
     pthread_mutex_t counters_lock;
-    double next_sweep;  /* monotonic: when expired sessions are looked for again */
-    size_t most_held;   /* bytes of states in host memory, since the heap was last trimmed */
-    double worked;      /* monotonic: when a step was last due, or memory let go */
-    size_t sweep;       /* the place in the map that it looks at next */
-    struct tally tally; /* of this time so far */
+    double next_sweep; /* monotonic: when expired sessions are looked for again */
+    size_t most_held;  /* bytes of states in host memory, since the heap was last trimmed */
+    double worked;     /* monotonic: when a step was last due, or memory let go */
+    size_t sweep;      /* the place in the map that it looks at next */
+    size_t session_look, snapshot_look; /* share.c's, the same; */
+    int looks;                          /* and those that Redis has not answered */
+    struct tally tally;                 /* of this time so far */
 };
 
 double engine_clock(void); /* monotonic seconds */

@@ -5,6 +5,7 @@
 
 #include "models/model.h"
 #include "server/engine/engine_internal.h"
+#include "server/engine/share.h"
 #include "server/state/format.h"
 #include "server/state/tiers.h"
 
@@ -213,7 +214,7 @@ struct session *session_add(struct engine *e, struct command *c, const struct id
                     e->options.owner_sessions);
         return NULL;
     }
-    if (e->sessions.count >= (size_t)e->options.max_sessions) {
+    if (e->sessions.count >= (size_t)e->options.max_sessions && !share_makes_room(e, c, head)) {
         problem_set(p, PROBLEM_SESSION_QUOTA, NULL, "there are %d sessions, the most allowed",
                     e->options.max_sessions);
         return NULL;
@@ -355,6 +356,7 @@ bool sessions_sweep(struct engine *e)
         return false;
     e->sweep = 0;
     snapshots_cool(e);
+    share_looks(e);
     e->counters.sessions_device = e->tally.device;
     e->counters.sessions_host = e->tally.host;
     e->counters.sessions_store = e->tally.store;

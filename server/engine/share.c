@@ -8,6 +8,8 @@
 #include "server/engine/heads.h"
 #include "server/state/redis.h"
 
+enum { LOOKS = 32 }; /* of sessions and of snapshots, each second */
+
 static void ask(struct engine *e, struct command *c, enum redis_kind kind, enum disk_kind object,
                 const struct id *id)
 {
@@ -57,22 +59,37 @@ bool share_asks(struct engine *e, struct command *c)
     return c->snapshot.text[0] && !c->asked_snapshot && ask_snapshot(e, c);
 }
 
-/* Sessions that nobody has here are in Redis: the one that came first makes room. */
-static bool make_room(struct engine *e)
+/* What stands in Redis is all that there is of it. */
+static bool rests(const struct session *s)
+{
+    return !s->job && !s->storing && !s->mover;
+}
+
+static bool is_named(const struct session *s, const struct command *c)
+{
+    return c && s->owner == c->owner && id_equal(&s->id, &c->session);
+}
+
+bool share_makes_room(struct engine *e, const struct command *c, const struct checkpoint *head)
 {
     struct id_entry *at;
 
-    if (e->sessions.count < (size_t)e->options.max_sessions)
-        return true;
+    if (!journal_shares(e))
+        return false;
     for (size_t i = 0; (at = id_map_walk(&e->sessions, &i)); i++) {
         struct session *s = at->value;
 
-        if (s->job || s->storing || s->mover)
+        if (!rests(s) || is_named(s, c) || s->head == head)
             continue;
         session_remove(e, s);
         return true;
     }
     return false;
+}
+
+static bool make_room(struct engine *e)
+{
+    return e->sessions.count < (size_t)e->options.max_sessions || share_makes_room(e, NULL, NULL);
 }
 
 static bool take_in(struct engine *e, const struct disk_record *r)
@@ -98,7 +115,7 @@ static bool adopt_session(struct engine *e, const struct disk_record *r)
 {
     struct session *s = id_map_find(&e->sessions, r->owner, &r->id);
 
-    if (s && (s->job || s->storing || s->mover || is_same(s, r)))
+    if (s && (!rests(s) || is_same(s, r)))
         return true;
     if (s)
         session_remove(e, s);
@@ -119,7 +136,7 @@ static void forget(struct engine *e, const struct disk_record *r)
     struct snapshot *snapshot =
         r->kind == DISK_SNAPSHOT_SET ? id_map_find(&e->snapshots, r->owner, &r->id) : NULL;
 
-    if (s && !s->job && !s->storing && !s->mover)
+    if (s && rests(s))
         session_remove(e, s);
     if (snapshot && !snapshot->storing)
         snapshot_remove(e, snapshot);
@@ -172,10 +189,66 @@ static void keep_lease(struct command *c, struct redis_op *take)
     c->lease = take;
 }
 
+static void look(struct engine *e, enum disk_kind object, const struct id_entry *at, double created)
+{
+    struct redis_op *op = redis_op_create(REDIS_LOOK, object, NULL);
+
+    if (!op)
+        return;
+    op->record.owner = at->owner;
+    op->record.created = created;
+    id_parse(&op->record.id, at->id);
+    if (journal_ask(e, op))
+        e->looks++;
+    else
+        redis_op_free(op);
+}
+
+void share_looks(struct engine *e)
+{
+    struct id_entry *at = NULL;
+
+    if (!journal_shares(e) || e->looks)
+        return;
+    for (int i = 0; i < LOOKS && (at = id_map_walk(&e->sessions, &e->session_look)); i++) {
+        const struct session *s = at->value;
+
+        if (rests(s))
+            look(e, DISK_SESSION_SET, at, s->created);
+        e->session_look++;
+    }
+    if (!at)
+        e->session_look = 0;
+    for (int i = 0; i < LOOKS && (at = id_map_walk(&e->snapshots, &e->snapshot_look)); i++) {
+        const struct snapshot *s = at->value;
+
+        if (!s->storing)
+            look(e, DISK_SNAPSHOT_SET, at, s->created);
+        e->snapshot_look++;
+    }
+    if (!at)
+        e->snapshot_look = 0;
+}
+
+/* Another one of that name may have come here meanwhile. */
+static void looked(struct engine *e, const struct redis_op *op)
+{
+    const struct disk_record *r = &op->record;
+    const struct session *s = id_map_find(&e->sessions, r->owner, &r->id);
+
+    e->looks--;
+    if (op->verdict == REDIS_ABSENT &&
+        (r->kind == DISK_SNAPSHOT_SET || (s && s->created == r->created)))
+        forget(e, r);
+}
+
 void share_answered(struct engine *e, struct redis_op *op)
 {
     struct command *c = op->owner;
     bool known = c && take_over(e, c, op);
+
+    if (!c && op->kind == REDIS_LOOK)
+        looked(e, op);
 
     if (c && op->kind == REDIS_TAKE && op->verdict == REDIS_DONE)
         keep_lease(c, op);

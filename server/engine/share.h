@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 
+struct checkpoint;
 struct command;
 struct disk_op;
 struct engine;
@@ -23,6 +24,12 @@ struct session;
 bool share_asks(struct engine *e, struct command *c);
 /* Moves the answer to that in, whose owner is the command (NULL: nobody waits). */
 void share_answered(struct engine *e, struct redis_op *op);
+/* Asks after some of the sessions and snapshots that rest here, after others the next time: what
+ * another server has deleted is forgotten when the answers come, or it would count for limits. */
+void share_looks(struct engine *e);
+/* There are as many sessions as this server keeps in mind, and the command brings one that stands
+ * on the head: another one that rests is left to Redis. false: there is none. */
+bool share_makes_room(struct engine *e, const struct command *c, const struct checkpoint *head);
 /* The command is answered: gives back the lease that it has not used. */
 void share_leaves(struct engine *e, struct command *c);
 

@@ -551,6 +551,92 @@ static void without_redis_everything_else_goes_on(void **state)
     end();
 }
 
+/* Asks until it is done, which a limit may refuse at first; the new object's id. */
+static void make(const char *path, const char *body, char id[80])
+{
+    double until = seconds_now() + 20;
+    struct response r;
+
+    for (;;) {
+        r = call(pair[0].port, "POST", path, "%s", body);
+        if (r.status == 200)
+            break;
+        if (seconds_now() > until)
+            fail_msg("POST %s: %d %s", path, r.status, r.body);
+        response_finish(&r);
+        usleep(50000);
+    }
+    snprintf(id, 80, "%s", text_of(r.json, "id"));
+    response_finish(&r);
+}
+
+static void delete_on_the_other(const char *kind, const char *id)
+{
+    char path[128];
+
+    snprintf(path, sizeof(path), "/v1/%s/%.79s", kind, id);
+    cJSON_Delete(ask(pair[1].port, "DELETE", path, NULL));
+}
+
+/* Of one key's sessions, and of the states of its sessions and snapshots. */
+static void what_another_server_deleted_counts_for_no_limit(void **state)
+{
+    char bytes[32], id[80], *text;
+    cJSON *session;
+
+    (void)state;
+    begin(DEMO);
+    create(alone.port, "s");
+    session = ask(alone.port, "GET", "/v1/sessions/s", NULL);
+    snprintf(bytes, sizeof(bytes), "%.0f", 3 * number_of(session, "state_bytes"));
+    cJSON_Delete(session);
+    live_stop(&pair[0]);
+    live_start(&pair[0], DEMO, "--state-redis", redis.url, "--owner-sessions", "2",
+               "--owner-memory", bytes, NULL);
+    for (int i = 0; i < 5; i++) {
+        make("/v1/sessions", "{}", id);
+        delete_on_the_other("sessions", id);
+    }
+    make("/v1/sessions", "{\"id\":\"s\"}", id);
+    assert_int_equal(turn(pair[0].port, "s", 1, &text, NULL), 200);
+    free(text);
+    for (int i = 0; i < 4; i++) {
+        make("/v1/sessions/s/snapshots", "{}", id);
+        delete_on_the_other("snapshots", id);
+    }
+    live_stop(&pair[0]);
+    live_stop(&pair[1]);
+    end();
+}
+
+/* More than a server keeps in mind are in Redis, and each is there when it is named. */
+static void sessions_that_rest_make_room_for_new_ones(void **state)
+{
+    enum { SESSIONS = 5 };
+    char id[80], path[128];
+
+    (void)state;
+    begin(DEMO);
+    live_stop(&pair[0]);
+    live_start(&pair[0], DEMO, "--state-redis", redis.url, "--max-sessions", "2", NULL);
+    for (int i = 0; i < SESSIONS; i++) {
+        snprintf(path, sizeof(path), "s%d", i);
+        create(pair[0].port, path);
+    }
+    cJSON_Delete(ask(pair[0].port, "POST", "/v1/sessions/s0/fork", "{\"n\":1}"));
+    refused(pair[0].port, 429, "session_quota", "POST", "/v1/sessions/s1/fork", "{\"n\":2}");
+    for (int i = 0; i < SESSIONS; i++) {
+        char *text;
+
+        snprintf(id, sizeof(id), "s%d", i);
+        assert_int_equal(turn(pair[0].port, id, i, &text, NULL), 200);
+        free(text);
+    }
+    live_stop(&pair[0]);
+    live_stop(&pair[1]);
+    end();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -564,6 +650,8 @@ int main(void)
         cmocka_unit_test(a_turn_without_its_lease_does_not_commit),
         cmocka_unit_test(what_redis_has_lost_is_lost_everywhere),
         cmocka_unit_test(without_redis_everything_else_goes_on),
+        cmocka_unit_test(what_another_server_deleted_counts_for_no_limit),
+        cmocka_unit_test(sessions_that_rest_make_room_for_new_ones),
     };
 
     return redis_server_exists() ? cmocka_run_group_tests_name("shared", tests, NULL, NULL) : 0;
