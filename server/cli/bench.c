@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "config/error.h"
@@ -13,6 +12,7 @@
 #include "kernels/backend.h"
 #include "models/text/tokenizer.h"
 #include "server/cli/cli.h"
+#include "server/clock.h"
 #include "server/state/checkpoint.h"
 #include "weights/weights.h"
 
@@ -52,14 +52,6 @@ double samples_most(struct samples *s)
 {
     sort(s);
     return s->n ? s->value[s->n - 1] : 0;
-}
-
-double bench_clock(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
 double bench_ceiling(const struct bench *b, enum ceiling which)
@@ -151,7 +143,7 @@ int bench_send(struct bench *b, const struct turns *t)
 
 double bench_turns(struct bench *b, const struct turns *t)
 {
-    const double began = bench_clock();
+    const double began = clock_seconds();
     const int sent = bench_send(b, t);
 
     if (!bench_collect(b, sent))
@@ -160,7 +152,7 @@ double bench_turns(struct bench *b, const struct turns *t)
         fprintf(stderr, "eddy: no room for %d turns\n", t->n);
         return -1;
     }
-    return bench_clock() - began;
+    return clock_seconds() - began;
 }
 
 struct command *bench_ask(struct bench *b, enum command_kind kind, const char *prefix, int i,

@@ -50,8 +50,6 @@ struct bench {
     double fma_rate, bf16_rate; /* operations a second; bf16_rate 0: no such instruction */
 };
 
-double bench_clock(void); /* monotonic seconds */
-
 /* Measured anew; nothing else may use the backend meanwhile. */
 double bench_ceiling(const struct bench *b, enum ceiling which);
 

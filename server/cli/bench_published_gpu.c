@@ -18,6 +18,7 @@
 #include "models/model.h"
 #include "server/cli/cli.h"
 #include "server/cli/random_model.h"
+#include "server/clock.h"
 
 #define RUN_SECONDS 0.15
 enum { ROWS = 4096, STEPS_MIN = 8, STEPS_MAX = 400, PREFILL_RUNS = 3, MIXED_RUNS = 21 };
@@ -102,7 +103,7 @@ static double time_steps(struct bench *b, void *records, struct step *s, int cou
     bench_stagger(b, records, s->logged, n);
     if (!wait(b, be->mark(be)))
         return -1;
-    began = bench_clock();
+    began = clock_seconds();
 
     for (int k = 0; k < count; k++) {
         s->in.follows = ahead && k ? s->place : NULL;
@@ -122,7 +123,7 @@ static double time_steps(struct bench *b, void *records, struct step *s, int cou
     }
     if (ahead ? !take(b, s, count - 1) : !wait(b, be->mark(be)))
         return -1;
-    return (bench_clock() - began) / count;
+    return (clock_seconds() - began) / count;
 }
 
 static double floor_with(const struct bench *b, int n, double state_bytes)
@@ -237,7 +238,7 @@ static bool decode_all(struct bench *b)
 static double time_prompt(struct bench *b, void *records, struct step *s, size_t tokens)
 {
     struct backend *be = b->local.parts.backend;
-    const double began = bench_clock();
+    const double began = clock_seconds();
 
     for (size_t at = 0, n; at < tokens; at += n) {
         n = tokens - at < ROWS ? tokens - at : ROWS;
@@ -257,7 +258,7 @@ static double time_prompt(struct bench *b, void *records, struct step *s, size_t
 
         model_step(b->local.parts.model, records, &in);
     }
-    return wait(b, be->mark(be)) ? bench_clock() - began : -1;
+    return wait(b, be->mark(be)) ? clock_seconds() - began : -1;
 }
 
 static bool prefill(struct bench *b, void *records, struct step *s, size_t tokens)
@@ -317,13 +318,13 @@ static double time_mixed(struct bench *b, void *records, struct step *s, int n, 
         s->token[i] = bench_token(b, (size_t)i);
     bench_stagger(b, records, s->logged, n);
     for (int i = 0; i < MIXED_RUNS; i++) {
-        const double began = bench_clock();
+        const double began = clock_seconds();
 
         model_step(b->local.parts.model, records, &s->in);
         if (!wait(b, be->mark(be)))
             return -1;
         if (i > 1) /* the first ones are not recorded yet */
-            samples_add(&seconds, bench_clock() - began);
+            samples_add(&seconds, clock_seconds() - began);
         bench_logged(b, s->logged, n);
     }
     return samples_median(&seconds);

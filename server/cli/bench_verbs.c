@@ -12,6 +12,7 @@
 
 #include "config/error.h"
 #include "models/model.h"
+#include "server/clock.h"
 #include "server/engine/engine.h"
 
 enum { SESSIONS = 64, ROUNDS = 200, TOKENS = 600 };
@@ -41,7 +42,7 @@ static struct command *ask(struct bench *b, enum command_kind kind, const struct
                            int *turns, struct times *t)
 {
     struct command *c = command_create(kind, NULL);
-    const double began = bench_clock();
+    const double began = clock_seconds();
     bool answered = false;
 
     if (!c)
@@ -65,7 +66,7 @@ static struct command *ask(struct bench *b, enum command_kind kind, const struct
         event_free(e);
     }
     if (t->n < ROUNDS)
-        t->seconds[t->n++] = bench_clock() - began;
+        t->seconds[t->n++] = clock_seconds() - began;
     if (c->problem.what == PROBLEM_NONE)
         return c;
     fprintf(stderr, "eddy: %s\n", c->problem.message);

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "server/clock.h"
 #include "server/engine/engine_internal.h"
 
 /* Text and scores of one token, or of none. */
@@ -99,7 +100,7 @@ bool sequence_is_held(const struct sequence *s, const struct sample_result *r)
 
 static void count_token(struct engine *e, struct sequence *s)
 {
-    double now = engine_clock(), since = s->sampled ? s->newest_token : s->job->arrived;
+    double now = clock_seconds(), since = s->sampled ? s->newest_token : s->job->arrived;
 
     engine_observe(s->sampled ? &e->counters.between_tokens : &e->counters.first_token,
                    now - since);

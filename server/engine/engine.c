@@ -4,12 +4,12 @@
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "config/error.h"
 #include "kernels/backend.h"
 #include "models/model.h"
 #include "models/text/tokenizer.h"
+#include "server/clock.h"
 #include "server/engine/engine_internal.h"
 #include "server/engine/holds.h"
 #include "server/engine/share.h"
@@ -27,14 +27,6 @@
 const double engine_bucket_bound[ENGINE_BUCKETS] = { 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025,
                                                      0.05,   0.1,   0.25,   0.5,   1,    2.5,
                                                      5,      10,    25,     60 };
-
-double engine_clock(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 void engine_observe(struct engine_histogram *h, double seconds)
 {
@@ -112,7 +104,7 @@ static void publish_counters(struct engine *e)
     c->store_bytes = at.store_bytes;
     count_store(c, &store);
     c->lost = e->lost;
-    c->heartbeat = engine_clock();
+    c->heartbeat = clock_seconds();
     pthread_mutex_lock(&e->counters_lock);
     e->published = *c;
     pthread_mutex_unlock(&e->counters_lock);
@@ -121,7 +113,7 @@ static void publish_counters(struct engine *e)
 void engine_computes(struct engine *e, bool begins)
 {
     e->counters.computing = begins;
-    e->counters.heartbeat = engine_clock();
+    e->counters.heartbeat = clock_seconds();
     pthread_mutex_lock(&e->counters_lock);
     e->published.computing = begins;
     e->published.heartbeat = e->counters.heartbeat;
@@ -154,7 +146,7 @@ static void lost(void *engine, struct checkpoint *c)
 static void give_back(struct engine *e, bool busy)
 {
     size_t held = tiers_counts(e->tiers).host_bytes;
-    double now = engine_clock();
+    double now = clock_seconds();
 
     if (held > e->most_held)
         e->most_held = held;
@@ -196,8 +188,8 @@ static void turn_loop(struct engine *e, bool busy)
     journal_poll(e);
     exports_answer(e);
     give_back(e, busy || e->running_count);
-    if (engine_clock() >= e->next_sweep && sessions_sweep(e))
-        e->next_sweep = engine_clock() + SWEEP_SECONDS;
+    if (clock_seconds() >= e->next_sweep && sessions_sweep(e))
+        e->next_sweep = clock_seconds() + SWEEP_SECONDS;
 }
 
 /* What was answered is kept, and whoever waits for the store hears of it. */
@@ -305,7 +297,7 @@ struct engine *engine_create(const struct devices *devices, const struct tokeniz
     e->wake_arg = arg;
     e->vocab = words < rows ? words : rows;
     e->counters.state_bytes = model_info(model)->layout.bytes;
-    e->counters.heartbeat = engine_clock();
+    e->counters.heartbeat = clock_seconds();
     e->published = e->counters;
     event_list_init(&e->events);
     e->leaving_end = &e->leaving;

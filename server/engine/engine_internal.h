@@ -204,7 +204,6 @@ struct engine {
     struct tally tally;                 /* of this time so far */
 };
 
-double engine_clock(void); /* monotonic seconds */
 void engine_observe(struct engine_histogram *h, double seconds);
 
 /* engine.c */

@@ -17,6 +17,7 @@
 #include "config/error.h"
 #include "kernels/backend.h"
 #include "models/model.h"
+#include "server/clock.h"
 #include "server/engine/engine_internal.h"
 #include "server/state/tiers.h"
 
@@ -111,7 +112,7 @@ static bool is_away(struct engine *e, struct sequence *s)
     if (s->recall || !tiers_ready(e->tiers, s->slot))
         return true;
     if (s->arriving)
-        engine_observe(s->arriving, engine_clock() - s->admitted);
+        engine_observe(s->arriving, clock_seconds() - s->admitted);
     s->arriving = NULL;
     return false;
 }
@@ -404,7 +405,7 @@ bool flight_start(struct engine *e)
 
     if (!may_plan(e))
         return false;
-    f->began = engine_clock();
+    f->began = clock_seconds();
     f->rows = 0;
     for (int i = 0; i < e->devices->count; i++) {
         build(e, &f->step[i], plan(e, &f->step[i], i));
@@ -451,7 +452,7 @@ static bool wait(struct engine *e, const struct flight *f, struct error *err)
 
 static void count_step(struct engine *e, const struct flight *f)
 {
-    double now = engine_clock(), began = f->began > e->landed ? f->began : e->landed;
+    double now = clock_seconds(), began = f->began > e->landed ? f->began : e->landed;
 
     engine_observe(&e->counters.step, now - began);
     e->landed = now;

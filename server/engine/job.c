@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "models/model.h"
+#include "server/clock.h"
 #include "server/engine/engine_internal.h"
 #include "server/engine/holds.h"
 #include "server/state/tiers.h"
@@ -89,7 +90,7 @@ struct job *job_create(struct engine *e, struct command *c, struct session *sess
 
     if (!job)
         return NULL;
-    *job = (struct job){ .command = c, .session = session, .arrived = engine_clock() };
+    *job = (struct job){ .command = c, .session = session, .arrived = clock_seconds() };
     job->seed = how->seeded ? how->seed : session ? session->seed : id_random();
     if (!split_biases(job, how) || !gather_stops(e, job, &c->turn)) {
         job_free(e, job);

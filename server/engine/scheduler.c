@@ -7,6 +7,7 @@
 #include "config/error.h"
 #include "kernels/backend.h"
 #include "models/model.h"
+#include "server/clock.h"
 #include "server/engine/engine_internal.h"
 #include "server/state/tiers.h"
 
@@ -141,7 +142,7 @@ static int find_slot(struct engine *e, struct sequence *s)
 {
     struct checkpoint *from = s->origin;
     bool cold = from && checkpoint_is_cold(from), resident = from && from->slot >= 0;
-    double began = engine_clock();
+    double began = clock_seconds();
     int slot = s->lifted ? tiers_resume(e->tiers, s->lifted) : tiers_start(e->tiers, from);
 
     if (slot < 0)
@@ -155,7 +156,7 @@ static int find_slot(struct engine *e, struct sequence *s)
     else if (cold)
         begin_reading(e, s);
     else if (resident)
-        engine_observe(&e->counters.from_device, engine_clock() - began);
+        engine_observe(&e->counters.from_device, clock_seconds() - began);
     if (!cold && !s->job->session) { /* the slot is all that it needs */
         tiers_release(e->tiers, from);
         s->origin = NULL;

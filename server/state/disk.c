@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "server/clock.h"
 #include "server/state/disk_internal.h"
 #include "server/state/disk_io.h"
 
@@ -33,14 +34,6 @@ void disk_op_free(struct disk_op *op)
     if (!op->encode)
         free(op->file);
     free(op);
-}
-
-static double clock_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
 /* The lock is the file's, not the process's: it goes with the descriptor, after every kind
@@ -129,12 +122,12 @@ static void work(struct disk *d, struct disk_op *batch)
 {
     if (batch)
         disk_commit(d, batch);
-    if (d->settle_by && clock_now() >= d->settle_by) {
+    if (d->settle_by && clock_seconds() >= d->settle_by) {
         disk_settle(d);
         d->settle_by = 0;
     }
     if (!d->settle_by && puts_off(d))
-        d->settle_by = clock_now() + d->options.interval_ms * 1e-3;
+        d->settle_by = clock_seconds() + d->options.interval_ms * 1e-3;
 }
 
 static void *run_thread(void *arg)

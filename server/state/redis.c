@@ -5,6 +5,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "server/clock.h"
 #include "server/state/redis_internal.h"
 
 enum { PAUSE_MS = 20 };
@@ -31,14 +32,6 @@ void redis_op_free(struct redis_op *op)
     free(op);
 }
 
-double redis_clock(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 /* Under the mutex. false: it is later than `until` (monotonic seconds). */
 static bool wait_until(struct redis_lane *lane, double until)
 {
@@ -51,7 +44,7 @@ static bool wait_until(struct redis_lane *lane, double until)
 bool redis_pause(struct redis_lane *lane)
 {
     struct redis *r = lane->redis;
-    double until = redis_clock() + PAUSE_MS * 1e-3;
+    double until = clock_seconds() + PAUSE_MS * 1e-3;
     bool stopping;
 
     pthread_mutex_lock(&r->mutex);
@@ -124,7 +117,7 @@ static struct redis_lease *next_due(const struct redis *r)
 static void renew(struct redis_lane *lane, struct redis_lease *lease)
 {
     struct redis *r = lane->redis;
-    double asked = redis_clock();
+    double asked = clock_seconds();
     enum redis_verdict v;
     struct error err;
 
@@ -135,8 +128,8 @@ static void renew(struct redis_lane *lane, struct redis_lease *lease)
     r->renewing = NULL;
     lease->lost = v == REDIS_LOST;
     r->counts.lost += lease->lost;
-    lease->renew_at =
-        v == REDIS_DONE ? asked + r->options.lease_ms * 1e-3 / 3 : redis_clock() + PAUSE_MS * 1e-3;
+    lease->renew_at = v == REDIS_DONE ? asked + r->options.lease_ms * 1e-3 / 3
+                                      : clock_seconds() + PAUSE_MS * 1e-3;
     pthread_cond_broadcast(&r->finished);
 }
 
@@ -149,7 +142,7 @@ static struct redis_op *take_op(struct redis_lane *lane)
     for (;;) {
         struct redis_lease *due = lane == &r->lane[LANE_SMALL] ? next_due(r) : NULL;
 
-        if (due && due->renew_at <= redis_clock())
+        if (due && due->renew_at <= clock_seconds())
             renew(lane, due);
         else if (lane->queue || r->stopping)
             break;
@@ -353,7 +346,7 @@ bool redis_submit(struct redis *r, struct redis_op *op)
                                 r->queued_bytes + op->file_len <= r->options.max_bytes));
     if (room) {
         op->next = NULL;
-        op->since = redis_clock();
+        op->since = clock_seconds();
         op->queued = op->file_len;
         *lane->queue_end = op;
         lane->queue_end = &op->next;

@@ -53,7 +53,6 @@ struct redis {
 };
 
 /* redis.c */
-double redis_clock(void);
 /* Waits a little before another attempt. false: the tier is closing. */
 bool redis_pause(struct redis_lane *lane);
 /* Takes the lease into the list, from which it is renewed. */

@@ -6,19 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/time.h>
-#include <time.h>
 
 #include "config/error.h"
+#include "server/clock.h"
 
 enum { WORDS_MAX = 20, BACKOFF_FIRST_MS = 50, BACKOFF_MAX_MS = 2000 };
-
-static double clock_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 void redis_link_init(struct redis_link *l, const struct redis_url *url, int timeout_ms)
 {
@@ -42,7 +34,7 @@ static void back_off(struct redis_link *l)
     l->backoff_ms = l->backoff_ms ? l->backoff_ms * 2 : BACKOFF_FIRST_MS;
     if (l->backoff_ms > BACKOFF_MAX_MS)
         l->backoff_ms = BACKOFF_MAX_MS;
-    l->retry_at = clock_now() + l->backoff_ms * 1e-3;
+    l->retry_at = clock_seconds() + l->backoff_ms * 1e-3;
 }
 
 static bool begins(const char *text, const char *with)
@@ -152,7 +144,7 @@ enum redis_link_end redis_link_connect(struct redis_link *l, struct error *err)
 
     if (l->context)
         return LINK_DONE;
-    if (clock_now() < l->retry_at) {
+    if (clock_seconds() < l->retry_at) {
         error_set(err, ERR_IO, "there is no connection to Redis");
         return LINK_AWAY;
     }
@@ -186,7 +178,7 @@ enum redis_link_end redis_link_call(struct redis_link *l, const struct redis_wor
     if (end == LINK_AWAY && !fresh && redis_link_connect(l, err) == LINK_DONE)
         end = exchange(l, word, words, reply, err);
     if (end != LINK_DONE) {
-        if (end == LINK_AWAY && !l->context && clock_now() >= l->retry_at)
+        if (end == LINK_AWAY && !l->context && clock_seconds() >= l->retry_at)
             back_off(l);
         return LINK_AWAY;
     }

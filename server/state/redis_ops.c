@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/clock.h"
 #include "server/state/file_buffer.h"
 #include "server/state/redis_internal.h"
 #include "server/state/redis_script.h"
@@ -65,7 +66,7 @@ static enum redis_verdict call(struct redis_lane *lane, const struct redis_word 
 
     do
         end = redis_link_call(&lane->link, word, words, reply, err);
-    while (end == LINK_AWAY && redis_clock() < until && redis_pause(lane));
+    while (end == LINK_AWAY && clock_seconds() < until && redis_pause(lane));
     redis_noticed(lane->redis, end == LINK_AWAY, err->message);
     if (end == LINK_AWAY)
         err->code = ERR_AWAY;
@@ -213,7 +214,7 @@ static void take(struct redis_lane *lane, struct redis_op *op)
     struct script s = script_of(redis_script_take, "2");
     struct text life = whole((uint64_t)r->options.lease_ms);
     char head[KEY_BYTES], lease[KEY_BYTES];
-    double asked = redis_clock();
+    double asked = clock_seconds();
     redisReply *reply = NULL;
     const redisReply *value;
 
