@@ -1,11 +1,8 @@
 /* pattern.c - PCRE2 in the role of Oniguruma.
  *
- * Differences that are rewritten (checked against Hugging Face tokenizers, which uses
- * Oniguruma's Ruby syntax): \s counts U+180E in PCRE2 but not there; \w is letters, marks,
- * decimal digits and connectors there; \h is a hexadecimal digit there; \uHHHH is unknown
- * here; ^ and $ are at every line there. Sets inside sets and intersections ([a&&b]) are
- * refused. The subject is always valid UTF-8 (the tokenizer checks its input once), because
- * PCRE2_MATCH_INVALID_UTF makes repeated matching quadratic. */
+ * The expression is rewritten first (oniguruma.h). The subject is always valid UTF-8 (the
+ * tokenizer checks its input once), because PCRE2_MATCH_INVALID_UTF makes repeated matching
+ * quadratic. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "models/text/pattern.h"
 
@@ -14,8 +11,8 @@
 #include <string.h>
 
 #include "config/error.h"
+#include "models/text/oniguruma.h"
 #include "models/text/text_buffer.h"
-#include "models/text/utf8.h"
 
 enum { EXPRESSION_MAX = 16 * 1024, MATCH_STEPS = 10 * 1000 * 1000, HEAP_KIB = 256 * 1024 };
 
@@ -26,83 +23,9 @@ struct pattern {
     pcre2_match_context *limits;
 };
 
-static const struct rewrite {
-    char letter;
-    const char *outside, *inside; /* inside: of a set */
-} rewrites[] = {
-    { 's', "\\p{White_Space}", "\\p{White_Space}" },
-    { 'S', "\\P{White_Space}", "\\P{White_Space}" },
-    { 'w', "[\\p{L}\\p{M}\\p{Nd}\\p{Pc}]", "\\p{L}\\p{M}\\p{Nd}\\p{Pc}" },
-    { 'W', "[^\\p{L}\\p{M}\\p{Nd}\\p{Pc}]", NULL },
-    { 'h', "[0-9a-fA-F]", "0-9a-fA-F" },
-    { 'H', "[^0-9a-fA-F]", NULL },
-};
-
-/* Copies the escape at text (a backslash and something after it) in its new spelling;
- * *used is what it took. */
-static bool rewrite_escape(const char *text, bool in_set, struct text_buffer *out, size_t *used,
-                           struct error *err)
-{
-    const char *as = NULL;
-    bool ok;
-
-    *used = 2;
-    for (size_t i = 0; i < sizeof(rewrites) / sizeof(*rewrites); i++) {
-        if (rewrites[i].letter != text[1])
-            continue;
-        as = in_set ? rewrites[i].inside : rewrites[i].outside;
-        if (!as)
-            return error_set(err, ERR_FORMAT, "\\%c inside a set is not supported", text[1]);
-    }
-    if (as) {
-        ok = text_buffer_append(out, as, strlen(as));
-    } else if (text[1] == 'u' && strspn(text + 2, "0123456789abcdefABCDEF") >= 4) {
-        *used = 6;
-        ok = text_buffer_append(out, "\\x{", 3) && text_buffer_append(out, text + 2, 4) &&
-             text_buffer_append(out, "}", 1);
-    } else {
-        ok = text_buffer_append(out, text, 2);
-    }
-    return ok || error_set(err, ERR_NOMEM, "expression: out of memory");
-}
-
-static bool rewrite(const char *text, struct text_buffer *out, struct error *err)
-{
-    size_t step;
-    int set = 0; /* characters since the set began, 0 outside */
-
-    for (const char *p = text; *p; p += step) {
-        step = 1;
-        if (*p == '\\' && p[1]) {
-            if (!rewrite_escape(p, set > 0, out, &step, err))
-                return false;
-            set += set > 0;
-            continue;
-        }
-        if (set > 0 && ((*p == '[' && p[1] != ':') || (*p == '&' && p[1] == '&')))
-            return error_set(err, ERR_FORMAT, "a set inside a set is not supported");
-        if (set > 0 && *p == '[') { /* [:name:] */
-            const char *end = strstr(p, ":]");
-
-            if (!end)
-                return error_set(err, ERR_FORMAT, "an unfinished [: in a set");
-            step = (size_t)(end + 2 - p);
-        }
-        if (!text_buffer_append(out, p, step))
-            return error_set(err, ERR_NOMEM, "expression: out of memory");
-        if (set == 0)
-            set = *p == '[';
-        else if (*p == ']' && set > 1)
-            set = 0;
-        else if (*p != '^' || set > 1)
-            set++;
-    }
-    return true;
-}
-
 static bool compile(struct pattern *p, const char *text, struct error *err)
 {
-    const uint32_t flags = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
+    const uint32_t flags = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE;
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
     struct text_buffer as = { 0 };
     PCRE2_UCHAR reason[128];
@@ -115,13 +38,12 @@ static bool compile(struct pattern *p, const char *text, struct error *err)
         goto done;
     }
     pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-    pcre2_set_parens_nest_limit(context, 64);
+    pcre2_set_parens_nest_limit(context, 256);
     pcre2_set_match_limit(p->limits, MATCH_STEPS);
     pcre2_set_heap_limit(p->limits, HEAP_KIB);
-    if (!rewrite(text, &as, err))
+    if (!oniguruma_rewrite(text, &as, err))
         goto done;
-    p->code =
-        pcre2_compile((PCRE2_SPTR)(as.len ? as.bytes : ""), as.len, flags, &code, &at, context);
+    p->code = pcre2_compile((PCRE2_SPTR)as.bytes, as.len, flags, &code, &at, context);
     if (!p->code) {
         pcre2_get_error_message(code, reason, sizeof(reason));
         error_set(err, ERR_FORMAT, "'%.100s': %s", text, (const char *)reason);

@@ -1,9 +1,9 @@
 /* pattern.h - what a tokenizer splits or replaces by: a literal or a regular expression.
  *
  * tokenizer.json's expressions are written for Oniguruma. They run here on PCRE2 (JIT where
- * the machine has it), after the few spellings whose meaning differs were rewritten; one
- * that has no faithful rewriting is refused. Immutable once created (any thread); the
- * matcher belongs to one call. */
+ * the machine has it) after a rewriting of what differs (oniguruma.h); one that has no
+ * faithful rewriting is refused. Immutable once created (any thread); the matcher belongs to
+ * one call. */
 #ifndef MODELS_TEXT_PATTERN_H
 #define MODELS_TEXT_PATTERN_H
 
