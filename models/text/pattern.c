@@ -30,6 +30,8 @@ static bool compile(struct pattern *p, const char *text, struct error *err)
     struct text_buffer as = { 0 };
     PCRE2_UCHAR reason[128];
     PCRE2_SIZE at;
+    uint32_t empty;
+    bool ok = false;
     int code;
 
     p->limits = pcre2_match_context_create(NULL);
@@ -49,12 +51,19 @@ static bool compile(struct pattern *p, const char *text, struct error *err)
         error_set(err, ERR_FORMAT, "'%.100s': %s", text, (const char *)reason);
         goto done;
     }
+    /* Where Hugging Face's library finds the empty string, it cuts, or puts text in. */
+    pcre2_pattern_info(p->code, PCRE2_INFO_MATCHEMPTY, &empty);
+    if (empty) {
+        error_set(err, ERR_FORMAT, "'%.100s': may match nothing, which is not supported", text);
+        goto done;
+    }
+    ok = true;
     /* Where there is no JIT, pcre2_match() interprets: slower, the same result. */
     pcre2_jit_compile(p->code, PCRE2_JIT_COMPLETE);
 done:
     pcre2_compile_context_free(context);
     free(as.bytes);
-    return p->code != NULL;
+    return ok;
 }
 
 struct pattern *pattern_create(const char *text, bool regex, struct error *err)
@@ -120,7 +129,7 @@ enum pattern_result pattern_find(const struct pattern *p, struct pattern_matcher
                                  const char *text, size_t len, size_t from, size_t *begin,
                                  size_t *end, struct error *err)
 {
-    const uint32_t flags = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY;
+    const uint32_t flags = PCRE2_NO_UTF_CHECK;
     const PCRE2_SIZE *at;
     int rc;
 
