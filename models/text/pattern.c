@@ -25,7 +25,8 @@ struct pattern {
 
 static bool compile(struct pattern *p, const char *text, struct error *err)
 {
-    const uint32_t flags = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE;
+    /* PCRE2 10.42 takes \P{Nd}+\P{Lu} for \P{Nd}++\P{Lu} otherwise. */
+    uint32_t flags = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NO_AUTO_POSSESS;
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
     struct text_buffer as = { 0 };
     PCRE2_UCHAR reason[128];
@@ -45,6 +46,10 @@ static bool compile(struct pattern *p, const char *text, struct error *err)
     pcre2_set_heap_limit(p->limits, HEAP_KIB);
     if (!oniguruma_rewrite(text, &as, err))
         goto done;
+    /* Its JIT does not try \w+ where it failed before, not even where an atomic group would
+     * have to choose it: (?>\w+|\h){2,} found "01" in "a01". */
+    if (memmem(as.bytes, as.len, "(?>", 3))
+        flags |= PCRE2_NO_START_OPTIMIZE;
     p->code = pcre2_compile((PCRE2_SPTR)as.bytes, as.len, flags, &code, &at, context);
     if (!p->code) {
         pcre2_get_error_message(code, reason, sizeof(reason));

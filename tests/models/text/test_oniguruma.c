@@ -115,6 +115,20 @@ static void lines_and_words_begin_and_end_where_they_do_in_oniguruma(void **stat
         check(&cases[i]);
 }
 
+/* PCRE2 10.42 gives up \P{Lu}+ too early, and its JIT an atomic group. */
+static void optimisations_change_no_match(void **state)
+{
+    static const struct match_case cases[] = {
+        { "\\P{Lu}+\\P{Nd}", "abc", "<abc>" },
+        { "s\\D{1,3}\\P{Lu}", "s Cx", "<s Cx>" },
+        { "(?>\\w+|\\h){2,}", "\ufb0601 1", "" },
+    };
+    (void)state;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++)
+        check(&cases[i]);
+}
+
 static void an_option_lasts_to_the_end_of_its_group(void **state)
 {
     static const struct match_case cases[] = {
@@ -295,6 +309,7 @@ int main(void)
         cmocka_unit_test(a_quantifier_behind_another_repeats_the_quantified),
         cmocka_unit_test(classes_have_the_members_they_have_in_oniguruma),
         cmocka_unit_test(lines_and_words_begin_and_end_where_they_do_in_oniguruma),
+        cmocka_unit_test(optimisations_change_no_match),
         cmocka_unit_test(an_option_lasts_to_the_end_of_its_group),
         cmocka_unit_test(a_set_has_its_members_whatever_they_mean_elsewhere),
         cmocka_unit_test(an_escape_may_be_a_character),
