@@ -136,6 +136,7 @@ struct command {
     struct command *next;   /* the engine's: in a list of those that wait */
     bool later;             /* the engine's: whoever has it now answers it */
     bool asked_session, asked_snapshot; /* share.c's: Redis has been asked for it */
+    bool again;             /* the engine's: it was obeyed anew, for it met a state that is lost */
     struct redis_op *lease; /* share.c's: gives its lease on the session back; NULL: none, used */
     struct event *answer;   /* the engine's: allocated with the command, so that an answer
                              * never fails for want of memory */

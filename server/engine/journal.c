@@ -564,6 +564,10 @@ static void take_change(struct engine *e, const struct redis_op *change)
         w->op->error.code = ERR_NONE;
     else if (change->verdict != REDIS_DONE && x && x->problem.what == PROBLEM_NONE)
         share_refused(change, &x->problem);
+    if (change->verdict == REDIS_MISSING && w->checkpoint && !w->op->encode) {
+        tiers_lost(e->tiers, w->checkpoint);
+        x->lost = true;
+    }
     finish_write(e, w);
 }
 

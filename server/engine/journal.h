@@ -52,6 +52,7 @@ struct entry {
     uint64_t bytes;            /* that file's, when it does */
     uint64_t leaving;          /* bytes of the file that nobody needs when this is done */
     bool reserved;             /* room for the file that it brings, until that is on its way */
+    bool lost;                 /* the store has not got a file any more that we took to be there */
 
     struct command *deferred;         /* commands that wait for the session or snapshot */
     struct write *write, **write_end; /* not yet submitted, oldest first */

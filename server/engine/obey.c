@@ -68,6 +68,14 @@ bool command_no_memory(struct command *c)
     return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");
 }
 
+void command_take_back(struct command *c)
+{
+    free(c->sessions->metadata);
+    free(c->sessions);
+    c->sessions = NULL;
+    c->items = 0;
+}
+
 bool command_page(struct command *c, const struct id_map *of, struct id_page *page)
 {
     page->owner = c->owner;

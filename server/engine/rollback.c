@@ -73,10 +73,7 @@ static bool put_off(struct engine *e, struct command *c, struct session *s,
 {
     if (!anchor_ask(e, c, s, anchor))
         return false;
-    free(c->sessions->metadata);
-    free(c->sessions);
-    c->sessions = NULL;
-    c->items = 0;
+    command_take_back(c);
     return true;
 }
 
@@ -114,6 +111,26 @@ static bool replay(struct engine *e, struct command *c, struct session *s, struc
     return ok;
 }
 
+/* A checkpoint without its record for the place to go to, remembered: what the start of a turn
+ * says of it, under another name where that one is kept, for its state is lost. NULL: no memory. */
+static struct checkpoint *place_of(struct engine *e, const struct session *s, uint64_t position,
+                                   struct checkpoint *start)
+{
+    struct checkpoint *c;
+
+    if (start && (!start->refs || tiers_has_record(start)))
+        return tiers_remember(start);
+    c = start ? checkpoint_copy(start) : mark_place(e, s, position);
+    if (!c)
+        return NULL;
+    c->stored = 0;
+    c->anchor = c->damaged = false;
+    c->pins = 0;
+    tiers_remember(c);
+    tiers_release(e->tiers, c);
+    return c;
+}
+
 static bool go_back(struct engine *e, struct command *c, struct session *s, uint64_t position,
                     struct checkpoint *aim)
 {
@@ -129,15 +146,9 @@ static bool go_back(struct engine *e, struct command *c, struct session *s, uint
     if (aim && state_recall(e, aim))
         return move(e, c, s, aim, past);
     past_release(e->tiers, past);
-    if (aim) {
-        tiers_remember(aim);
-    } else {
-        aim = mark_place(e, s, position);
-        if (!aim)
-            return no_memory(c);
-        tiers_remember(aim);
-        tiers_release(e->tiers, aim);
-    }
+    aim = place_of(e, s, position, aim);
+    if (!aim)
+        return no_memory(c);
     c->later = replay(e, c, s, aim);
     tiers_forget(e->tiers, aim);
     return c->later;

@@ -194,10 +194,27 @@ bool obey_session_fork(struct engine *e, struct command *c)
     return keep_children(e, c);
 }
 
+/* The state to go to was in the store when this server last heard of it, and another has deleted
+ * it since: now that this is known, it is brought from here, or made anew. */
+static bool move_again(struct engine *e, struct entry *x)
+{
+    struct command *c = x->command;
+
+    if (!x->lost || c->again)
+        return false;
+    c->again = true;
+    c->asked_session = c->asked_snapshot = false;
+    command_take_back(c);
+    engine_obey(e, c);
+    return true;
+}
+
 static void moved(struct engine *e, struct entry *x)
 {
     struct command *c = x->command;
 
+    if (move_again(e, x))
+        return;
     c->problem = x->problem;
     if (c->problem.what == PROBLEM_NONE) {
         session_moved(e, x);

@@ -111,7 +111,7 @@ static bool has_bytes(const struct checkpoint *c)
 
 bool tiers_has_record(const struct checkpoint *c)
 {
-    return has_bytes(c) || c->stored || c->position == 0;
+    return has_bytes(c) || (c->stored && !c->damaged) || c->position == 0;
 }
 
 static void unlist(struct tiers *t, struct checkpoint *c)
@@ -508,6 +508,18 @@ void tiers_stored(struct tiers *t, struct checkpoint *c, uint64_t bytes)
     c->stored = bytes;
     t->store_bytes += bytes;
     t->stored++;
+    relist(t, c);
+}
+
+void tiers_lost(struct tiers *t, struct checkpoint *c)
+{
+    if (!has_bytes(c)) {
+        c->damaged = true;
+        return;
+    }
+    t->stored -= c->stored > 0;
+    t->store_bytes -= c->stored;
+    c->stored = 0;
     relist(t, c);
 }
 

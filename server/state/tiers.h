@@ -88,6 +88,9 @@ bool tiers_adopt(struct tiers *t, struct checkpoint *c);
 bool tiers_replace(struct tiers *t, struct checkpoint *c, struct checkpoint *from);
 /* It is in the store from now on, as a file of so many bytes; not twice. */
 void tiers_stored(struct tiers *t, struct checkpoint *c, uint64_t bytes);
+/* The store says that it has no such file: a record in memory is all that there is of it, and one
+ * that was in the store alone is damaged. */
+void tiers_lost(struct tiers *t, struct checkpoint *c);
 
 /* What a working slot holds moves to host memory, and the slot is free: NULL when there is no
  * room. Later it goes on in another slot (-1: none), becomes a record, or is given up. */

@@ -637,6 +637,46 @@ static void sessions_that_rest_make_room_for_new_ones(void **state)
     end();
 }
 
+/* A server that still has a snapshot in mind takes its state to be in Redis. small: what it has
+ * no room for in memory is in Redis alone, and so it is gone for good. */
+static void check_deleted_start(bool small)
+{
+    char id[80];
+    cJSON *r;
+
+    begin(DEMO);
+    if (small) {
+        live_stop(&pair[0]);
+        live_start(&pair[0], DEMO, "--state-redis", redis.url, "--slots", "1", "--host-memory", "0",
+                   "--cache-memory", "0", NULL);
+    }
+    create(pair[0].port, "s");
+    create(pair[0].port, "t");
+    create(alone.port, "s");
+    create(alone.port, "t");
+    same_turn(pair[0].port, "s", "s", 1);
+    r = ask(pair[0].port, "POST", "/v1/sessions/s/snapshots", "{}");
+    snprintf(id, sizeof(id), "%s", text_of(r, "id"));
+    cJSON_Delete(r);
+    same_turn(pair[0].port, "s", "s", 2);
+    same_turn(pair[0].port, "t", "t", 3);
+    delete_on_the_other("snapshots", id);
+    same_rollback(pair[0].port, "{\"turns\":1}");
+    same_turn(pair[1].port, "s", "s", 4);
+    same_rollback(pair[0].port, "{\"turns\":1}");
+    same_turn(pair[0].port, "s", "s", 5);
+    live_stop(&pair[0]);
+    live_stop(&pair[1]);
+    end();
+}
+
+static void a_session_goes_back_to_a_state_that_another_server_deleted(void **state)
+{
+    (void)state;
+    check_deleted_start(false);
+    check_deleted_start(true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -652,6 +692,7 @@ int main(void)
         cmocka_unit_test(without_redis_everything_else_goes_on),
         cmocka_unit_test(what_another_server_deleted_counts_for_no_limit),
         cmocka_unit_test(sessions_that_rest_make_room_for_new_ones),
+        cmocka_unit_test(a_session_goes_back_to_a_state_that_another_server_deleted),
     };
 
     return redis_server_exists() ? cmocka_run_group_tests_name("shared", tests, NULL, NULL) : 0;
