@@ -227,6 +227,7 @@ enum session_use {
 enum session_use command_use(const struct command *c);
 /* Its answer is a copy of a checkpoint, with the record. */
 bool command_exports(const struct command *c);
+bool command_imports(const struct command *c);
 bool command_no_memory(struct command *c); /* PROBLEM_OUT_OF_MEMORY; false */
 void command_take_back(struct command *c); /* the session's description, to be made again */
 /* Fills all of a list's page but what it wants; page->entry is from malloc. false: no memory. */

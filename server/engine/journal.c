@@ -251,6 +251,15 @@ bool entry_keep_anchor(struct engine *e, struct entry *x, struct checkpoint *anc
     return true;
 }
 
+bool journal_defer_upload(struct engine *e, struct command *c)
+{
+    if (!e->journal || !e->journal->upload || tiers_has_place(e->tiers, c->checkpoint))
+        return false;
+    c->later = true;
+    entry_defer(e->journal->upload, c);
+    return true;
+}
+
 bool journal_has_anchors(const struct engine *e)
 {
     return e->journal && e->journal->disk;
@@ -260,6 +269,8 @@ static void finish_entry(struct engine *e, struct entry *x)
 {
     struct command *waiting;
 
+    if (e->journal && e->journal->upload == x)
+        e->journal->upload = NULL;
     set_storing(x, NULL);
     if (x->done)
         x->done(e, x);
@@ -484,6 +495,8 @@ void journal_submit(struct engine *e, struct entry *x)
     }
     x->leaving = bytes_left(x);
     j->entries++;
+    if (x->command && command_imports(x->command))
+        j->upload = x;
     *j->queue_end = x->write;
     j->queue_end = x->write_end;
     for (struct write *w = x->write; w; w = w->next)

@@ -82,6 +82,9 @@ bool entry_keep_anchor(struct engine *e, struct entry *x, struct checkpoint *anc
 uint64_t journal_put_anchor(struct engine *e, const struct checkpoint *c, int slot);
 /* The store keeps the anchors that a head's file names. */
 bool journal_has_anchors(const struct engine *e);
+/* There is no place for the state that the command brings until one that is on its way to the
+ * store has come there: true, and then it is obeyed again. */
+bool journal_defer_upload(struct engine *e, struct command *c);
 
 /* Moves the entry in; done() may be called at once. Afterwards, and after the commands that
  * were deferred have been given to the engine again, it is freed. */

@@ -38,6 +38,7 @@ struct journal {
     int submitted;                           /* operations the disk has */
     size_t bytes;                            /* and of their files */
     int entries;                             /* not yet done */
+    struct entry *upload;                    /* the newest of them that brings one; NULL: none */
     struct file_buffer buffer[BUFFERS_KEPT]; /* for the next files */
     struct heads *found;                     /* while it opens */
     bool no_memory;

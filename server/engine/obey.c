@@ -63,6 +63,11 @@ bool command_exports(const struct command *c)
     return rules[c->kind].exports;
 }
 
+bool command_imports(const struct command *c)
+{
+    return c->kind == COMMAND_SESSION_IMPORT || c->kind == COMMAND_SNAPSHOT_IMPORT;
+}
+
 bool command_no_memory(struct command *c)
 {
     return problem_set(&c->problem, PROBLEM_OUT_OF_MEMORY, NULL, "no memory for the answer");

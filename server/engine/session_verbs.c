@@ -276,7 +276,7 @@ bool obey_session_import(struct engine *e, struct command *c)
     if (!s && c->expected.given)
         return problem_set(&c->problem, PROBLEM_VERSION_MISMATCH, NULL, "there is no session '%s'",
                            c->session.text);
-    if ((s && !session_claim(e, c, &s, &c->problem)) ||
+    if ((s && !session_claim(e, c, &s, &c->problem)) || journal_defer_upload(e, c) ||
         !session_prepare(c, s ? s->metadata : NULL) || !checkpoint_take_past(e, c, &past))
         return false;
     if (s && !(x = entry_create(moved, c))) { /* the last that can fail when a state was replaced */

@@ -299,11 +299,11 @@ bool obey_snapshot_import(struct engine *e, struct command *c)
     struct snapshot *s;
     struct past *past;
 
-    if (!prepare(c) || !checkpoint_take_past(e, c, &past))
+    if (journal_defer_upload(e, c) || !prepare(c) || !checkpoint_take_past(e, c, &past))
         return false;
     if (!tiers_adopt(e->tiers, checkpoint)) {
         past_release(e->tiers, past);
-        return state_refuse(e, PROBLEM_SNAPSHOT_QUOTA, &c->problem);
+        return state_refuse(e, e->journal ? PROBLEM_NO_SLOT : PROBLEM_SNAPSHOT_QUOTA, &c->problem);
     }
     c->checkpoint = NULL;
     s = add_snapshot(e, c, checkpoint, past, NULL);

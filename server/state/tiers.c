@@ -461,8 +461,10 @@ void *tiers_take_record(struct tiers *t)
 }
 
 /* Where there is a store, one can be on its way to it, however little host memory there is. */
-static bool has_place(struct tiers *t)
+bool tiers_has_place(struct tiers *t, const struct checkpoint *c)
 {
+    if (!c->record)
+        return true;
     if (t->options.store)
         return make_host_room(t) || t->host_bytes == 0;
     return tiers_has_room(t) && make_host_room(t);
@@ -474,7 +476,7 @@ bool tiers_adopt(struct tiers *t, struct checkpoint *c)
     if (!c->position)
         return true; /* the empty state takes no room */
     if (c->record) {
-        if (!has_place(t))
+        if (!tiers_has_place(t, c))
             return false;
         t->host_bytes += t->options.record_bytes;
     }

@@ -83,6 +83,8 @@ void *tiers_take_record(struct tiers *t);
 /* Takes over a checkpoint whose record is in host memory, or in the store alone. false: no
  * room in memory (c stays the caller's). */
 bool tiers_adopt(struct tiers *t, struct checkpoint *c);
+/* Whether it would be taken now. What makes room for it may leave host memory at once. */
+bool tiers_has_place(struct tiers *t, const struct checkpoint *c);
 /* The same where the record of `from` is, which has none any more: whoever keeps it releases it
  * next. false: another keeps it, too, or what is in the store would have to stay there. */
 bool tiers_replace(struct tiers *t, struct checkpoint *c, struct checkpoint *from);

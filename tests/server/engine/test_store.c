@@ -611,6 +611,53 @@ static void what_expires_leaves_the_disk_to_others(void **unused)
     rig_close(&r);
 }
 
+/* One at a time is in host memory while it is on its way to the disk; the others wait for that. */
+static void uploads_that_come_at_once_wait_for_one_another(void **unused)
+{
+    enum { UPLOADS = 6 };
+    struct engine_options o = store_options(4, 0);
+    struct problem p = { 0 };
+    unsigned char *file;
+    struct command *c;
+    struct event *e;
+    struct rig r;
+    char name[16];
+    size_t len;
+
+    (void)unused;
+    o.io = store_held_io();
+    rig_open(&r, store_model, &o, 1);
+    rig_do(&r, COMMAND_SESSION_CREATE, "a");
+    free(rig_run_turn(&r, store_turn("a", 0, 3)));
+    file = rig_export(&r, "a", &len);
+    store_hold();
+    for (int i = 0; i < UPLOADS; i++) {
+        snprintf(name, sizeof(name), "s%d", i);
+        c = i % 2 ? rig_command(COMMAND_SESSION_IMPORT, name, NULL)
+                  : rig_command(COMMAND_SNAPSHOT_IMPORT, NULL, NULL);
+        c->checkpoint = engine_decode(r.engine, file, len, &p);
+        assert_non_null(c->checkpoint);
+        assert_true(engine_send(r.engine, c));
+    }
+    store_wait_held();
+    assert_int_equal(store_ask(&r, COMMAND_SESSION_GET, "a", NULL), PROBLEM_NONE);
+    store_let_go();
+    for (int i = 0; i < UPLOADS;) {
+        e = engine_receive(r.engine);
+        if (!e) {
+            store_nap();
+            continue;
+        }
+        assert_int_equal(e->command->problem.what, PROBLEM_NONE);
+        command_free(e->command);
+        event_free(e);
+        i++;
+    }
+    rig_assert_same_state(&r, "a", &r, "s5");
+    free(file);
+    rig_close(&r);
+}
+
 /* Who starts the wrong model is told before a client is. */
 static void states_of_another_model_are_reported_and_stay(void **unused)
 {
@@ -691,6 +738,7 @@ int main(void)
         IN_FOLDER(verbs_that_are_not_kept_did_not_happen),
         IN_FOLDER(a_slow_disk_holds_back_the_answer_alone),
         IN_FOLDER(what_expires_leaves_the_disk_to_others),
+        IN_FOLDER(uploads_that_come_at_once_wait_for_one_another),
         IN_FOLDER(states_of_another_model_are_reported_and_stay),
         IN_FOLDER(no_session_comes_to_stand_on_what_is_not_of_this_model),
     };
