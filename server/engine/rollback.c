@@ -138,14 +138,14 @@ static bool go_back(struct engine *e, struct command *c, struct session *s, uint
 
     if (aim && !tiers_has_record(aim) && aim->anchor)
         return put_off(e, c, s, aim);
-    past = past_keep(s->past);
-    if (!past_cut(e->tiers, &past, position)) {
+    if (aim && state_recall(e, aim)) {
+        past = past_keep(s->past);
+        if (past_cut(e->tiers, &past, aim))
+            return move(e, c, s, aim, past);
         past_release(e->tiers, past);
+        tiers_release(e->tiers, aim);
         return no_memory(c);
     }
-    if (aim && state_recall(e, aim))
-        return move(e, c, s, aim, past);
-    past_release(e->tiers, past);
     aim = place_of(e, s, position, aim);
     if (!aim)
         return no_memory(c);
@@ -196,7 +196,7 @@ void rollback_end(struct engine *e, struct sequence *q)
     struct past *past = past_keep(s->past);
     struct session next;
 
-    if (!past_cut(e->tiers, &past, aim->position)) {
+    if (!past_cut(e->tiers, &past, aim)) {
         past_release(e->tiers, past);
         job_fail(e, q->job, PROBLEM_OUT_OF_MEMORY, "no memory to go back");
         return;

@@ -306,9 +306,25 @@ bool past_take_turn(struct tiers *t, struct past **p, const struct past_turn *tu
     return true;
 }
 
-bool past_cut(struct tiers *t, struct past **p, uint64_t position)
+/* How many marks lie before the place. */
+static size_t marks_before(const struct past *p, const struct checkpoint *to)
 {
+    size_t n = p->marks;
+
+    for (size_t i = 0; i < p->marks; i++)
+        if (p->mark[i] == to || (to->id.text[0] && id_equal(&p->mark[i]->id, &to->id)))
+            n = i;
+    while (n && (p->mark[n - 1]->position > to->position ||
+                 (p->mark[n - 1]->inside && p->mark[n - 1]->position == to->position)))
+        n--;
+    return n;
+}
+
+bool past_cut(struct tiers *t, struct past **p, const struct checkpoint *to)
+{
+    const uint64_t position = to->position;
     struct past *next;
+    size_t marks;
 
     assert(position <= past_end(*p) && (position == 0 || position >= past_begin(*p)));
     if (position == 0) {
@@ -320,7 +336,8 @@ bool past_cut(struct tiers *t, struct past **p, uint64_t position)
         return false;
     while (next->chunks > chunks_for((size_t)(position - next->begin)))
         chunk_release(next->chunk[--next->chunks]);
-    while (next->marks && next->mark[next->marks - 1]->position >= position)
+    marks = marks_before(next, to);
+    while (next->marks > marks)
         tiers_forget(t, next->mark[--next->marks]);
     next->end = position;
     replace(t, p, next);

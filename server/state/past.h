@@ -44,9 +44,11 @@ struct past_turn {
 bool past_take_turn(struct tiers *t, struct past **p, const struct past_turn *turn);
 /* How far apart a long turn's anchors are. */
 size_t past_stride(size_t window);
-/* Forgets what came after `position`, which the past reaches, and the turns that started
- * there. false: no memory. */
-bool past_cut(struct tiers *t, struct past **p, uint64_t position);
+/* Forgets what came after the place to go to, which the past reaches. If that is where a turn
+ * started, as a mark or a copy of one, that turn goes and those behind it, and not those before
+ * it that added nothing.
+ * false: no memory. */
+bool past_cut(struct tiers *t, struct past **p, const struct checkpoint *to);
 
 uint64_t past_end(const struct past *p);   /* where the head stands */
 uint64_t past_begin(const struct past *p); /* ids are known from here on */

@@ -104,6 +104,53 @@ static void several_turns_at_once_are_as_many_single_ones(void **unused)
     rig_close(&r);
 }
 
+/* A turn that drew its stop id at once is one that can be taken back, with the turn before it. */
+static void a_turn_that_added_nothing_is_a_turn_to_take_back(void **unused)
+{
+    enum { SOME = 6 };
+    struct outcome *out;
+    struct command *c;
+    struct rig r;
+
+    (void)unused;
+    for (int spares = 0; spares < 2; spares++) {
+        uint64_t was[SOME];
+
+        open_rig(&r, spares);
+        for (int i = 0; i < SOME; i++) {
+            c = drawn("a", i, i % 3 == 2 ? 0 : 5, 3);
+            if (i % 3 == 2) {
+                c->turn.stop_id = malloc(sizeof(int32_t));
+                c->turn.sampling.bias = malloc(sizeof(struct bias));
+                c->turn.stop_ids = c->turn.sampling.biases = 1;
+                c->turn.stop_id[0] = 7;
+                c->turn.sampling.bias[0] = (struct bias){ .id = 7, .value = 1000 };
+            }
+            out = rig_run_turn(&r, c);
+            was[i] = out->position;
+            free(out);
+        }
+        assert_true(was[1] == was[2] && was[4] == was[5]);
+        c = rig_command(COMMAND_SESSION_FORK, "a", NULL);
+        c->count = SOME;
+        assert_int_equal(rig_ask(&r, c), PROBLEM_NONE);
+        for (int n = 1; n < SOME; n++) {
+            const char *fork = c->sessions[n].id.text;
+
+            assert_int_equal(rig_roll_back(&r, "a", 1, 0), PROBLEM_NONE);
+            assert_int_equal(rig_roll_back(&r, fork, (size_t)n, 0), PROBLEM_NONE);
+            rig_assert_same_state(&r, "a", &r, fork);
+            assert_int_equal(rig_roll_back(&r, fork, (size_t)(SOME - n), 0), PROBLEM_NONE);
+            out = rig_run_turn(&r, drawn("a", n, 5, 3));
+            assert_int_equal(out->position, was[SOME - 1 - n] + 8);
+            free(out);
+            assert_int_equal(rig_roll_back(&r, "a", 1, 0), PROBLEM_NONE);
+        }
+        command_free(c);
+        rig_close(&r);
+    }
+}
+
 /* The generator's numbers and the penalties' window are a function of the context. */
 static void from_inside_an_answer_the_same_is_drawn_again(void **unused)
 {
@@ -329,6 +376,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(turns_are_taken_back_one_by_one),
         cmocka_unit_test(several_turns_at_once_are_as_many_single_ones),
+        cmocka_unit_test(a_turn_that_added_nothing_is_a_turn_to_take_back),
         cmocka_unit_test(from_inside_an_answer_the_same_is_drawn_again),
         cmocka_unit_test(a_turn_that_met_its_stop_comes_back_with_it),
         cmocka_unit_test(two_states_at_one_position_are_told_apart),

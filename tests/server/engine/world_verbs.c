@@ -187,12 +187,18 @@ static void aim(struct world *w, const struct world_past *p, struct command *c)
         c->position = p->n - world_below(w, (unsigned)newest + 1);
 }
 
+/* To a position is to the newest turn that started there; where it stands, nothing is taken back.
+ */
 static void rolled_back(struct world_session *s, const struct command *c)
 {
     struct world_past *p = &s->past;
+    bool stays = !c->turns && c->position == p->n;
 
     p->n = c->turns ? p->turn[p->turns - c->turns] : c->position;
-    while (p->turns && p->turn[p->turns - 1] >= p->n)
+    p->turns -= c->turns;
+    while (!c->turns && p->turns && p->turn[p->turns - 1] > p->n)
+        p->turns--;
+    if (!c->turns && !stays && p->turns && p->turn[p->turns - 1] == p->n)
         p->turns--;
     while (s->below && s->below->past.n > p->n)
         s->below = s->below->parent;
