@@ -18,7 +18,8 @@ struct penalties {
 };
 
 /* Every distinct id of the window, with the sum over its sampled occurrences of decay^age;
- * the newest token has age 0. decay 1 counts them (RWKV's penalty_decay below 1 forgets). */
+ * the newest token has age 0. decay 1 counts them (RWKV's penalty_decay below 1 forgets), and no
+ * power is less than FLT_MIN: what was sampled has a weight. */
 void penalties_compute(struct penalties *p, const struct recent *recent, float decay);
 
 #endif

@@ -1,4 +1,5 @@
 /* Stop strings and penalties: pure functions of the text and of the window. */
+#include <float.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -141,7 +142,8 @@ static float weight_of(const struct recent *r, int32_t id, float decay, bool *se
     float weight = 0, power = 1;
 
     *seen = false;
-    for (int i = r->count - 1; i >= 0; i--, power *= decay) {
+    for (int i = r->count - 1; i >= 0;
+         i--, power = power * decay > FLT_MIN ? power * decay : FLT_MIN) {
         if ((int32_t)(r->token[i] & ~RECENT_SAMPLED) != id)
             continue;
         *seen = true;
@@ -149,6 +151,29 @@ static float weight_of(const struct recent *r, int32_t id, float decay, bool *se
             weight += power;
     }
     return weight;
+}
+
+/* What was drawn stays drawn for the presence penalty, as long as the window holds it. */
+static void a_weight_fades_and_is_never_nothing(void **unused)
+{
+    static const float decay[] = { 0, 0.1f, 0.5f, 0.9f };
+    static struct recent r;
+    static struct penalties p;
+
+    (void)unused;
+    r.count = 0;
+    recent_add(&r, 1, true);
+    recent_add(&r, 2, false);
+    while (r.count < LIMIT_PENALTY_WINDOW)
+        recent_add(&r, 3, true);
+    for (size_t i = 0; i < sizeof(decay) / sizeof(decay[0]); i++) {
+        penalties_compute(&p, &r, decay[i]);
+        assert_int_equal(p.count, 3);
+        assert_int_equal(p.id[2], 1);
+        assert_true(p.weight[2] == FLT_MIN);
+        assert_true(p.weight[1] == 0); /* of a prompt */
+        assert_true(p.weight[0] >= 1);
+    }
 }
 
 static void weights_follow_their_definition(void **unused)
@@ -192,6 +217,7 @@ int main(void)
         cmocka_unit_test(no_more_is_held_back_than_may_become_a_stop_string),
         cmocka_unit_test(a_stop_string_ends_behind_what_was_passed),
         cmocka_unit_test(weights_follow_their_definition),
+        cmocka_unit_test(a_weight_fades_and_is_never_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
