@@ -23,7 +23,8 @@
     X(STALL_SECONDS, 30, "seconds a client may take none of what waits for it")                    \
     X(TRANSFER_RATE, 64 * 1024,                                                                    \
       "bytes a second that a transfer must keep while others are refused")                         \
-    X(WRITE_QUEUE_BYTES, 256 * 1024, "bytes that may wait for a slow reader of a stream")          \
+    X(WRITE_QUEUE_BYTES, 256 * 1024, "bytes of a stream on their way to a slow reader")            \
+    X(STREAM_BYTES, 1024 * 1024, "bytes of events that wait behind those; then the stream ends")   \
     X(PIPELINE_BYTES, 64 * 1024, "bytes read ahead of the request being answered")                 \
     X(JSON_DEPTH, 32, "containers inside containers in a request; 400")                            \
     X(JSON_VALUES, 65536, "values in a request's JSON; 400")                                       \

@@ -61,6 +61,7 @@
     X(HISTORY, 422, "invalid_request_error", "history_unreachable", false)                         \
     X(NO_CHAT_TEMPLATE, 422, "invalid_request_error", "no_chat_template", false)                   \
     X(HEADERS_TOO_LARGE, 431, "invalid_request_error", "header_fields_too_large", false)           \
+    X(SLOW_READER, 499, "invalid_request_error", "slow_reader", false)                             \
     X(QUEUE_FULL, 429, "rate_limit_error", "queue_full", true)                                     \
     X(SESSION_QUOTA, 429, "rate_limit_error", "session_quota", false)                              \
     X(SNAPSHOT_QUOTA, 429, "rate_limit_error", "snapshot_quota", false)                            \

@@ -25,7 +25,8 @@ struct generation {
     bool asking;              /* a chat asks for its session first */
     bool seen_version;        /* `expected` is what we saw, not what the client said */
     bool streaming, ended;    /* the stream's head is written; its end is due */
-    bool lost;                /* the reader was too slow: the stream is cut */
+    bool lost;                /* the stream is cut, */
+    bool slow;                /* for its reader was too slow */
     bool late;                /* over its time, or the server drains */
     struct text_buffer held;  /* framed events that wait for a slow reader */
     size_t echoed;            /* bytes of these that repeat prompts */

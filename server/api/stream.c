@@ -9,12 +9,10 @@
 #include "server/api/repeats.h"
 #include "server/http/http.h"
 
-enum { HELD_BYTES = 4 * LIMIT_WRITE_QUEUE_BYTES };
-
 /* Framed, until the reader has taken what was sent. false: too much, or no memory. */
 static bool hold(struct generation *g, const char *data, size_t len)
 {
-    return g->held.len + len <= HELD_BYTES + g->echoed &&
+    return g->held.len + len <= LIMIT_STREAM_BYTES + g->echoed &&
            text_buffer_append(&g->held, "data: ", 6) && text_buffer_append(&g->held, data, len) &&
            text_buffer_append(&g->held, "\n\n", 2);
 }
@@ -41,7 +39,8 @@ static void emit(struct generation *g, const char *data, size_t len, bool echo)
     g->echoed += echo ? len : 0;
     if (hold(g, data, len))
         return;
-    g->lost = true;
+    g->lost = g->slow = true;
+    g->held.len = 0;
     g->base.cancel(&g->base);
 }
 
@@ -124,31 +123,50 @@ void stream_finish_choice(struct generation *g, int choice)
     g->reply.choice[choice].finished = true;
 }
 
-static void emit_problem(struct generation *g)
+static struct json_out write_problem(struct generation *g, const struct problem *p)
 {
-    const struct problem_row *row = problem_row(g->problem.what);
+    const struct problem_row *row = problem_row(p->what);
     struct json_out out = write_chunk(g);
 
     json_open(&out, '{');
     json_key(&out, "error");
     json_open(&out, '{');
     json_key(&out, "message");
-    json_string(&out, g->problem.message);
+    json_string(&out, p->message);
     json_key(&out, "type");
     json_string(&out, row->type);
     json_key(&out, "param");
-    json_string(&out, g->problem.param[0] ? g->problem.param : NULL);
+    json_string(&out, p->param[0] ? p->param : NULL);
     json_key(&out, "code");
     json_string(&out, row->code);
     json_close(&out, '}');
     json_close(&out, '}');
-    emit_json(g, &out, false);
+    return out;
+}
+
+/* Behind what is on its way already, for a reader that comes to it. What was held would be the
+ * answer up to any place. */
+static void tell_slow_reader(struct generation *g)
+{
+    struct exchange *x = g->base.exchange;
+    struct problem p;
+    struct json_out out;
+
+    problem_set(&p, PROBLEM_SLOW_READER, NULL,
+                "the stream was read too slowly: more than %d bytes of it were waiting",
+                LIMIT_STREAM_BYTES);
+    exchange_fail(x, &p);
+    out = write_problem(g, &p);
+    if (json_out_ok(&out) && hold(g, g->chunk.bytes, g->chunk.len))
+        exchange_write(x, g->held.bytes, g->held.len);
 }
 
 static void end(struct generation *g)
 {
     struct exchange *x = g->base.exchange;
 
+    if (g->slow)
+        tell_slow_reader(g);
     exchange_watch(x, NULL, NULL, NULL);
     g->base.exchange = NULL;
     exchange_end(x, !g->lost);
@@ -163,7 +181,8 @@ void stream_complete(struct generation *g)
         repeats_drop(&g->base); /* who waits for the answer does not wait for a slow reader, too */
         if (!g->base.gone)
             exchange_fail(g->base.exchange, &g->problem);
-        emit_problem(g);
+        out = write_problem(g, &g->problem);
+        emit_json(g, &out, false);
     } else {
         for (int i = 0; i < g->reply.prompts * g->reply.n; i++)
             if (!g->reply.choice[i].finished)

@@ -2,7 +2,8 @@
  *
  * The stream begins with its first event, so that what fails before has a status of its own.
  * Bytes are flushed once per wake-up (api_pump()). A reader that falls behind fills the
- * connection's queue, then `held`; when that is full the stream is cut. Loop thread only. */
+ * connection's queue, then `held`; when that is full the turn is cancelled, and the stream ends
+ * behind the queue with an event that says so. Loop thread only. */
 #ifndef SERVER_API_STREAM_H
 #define SERVER_API_STREAM_H
 

@@ -31,6 +31,7 @@ static const struct {
     { 422, "Unprocessable Content" },
     { 429, "Too Many Requests" },
     { 431, "Request Header Fields Too Large" },
+    { STATUS_GONE, "Client Closed Request" },
     { 500, "Internal Server Error" },
     { 501, "Not Implemented" },
     { 503, "Service Unavailable" },
@@ -260,6 +261,8 @@ void exchange_end(struct exchange *x, bool whole)
         return;
     }
     if (!whole) {
+        if (x->problem && x->problem->status == STATUS_GONE)
+            x->status = STATUS_GONE;
         x->keep = false;
         x->c->reset = !x->chunked;
     } else if (x->chunked && !x->bodyless) {

@@ -21,7 +21,9 @@
 
 struct exchange {
     bool ended, whole, again;
-    size_t bytes; /* written to it */
+    size_t bytes;  /* written to it */
+    char end[512]; /* the last of that */
+    enum problem_code problem;
 };
 
 static bool no_memory; /* for text that grows */
@@ -41,6 +43,7 @@ size_t __wrap_exchange_backlog(const struct exchange *x);
 void __wrap_exchange_write(struct exchange *x, const void *bytes, size_t len);
 void __wrap_exchange_end(struct exchange *x, bool whole);
 void __wrap_exchange_again(struct exchange *x);
+void __wrap_exchange_fail(struct exchange *x, const struct problem *p);
 void __wrap_exchange_reply_take(struct exchange *x, int status, const char *type, void *body,
                                 size_t len);
 
@@ -117,8 +120,11 @@ size_t __wrap_exchange_backlog(const struct exchange *x)
 
 void __wrap_exchange_write(struct exchange *x, const void *bytes, size_t len)
 {
-    (void)bytes;
+    const size_t some = len < sizeof(x->end) ? len : sizeof(x->end) - 1;
+
     x->bytes += len;
+    memcpy(x->end, (const char *)bytes + len - some, some);
+    x->end[some] = '\0';
 }
 
 void __wrap_exchange_end(struct exchange *x, bool whole)
@@ -130,6 +136,11 @@ void __wrap_exchange_end(struct exchange *x, bool whole)
 void __wrap_exchange_again(struct exchange *x)
 {
     x->again = true;
+}
+
+void __wrap_exchange_fail(struct exchange *x, const struct problem *p)
+{
+    x->problem = p->what;
 }
 
 void __wrap_exchange_reply_take(struct exchange *x, int status, const char *type, void *body,
@@ -202,6 +213,33 @@ static void a_stream_without_its_end_is_cut_off(void **unused)
     if (!x.ended)
         stream_drained(&g->base);
     assert_true(x.ended && !x.whole);
+    assert_null(api.pending);
+    repeats_destroy(api.repeats);
+}
+
+/* It is told so behind what it has not taken yet, and what was held for it goes. */
+static void a_slow_reader_is_told_that_its_stream_has_ended(void **unused)
+{
+    enum { TEXT = 1024 };
+    struct api api = { .repeats = repeats_create() };
+    char text[TEXT];
+    struct event event = { .text = { text, TEXT, TEXT } };
+    struct exchange x = { 0 };
+    struct generation *g = begin_stream(&api, &x);
+
+    (void)unused;
+    memset(text, 'a', TEXT);
+    for (size_t sent = 0; !g->lost; sent += TEXT) {
+        assert_true(sent <= LIMIT_STREAM_BYTES);
+        assert_true(g->held.len <= LIMIT_STREAM_BYTES + 16);
+        stream_add_text(g, 0, &event);
+    }
+    problem_set(&g->problem, PROBLEM_CANCELLED, NULL, "it was");
+    stream_complete(g);
+    assert_true(x.ended && !x.whole && x.bytes < TEXT);
+    assert_int_equal(x.problem, PROBLEM_SLOW_READER);
+    assert_int_equal(strncmp(x.end, "data: {\"error\":{", 16), 0);
+    assert_non_null(strstr(x.end, "\"code\":\"slow_reader\"}}\n\n"));
     assert_null(api.pending);
     repeats_destroy(api.repeats);
 }
@@ -290,6 +328,7 @@ static void an_answer_with_many_logprobs_is_written_in_the_pool(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_slow_reader_is_told_that_its_stream_has_ended),
         cmocka_unit_test(prompts_that_are_repeated_make_no_reader_slow),
         cmocka_unit_test(an_answer_with_many_logprobs_is_written_in_the_pool),
         cmocka_unit_test(a_repeat_does_not_wait_for_the_reader_of_a_stream_that_failed),
