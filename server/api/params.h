@@ -96,7 +96,8 @@ void session_params_finish(struct session_params *s);
 struct text_params {
     struct cJSON *json; /* owned */
     struct prompt prompt;
-    bool special;
+    bool special;                    /* leading tokens come first */
+    bool parses_special, has_parses; /* texts of special tokens are these; without: as `special` */
 };
 
 bool params_tokenize(const char *body, size_t len, const struct params_context *c,

@@ -140,12 +140,15 @@ static bool read_tokens(const cJSON *v, void *target, const struct params_contex
     return params_ids(v, "tokens", c, &t->prompt.id, &t->prompt.ids, p);
 }
 
-static const struct param tokenize_table[] = { { "model", PARAM_READ, .read = params_read_model },
-                                               { "text", PARAM_READ, .read = read_text },
-                                               { "content", PARAM_READ, .read = read_text },
-                                               { "add_special", PARAM_BOOL,
-                                                 .offset = offsetof(struct text_params, special) },
-                                               { 0 } };
+static const struct param tokenize_table[] = {
+    { "model", PARAM_READ, .read = params_read_model },
+    { "text", PARAM_READ, .read = read_text },
+    { "content", PARAM_READ, .read = read_text },
+    { "add_special", PARAM_BOOL, .offset = offsetof(struct text_params, special) },
+    { "parse_special", PARAM_BOOL, .offset = offsetof(struct text_params, parses_special),
+      .has = offsetof(struct text_params, has_parses) },
+    { 0 }
+};
 
 static const struct param detokenize_table[] = { { "model", PARAM_READ, .read = params_read_model },
                                                  { "tokens", PARAM_READ, .read = read_tokens },
@@ -160,6 +163,8 @@ bool params_tokenize(const char *body, size_t len, const struct params_context *
         return false;
     if (!t->prompt.text)
         return problem_set(p, PROBLEM_MISSING_PARAMETER, "text", "text is required");
+    if (!t->has_parses)
+        t->parses_special = t->special;
     return true;
 }
 

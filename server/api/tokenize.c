@@ -1,5 +1,6 @@
 /* tokenize.c - POST /tokenize and /detokenize. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "config/error.h"
 #include "models/text/detokenizer.h"
@@ -17,12 +18,22 @@ struct tokenizing {
 
 enum { INLINE_BYTES = 16 * 1024 }; /* longer texts go to the pool */
 
+/* The tokenizer knows both as one. */
 static void encode(struct pending *p)
 {
     struct tokenizing *t = (struct tokenizing *)p;
+    const struct text_params *of = &t->params;
+    size_t lead = 0;
 
-    tokenizer_encode(p->api->tokenizer, t->params.prompt.text, t->params.prompt.len,
-                     t->params.special, &t->tokens, NULL, &t->error);
+    if (of->special && !of->parses_special &&
+        !tokenizer_encode(p->api->tokenizer, "", 0, true, &t->tokens, NULL, &t->error))
+        return;
+    if (!tokenizer_encode(p->api->tokenizer, of->prompt.text, of->prompt.len, of->parses_special,
+                          &t->tokens, &lead, &t->error) ||
+        of->special || !lead)
+        return;
+    t->tokens.count -= lead;
+    memmove(t->tokens.id, t->tokens.id + lead, t->tokens.count * sizeof(*t->tokens.id));
 }
 
 static void finish(struct tokenizing *t)

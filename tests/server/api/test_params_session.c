@@ -149,13 +149,17 @@ static void a_page_has_one_to_a_thousand_items(void **state)
 static void the_tokenizers_calls_need_their_field(void **state)
 {
     static const char body[] = "{\"content\":\"ab\",\"add_special\":true}";
+    static const char apart[] = "{\"text\":\"ab\",\"parse_special\":true}";
     static const char twice[] = "{\"content\":\"ab\",\"text\":\"cd\"}"; /* which is meant? */
     struct text_params t;
     struct problem p;
 
     (void)state;
     assert_true(params_tokenize(body, sizeof(body) - 1, &context, &t, &p));
-    assert_true(t.special && t.prompt.len == 2);
+    assert_true(t.special && t.parses_special && t.prompt.len == 2);
+    text_params_finish(&t);
+    assert_true(params_tokenize(apart, sizeof(apart) - 1, &context, &t, &p));
+    assert_true(!t.special && t.parses_special);
     text_params_finish(&t);
     assert_false(params_tokenize(twice, sizeof(twice) - 1, &context, &t, &p));
     assert_string_equal(p.message, "either text or content, not both");

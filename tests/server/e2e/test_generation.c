@@ -200,6 +200,26 @@ static void a_stop_string_is_never_seen(void **state)
     free(text);
 }
 
+static void special_tokens_are_recognized_where_that_is_asked_for(void **state)
+{
+    static const struct {
+        const char *fields;
+        int tokens;
+    } row[] = { { "", 10 },
+                { ",\"add_special\":true", 3 },
+                { ",\"parse_special\":true", 3 },
+                { ",\"add_special\":true,\"parse_special\":false", 10 } };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
+        cJSON *json =
+            ask(demo.port, "POST", "/tokenize", "{\"text\":\"a<|endoftext|>b\"%s}", row[i].fields);
+
+        assert_int_equal(number_of(json, "count"), row[i].tokens);
+        cJSON_Delete(json);
+    }
+}
+
 /* A bias towards bytes that make characters of two to four bytes, and that break them. */
 static void a_character_is_never_split(void **state)
 {
@@ -418,6 +438,7 @@ int main(void)
         cmocka_unit_test(a_stream_says_what_the_whole_answer_says),
         cmocka_unit_test(choices_have_their_own_index_and_text),
         cmocka_unit_test(a_stop_string_is_never_seen),
+        cmocka_unit_test(special_tokens_are_recognized_where_that_is_asked_for),
         cmocka_unit_test(a_character_is_never_split),
         cmocka_unit_test(a_prompt_is_scored_without_drawing),
         cmocka_unit_test(scores_of_prompts_are_bounded_over_all_choices),
