@@ -283,8 +283,6 @@ bool bench_open(struct bench *b, const struct options *o, struct error *err)
     b->local.engine = NULL;
     if (strchr(o->device, ','))
         return error_set(err, ERR_INPUT, "one device is measured at a time, not \"%s\"", o->device);
-    if (limits.row_budget && limits.row_budget <= limits.max_batch)
-        limits.row_budget = limits.max_batch + 1;
     if (!local_open(&b->local, o, &limits, err) || !read_cost(b, model_path(o), err)) {
         local_close(&b->local);
         return false;

@@ -53,17 +53,24 @@ enum dtype chosen_dtype(const char *choice)
     return strcmp(choice, "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
 }
 
+/* Of a step of at most `batch` sequences. */
+static int choose_rows(int wanted, const struct backend *be, int batch)
+{
+    const int suits = be->step_rows > 2 * batch ? be->step_rows : 2 * batch;
+    const int rows = wanted ? wanted : suits;
+
+    return rows > batch ? rows : batch + 1;
+}
+
 bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
-                 struct error *err)
+                 int batch, struct error *err)
 {
     struct model_options with = *sizes;
 
     with.state_dtype = chosen_dtype(o->state_dtype);
     if (!loaded_device(l, o, err))
         return false;
-    if (!with.max_rows)
-        with.max_rows =
-            l->backend->step_rows > 2 * o->max_batch ? l->backend->step_rows : 2 * o->max_batch;
+    with.max_rows = choose_rows(with.max_rows, l->backend, batch);
     if (!devices_load(&l->devices, model_path(o), &with, err))
         return false;
     l->model = l->devices.at[0].model;

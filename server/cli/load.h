@@ -28,11 +28,11 @@ struct tokenizer *model_tokenizer(const char *path, int vocab, struct error *err
 /* Of an option whose choices are f32 and bf16. */
 enum dtype chosen_dtype(const char *choice);
 
-/* The sizes' state_dtype is the option's, and their max_rows, where they are 0, what suits the
- * device and --max-batch (model_info() has it then). ERR_INPUT, ERR_FORMAT, ERR_IO, ERR_NOMEM;
- * loaded_finish() in both cases. */
+/* The sizes' state_dtype is the option's. Their max_rows are more than `batch`, and where they are
+ * 0 what suits that and the device (model_info() has it then). ERR_INPUT, ERR_FORMAT, ERR_IO,
+ * ERR_NOMEM; loaded_finish() in both cases. */
 bool loaded_init(struct loaded *l, const struct options *o, const struct model_options *sizes,
-                 struct error *err);
+                 int batch, struct error *err);
 /* The devices alone, with the rest left empty. */
 bool loaded_device(struct loaded *l, const struct options *o, struct error *err);
 void loaded_finish(struct loaded *l);

@@ -17,7 +17,7 @@ bool local_open(struct local *l, const struct options *o, const struct engine_op
     l->engine = NULL;
     l->limits = *limits;
     sem_init(&l->news, 0, 0); /* a private one at 0 cannot fail */
-    if (!loaded_init(&l->parts, o, &sizes, err))
+    if (!loaded_init(&l->parts, o, &sizes, limits->max_batch, err))
         return false;
     l->limits.row_budget = model_info(l->parts.model)->max_rows;
     return true;

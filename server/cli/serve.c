@@ -124,7 +124,7 @@ static bool load(void *arg, struct server_parts *to, struct error *err)
                                          .max_logits = o->max_batch + ENGINE_SCORE_ROWS,
                                          .logs = true };
 
-    if (!loaded_init(w->loaded, o, &sizes, err))
+    if (!loaded_init(w->loaded, o, &sizes, o->max_batch, err))
         return false;
     *to = (struct server_parts){ &w->loaded->devices, w->loaded->tokenizer, w->loaded->name };
     return true;

@@ -87,7 +87,7 @@ static bool fits_model(const struct saved *s, const struct options *o, struct er
     struct loaded l = { 0 };
     struct problem p = { 0 };
     struct checkpoint *c = NULL;
-    bool ok = loaded_init(&l, o, &sizes, err);
+    bool ok = loaded_init(&l, o, &sizes, 0, err);
 
     if (ok) {
         c = format_decode(s->bytes, s->len, model_info(l.model), tokenizer_size(l.tokenizer), &p);

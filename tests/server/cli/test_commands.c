@@ -207,6 +207,25 @@ static void a_prompt_gives_its_continuation_and_nothing_else(void **state)
     assert_memory_equal(longer.out, shorter.out, strlen(shorter.out));
 }
 
+/* The environment is a server's. */
+static void a_terminal_has_a_batch_of_its_own(void **state)
+{
+    static struct result r, usual;
+
+    (void)state;
+    RUN(&usual, "", "run", DEMO, "-p", PROMPT, "-n", "4", "--temperature", "0");
+    setenv("EDDY_ROW_BUDGET", "1", 1);
+    RUN(&r, "", "run", DEMO, "-p", PROMPT, "-n", "4", "--temperature", "0");
+    assert_int_equal(r.status, 0);
+    assert_string_equal(r.out, usual.out);
+    unsetenv("EDDY_ROW_BUDGET");
+    setenv("EDDY_MAX_BATCH", "65536", 1);
+    RUN(&r, "", "run", DEMO, "-p", PROMPT, "-n", "4", "--temperature", "0");
+    assert_int_equal(r.status, 0);
+    assert_string_equal(r.out, usual.out);
+    unsetenv("EDDY_MAX_BATCH");
+}
+
 static void a_seed_repeats_its_text_and_another_does_not(void **state)
 {
     static const char *const seeds[] = { "7", "7", "8" };
@@ -650,6 +669,7 @@ int main(void)
         cmocka_unit_test(inspect_shows_a_model_without_a_tokenizer_and_says_so),
         cmocka_unit_test(inspect_does_not_wait_for_a_fifo),
         cmocka_unit_test(a_prompt_gives_its_continuation_and_nothing_else),
+        cmocka_unit_test(a_terminal_has_a_batch_of_its_own),
         cmocka_unit_test(a_seed_repeats_its_text_and_another_does_not),
         cmocka_unit_test(text_that_cannot_be_written_is_a_failure),
         cmocka_unit_test(what_cannot_be_printed_is_a_failure),
