@@ -17,6 +17,7 @@
 #include "models/model.h"
 #include "server/api/api.h"
 #include "server/api/repeats.h"
+#include "server/clock.h"
 #include "server/descriptors.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
@@ -127,7 +128,7 @@ static void on_drained(void *arg)
 static void drain(struct server *s, int seconds)
 {
     s->api.draining = true;
-    s->cancel_at = api_now() + seconds;
+    s->cancel_at = clock_seconds() + seconds;
     s->abort_at = s->cancel_at + ABORT_SECONDS;
     http_server_drain(s->api.http, on_drained, s);
 }
@@ -162,7 +163,7 @@ static void look_after_device(struct server *s)
 static void on_tick(uv_timer_t *handle)
 {
     struct server *s = handle->data;
-    double now = api_now();
+    double now = clock_seconds();
 
     if (!s->api.engine)
         return;

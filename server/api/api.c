@@ -45,11 +45,6 @@ bool api_choose_template(struct api *api, struct error *err)
     return true;
 }
 
-double api_now(void)
-{
-    return (double)uv_hrtime() / 1e9;
-}
-
 void api_pump(struct api *api)
 {
     struct event *e;

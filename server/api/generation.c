@@ -10,6 +10,7 @@
 #include "server/api/api.h"
 #include "server/api/repeats.h"
 #include "server/api/stream.h"
+#include "server/clock.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
 
@@ -282,7 +283,7 @@ void generation_start(struct generation *g, const struct reply_shape *shape)
         prompt->id = NULL;
     }
     if (api->options->request_seconds > 0)
-        g->base.deadline = api_now() + api->options->request_seconds;
+        g->base.deadline = clock_seconds() + api->options->request_seconds;
     if (bytes > INLINE_BYTES) {
         pending_work(&g->base, tokenize, send_turns);
     } else {

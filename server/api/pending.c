@@ -5,6 +5,7 @@
 #include "config/options.h"
 #include "server/api/api.h"
 #include "server/api/repeats.h"
+#include "server/clock.h"
 #include "server/engine/engine.h"
 #include "server/http/http.h"
 
@@ -192,7 +193,7 @@ void api_ask(struct api *api, struct exchange *x, struct command *c,
     a->command = c;
     a->answer = answer;
     if (api->options->request_seconds > 0)
-        a->base.deadline = api_now() + api->options->request_seconds;
+        a->base.deadline = clock_seconds() + api->options->request_seconds;
     pending_init(&a->base, api, x);
     if (!repeats_begin(&a->base, true, &c->session))
         command_free(c);

@@ -8,6 +8,7 @@
 #include "models/text/text_buffer.h"
 #include "server/api/api.h"
 #include "server/api/pending.h"
+#include "server/clock.h"
 #include "server/http/http.h"
 
 /* A later request with the key of one that runs. */
@@ -173,7 +174,7 @@ static bool open_entry(struct pending *p, struct keeper *k, const char *key,
     e->request = *request;
     e->first = p;
     e->waiters_end = &e->waiters;
-    e->expires = api_now() + LIMIT_REPEAT_SECONDS;
+    e->expires = clock_seconds() + LIMIT_REPEAT_SECONDS;
     memcpy(e->key, key, len + 1);
     *k->newest_end = e;
     k->newest_end = &e->next;
@@ -310,7 +311,7 @@ static bool begin(struct pending *p, bool changes)
     k = keeper_of(p->api->repeats, exchange_client(x));
     if (!k || !hash_request(x, &request))
         return refuse(p, PROBLEM_OUT_OF_MEMORY, "no memory for the request");
-    expire(k, api_now());
+    expire(k, clock_seconds());
     return key ? begin_keyed(p, k, key, &request)
                : begin_counted(p, k, &request, strcmp(count, "0") != 0);
 }

@@ -15,6 +15,7 @@
 #include "server/api/pending.h"
 #include "server/api/repeats.h"
 #include "server/api/verbs.h"
+#include "server/clock.h"
 #include "server/devices.h"
 #include "server/http/http.h"
 
@@ -101,7 +102,7 @@ static void answer(struct slot_call *s, const char *tokens, const char *bytes, c
         json_key(&o, "timings");
         json_open(&o, '{');
         json_key(&o, time);
-        json_double(&o, (api_now() - s->started) * 1e3);
+        json_double(&o, (clock_seconds() - s->started) * 1e3);
         json_close(&o, '}');
     }
     json_close(&o, '}');
@@ -286,7 +287,7 @@ void slot_post(struct exchange *x, void *app)
     }
     s->base.take = take;
     s->owner = exchange_client(x);
-    s->started = api_now();
+    s->started = clock_seconds();
     pending_init(&s->base, app, x);
     if (!begin(s, x, action, &problem))
         refuse(s, &problem);
