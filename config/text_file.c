@@ -55,6 +55,10 @@ char *text_file_read(const char *path, size_t max, size_t *len, struct error *er
         error_set(err, ERR_IO, "%.200s: %s", path, strerror(errno));
         goto fail;
     }
+    if (got < st.st_size) {
+        error_set(err, ERR_IO, "%.200s: shrank while it was read", path);
+        goto fail;
+    }
     close(fd);
     text[got] = '\0';
     *len = (size_t)got;

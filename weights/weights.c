@@ -78,8 +78,8 @@ static bool is_same(const struct timespec *a, const struct timespec *b)
 }
 
 /* What is rewritten in place keeps its size, and who copies files may set st_mtim back. Nobody
- * can set st_ctim, but it also moves when another file takes the name over, which leaves the
- * opened one as it was: then it has a name less. */
+ * can set st_ctim, but it moves with the file's names and mode as well; where another file took the
+ * name over, which leaves the opened one as it was, it has a name less. */
 static bool is_unchanged(const struct source *s, struct error *err)
 {
     struct stat now;
@@ -93,8 +93,7 @@ static bool is_unchanged(const struct source *s, struct error *err)
     if (!is_same(&now.st_mtim, &s->opened.st_mtim) ||
         (now.st_nlink == s->opened.st_nlink && !is_same(&now.st_ctim, &s->opened.st_ctim)))
         return error_set(err, ERR_IO,
-                         "%.200s: changed since it was opened: it was written to in place",
-                         s->path);
+                         "%.200s: changed since it was opened: its bytes, name or mode", s->path);
     return true;
 }
 
