@@ -12,7 +12,7 @@
 #include "server/state/record.h"
 
 /* Of a device whose room is known, for what grows with use: scratch of products and draws. */
-enum { RESERVE_BYTES = 512 << 20 };
+enum { RESERVE_BYTES = 1 << 30 };
 
 struct pool {
     struct backend *backend;   /* borrowed */

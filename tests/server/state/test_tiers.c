@@ -455,11 +455,11 @@ static void a_state_comes_to_where_its_turn_works(void **unused)
     tiers_destroy(t);
 }
 
-/* A device that knows its room, of which operations keep 512 MiB. */
+/* A device that knows its room, of which operations keep 1 GiB. */
 static size_t little_room(struct backend *be)
 {
     (void)be;
-    return ((size_t)512 << 20) + 10 * RECORD + RECORD / 2;
+    return ((size_t)1 << 30) + 10 * RECORD + RECORD / 2;
 }
 
 static void more_slots_than_fit_are_refused_with_the_number_that_does(void **unused)
