@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config/code_point.h"
 #include "config/error.h"
 
 enum expect { VALUE, VALUE_OR_END, KEY, KEY_OR_END, COLON, COMMA_OR_END, NOTHING };
@@ -115,23 +116,10 @@ static enum json_fault take_escape(struct text *t, uint32_t *out)
 
 static enum json_fault take_utf8(struct text *t, uint32_t *out)
 {
-    static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
-    unsigned char lead = (unsigned char)*t->at;
-    int more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : 1;
-    uint32_t u = lead & (0x3fu >> more);
+    size_t len = code_point_read(t->at, (size_t)(t->end - t->at), out);
 
-    if (lead < 0xc2 || lead > 0xf4 || t->end - t->at <= more)
-        return fault(t, JSON_INVALID_UTF8, "not UTF-8");
-    for (int i = 1; i <= more; i++) {
-        if (((unsigned char)t->at[i] & 0xc0) != 0x80)
-            return fault(t, JSON_INVALID_UTF8, "not UTF-8");
-        u = u << 6 | ((unsigned char)t->at[i] & 0x3f);
-    }
-    if (u < least[more] || u > 0x10ffff || (u >= 0xd800 && u <= 0xdfff))
-        return fault(t, JSON_INVALID_UTF8, "not UTF-8");
-    t->at += more + 1;
-    *out = u;
-    return JSON_OK;
+    t->at += len;
+    return len ? JSON_OK : fault(t, JSON_INVALID_UTF8, "not UTF-8");
 }
 
 /* One character of a string, unescaped. t->at < t->end. */

@@ -6,8 +6,16 @@
 #include <string.h>
 #include <time.h>
 
+#include "config/code_point.h"
+
 /* A note of escapes alone fits into a line. */
-enum { LINE_BYTES = 4096, VALUE_BYTES = 128, NOTE_BYTES = 512, CHARACTER_BYTES = 4 };
+enum {
+    LINE_BYTES = 4096,
+    VALUE_BYTES = 128,
+    NOTE_BYTES = 512,
+    CHARACTER_BYTES = 4,
+    REPLACEMENT = 0xfffd
+};
 
 static enum log_level least = LOG_INFO;
 static bool as_json;
@@ -36,27 +44,6 @@ static bool put(struct line *l, const char *s)
     return true;
 }
 
-/* The length of the character that UTF-8 text begins with, and its code point; 1 and U+FFFD where
- * none does (Unicode 3.9, table 3-7). The text ends with a NUL, which continues nothing. */
-static size_t take_character(const char *text, uint32_t *code)
-{
-    static const uint32_t lowest[] = { 0, 0, 0x80, 0x800, 0x10000 };
-    const unsigned char *s = (const unsigned char *)text;
-    const size_t n = *s < 0x80 ? 1 : *s < 0xc0 ? 0 : *s < 0xe0 ? 2 : *s < 0xf0 ? 3 : 4;
-    uint32_t c = n == 1 ? *s : *s & (0x7fu >> n);
-
-    *code = 0xfffd;
-    for (size_t i = 1; i < n; i++) {
-        if ((s[i] & 0xc0) != 0x80)
-            return 1;
-        c = c << 6 | (s[i] & 0x3f);
-    }
-    if (n == 0 || *s > 0xf4 || c < lowest[n] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
-        return 1;
-    *code = c;
-    return n;
-}
-
 /* JSON's escapes: what is not printable ASCII reaches no terminal raw, for a code point may also
  * turn it over. */
 static bool put_escaped(struct line *l, uint32_t c)
@@ -80,8 +67,12 @@ static void put_value(struct line *l, const char *value, size_t max)
     uint32_t code;
 
     while (*value) {
-        const size_t n = take_character(value, &code);
+        size_t n = code_point_read(value, strlen(value), &code);
 
+        if (n == 0) {
+            code = REPLACEMENT;
+            n = 1;
+        }
         if (n > max || !put_escaped(l, code))
             return;
         value += n;

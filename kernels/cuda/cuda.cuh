@@ -164,9 +164,9 @@ static __device__ __forceinline__ void let_next_start(void)
 }
 
 /* What is enqueued from begin to end has what was enqueued before the fork as its inputs, and runs
- * beside what follows that until join_cuda(), which must come before the next fork of what is
- * recorded; one of what is not goes on behind the branch that is there. When a step
- * that will be recorded runs for the first time, all happens in order. */
+ * beside what follows that until join_cuda(). In a step that is recorded that must come before the
+ * next fork; in others a fork without it goes on behind the branch that is there. When a step that
+ * will be recorded runs for the first time, all happens in order. */
 void branch_fork(struct stream *q);
 void branch_begin(struct stream *q);
 void branch_end(struct stream *q);

@@ -378,7 +378,7 @@ void diagonal_scan_of(struct stream *q, const struct batch *in, const struct dia
     }
     if (!q->row_each)
         aligned ? scan<true>(q, in, p, longest) : scan<false>(q, in, p, longest);
-    if (in->S > 1 || in->T == 1)
+    if (in->S > 1 || in->T == 1) /* there may be sequences of one row */
         aligned ? launch_decode<true>(q, in, p, raw) : launch_decode<false>(q, in, p, raw);
 }
 

@@ -21,7 +21,7 @@ enum {
     EACH_MAX = 96, /* sequences of a block: at most 32 a warp */
     AHEAD = 2,     /* sequences of a warp on their way */
     STAGES = AHEAD + 1,
-    BESIDE_ROWS = 128,   /* of prompts: fewer take no longer than to run beside */
+    BESIDE_ROWS = 128,   /* of prompts: for fewer a branch costs more than it hides */
     SEQUENCES_MAX = 4096 /* rows are found by 32 bits */
 };
 

@@ -360,7 +360,7 @@ static void run(struct stream *q, const struct batch *in, const struct matrix_st
 {
     if (!q->row_each)
         run_walk<K, DELTA, PER_HEAD, ALIGNED>(q, in, p, longest);
-    if (in->S == 1 && in->T > 1)
+    if (in->S == 1 && in->T > 1) /* no sequence has one row */
         return;
     if (is_narrow(p->state))
         run_decode<K, DELTA, PER_HEAD, ALIGNED, true>(q, in, p);

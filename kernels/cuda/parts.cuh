@@ -14,7 +14,7 @@ template <typename T> static T *row_of(T *p, size_t ld, int row)
     return p ? p + (size_t)row * ld : NULL;
 }
 
-/* The same operation on `rows` rows from `first` on. */
+/* The same operation on `rows` rows from `first` on; of most the batch says how many. */
 static inline struct linear rows_of(struct linear p, int first, int rows)
 {
     p.y = row_of(p.y, p.y_ld, first);
@@ -25,11 +25,10 @@ static inline struct linear rows_of(struct linear p, int first, int rows)
     return p;
 }
 
-static inline struct token_shift rows_of(struct token_shift p, int first, int rows)
+static inline struct token_shift rows_of(struct token_shift p, int first, int)
 {
     const size_t dim = (size_t)p.dim;
 
-    (void)rows;
     for (int i = 0; i < p.n; i++) {
         p.y[i] = row_of(p.y[i], dim, first);
         p.y_bf16[i] = row_of(p.y_bf16[i], dim, first);
@@ -38,18 +37,16 @@ static inline struct token_shift rows_of(struct token_shift p, int first, int ro
     return p;
 }
 
-static inline struct short_conv rows_of(struct short_conv p, int first, int rows)
+static inline struct short_conv rows_of(struct short_conv p, int first, int)
 {
-    (void)rows;
     p.y = row_of(p.y, p.y_ld, first);
     p.y_bf16 = row_of(p.y_bf16, p.y_ld, first);
     p.x = row_of(p.x, p.x_ld, first);
     return p;
 }
 
-static inline struct diagonal_scan rows_of(struct diagonal_scan p, int first, int rows)
+static inline struct diagonal_scan rows_of(struct diagonal_scan p, int first, int)
 {
-    (void)rows;
     p.y = row_of(p.y, p.y_ld, first);
     p.y_bf16 = row_of(p.y_bf16, p.y_ld, first);
     p.x = row_of(p.x, p.x_ld, first);
@@ -67,9 +64,8 @@ static inline struct dt_scan rows_of(struct dt_scan p, int first, int rows)
     return p;
 }
 
-static inline struct matrix_state rows_of(struct matrix_state p, int first, int rows)
+static inline struct matrix_state rows_of(struct matrix_state p, int first, int)
 {
-    (void)rows;
     p.y = row_of(p.y, p.y_ld, first);
     p.w = row_of(p.w, p.w_ld, first);
     p.a = row_of(p.a, p.ab_ld, first);

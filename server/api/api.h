@@ -58,6 +58,7 @@ void api_pump(struct api *api);
 void api_check_deadlines(struct api *api, double now);
 /* Ends every request that runs. */
 void api_cancel_all(struct api *api);
+
 /* What x's parameters are held against. */
 struct params_context api_params(const struct api *api, const struct exchange *x);
 void api_no_memory(struct exchange *x);

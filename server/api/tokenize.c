@@ -18,7 +18,8 @@ struct tokenizing {
 
 enum { INLINE_BYTES = 16 * 1024 }; /* longer texts go to the pool */
 
-/* The tokenizer knows both as one. */
+/* The tokenizer has one switch for leading ids and special tokens: one of them without the other
+ * is put together, or cut off. */
 static void encode(struct pending *p)
 {
     struct tokenizing *t = (struct tokenizing *)p;

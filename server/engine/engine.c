@@ -17,9 +17,9 @@
 #include "server/state/reader.h"
 #include "server/state/tiers.h"
 
-#define IDLE_SECONDS  0.1 /* the heartbeat of an engine with nothing to do */
-#define BEAT_SECONDS  10.0
-#define STEP_SECONDS  600.0
+#define IDLE_SECONDS  0.1   /* the heartbeat of an engine with nothing to do */
+#define BEAT_SECONDS  10.0  /* without a turn of its loop an engine has stopped, */
+#define STEP_SECONDS  600.0 /* or in one step, which a slow machine may take minutes for */
 #define SWEEP_SECONDS 1.0
 #define REST_SECONDS  10.0
 #define GIVE_BACK     (4u << 20) /* bytes of states gone that are worth a look at the heap */

@@ -199,9 +199,9 @@ struct engine {
     size_t most_held;  /* bytes of states in host memory, since the heap was last trimmed */
     double worked;     /* monotonic: when a step was last due, or memory let go */
     size_t sweep;      /* the place in the map that it looks at next */
-    size_t session_look, snapshot_look; /* share.c's, the same; */
-    int looks;                          /* and those that Redis has not answered */
-    struct tally tally;                 /* of this time so far */
+    size_t session_look, snapshot_look; /* the same of share_looks() */
+    int looks;                          /* of these, what Redis has not answered */
+    struct tally tally;                 /* of this sweep so far */
 };
 
 void engine_observe(struct engine_histogram *h, double seconds);

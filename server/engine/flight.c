@@ -413,11 +413,13 @@ bool flight_start(struct engine *e)
     }
     if (!f->rows)
         return false;
-    engine_computes(e, true); /* a CPU does so here */
+    if (!flights_overlap(e))
+        engine_computes(e, true); /* what is no device of its own does so here */
     for (int i = 0; i < e->devices->count; i++)
         if (f->step[i].batch.T)
             enqueue(e, &f->step[i], i);
-    engine_computes(e, false);
+    if (!flights_overlap(e))
+        engine_computes(e, false);
     e->aloft++;
     return true;
 }

@@ -19,8 +19,7 @@
 
 enum {
     SLACK = 64, /* a part of the room more is made than needed, to look for it rarely */
-    HEAD_BYTES = 96,
-    DELETED_BYTES = (HEAD_BYTES + LIMIT_ID_BYTES + 7) / 8 * 8, /* the longest such record */
+    DELETED_BYTES = (DISK_HEAD_BYTES + LIMIT_ID_BYTES + 7) / 8 * 8, /* the longest such record */
     KEPT_BYTES = 4096, /* of the log, for what is no deletion */
 };
 
@@ -196,7 +195,7 @@ static void write_files(struct disk *d, struct step *step, int steps)
 static uint64_t deletions(const struct disk *d)
 {
     size_t heads = d->index.sessions.count + d->index.snapshots.count,
-           each = DELETED_BYTES + (d->options.mode == DISK_INTERVAL ? HEAD_BYTES : 0);
+           each = DELETED_BYTES + (d->options.mode == DISK_INTERVAL ? DISK_HEAD_BYTES : 0);
 
     return KEPT_BYTES + (uint64_t)heads * each;
 }

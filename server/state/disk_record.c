@@ -24,7 +24,7 @@ struct head {
     uint64_t owner;
 };
 
-_Static_assert(sizeof(struct head) == 96, "no padding");
+_Static_assert(sizeof(struct head) == DISK_HEAD_BYTES, "no padding");
 _Static_assert(DISK_RECORD_BYTES % 8 == 0, "the longest record needs no zeros");
 _Static_assert(DISK_NOTE_BYTES <= UINT16_MAX && LIMIT_ID_BYTES <= UINT8_MAX, "lengths fit");
 

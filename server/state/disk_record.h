@@ -40,7 +40,8 @@ enum disk_kind {
 
 enum {
     DISK_NOTE_BYTES = 16 * 1024,
-    DISK_RECORD_BYTES = 96 + 4 * LIMIT_ID_BYTES + DISK_NOTE_BYTES, /* the longest */
+    DISK_HEAD_BYTES = 96, /* before ids and note */
+    DISK_RECORD_BYTES = DISK_HEAD_BYTES + 4 * LIMIT_ID_BYTES + DISK_NOTE_BYTES, /* the longest */
 };
 
 struct disk_record {

@@ -46,8 +46,7 @@ bool past_take_turn(struct tiers *t, struct past **p, const struct past_turn *tu
 size_t past_stride(size_t window);
 /* Forgets what came after the place to go to, which the past reaches. If that is where a turn
  * started, as a mark or a copy of one, that turn goes and those behind it, and not those before
- * it that added nothing.
- * false: no memory. */
+ * it that added nothing. false: no memory. */
 bool past_cut(struct tiers *t, struct past **p, const struct checkpoint *to);
 
 uint64_t past_end(const struct past *p);   /* where the head stands */
